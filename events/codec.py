@@ -1,0 +1,128 @@
+"""The canonical encoding: one event is one line of JSON with sorted keys, and reading it back checks everything."""
+
+from functools import cache
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from events import derived, inputs
+from events.envelope import Derived, Event, Input, Result
+from events.upcast import upcast
+
+AnyInput: TypeAlias = (
+    inputs.SessionOpened
+    | inputs.ClientConnected
+    | inputs.ClientDisconnected
+    | inputs.HandlerAttached
+    | inputs.HandlerDetached
+    | inputs.SpeechStarted
+    | inputs.SpeechStopped
+    | inputs.SttPartial
+    | inputs.SttFinal
+    | inputs.IntentResolved
+    | inputs.RagAnswered
+    | inputs.ServiceFailed
+    | inputs.TtsChunkReady
+    | inputs.TtsComplete
+    | inputs.PlaybackStarted
+    | inputs.PlaybackProgress
+    | inputs.PlaybackDone
+    | inputs.BargeIn
+    | inputs.TimerFired
+    | inputs.SessionResumed
+    | inputs.SessionCloseRequested
+)
+AnyDerived: TypeAlias = (
+    derived.TurnStarted
+    | derived.StateChanged
+    | derived.CommandIssued
+    | derived.ProcessingComplete
+    | derived.UserInterrupted
+    | derived.AnswerEnded
+    | derived.TurnEnded
+    | derived.EventRejected
+    | derived.SessionEnded
+)
+
+
+def _types(base: type[Event]) -> dict[str, type[Event]]:
+    def leaves(cls: type[Event]) -> list[type[Event]]:
+        below = cls.__subclasses__()
+        return [leaf for sub in below for leaf in leaves(sub)] if below else [cls]
+
+    return {leaf.model_fields["type"].default: leaf for leaf in leaves(base) if "type" in leaf.model_fields}
+
+
+INPUTS: dict[str, type[Event]] = _types(Input)
+RESULTS: dict[str, type[Event]] = _types(Result)
+DERIVED: dict[str, type[Event]] = _types(Derived)
+
+
+class BadEventError(ValueError):
+    """An event cannot be read; the message says which field is wrong and why."""
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    return TypeAdapter(Annotated[AnyInput | AnyDerived, Field(discriminator="type")])
+
+
+def encode(event: Event) -> bytes:
+    """The canonical line of an event, without a line end."""
+    return event.__pydantic_serializer__.to_json(event)
+
+
+def decode(line: bytes | str) -> Event:
+    """Read one event of any type; older schema versions are lifted to today's. Raises BadEventError."""
+    try:
+        event: Event = _adapter().validate_json(line)
+    except ValidationError as error:
+        return _decode_older(line, error)
+    current = type(event).model_fields["schema_version"].default
+    if event.schema_version != current:
+        return _decode_older(line, None)
+    return event
+
+
+def decode_input(line: bytes | str) -> Input:
+    """Read an event that a producer may send. Raises BadEventError, also for a derived event."""
+    event = decode(line)
+    if not isinstance(event, Input):
+        raise BadEventError(f"{type(event).model_fields['type'].default} is said by the reducer, never by a producer")
+    return event
+
+
+def _decode_older(line: bytes | str, problem: ValidationError | None) -> Event:
+    """The slow path: the line is of another schema version, or wrong."""
+    try:
+        raw = from_json(line)
+    except ValueError as error:
+        raise BadEventError(f"not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise BadEventError(f"an event is a JSON object, this is {type(raw).__name__}")
+    known = INPUTS.get(str(raw.get("type"))) or DERIVED.get(str(raw.get("type")))
+    if known is None:
+        raise BadEventError(f"unknown event type {str(raw.get('type', '(missing)'))[:60]!r}") from problem
+    current = known.model_fields["schema_version"].default
+    version = raw.get("schema_version", 1)
+    if isinstance(version, int) and version > current:
+        raise BadEventError(
+            f"{raw['type']} has schema version {version}, this program knows {current}: a newer orch wrote it"
+        )
+    lifted = upcast(raw, current)
+    if lifted is raw and problem is not None:
+        raise BadEventError(f"{raw['type']}: {_in_words(problem)}") from problem
+    try:
+        event: Event = known.model_validate(lifted)
+    except ValidationError as error:
+        raise BadEventError(f"{raw['type']}: {_in_words(error)}") from error
+    return event
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first few problems of a validation, short enough for a log line, and never with the value itself."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    parts = [f"{'.'.join(str(p) for p in e['loc'][1:] or e['loc'])}: {e['msg']}" for e in problems[:3]]
+    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    return "; ".join(parts) + more

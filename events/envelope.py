@@ -1,0 +1,62 @@
+"""What every event carries besides its payload, and the rules all models share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+# Bounds keep a hostile or broken producer out of the log: what exceeds them is a dead letter with the reason.
+Id = Annotated[str, StringConstraints(max_length=200)]
+Text = Annotated[str, StringConstraints(max_length=8_000)]
+Note = Annotated[str, StringConstraints(max_length=500)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A whole number that JavaScript can read too. No event carries a float: two machines must agree on each digit."""
+
+
+class Event(BaseModel):
+    """An immutable fact. Fields are kept in sorted order, so that the plain dump is the canonical encoding.
+
+    Set by the producer: event_id, session_id or handler_id, type, producer, producer_seq, observed_at_us and the
+    payload. Stamped on an input by the owner of its shard: at_us (never below the session's last), incarnation.
+    Set by the session core: version, turn, epoch, cause, and state_hash on the last event of a step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    at_us: Count = 0
+    cause: Id = ""
+    epoch: Count = 0
+    event_id: Id = ""
+    incarnation: Id = ""
+    schema_version: Count = 1
+    session_id: Id = ""
+    state_hash: Id = ""
+    turn: Count = 0
+    version: Count = 0
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        # The schema is built on first use (defer_build), so sorting here costs nothing and lasts.
+        cls.__pydantic_fields__ = dict(sorted(cls.__pydantic_fields__.items()))
+
+
+class Input(Event):
+    """An event that came from outside the reducer: from a producer, through the inbox."""
+
+    handler_id: Id = ""
+    observed_at_us: Count = 0
+    producer: Id = ""
+    producer_seq: Count = 0
+
+
+class Result(Input):
+    """An input that answers a command. It counts only while its command is outstanding (DESIGN §3)."""
+
+    command_id: Id
+    elapsed_us: Count = 0
+
+
+class Derived(Event):
+    """An event that the reducer said about an input; its `cause` is that input's event id."""
+
+
+Via = Literal["speech", "text"]

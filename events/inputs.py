@@ -1,0 +1,266 @@
+"""The inputs: everything that can happen to a session from outside its reducer.
+
+Each docstring answers five questions: who says it, what it changes, which line it prints in the golden log, what it
+means late or twice, and which test shows it. "Twice" is always the same for an event with a `producer_seq`: the
+repetition leaves no trace but a counter.
+"""
+
+from typing import Literal
+
+from pydantic import JsonValue
+
+from events.envelope import Count, Id, Input, Note, Result, Text, Via
+
+
+class SessionOpened(Input):
+    """A conversation begins, under this policy (whole, nothing left to defaults).
+
+    Says: the gateway that accepted the call. Changes: NEW becomes IDLE. Prints: `🟢 IDLE`.
+    Late or twice: rejected, the first policy stays. Test: test_case_1_is_a_whole_log.
+    """
+
+    policy: dict[str, JsonValue]
+    reducer_version: Id = ""
+    type: Literal["SESSION_OPENED"] = "SESSION_OPENED"
+
+
+class ClientConnected(Input):
+    """A browser or terminal is connected to the session's control channel.
+
+    Says: the gateway. Changes: IDLE becomes LISTENING; later it only takes note (a reconnect).
+    Prints: `🔵 LISTENING (client_connected)` the first time. Late or twice: a second client replaces the first.
+    Test: test_client_connected_gives_listening.
+    """
+
+    client_id: Id
+    type: Literal["CLIENT_CONNECTED"] = "CLIENT_CONNECTED"
+
+
+class ClientDisconnected(Input):
+    """The control channel is gone; the client may come back within the policy's grace.
+
+    Says: the gateway. Changes: arms the `reconnect` timer. Prints: nothing.
+    Late or twice: ignored when it names a client that was replaced.
+    Test: test_a_client_that_stays_away_ends_the_session.
+    """
+
+    client_id: Id
+    reason: Note = ""
+    type: Literal["CLIENT_DISCONNECTED"] = "CLIENT_DISCONNECTED"
+
+
+class HandlerAttached(Input):
+    """A media connection (mic in, agent audio out) serves the session; `handler_id` names it.
+
+    Says: the gateway, before the SDP answer leaves. Changes: answers are spoken, no longer only shown.
+    Prints: nothing. Late or twice: the newer handler replaces the older.
+    Test: test_a_new_handler_gets_the_microphone_setting_of_the_phase.
+    """
+
+    type: Literal["HANDLER_ATTACHED"] = "HANDLER_ATTACHED"
+
+
+class HandlerDetached(Input):
+    """The media connection ended.
+
+    Says: the media layer. Changes: answers are shown as text again. Prints: nothing.
+    Late or twice: ignored when the handler was replaced. Test: test_detaching_a_replaced_handler_changes_nothing.
+    """
+
+    reason: Note = ""
+    type: Literal["HANDLER_DETACHED"] = "HANDLER_DETACHED"
+
+
+class SpeechStarted(Input):
+    """Voice activity began; `media_ms` is the position in the microphone's own time.
+
+    Says: the VAD. Changes: LISTENING withdraws a waiting endpoint; SPEAKING is interrupted.
+    Prints: in SPEAKING `🔴 User interrupted (barge_in)`. Late or twice: without effect elsewhere.
+    Test: test_speech_interrupts_speaking.
+    """
+
+    media_ms: Count = 0
+    type: Literal["SPEECH_STARTED"] = "SPEECH_STARTED"
+
+
+class SpeechStopped(Input):
+    """Voice activity ended; `duration_ms` is the length of the speech in media time.
+
+    Says: the VAD. Changes: LISTENING arms the `endpoint` timer. Prints: nothing.
+    Late or twice: the timer is armed anew. Test: test_endpointing_waits_then_finishes_the_utterance.
+    """
+
+    duration_ms: Count = 0
+    media_ms: Count = 0
+    type: Literal["SPEECH_STOPPED"] = "SPEECH_STOPPED"
+
+
+class SttPartial(Input):
+    """What speech-to-text has understood so far; it may still revise it.
+
+    Says: the STT service. Changes: the text buffer. Prints: nothing. Late or twice: the last one counts.
+    Test: test_step_1_a_partial_opens_no_turn.
+    """
+
+    text: Text
+    type: Literal["STT_PARTIAL"] = "STT_PARTIAL"
+    via: Via = "speech"
+
+
+class SttFinal(Input):
+    """An utterance is complete: recognised speech, or a line that the user typed (`via`).
+
+    Says: the STT service, or the gateway for typed text. Changes: LISTENING becomes THINKING; THINKING starts over;
+    SPEAKING is interrupted and the words wait for LISTENING. Prints: through TURN_STARTED.
+    Late or twice: an empty one is rejected, one in INTERRUPT is held. Test: test_step_3_listening_becomes_thinking.
+    """
+
+    text: Text
+    type: Literal["STT_FINAL"] = "STT_FINAL"
+    via: Via = "speech"
+
+
+class IntentResolved(Result):
+    """The intent service answered.
+
+    Says: the ClassifyIntent effect. Changes: half of the join that ends THINKING. Prints: through PROCESSING_COMPLETE.
+    Late or twice: stale, recorded without effect. Test: test_step_5_both_results_are_awaited.
+    """
+
+    confidence_permille: Count = 0
+    intent: Note
+    type: Literal["INTENT_RESOLVED"] = "INTENT_RESOLVED"
+
+
+class RagAnswered(Result):
+    """The answer service answered.
+
+    Says: the AnswerQuestion effect. Changes: half of the join that ends THINKING. Prints: through PROCESSING_COMPLETE.
+    Late or twice: stale, recorded without effect. Test: test_step_5_both_results_are_awaited.
+    """
+
+    answer: Text
+    sources: tuple[Note, ...] = ()
+    type: Literal["RAG_ANSWERED"] = "RAG_ANSWERED"
+
+
+class ServiceFailed(Result):
+    """A service refused, broke or timed out; `error` says how, in words.
+
+    Says: the effect that asked. Changes: intent: go on without; answer: the fallback; speech: back to LISTENING.
+    Prints: the phase it leads to, with `(service_failed)`. Late or twice: stale.
+    Test: test_a_failed_answer_speaks_the_fallback.
+    """
+
+    error: Note
+    type: Literal["SERVICE_FAILED"] = "SERVICE_FAILED"
+
+
+class TtsChunkReady(Result):
+    """A chunk of synthesised speech is there; the audio itself never enters the log.
+
+    Says: the Speak effect. Changes: the first withdraws the `tts` deadline; each counts. Prints: through ANSWER_ENDED.
+    Late or twice: stale. Test: test_chunks_are_counted.
+    """
+
+    duration_ms: Count
+    index: Count
+    playback_id: Id
+    type: Literal["TTS_CHUNK_READY"] = "TTS_CHUNK_READY"
+
+
+class TtsComplete(Result):
+    """All speech of an answer is synthesised: so many chunks, so much audio.
+
+    Says: the Speak effect. Changes: the `playback` deadline is set from the known length. Prints: nothing.
+    Late or twice: stale. Test: test_the_playback_deadline_follows_the_audio.
+    """
+
+    chunks: Count
+    duration_ms: Count
+    playback_id: Id
+    type: Literal["TTS_COMPLETE"] = "TTS_COMPLETE"
+
+
+class PlaybackStarted(Result):
+    """The first audio frame of a playback left for the client (or the text was shown).
+
+    Says: the player. Changes: the playback's position begins. Prints: nothing. Late or twice: stale.
+    Test: test_playback_progress_is_remembered.
+    """
+
+    playback_id: Id
+    type: Literal["PLAYBACK_STARTED"] = "PLAYBACK_STARTED"
+
+
+class PlaybackProgress(Result):
+    """So much of a playback has been played, in media time.
+
+    Says: the player, about once a second. Changes: the heard position. Prints: nothing.
+    Late or twice: the highest counts. Test: test_playback_progress_is_remembered.
+    """
+
+    playback_id: Id
+    position_ms: Count
+    type: Literal["PLAYBACK_PROGRESS"] = "PLAYBACK_PROGRESS"
+
+
+class PlaybackDone(Result):
+    """A playback ended by itself; `confirmed_by` says whether the client said so or a timer had to.
+
+    Says: the player. Changes: the answer's end: SPEAKING becomes LISTENING; a filler's: nothing.
+    Prints: `TTS stream | chunks=N` and `🔵 LISTENING (playback_done)`. Late or twice: stale.
+    Test: test_playback_done_returns_to_listening.
+    """
+
+    confirmed_by: Literal["client", "timer"]
+    playback_id: Id
+    position_ms: Count = 0
+    type: Literal["PLAYBACK_DONE"] = "PLAYBACK_DONE"
+
+
+class BargeIn(Input):
+    """The user spoke over the agent, says the browser or an STT service; `playback_id` names what was interrupted.
+
+    Says: the browser through the gateway, or an outside service through the ingress. Changes: SPEAKING becomes
+    INTERRUPT; in THINKING it stops the filler. Prints: `🔴 User interrupted (barge_in)`.
+    Late or twice: stale when it names another playback. Test: test_a_late_barge_in_is_stale.
+    """
+
+    playback_id: Id = ""
+    position_ms: Count = 0
+    source: Literal["browser", "stt"] = "browser"
+    type: Literal["BARGE_IN"] = "BARGE_IN"
+
+
+class TimerFired(Result):
+    """A timer that the reducer armed came due.
+
+    Says: the timers of the owner. Changes: whatever its `target` is for. Prints: the phase it leads to, a deadline
+    with its name in brackets. Late or twice: stale. Test: test_a_withdrawn_timer_is_stale.
+    """
+
+    target: Id
+    type: Literal["TIMER_FIRED"] = "TIMER_FIRED"
+
+
+class SessionResumed(Input):
+    """A new owner took the session's shard: what another incarnation left outstanding is asked again.
+
+    Says: the new owner. Changes: the epoch rises; outstanding commands get new ids. Prints: nothing.
+    Late or twice: what this incarnation asked itself is not repeated. Test: test_resumed_twice_repeats_nothing.
+    """
+
+    reducer_version: Id
+    type: Literal["SESSION_RESUMED"] = "SESSION_RESUMED"
+
+
+class SessionCloseRequested(Input):
+    """Somebody wants the conversation to end.
+
+    Says: the client (`goodbye`), the gateway or an operator. Changes: ENDED, for good. Prints: nothing.
+    Late or twice: rejected. Test: test_ended_is_absorbing.
+    """
+
+    reason: Note = ""
+    type: Literal["SESSION_CLOSE_REQUESTED"] = "SESSION_CLOSE_REQUESTED"

@@ -1,0 +1,19 @@
+"""Upcasting: lifts an event of an older schema version to today's, one pure step per version."""
+
+from collections.abc import Callable
+from typing import Any
+
+Raw = dict[str, Any]
+
+UPCASTERS: dict[tuple[str, int], Callable[[Raw], Raw]] = {}
+"""(event type, version it lifts from) → a pure function to the next version. Every schema ever released is still at
+version 1, so there is none yet; a schema change adds one here and keeps a recording of the old version in fixtures/."""
+
+
+def upcast(raw: Raw, current: int) -> Raw:
+    """Lift `raw` to version `current`; returns the very same object where there is nothing to do."""
+    version = raw.get("schema_version", 1)
+    while version < current and (step := UPCASTERS.get((raw["type"], version))) is not None:
+        version += 1
+        raw = step(dict(raw)) | {"schema_version": version}
+    return raw

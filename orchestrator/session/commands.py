@@ -1,0 +1,184 @@
+"""The commands: what the reducer wants done, imperative. Each field of a command is part of the recorded payload."""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from events.derived import CommandIssued
+
+MicrophoneSetting = Literal["open", "gated", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """`outstanding`: a result is expected. `stage`: part of the current task, cancelled with it."""
+
+    outstanding: ClassVar[bool] = False
+    stage: ClassVar[str] = ""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def target(self) -> str:
+        """What the command is about (timer, stage, playback, setting); with the name, unique within a step."""
+        return self.stage
+
+    def payload(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class SetMicrophone(_Command):
+    """open: heard. gated: the VAD hears it, and STT from the onset of speech on, as evidence. closed: not heard."""
+
+    setting: MicrophoneSetting
+
+    @property
+    def target(self) -> str:
+        return self.setting
+
+
+@dataclass(frozen=True, slots=True)
+class ClearText(_Command):
+    """Clear the text buffer: what the client shows of an unfinished utterance."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishUtterance(_Command):
+    """The user has finished: speech-to-text is to give its final now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyIntent(_Command):
+    """Ask the intent service what the user wants."""
+
+    text: str
+    outstanding: ClassVar[bool] = True
+    stage: ClassVar[str] = "intent"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerQuestion(_Command):
+    """Ask the answer service. The conversation so far is the session's log up to version `conversation_to`."""
+
+    conversation_to: int
+    text: str
+    outstanding: ClassVar[bool] = True
+    stage: ClassVar[str] = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class PlayFiller(_Command):
+    """Say something while thinking; it has a playback of its own, and its end ends nothing."""
+
+    playback_id: str
+    text: str
+    outstanding: ClassVar[bool] = True
+    stage: ClassVar[str] = "filler"
+
+    @property
+    def target(self) -> str:
+        return self.playback_id
+
+
+@dataclass(frozen=True, slots=True)
+class Speak(_Command):
+    """Synthesise and play the answer, from `from_ms` of its audio on."""
+
+    from_ms: int
+    playback_id: str
+    text: str
+    outstanding: ClassVar[bool] = True
+    stage: ClassVar[str] = "speech"
+
+    @property
+    def target(self) -> str:
+        return self.playback_id
+
+
+@dataclass(frozen=True, slots=True)
+class StopPlayback(_Command):
+    """Be silent at once: clear the audio queue of this playback."""
+
+    playback_id: str
+
+    @property
+    def target(self) -> str:
+        return self.playback_id
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTask(_Command):
+    """Cancel the current task, whatever of it is still running."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelStage(_Command):
+    """Withdraw one request of the current task; the others go on."""
+
+    command_id: str
+    stage_name: str
+
+    @property
+    def target(self) -> str:
+        return self.stage_name
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimer(_Command):
+    """Come back with TIMER_FIRED at `due_at_us`."""
+
+    due_at_us: int
+    timer: str
+    outstanding: ClassVar[bool] = True
+
+    @property
+    def target(self) -> str:
+        return self.timer
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer(_Command):
+    """Withdraw the timer that was started by `command_id`."""
+
+    command_id: str
+    timer: str
+
+    @property
+    def target(self) -> str:
+        return self.timer
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession(_Command):
+    """Say goodbye to client and handler and forget the session."""
+
+    reason: str
+
+
+Command: TypeAlias = (
+    SetMicrophone
+    | ClearText
+    | FinishUtterance
+    | ClassifyIntent
+    | AnswerQuestion
+    | PlayFiller
+    | Speak
+    | StopPlayback
+    | CancelTask
+    | CancelStage
+    | StartTimer
+    | CancelTimer
+    | CloseSession
+)
+COMMANDS: dict[str, type[Command]] = {cls.__name__: cls for cls in Command.__args__}
+OUTSTANDING: frozenset[str] = frozenset(name for name, cls in COMMANDS.items() if cls.outstanding)
+STAGES: frozenset[str] = frozenset(name for name, cls in COMMANDS.items() if cls.stage)
+
+
+def read(event: CommandIssued) -> Command:
+    """The command that an event recorded."""
+    command: type[Any] = COMMANDS[event.name]
+    issued: Command = command(**event.payload)
+    return issued

@@ -1,0 +1,234 @@
+"""evolve(state, event) -> state: folds any committed event. It decides nothing; rebuild and take-over use it alone."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from events import derived, inputs
+from events.envelope import Event, Input, Result
+from orchestrator.session.commands import OUTSTANDING, STAGES
+from orchestrator.session.policy import Policy
+from orchestrator.session.state import Playback, State, Turn
+
+PRODUCERS_KEPT = 32
+IDS_KEPT = 64
+TERMINAL = (
+    inputs.IntentResolved,
+    inputs.RagAnswered,
+    inputs.ServiceFailed,
+    inputs.PlaybackDone,
+    inputs.TimerFired,
+)
+"""Results after which their command is no longer outstanding."""
+
+
+def fold(log: Iterable[Event], state: State | None = None) -> State:
+    """The state that a log leads to."""
+    state = State() if state is None else state.copy()
+    for event in log:
+        apply(state, event)
+    return state
+
+
+def evolve(state: State, event: Event) -> State:
+    """The state after one more event; the given one is not changed."""
+    return fold((event,), state)
+
+
+def apply(state: State, event: Event) -> None:
+    """Fold one event into a state that nobody else holds."""
+    state.version = event.version
+    state.at_us = event.at_us
+    counts = True
+    if isinstance(event, Input):
+        _note_input(state, event)
+        counts = _counts(state, event)
+    if counts and (change := _CHANGES.get(type(event))) is not None:
+        change(state, event)
+    if counts and isinstance(event, TERMINAL):
+        del state.pending[event.command_id]
+
+
+def _counts(state: State, event: Input) -> bool:
+    """Whether an input may change more than the bookkeeping: not before the session, not after it, not when stale."""
+    if isinstance(event, Result):
+        return event.command_id in state.pending
+    return state.phase != "ENDED" and (state.phase != "NEW" or isinstance(event, inputs.SessionOpened))
+
+
+def _note_input(state: State, event: Input) -> None:
+    state.inputs += 1
+    if event.producer_seq:
+        state.producers.pop(event.producer, None)
+        state.producers[event.producer] = event.producer_seq
+        if len(state.producers) > PRODUCERS_KEPT:
+            del state.producers[next(iter(state.producers))]
+    elif event.event_id:
+        state.recent_ids = (*state.recent_ids, event.event_id)[-IDS_KEPT:]
+
+
+def _session_opened(state: State, event: inputs.SessionOpened) -> None:
+    if state.phase == "NEW":
+        state.session_id = event.session_id
+        state.policy = Policy.model_validate(event.policy)
+
+
+def _client_connected(state: State, event: inputs.ClientConnected) -> None:
+    state.client_id = event.client_id
+
+
+def _client_disconnected(state: State, event: inputs.ClientDisconnected) -> None:
+    if state.client_id == event.client_id:
+        state.client_id = ""
+
+
+def _handler_attached(state: State, event: inputs.HandlerAttached) -> None:
+    state.handler_id = event.handler_id
+
+
+def _handler_detached(state: State, event: inputs.HandlerDetached) -> None:
+    if state.handler_id == event.handler_id:
+        state.handler_id = ""
+
+
+def _stt_partial(state: State, event: inputs.SttPartial) -> None:
+    state.partial_text = event.text
+
+
+def _stt_final(state: State, event: inputs.SttFinal) -> None:
+    state.partial_text = ""
+    if event.text.strip() and state.phase in ("SPEAKING", "INTERRUPT"):
+        state.held_text = f"{state.held_text} {event.text.strip()}".strip()
+        state.held_via = event.via
+
+
+def _intent_resolved(state: State, event: inputs.IntentResolved) -> None:
+    if state.task:
+        state.task = replace(state.task, intent=event.intent, intent_elapsed_us=event.elapsed_us)
+
+
+def _rag_answered(state: State, event: inputs.RagAnswered) -> None:
+    if state.task:
+        state.task = replace(state.task, answer=event.answer, answer_elapsed_us=event.elapsed_us)
+
+
+def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
+    _stage_over(state, state.pending[event.command_id].name)
+
+
+def _stage_over(state: State, name: str) -> None:
+    """An intent that will not come counts as none; an answer that will not come is decided by the reducer."""
+    if name == "ClassifyIntent" and state.task:
+        state.task = replace(state.task, intent="")
+
+
+def _tts_chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
+    if (p := state.playback) and p.playback_id == event.playback_id:
+        state.playback = replace(p, chunks=p.chunks + 1, audio_ms=p.audio_ms + event.duration_ms)
+
+
+def _playback_started(state: State, event: inputs.PlaybackStarted) -> None:
+    if (p := state.playback) and p.playback_id == event.playback_id:
+        state.playback = replace(p, position_at_us=event.at_us)
+
+
+def _playback_moved(state: State, event: inputs.PlaybackProgress | inputs.PlaybackDone) -> None:
+    if (p := state.playback) and p.playback_id == event.playback_id and event.position_ms >= p.position_ms:
+        state.playback = replace(p, position_ms=event.position_ms, position_at_us=event.at_us)
+
+
+def _session_resumed(state: State, event: inputs.SessionResumed) -> None:  # noqa: ARG001 - the fact itself counts
+    state.epoch += 1
+
+
+def _turn_started(state: State, event: derived.TurnStarted) -> None:
+    state.turn += 1
+    state.held_text = state.held_via = ""
+    skipped = state.policy.intent.skip
+    state.task = Turn(event.text, event.at_us, intent="" if skipped else None)
+
+
+def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
+    state.task = None
+
+
+def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
+    if state.task:
+        state.task = replace(state.task, answer=event.answer, intent=event.intent)
+
+
+def _state_changed(state: State, event: derived.StateChanged) -> None:
+    state.phase = event.to_phase
+    if event.to_phase == "LISTENING":
+        state.partial_text = ""
+
+
+def _command_issued(state: State, event: derived.CommandIssued) -> None:
+    if event.retry_of:
+        state.pending.pop(event.retry_of, None)
+    if event.name in OUTSTANDING:
+        state.pending[event.command_id] = event
+    if (cancel := _CANCELS.get(event.name)) is not None:
+        cancel(state, event)
+    if event.name == "Speak":
+        _speaking_begins(state, event)
+
+
+def _speaking_begins(state: State, event: derived.CommandIssued) -> None:
+    p = state.playback
+    if p is None or p.playback_id != event.target:
+        state.playback = Playback(event.target, str(event.payload["text"]))
+
+
+def _stop_playback(state: State, event: derived.CommandIssued) -> None:
+    for command in state.outstanding("Speak", "PlayFiller"):
+        if command.target == event.target:
+            del state.pending[command.command_id]
+
+
+def _cancel_task(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
+    state.epoch += 1
+    for command in state.outstanding(*STAGES):
+        del state.pending[command.command_id]
+
+
+def _cancel_one(state: State, event: derived.CommandIssued) -> None:
+    command = state.pending.pop(str(event.payload["command_id"]), None)
+    if command is not None:
+        _stage_over(state, command.name)
+
+
+def _answer_ended(state: State, event: derived.AnswerEnded) -> None:  # noqa: ARG001
+    state.playback = None
+
+
+_CANCELS: dict[str, Callable[[State, derived.CommandIssued], None]] = {
+    "StopPlayback": _stop_playback,
+    "CancelTask": _cancel_task,
+    "CancelStage": _cancel_one,
+    "CancelTimer": _cancel_one,
+}
+
+_CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
+    inputs.SessionOpened: _session_opened,
+    inputs.ClientConnected: _client_connected,
+    inputs.ClientDisconnected: _client_disconnected,
+    inputs.HandlerAttached: _handler_attached,
+    inputs.HandlerDetached: _handler_detached,
+    inputs.SttPartial: _stt_partial,
+    inputs.SttFinal: _stt_final,
+    inputs.IntentResolved: _intent_resolved,
+    inputs.RagAnswered: _rag_answered,
+    inputs.ServiceFailed: _service_failed,
+    inputs.TtsChunkReady: _tts_chunk_ready,
+    inputs.PlaybackStarted: _playback_started,
+    inputs.PlaybackProgress: _playback_moved,
+    inputs.PlaybackDone: _playback_moved,
+    inputs.SessionResumed: _session_resumed,
+    derived.TurnStarted: _turn_started,
+    derived.TurnEnded: _turn_ended,
+    derived.ProcessingComplete: _processing_complete,
+    derived.StateChanged: _state_changed,
+    derived.CommandIssued: _command_issued,
+    derived.AnswerEnded: _answer_ended,
+}

@@ -1,0 +1,98 @@
+"""The table: what each event means in each phase. Everything that decides which decision is made lives in this file.
+
+A cell is a handler, IGNORE (recorded, and evolve may take note) or a str (recorded and rejected with that reason). The
+table is total by construction: filled with rejections first, then overwritten. A result whose command is not
+outstanding never gets here: the reducer rejects it as stale.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeAlias, get_args
+
+from events import inputs
+from events.codec import INPUTS
+from events.derived import Phase
+from orchestrator.session import lifecycle, listening, speaking, thinking
+from orchestrator.session.step import Step
+
+Handler: TypeAlias = Callable[[Step], None]
+IGNORE: Final = None
+Cell: TypeAlias = Handler | str | None
+
+PHASES: tuple[Phase, ...] = get_args(Phase)
+LIVE: tuple[Phase, ...] = ("IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRUPT")
+
+
+def timer_fired(step: Step) -> None:
+    """TIMER_FIRED: its target names the decision."""
+    assert isinstance(step.input, inputs.TimerFired)
+    decide(step, TIMERS.get((step.phase, step.input.target), f"timer {step.input.target} not expected in {step.phase}"))
+
+
+def decide(step: Step, cell: Cell) -> None:
+    """Carry out a cell."""
+    if isinstance(cell, str):
+        step.reject(cell)
+    elif cell is not IGNORE:
+        cell(step)
+
+
+def _table() -> dict[tuple[Phase, str], Cell]:
+    table: dict[tuple[Phase, str], Cell] = {(p, name): f"{name} not expected in {p}" for p in PHASES for name in INPUTS}
+    table |= {("NEW", name): "the session is not open yet" for name in INPUTS}
+    table |= {("ENDED", name): "the session has ended" for name in INPUTS}
+    table |= {(p, "SESSION_OPENED"): "the session is open already" for p in LIVE}
+    table |= {(p, "BARGE_IN"): "stale: nothing is playing" for p in LIVE}
+    table |= {(p, name): cell for p in LIVE for name, cell in _ANYWHERE.items()}
+    table |= {(p, name): IGNORE for p in ("THINKING", "SPEAKING") for name in _PLAYBACK}
+    for phase, row in _ROWS.items():
+        table |= {(phase, name): cell for name, cell in row.items()}
+    return table
+
+
+_ANYWHERE: dict[str, Cell] = {
+    "CLIENT_CONNECTED": lifecycle.client_connected,
+    "CLIENT_DISCONNECTED": lifecycle.client_disconnected,
+    "HANDLER_ATTACHED": lifecycle.handler_attached,
+    "HANDLER_DETACHED": lifecycle.handler_detached,
+    "SESSION_RESUMED": lifecycle.resumed,
+    "SESSION_CLOSE_REQUESTED": lifecycle.close_requested,
+    "SPEECH_STARTED": listening.speech_started,
+    "SPEECH_STOPPED": listening.speech_stopped,
+    "STT_PARTIAL": IGNORE,
+    "TIMER_FIRED": timer_fired,
+}
+_PLAYBACK = ("TTS_CHUNK_READY", "TTS_COMPLETE", "PLAYBACK_STARTED", "PLAYBACK_PROGRESS", "PLAYBACK_DONE")
+_ROWS: dict[Phase, dict[str, Cell]] = {
+    "NEW": {"SESSION_OPENED": lifecycle.opened},
+    "IDLE": {"SPEECH_STARTED": IGNORE, "SPEECH_STOPPED": IGNORE},
+    "LISTENING": {"STT_FINAL": listening.final},
+    "THINKING": {
+        "BARGE_IN": thinking.barge_in,
+        "INTENT_RESOLVED": thinking.intent_resolved,
+        "RAG_ANSWERED": thinking.rag_answered,
+        "SERVICE_FAILED": thinking.failed,
+        "STT_FINAL": listening.final_while_thinking,
+    },
+    "SPEAKING": {
+        "BARGE_IN": speaking.barge_in,
+        "PLAYBACK_DONE": speaking.playback_done,
+        "SERVICE_FAILED": speaking.failed,
+        "SPEECH_STARTED": speaking.speech_started,
+        "STT_FINAL": speaking.final,
+        "TTS_CHUNK_READY": speaking.chunk_ready,
+        "TTS_COMPLETE": speaking.tts_complete,
+    },
+    "INTERRUPT": {"STT_FINAL": listening.final_while_interrupting},
+}
+
+TABLE: Final = _table()
+
+TIMERS: Final[dict[tuple[Phase, str], Cell]] = {
+    **{(phase, "endpoint"): listening.endpoint for phase in LIVE},
+    **{(phase, "reconnect"): lifecycle.client_gone for phase in LIVE},
+    ("THINKING", "intent_deadline"): thinking.intent_deadline,
+    ("THINKING", "answer_deadline"): thinking.answer_deadline,
+    ("SPEAKING", "tts_deadline"): speaking.deadline,
+    ("SPEAKING", "playback_deadline"): speaking.deadline,
+    ("INTERRUPT", "interrupt_pause"): speaking.pause_over,
+}

@@ -1,0 +1,93 @@
+"""Decisions about the session as a whole: opening, clients and handlers coming and going, resuming, ending."""
+
+from events.derived import CommandIssued, SessionEnded
+from events.inputs import ClientDisconnected, HandlerDetached, SessionCloseRequested
+from orchestrator.session.commands import (
+    AnswerQuestion,
+    ClassifyIntent,
+    Command,
+    SetMicrophone,
+    Speak,
+    StartTimer,
+    StopPlayback,
+)
+from orchestrator.session.phases import MICROPHONE, enter, leave_turn
+from orchestrator.session.step import Step
+
+
+def opened(step: Step) -> None:
+    """SESSION_OPENED: NEW becomes IDLE."""
+    enter(step, "IDLE")
+
+
+def client_connected(step: Step) -> None:
+    """CLIENT_CONNECTED: IDLE becomes LISTENING; in any other phase the client has come back."""
+    step.disarm("reconnect")
+    if step.phase == "IDLE":
+        enter(step, "LISTENING", "client_connected")
+
+
+def client_disconnected(step: Step) -> None:
+    """CLIENT_DISCONNECTED: the session waits for a while; the client that was replaced does not matter."""
+    assert isinstance(step.input, ClientDisconnected)
+    if step.state.client_id == "" and step.state.timer("reconnect") is None:
+        step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
+
+
+def handler_attached(step: Step) -> None:
+    """HANDLER_ATTACHED: the new microphone learns what the phase wants of it."""
+    step.do(SetMicrophone(MICROPHONE[step.phase]))
+
+
+def handler_detached(step: Step) -> None:
+    """HANDLER_DETACHED: speech that was playing over it cannot be heard any more."""
+    assert isinstance(step.input, HandlerDetached)
+    if step.state.handler_id:
+        step.reject("another handler serves the session by now")
+
+
+def resumed(step: Step) -> None:
+    """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state."""
+    for command in list(step.state.pending.values()):
+        if command.incarnation != step.input.incarnation:
+            if command.name == "PlayFiller":  # not worth a second try; the answer comes
+                step.do(StopPlayback(playback_id=command.target))
+            else:
+                step.do(_again(step, command), retry_of=command.command_id)
+
+
+def _again(step: Step, command: CommandIssued) -> Command:
+    state = step.state
+    text = state.task.text if state.task else ""
+    match command.name:
+        case "ClassifyIntent":
+            return ClassifyIntent(text=text)
+        case "AnswerQuestion":
+            return AnswerQuestion(conversation_to=int(str(command.payload["conversation_to"])), text=text)
+        case "Speak":
+            assert state.playback is not None, "an outstanding Speak has its playback"
+            position_ms = state.playback.position_ms
+            return Speak(from_ms=position_ms, playback_id=command.target, text=state.playback.text)
+        case _:
+            return StartTimer(due_at_us=int(str(command.payload["due_at_us"])), timer=command.target)
+
+
+def close_requested(step: Step) -> None:
+    """SESSION_CLOSE_REQUESTED: the conversation ends."""
+    assert isinstance(step.input, SessionCloseRequested)
+    end(step, step.input.reason or "close_requested")
+
+
+def client_gone(step: Step) -> None:
+    """TIMER_FIRED `reconnect`: nobody came back."""
+    end(step, "client_gone")
+
+
+def end(step: Step, reason: str) -> None:
+    """End the session for good: nothing stays outstanding."""
+    step.end_answer("interrupted")
+    leave_turn(step)
+    step.end_turn("session_closed")
+    step.disarm(*[timer.target for timer in step.state.outstanding("StartTimer")])
+    enter(step, "ENDED", reason)
+    step.say(SessionEnded, reason=reason)

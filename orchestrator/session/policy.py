@@ -1,0 +1,74 @@
+"""The policy: the numbers and switches that the reducer reads, recorded whole in a session's first event."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Milliseconds = Annotated[int, Field(ge=0, le=24 * 3600 * 1000)]
+
+
+class _Part(BaseModel):
+    """Fields stand in sorted order, so that the plain dump is canonical."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Deadlines(_Part):
+    """How long each stage may take before the conversation goes on without it."""
+
+    answer_ms: Milliseconds = 4_000
+    intent_ms: Milliseconds = 1_000
+    playback_grace_ms: Milliseconds = 3_000
+    """Beyond the known length of the audio."""
+    playback_limit_ms: Milliseconds = 120_000
+    """While the length is not known yet."""
+    reconnect_ms: Milliseconds = 60_000
+    """A session without a client ends after this."""
+    tts_ms: Milliseconds = 3_000
+    """To the first chunk of speech."""
+
+
+class Endpointing(_Part):
+    """When an utterance counts as complete: this long after the VAD reported a stop (itself about 250 ms late)."""
+
+    delay_ms: Milliseconds = 250
+
+
+class Fallback(_Part):
+    """What the agent says when the answer service is late or failed."""
+
+    answer: str = "Sorry, I could not look that up just now. Could you ask me again?"
+
+
+class Filler(_Part):
+    """What the agent says while it thinks; empty: nothing."""
+
+    text: str = ""
+
+
+class Intent(_Part):
+    """Whether the intent service is asked at all."""
+
+    skip: bool = False
+
+
+class Interruption(_Part):
+    """What happens when the user takes the floor."""
+
+    pause_ms: Milliseconds = 50
+    """INTERRUPT lasts this long."""
+
+
+class Policy(_Part):
+    """The whole policy of a session."""
+
+    deadlines: Deadlines = Deadlines()
+    endpointing: Endpointing = Endpointing()
+    fallback: Fallback = Fallback()
+    filler: Filler = Filler()
+    intent: Intent = Intent()
+    interruption: Interruption = Interruption()
+
+    def recorded(self) -> dict[str, Any]:
+        """Fully written out, as SESSION_OPENED carries it."""
+        return self.model_dump()

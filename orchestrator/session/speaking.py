@@ -1,0 +1,95 @@
+"""Decisions while speaking: synthesis and playback as they come, their deadlines and failures, and interruption."""
+
+from events.derived import UserInterrupted
+from events.inputs import BargeIn
+from orchestrator.session.listening import begin_turn, spoken_words
+from orchestrator.session.phases import enter, leave_turn
+from orchestrator.session.step import Step
+
+
+def chunk_ready(step: Step) -> None:
+    """TTS_CHUNK_READY: with the first, synthesis is on time and playback is awaited."""
+    if step.state.timer("tts_deadline") is not None and _is_answer(step):
+        step.disarm("tts_deadline")
+        step.arm("playback_deadline", step.state.policy.deadlines.playback_limit_ms)
+
+
+def tts_complete(step: Step) -> None:
+    """TTS_COMPLETE: the length of the audio is known, so playback has a nearer deadline."""
+    playback = step.state.playback
+    if playback is not None and _is_answer(step):
+        remaining_ms = max(0, playback.audio_ms - playback.position_ms)
+        step.disarm("tts_deadline")
+        step.arm("playback_deadline", remaining_ms + step.state.policy.deadlines.playback_grace_ms)
+
+
+def playback_done(step: Step) -> None:
+    """PLAYBACK_DONE: the end of the answer leads to LISTENING; the end of a filler to nothing."""
+    if _is_answer(step):
+        step.disarm("tts_deadline", "playback_deadline")
+        step.end_answer("finished")
+        step.end_turn("completed")
+        enter(step, "LISTENING", "playback_done")
+
+
+def failed(step: Step) -> None:
+    """SERVICE_FAILED: the answer cannot be spoken, so the user may speak again."""
+    if _is_answer(step):
+        _give_up(step, "service_failed")
+
+
+def deadline(step: Step) -> None:
+    """TIMER_FIRED `tts_deadline` or `playback_deadline`: nothing came any more; the user may speak again."""
+    assert step.answered is not None, "stale results never reach a decision"
+    _give_up(step, step.answered.target)
+
+
+def speech_started(step: Step) -> None:
+    """SPEECH_STARTED: the user takes the floor."""
+    step.disarm("endpoint")
+    _interrupt(step, "barge_in")
+
+
+def barge_in(step: Step) -> None:
+    """BARGE_IN: the user takes the floor, unless it names another playback than the one that plays."""
+    assert isinstance(step.input, BargeIn)
+    playback = step.state.playback
+    if step.input.playback_id and (playback is None or step.input.playback_id != playback.playback_id):
+        step.reject("stale: names a playback that is not playing")
+    else:
+        _interrupt(step, "barge_in")
+
+
+def final(step: Step) -> None:
+    """STT_FINAL: words that arrive over the answer interrupt it, and are held (by evolve) until LISTENING."""
+    if spoken_words(step):
+        _interrupt(step, "user_input")
+
+
+def pause_over(step: Step) -> None:
+    """TIMER_FIRED `interrupt_pause`: LISTENING, and the words that waited for it open the next turn."""
+    enter(step, "LISTENING")
+    if step.state.held_text:
+        begin_turn(step, step.state.held_text, step.state.held_via)
+
+
+def _interrupt(step: Step, reason: str) -> None:
+    playback = step.state.playback
+    playback_id = playback.playback_id if playback else ""
+    step.end_answer("interrupted")
+    step.say(UserInterrupted, playback_id=playback_id, reason=reason)
+    leave_turn(step)
+    step.end_turn("interrupted")
+    enter(step, "INTERRUPT")
+
+
+def _give_up(step: Step, reason: str) -> None:
+    step.end_answer("failed")
+    leave_turn(step)
+    step.end_turn("failed")
+    enter(step, "LISTENING", reason)
+
+
+def _is_answer(step: Step) -> bool:
+    """Whether the input is about the answer, not about a filler."""
+    return step.answered is not None and step.answered.name == "Speak"

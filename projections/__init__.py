@@ -1,0 +1,1 @@
+"""Projections: anything computed from committed events, and disposable."""
