@@ -4,7 +4,7 @@ from functools import cache
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from events import derived, inputs
 from events.envelope import Derived, Event, Input, Result
@@ -104,25 +104,29 @@ def _decode_older(line: bytes | str, problem: ValidationError | None) -> Event:
     known = INPUTS.get(str(raw.get("type"))) or DERIVED.get(str(raw.get("type")))
     if known is None:
         raise BadEventError(f"unknown event type {str(raw.get('type', '(missing)'))[:60]!r}") from problem
-    current = known.model_fields["schema_version"].default
+    name, current = raw["type"], known.model_fields["schema_version"].default
     version = raw.get("schema_version", 1)
-    if isinstance(version, int) and version > current:
-        raise BadEventError(
-            f"{raw['type']} has schema version {version}, this program knows {current}: a newer orch wrote it"
-        )
-    lifted = upcast(raw, current)
-    if lifted is raw and problem is not None:
-        raise BadEventError(f"{raw['type']}: {_in_words(problem)}") from problem
+    if problem is not None and (version == current or not isinstance(version, int)):
+        raise BadEventError(f"{name}: {_in_words(problem)}") from problem
+    if version > current:
+        raise BadEventError(f"{name} has schema version {version}, this program knows {current}: a newer orch wrote it")
     try:
-        event: Event = known.model_validate(lifted)
+        lifted: Event = _adapter().validate_json(to_json(upcast(raw, current)))
     except ValidationError as error:
-        raise BadEventError(f"{raw['type']}: {_in_words(error)}") from error
-    return event
+        raise BadEventError(f"{name}: {_in_words(error)}") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise BadEventError(f"{name} of schema version {version} cannot be lifted to {current}") from error
+    return lifted
 
 
 def _in_words(error: ValidationError) -> str:
     """The first few problems of a validation, short enough for a log line, and never with the value itself."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    parts = [f"{'.'.join(str(p) for p in e['loc'][1:] or e['loc'])}: {e['msg']}" for e in problems[:3]]
+    parts = [f"{'.'.join(_name(p) for p in e['loc'][1:] or e['loc'])}: {e['msg']}" for e in problems[:3]]
     more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
     return "; ".join(parts) + more
+
+
+def _name(part: str | int) -> str:
+    """A field's name, which a producer may have made up: short, and on one line."""
+    return "".join(c if c.isprintable() else "?" for c in str(part)[:60])

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from events.envelope import Count, Derived, Id, Note, Text, Via
+from events.envelope import Count, Derived, Id, Key, Note, Text, Via
 
 Phase = Literal["NEW", "IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRUPT", "ENDED"]
 
@@ -43,11 +43,11 @@ class CommandIssued(Derived):
     Test: test_command_ids_are_unique.
     """
 
-    command_id: Id
-    idempotency_key: Id = ""
+    command_id: Key
+    idempotency_key: Key = ""
     name: Id
     payload: dict[str, JsonValue]
-    retry_of: Id = ""
+    retry_of: Key = ""
     target: Id = ""
     type: Literal["COMMAND_ISSUED"] = "COMMAND_ISSUED"
 

@@ -6,10 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 # Bounds keep a hostile or broken producer out of the log: what exceeds them is a dead letter with the reason.
 Id = Annotated[str, StringConstraints(max_length=200)]
+Key = Annotated[str, StringConstraints(max_length=1_000)]
+"""An identifier made of other identifiers, so it always has room for them."""
 Text = Annotated[str, StringConstraints(max_length=8_000)]
 Note = Annotated[str, StringConstraints(max_length=500)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A whole number that JavaScript can read too. No event carries a float: two machines must agree on each digit."""
+Milliseconds = Annotated[int, Field(ge=0, le=24 * 3600 * 1000)]
+"""A length of audio or a position in it; a day at most, so that no sum of them leaves the range of Count."""
 
 
 class Event(BaseModel):
@@ -23,9 +27,9 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     at_us: Count = 0
-    cause: Id = ""
+    cause: Key = ""
     epoch: Count = 0
-    event_id: Id = ""
+    event_id: Key = ""
     incarnation: Id = ""
     schema_version: Count = 1
     session_id: Id = ""
@@ -51,7 +55,7 @@ class Input(Event):
 class Result(Input):
     """An input that answers a command. It counts only while its command is outstanding (DESIGN §3)."""
 
-    command_id: Id
+    command_id: Key
     elapsed_us: Count = 0
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from events.envelope import Count, Id, Input, Note, Result, Text, Via
+from events.envelope import Count, Id, Input, Milliseconds, Note, Result, Text, Via
 
 
 class SessionOpened(Input):
@@ -90,7 +90,7 @@ class SpeechStopped(Input):
     Late or twice: the timer is armed anew. Test: test_endpointing_waits_then_finishes_the_utterance.
     """
 
-    duration_ms: Count = 0
+    duration_ms: Milliseconds = 0
     media_ms: Count = 0
     type: Literal["SPEECH_STOPPED"] = "SPEECH_STOPPED"
 
@@ -163,7 +163,7 @@ class TtsChunkReady(Result):
     Late or twice: stale. Test: test_chunks_are_counted.
     """
 
-    duration_ms: Count
+    duration_ms: Milliseconds
     index: Count
     playback_id: Id
     type: Literal["TTS_CHUNK_READY"] = "TTS_CHUNK_READY"
@@ -177,7 +177,7 @@ class TtsComplete(Result):
     """
 
     chunks: Count
-    duration_ms: Count
+    duration_ms: Milliseconds
     playback_id: Id
     type: Literal["TTS_COMPLETE"] = "TTS_COMPLETE"
 
@@ -201,7 +201,7 @@ class PlaybackProgress(Result):
     """
 
     playback_id: Id
-    position_ms: Count
+    position_ms: Milliseconds
     type: Literal["PLAYBACK_PROGRESS"] = "PLAYBACK_PROGRESS"
 
 
@@ -215,7 +215,7 @@ class PlaybackDone(Result):
 
     confirmed_by: Literal["client", "timer"]
     playback_id: Id
-    position_ms: Count = 0
+    position_ms: Milliseconds = 0
     type: Literal["PLAYBACK_DONE"] = "PLAYBACK_DONE"
 
 
@@ -228,7 +228,7 @@ class BargeIn(Input):
     """
 
     playback_id: Id = ""
-    position_ms: Count = 0
+    position_ms: Milliseconds = 0
     source: Literal["browser", "stt"] = "browser"
     type: Literal["BARGE_IN"] = "BARGE_IN"
 

@@ -11,9 +11,7 @@ version 1, so there is none yet; a schema change adds one here and keeps a recor
 
 
 def upcast(raw: Raw, current: int) -> Raw:
-    """Lift `raw` to version `current`; returns the very same object where there is nothing to do."""
-    version = raw.get("schema_version", 1)
-    while version < current and (step := UPCASTERS.get((raw["type"], version))) is not None:
-        version += 1
-        raw = step(dict(raw)) | {"schema_version": version}
+    """Lift `raw` to version `current`. Raises LookupError where a step is missing."""
+    for version in range(raw.get("schema_version", 1), current):
+        raw = UPCASTERS[raw["type"], version](dict(raw)) | {"schema_version": version + 1}
     return raw

@@ -24,12 +24,14 @@ class GoldenLog:
     def line(self, event: Event) -> str | None:
         """The line that an event prints, or None."""
         said = self._say(event)
-        return None if said is None else f"[{event.session_id}] {said}"
+        return None if said is None else f"[{_one_line(event.session_id)}] {said}"
 
     def _say(self, event: Event) -> str | None:
         match event:
             case derived.StateChanged():
-                return f"{MARKS[event.to_phase]} {event.to_phase}" + (f" ({event.reason})" if event.reason else "")
+                return f"{MARKS[event.to_phase]} {event.to_phase}" + (
+                    f" ({_one_line(event.reason)})" if event.reason else ""
+                )
             case derived.TurnStarted():
                 return f"STT FINAL | text={self._words(event.text)}" + self._new_input(event.session_id)
             case derived.ProcessingComplete():
@@ -53,5 +55,12 @@ class GoldenLog:
         return "  (new user input)"
 
     def _words(self, text: str) -> str:
-        """One line whatever the text holds: a log line must never be forged by what a user says."""
-        return f"<{len(text)} characters>" if self._mask else " ".join(text.split())
+        return f"<{len(text)} characters>" if self._mask else _one_line(text)
+
+
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
+
+
+def _one_line(text: str) -> str:
+    """One line whatever the text holds: what a user says must never forge a line or drive a terminal."""
+    return " ".join(text.translate(_CONTROLS).split())

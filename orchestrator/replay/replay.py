@@ -33,7 +33,8 @@ class Replay:
 def replay(recording: Recording) -> Replay:
     """Replay to the end, or to the first divergence. Raises BadRecordingError for a file that cannot be a log.
 
-    The lines are compared as bytes (the encoding is canonical), so only inputs and differences are decoded.
+    The lines are compared as bytes (the encoding is canonical), so only inputs and differences are decoded. A line
+    that differs only in form (another schema version, another order of keys) is no divergence.
     """
     result = Replay()
     said: deque[Event] = deque()
@@ -49,8 +50,8 @@ def replay(recording: Recording) -> Replay:
             said.clear()
             continue
         replayed = said.popleft()
-        if encode(replayed) != recorded_line:
-            result.divergence = Divergence(index + 2, recording.event(index), replayed)
+        if (line := encode(replayed)) != recorded_line and encode(recorded := recording.event(index)) != line:
+            result.divergence = Divergence(index + 2, recorded, replayed)
             return result
     if said:
         result.divergence = Divergence(len(recording.lines) + 2, None, said[0])

@@ -1,9 +1,12 @@
 """The commands: what the reducer wants done, imperative. Each field of a command is part of the recorded payload."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from events import inputs
 from events.derived import CommandIssued
+from events.envelope import Result
 
 MicrophoneSetting = Literal["open", "gated", "closed"]
 
@@ -182,3 +185,24 @@ def read(event: CommandIssued) -> Command:
     command: type[Any] = COMMANDS[event.name]
     issued: Command = command(**event.payload)
     return issued
+
+
+_PLAYS = frozenset({"PlayFiller", "Speak"})
+ANSWERS: Mapping[type[Result], frozenset[str]] = {
+    inputs.IntentResolved: frozenset({"ClassifyIntent"}),
+    inputs.RagAnswered: frozenset({"AnswerQuestion"}),
+    inputs.ServiceFailed: STAGES,
+    inputs.TtsChunkReady: _PLAYS,
+    inputs.TtsComplete: _PLAYS,
+    inputs.PlaybackStarted: _PLAYS,
+    inputs.PlaybackProgress: _PLAYS,
+    inputs.PlaybackDone: _PLAYS,
+    inputs.TimerFired: frozenset({"StartTimer"}),
+}
+"""Which commands a result can answer."""
+
+
+def answers(result: Result, command: CommandIssued) -> bool:
+    """Whether a result is of the kind that a command waits for, and about the same timer or playback."""
+    about = getattr(result, "target", getattr(result, "playback_id", command.target))
+    return command.name in ANSWERS[type(result)] and about == command.target

@@ -12,6 +12,8 @@ from orchestrator.session.state import Playback, State, Turn
 
 PRODUCERS_KEPT = 32
 IDS_KEPT = 64
+HELD_CHARS = 8_000
+"""What is said in an INTERRUPT is held up to here: as much as one utterance may have."""
 TERMINAL = (
     inputs.IntentResolved,
     inputs.RagAnswered,
@@ -52,7 +54,7 @@ def apply(state: State, event: Event) -> None:
 def _counts(state: State, event: Input) -> bool:
     """Whether an input may change more than the bookkeeping: not before the session, not after it, not when stale."""
     if isinstance(event, Result):
-        return event.command_id in state.pending
+        return state.answered(event) is not None
     return state.phase != "ENDED" and (state.phase != "NEW" or isinstance(event, inputs.SessionOpened))
 
 
@@ -68,9 +70,9 @@ def _note_input(state: State, event: Input) -> None:
 
 
 def _session_opened(state: State, event: inputs.SessionOpened) -> None:
-    if state.phase == "NEW":
+    if state.phase == "NEW" and (policy := Policy.read(event.policy)) is not None:
         state.session_id = event.session_id
-        state.policy = Policy.model_validate(event.policy)
+        state.policy = policy
 
 
 def _client_connected(state: State, event: inputs.ClientConnected) -> None:
@@ -96,20 +98,23 @@ def _stt_partial(state: State, event: inputs.SttPartial) -> None:
 
 
 def _stt_final(state: State, event: inputs.SttFinal) -> None:
+    words = event.text.strip()
+    if not words or state.phase == "IDLE":
+        return
     state.partial_text = ""
-    if event.text.strip() and state.phase in ("SPEAKING", "INTERRUPT"):
-        state.held_text = f"{state.held_text} {event.text.strip()}".strip()
+    if state.phase in ("SPEAKING", "INTERRUPT"):
+        state.held_text = f"{state.held_text} {words}".strip()[:HELD_CHARS].rstrip()
         state.held_via = event.via
 
 
 def _intent_resolved(state: State, event: inputs.IntentResolved) -> None:
-    if state.task:
-        state.task = replace(state.task, intent=event.intent, intent_elapsed_us=event.elapsed_us)
+    assert state.task is not None, "stages lie within a turn"
+    state.task = replace(state.task, intent=event.intent, intent_elapsed_us=event.elapsed_us)
 
 
 def _rag_answered(state: State, event: inputs.RagAnswered) -> None:
-    if state.task:
-        state.task = replace(state.task, answer=event.answer, answer_elapsed_us=event.elapsed_us)
+    assert state.task is not None, "stages lie within a turn"
+    state.task = replace(state.task, answer=event.answer, answer_elapsed_us=event.elapsed_us)
 
 
 def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
@@ -118,7 +123,8 @@ def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
 
 def _stage_over(state: State, name: str) -> None:
     """An intent that will not come counts as none; an answer that will not come is decided by the reducer."""
-    if name == "ClassifyIntent" and state.task:
+    if name == "ClassifyIntent":
+        assert state.task is not None, "stages lie within a turn"
         state.task = replace(state.task, intent="")
 
 
@@ -128,7 +134,7 @@ def _tts_chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
 
 
 def _playback_started(state: State, event: inputs.PlaybackStarted) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id:
+    if (p := state.playback) and p.playback_id == event.playback_id and not p.position_at_us:
         state.playback = replace(p, position_at_us=event.at_us)
 
 
@@ -139,6 +145,7 @@ def _playback_moved(state: State, event: inputs.PlaybackProgress | inputs.Playba
 
 def _session_resumed(state: State, event: inputs.SessionResumed) -> None:  # noqa: ARG001 - the fact itself counts
     state.epoch += 1
+    state.client_id = state.handler_id = ""
 
 
 def _turn_started(state: State, event: derived.TurnStarted) -> None:
@@ -153,8 +160,8 @@ def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
 
 
 def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
-    if state.task:
-        state.task = replace(state.task, answer=event.answer, intent=event.intent)
+    assert state.task is not None, "an answer lies within a turn"
+    state.task = replace(state.task, answer=event.answer, intent=event.intent)
 
 
 def _state_changed(state: State, event: derived.StateChanged) -> None:
@@ -167,7 +174,8 @@ def _command_issued(state: State, event: derived.CommandIssued) -> None:
     if event.retry_of:
         state.pending.pop(event.retry_of, None)
     if event.name in OUTSTANDING:
-        state.pending[event.command_id] = event
+        # The hash is of the step, not of the command: the reducer adds it when the step is complete.
+        state.pending[event.command_id] = event.model_copy(update={"state_hash": ""}) if event.state_hash else event
     if (cancel := _CANCELS.get(event.name)) is not None:
         cancel(state, event)
     if event.name == "Speak":
@@ -175,9 +183,11 @@ def _command_issued(state: State, event: derived.CommandIssued) -> None:
 
 
 def _speaking_begins(state: State, event: derived.CommandIssued) -> None:
-    p = state.playback
-    if p is None or p.playback_id != event.target:
+    """A retry goes on where the last confirmed position was: the audio beyond it is made and played anew."""
+    if (p := state.playback) is None:
         state.playback = Playback(event.target, str(event.payload["text"]))
+    else:
+        state.playback = replace(p, audio_ms=p.position_ms, position_at_us=0)
 
 
 def _stop_playback(state: State, event: derived.CommandIssued) -> None:
@@ -193,9 +203,8 @@ def _cancel_task(state: State, event: derived.CommandIssued) -> None:  # noqa: A
 
 
 def _cancel_one(state: State, event: derived.CommandIssued) -> None:
-    command = state.pending.pop(str(event.payload["command_id"]), None)
-    if command is not None:
-        _stage_over(state, command.name)
+    command = state.pending.pop(str(event.payload["command_id"]))
+    _stage_over(state, command.name)
 
 
 def _answer_ended(state: State, event: derived.AnswerEnded) -> None:  # noqa: ARG001

@@ -6,7 +6,7 @@ from orchestrator.session.state import Playback
 def heard_ms(playback: Playback, now_us: int) -> int:
     """The last confirmed position plus the time since, never beyond the audio there is. In milliseconds of audio."""
     if not playback.position_at_us:
-        return 0
+        return playback.position_ms
     return min(playback.audio_ms, playback.position_ms + (now_us - playback.position_at_us) // 1000)
 
 

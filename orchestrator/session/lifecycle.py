@@ -5,6 +5,7 @@ from events.inputs import ClientDisconnected, HandlerDetached, SessionCloseReque
 from orchestrator.session.commands import (
     AnswerQuestion,
     ClassifyIntent,
+    CloseSession,
     Command,
     SetMicrophone,
     Speak,
@@ -16,8 +17,11 @@ from orchestrator.session.step import Step
 
 
 def opened(step: Step) -> None:
-    """SESSION_OPENED: NEW becomes IDLE."""
-    enter(step, "IDLE")
+    """SESSION_OPENED: NEW becomes IDLE, under a policy that can be read."""
+    if not step.state.session_id:
+        step.reject("its policy cannot be read")
+    else:
+        enter(step, "IDLE")
 
 
 def client_connected(step: Step) -> None:
@@ -47,13 +51,19 @@ def handler_detached(step: Step) -> None:
 
 
 def resumed(step: Step) -> None:
-    """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state."""
+    """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state.
+
+    What is asked again has its whole time again: the deadline of a stage begins anew. Whoever was connected was
+    connected to the old owner: the client has the usual time to come back.
+    """
     for command in list(step.state.pending.values()):
         if command.incarnation != step.input.incarnation:
             if command.name == "PlayFiller":  # not worth a second try; the answer comes
                 step.do(StopPlayback(playback_id=command.target))
             else:
                 step.do(_again(step, command), retry_of=command.command_id)
+    if step.state.timer("reconnect") is None:
+        step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
 
 
 def _again(step: Step, command: CommandIssued) -> Command:
@@ -69,7 +79,21 @@ def _again(step: Step, command: CommandIssued) -> Command:
             position_ms = state.playback.position_ms
             return Speak(from_ms=position_ms, playback_id=command.target, text=state.playback.text)
         case _:
-            return StartTimer(due_at_us=int(str(command.payload["due_at_us"])), timer=command.target)
+            return _timer_again(step, command)
+
+
+def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
+    timer, deadlines = command.target, step.state.policy.deadlines
+    if timer == "playback_deadline":
+        timer = "tts_deadline"  # speech is synthesised again, so its first chunk is awaited again
+    again_ms = {
+        "intent_deadline": deadlines.intent_ms,
+        "answer_deadline": deadlines.answer_ms,
+        "tts_deadline": deadlines.tts_ms,
+    }.get(timer)
+    if again_ms is None:
+        return StartTimer(due_at_us=int(str(command.payload["due_at_us"])), timer=timer)
+    return StartTimer(due_at_us=step.state.at_us + again_ms * 1000, timer=timer)
 
 
 def close_requested(step: Step) -> None:
@@ -90,4 +114,5 @@ def end(step: Step, reason: str) -> None:
     step.end_turn("session_closed")
     step.disarm(*[timer.target for timer in step.state.outstanding("StartTimer")])
     enter(step, "ENDED", reason)
+    step.do(CloseSession(reason=reason))
     step.say(SessionEnded, reason=reason)

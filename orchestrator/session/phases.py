@@ -9,7 +9,6 @@ from orchestrator.session.commands import (
     CancelTask,
     ClassifyIntent,
     ClearText,
-    CloseSession,
     MicrophoneSetting,
     PlayFiller,
     SetMicrophone,
@@ -91,15 +90,10 @@ def _interrupt(step: Step) -> None:
     step.arm("interrupt_pause", step.state.policy.interruption.pause_ms)
 
 
-def _ended(step: Step) -> None:
-    step.do(CloseSession(reason=getattr(step.input, "reason", "")))
-
-
 _ENTRY: dict[Phase, Callable[[Step], None]] = {
     "IDLE": _idle,
     "LISTENING": _listening,
     "THINKING": _thinking,
     "SPEAKING": _speaking,
     "INTERRUPT": _interrupt,
-    "ENDED": _ended,
 }

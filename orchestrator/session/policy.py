@@ -1,10 +1,11 @@
 """The policy: the numbers and switches that the reducer reads, recorded whole in a session's first event."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-Milliseconds = Annotated[int, Field(ge=0, le=24 * 3600 * 1000)]
+from events.envelope import Milliseconds, Text
 
 
 class _Part(BaseModel):
@@ -37,13 +38,13 @@ class Endpointing(_Part):
 class Fallback(_Part):
     """What the agent says when the answer service is late or failed."""
 
-    answer: str = "Sorry, I could not look that up just now. Could you ask me again?"
+    answer: Text = "Sorry, I could not look that up just now. Could you ask me again?"
 
 
 class Filler(_Part):
     """What the agent says while it thinks; empty: nothing."""
 
-    text: str = ""
+    text: Text = ""
 
 
 class Intent(_Part):
@@ -68,6 +69,14 @@ class Policy(_Part):
     filler: Filler = Filler()
     intent: Intent = Intent()
     interruption: Interruption = Interruption()
+
+    @classmethod
+    def read(cls, recorded: Mapping[str, Any]) -> "Policy | None":
+        """The policy of a SESSION_OPENED; None: it is not one."""
+        try:
+            return cls.model_validate(recorded)
+        except ValidationError:
+            return None
 
     def recorded(self) -> dict[str, Any]:
         """Fully written out, as SESSION_OPENED carries it."""

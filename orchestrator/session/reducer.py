@@ -26,7 +26,7 @@ def reduce(state: State, event: Input) -> Step:
     if state.has_seen(event.producer, event.producer_seq, event.event_id):
         return Step(state, (), ())
     version = state.version + 1
-    outstanding = state.pending.get(event.command_id) if isinstance(event, Result) else None
+    outstanding = state.answered(event) if isinstance(event, Result) else None
     logged = event.model_copy(
         update={
             "at_us": max(event.at_us, state.at_us),
@@ -40,7 +40,8 @@ def reduce(state: State, event: Input) -> Step:
     )
     making = Making(state.copy(), logged)
     if isinstance(event, Result) and outstanding is None:
-        making.reject("stale: its command is not outstanding")
+        wrong = event.command_id in state.pending
+        making.reject("does not answer the command it names" if wrong else "stale: its command is not outstanding")
     else:
         decide(making, TABLE[making.phase, logged.type])  # type: ignore[attr-defined]
     last = making.events[-1]

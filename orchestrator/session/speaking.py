@@ -1,4 +1,7 @@
-"""Decisions while speaking: synthesis and playback as they come, their deadlines and failures, and interruption."""
+"""Decisions while speaking: synthesis and playback as they come, their deadlines and failures, and interruption.
+
+Fillers are stopped before SPEAKING begins, so what is outstanding and plays in it is the answer.
+"""
 
 from events.derived import UserInterrupted
 from events.inputs import BargeIn
@@ -9,7 +12,7 @@ from orchestrator.session.step import Step
 
 def chunk_ready(step: Step) -> None:
     """TTS_CHUNK_READY: with the first, synthesis is on time and playback is awaited."""
-    if step.state.timer("tts_deadline") is not None and _is_answer(step):
+    if step.state.timer("tts_deadline") is not None:
         step.disarm("tts_deadline")
         step.arm("playback_deadline", step.state.policy.deadlines.playback_limit_ms)
 
@@ -17,25 +20,23 @@ def chunk_ready(step: Step) -> None:
 def tts_complete(step: Step) -> None:
     """TTS_COMPLETE: the length of the audio is known, so playback has a nearer deadline."""
     playback = step.state.playback
-    if playback is not None and _is_answer(step):
-        remaining_ms = max(0, playback.audio_ms - playback.position_ms)
-        step.disarm("tts_deadline")
-        step.arm("playback_deadline", remaining_ms + step.state.policy.deadlines.playback_grace_ms)
+    assert playback is not None, "an outstanding Speak has its playback"
+    remaining_ms = max(0, playback.audio_ms - playback.position_ms)
+    step.disarm("tts_deadline")
+    step.arm("playback_deadline", remaining_ms + step.state.policy.deadlines.playback_grace_ms)
 
 
 def playback_done(step: Step) -> None:
-    """PLAYBACK_DONE: the end of the answer leads to LISTENING; the end of a filler to nothing."""
-    if _is_answer(step):
-        step.disarm("tts_deadline", "playback_deadline")
-        step.end_answer("finished")
-        step.end_turn("completed")
-        enter(step, "LISTENING", "playback_done")
+    """PLAYBACK_DONE: the end of the answer leads to LISTENING."""
+    step.disarm("tts_deadline", "playback_deadline")
+    step.end_answer("finished")
+    step.end_turn("completed")
+    enter(step, "LISTENING", "playback_done")
 
 
 def failed(step: Step) -> None:
     """SERVICE_FAILED: the answer cannot be spoken, so the user may speak again."""
-    if _is_answer(step):
-        _give_up(step, "service_failed")
+    _give_up(step, "service_failed")
 
 
 def deadline(step: Step) -> None:
@@ -53,8 +54,8 @@ def speech_started(step: Step) -> None:
 def barge_in(step: Step) -> None:
     """BARGE_IN: the user takes the floor, unless it names another playback than the one that plays."""
     assert isinstance(step.input, BargeIn)
-    playback = step.state.playback
-    if step.input.playback_id and (playback is None or step.input.playback_id != playback.playback_id):
+    assert step.state.playback is not None, "SPEAKING lasts as long as its playback"
+    if step.input.playback_id not in ("", step.state.playback.playback_id):
         step.reject("stale: names a playback that is not playing")
     else:
         _interrupt(step, "barge_in")
@@ -74,8 +75,8 @@ def pause_over(step: Step) -> None:
 
 
 def _interrupt(step: Step, reason: str) -> None:
-    playback = step.state.playback
-    playback_id = playback.playback_id if playback else ""
+    assert step.state.playback is not None, "SPEAKING lasts as long as its playback"
+    playback_id = step.state.playback.playback_id
     step.end_answer("interrupted")
     step.say(UserInterrupted, playback_id=playback_id, reason=reason)
     leave_turn(step)
@@ -88,8 +89,3 @@ def _give_up(step: Step, reason: str) -> None:
     leave_turn(step)
     step.end_turn("failed")
     enter(step, "LISTENING", reason)
-
-
-def _is_answer(step: Step) -> bool:
-    """Whether the input is about the answer, not about a filler."""
-    return step.answered is not None and step.answered.name == "Speak"

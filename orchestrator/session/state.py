@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pydantic_core import to_json
 
 from events.derived import CommandIssued, Phase
+from events.envelope import Result
+from orchestrator.session.commands import answers
 from orchestrator.session.digest import digest
 from orchestrator.session.policy import Policy
 
@@ -23,7 +25,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Playback:
-    """The answer being spoken; the heard position was `position_ms` at `position_at_us` (0: not started)."""
+    """The answer being spoken; the heard position was `position_ms` at `position_at_us` (0: nothing plays yet)."""
 
     playback_id: str
     text: str
@@ -89,6 +91,11 @@ class State:
     def timer(self, name: str) -> CommandIssued | None:
         """The armed timer of that name."""
         return next((c for c in self.pending.values() if c.name == "StartTimer" and c.target == name), None)
+
+    def answered(self, result: Result) -> CommandIssued | None:
+        """The outstanding command that a result answers; None: the result is stale."""
+        command = self.pending.get(result.command_id)
+        return command if command is not None and answers(result, command) else None
 
     def has_seen(self, producer: str, producer_seq: int, event_id: str) -> bool:
         """Whether an input is a repetition."""

@@ -25,7 +25,7 @@ class Step:
         self.answered: CommandIssued | None = None
         """The outstanding command that the input answers, if it is a result that counts."""
         if isinstance(event, Result):
-            self.answered = state.pending.get(event.command_id)
+            self.answered = state.answered(event)
         apply(state, event)
 
     def say(self, kind: type[D], **fields: Any) -> D:

@@ -71,7 +71,9 @@ def _complete(step: Step, fallback: str = "") -> None:
         elapsed_us=elapsed_us,
         fallback=fallback,
         intent=task.intent or "",
-        saved_us=max(0, task.intent_elapsed_us + task.answer_elapsed_us - elapsed_us),
+        saved_us=max(
+            0, sum(min(us, elapsed_us) for us in (task.intent_elapsed_us, task.answer_elapsed_us)) - elapsed_us
+        ),
     )
     stop_playback(step)
     enter(step, "SPEAKING", fallback)

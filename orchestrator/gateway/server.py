@@ -1,0 +1,150 @@
+"""The gateway's HTTP side: the WebSocket /orchestrate, the console page, health."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import WSMsgType, web
+
+from orchestrator.gateway.call import Call
+from orchestrator.gateway.client import WebSocketClient
+from orchestrator.gateway.messages import MAX_MESSAGE_BYTES, CloseCode, SessionReady
+from orchestrator.gateway.rate import RateLimit
+from orchestrator.media.settings import MediaSettings
+from orchestrator.runtime.effects import Services
+from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.node import Node, NotReadyError
+
+logger = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Gateway:
+    """Serves one node over HTTP."""
+
+    def __init__(
+        self,
+        node: Node,
+        services: Services,
+        *,
+        media: MediaSettings,
+        allowed_origins: frozenset[str] = frozenset(),
+        max_sessions: int = 20,
+    ) -> None:
+        self._node = node
+        self._services = services
+        self._media = media
+        self._allowed_origins = allowed_origins
+        self._max_sessions = max_sessions
+        self._calls: set[Call] = set()
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[_secure])
+        app.add_routes(
+            [
+                web.get("/", self._index),
+                web.get("/orchestrate", self._orchestrate),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.static("/static", STATIC),
+            ]
+        )
+        app.cleanup_ctx.append(self._hang_up_at_exit)
+        return app
+
+    async def _hang_up_at_exit(self, _: web.Application) -> AsyncIterator[None]:
+        yield
+        await asyncio.gather(*(call.leave("the service is stopping") for call in list(self._calls)))
+
+    async def _index(self, _: web.Request) -> web.StreamResponse:
+        return web.FileResponse(STATIC / "index.html")
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """The process is alive; whether it can take calls is /readyz."""
+        return web.json_response({"alive": True})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        node = self._node
+        ready = node.ready and await node.ping()
+        body = {
+            "ready": ready,
+            "shards": len(node.shards),
+            "sessions": len(node.sessions),
+            "counters": dict(node.counters),
+        }
+        return web.json_response(body, status=200 if ready else 503)
+
+    async def _orchestrate(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20)
+        await socket.prepare(request)
+        if not self._origin_allowed(request):
+            await socket.close(code=CloseCode.POLICY_VIOLATION, message=b"this page may not connect: wrong Origin")
+            return socket
+        client = WebSocketClient(socket)
+        live = await self._join(request, client)
+        if live is None:
+            return socket
+        call = Call(self._node, self._services, self._media, live, client)
+        self._calls.add(call)
+        try:
+            await self._listen(socket, call, client)
+        finally:
+            self._calls.discard(call)
+            await call.leave("the connection closed")
+        return socket
+
+    async def _join(self, request: web.Request, client: WebSocketClient) -> LiveSession | None:
+        """The session that a connection is for: a new one, or the one that it names and holds the token of."""
+        session_id = request.query.get("session_id", "")
+        if session_id:
+            live = self._node.session(session_id)
+            if live is None or not live.resume_token or live.resume_token != request.query.get("resume_token", ""):
+                await client.drop(CloseCode.UNKNOWN_SESSION, "no such session here, or the resume_token is wrong")
+                return None
+            client.tell(SessionReady(session_id=session_id, resume_token=live.resume_token))
+            self._node.connect_client(live, client)
+            client.tell_phase(live.state)
+            return live
+        if len(self._node.sessions) >= self._max_sessions:
+            await client.drop(CloseCode.TRY_AGAIN_LATER, "all lines are busy; try again later")
+            return None
+        try:
+            live = self._node.open_session(client)
+        except NotReadyError as error:
+            await client.drop(CloseCode.TRY_AGAIN_LATER, str(error))
+            return None
+        client.tell(SessionReady(session_id=live.session_id, resume_token=live.resume_token))
+        return live
+
+    async def _listen(self, socket: web.WebSocketResponse, call: Call, client: WebSocketClient) -> None:
+        limit = RateLimit()
+        async for message in socket:
+            if message.type is not WSMsgType.TEXT:
+                await client.drop(CloseCode.POLICY_VIOLATION, "only text messages are understood")
+            elif not limit.allows():
+                await client.drop(CloseCode.POLICY_VIOLATION, "too many messages")
+            elif not await call.hear(message.data) and not limit.allows_bad():
+                await client.drop(CloseCode.POLICY_VIOLATION, "too many bad messages")
+
+    def _origin_allowed(self, request: web.Request) -> bool:
+        """Browsers name the page's origin: ours, or one that was configured. Other programs name none."""
+        origin = request.headers.get("Origin")
+        return origin is None or urlsplit(origin).netloc == request.host or origin in self._allowed_origins
+
+
+@web.middleware
+async def _secure(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    response = await handler(request)
+    if not response.prepared:
+        response.headers.update(SECURITY_HEADERS)
+    return response

@@ -1,0 +1,1 @@
+"""The runtime: the shell around the session core, on Redis Streams."""

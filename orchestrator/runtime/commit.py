@@ -1,0 +1,112 @@
+"""Committing: batches of chained script calls, and what to do when nobody knows whether one happened.
+
+Every outcome except all-OK or NOT_OWNER is ambiguous (DESIGN §7): a lost reply, a refused cursor, an error. The steps
+are kept; owner token and cursor are read back; what lies at or below the cursor is committed, the rest is sent again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from orchestrator.runtime.connection import evalsha, load_scripts, run_id
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_S = 0.05
+"""Between two looks at a Redis that does not answer."""
+
+
+class LostOwnershipError(Exception):
+    """Somebody else owns it now, or Redis is not the one it was: nothing of ours may go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One script call that moves the cursor from one entry to the next; chained, so a failure stops what follows."""
+
+    script: str
+    keys: list[str]
+    cursor: str
+    next_cursor: str
+    args: tuple[Any, ...] = ()
+
+
+class Committer:
+    """Commits under one owner token, until it is lost."""
+
+    def __init__(self, redis: Redis, owned_key: str, token: str, server: str) -> None:
+        self._redis = redis
+        self._owned_key = owned_key
+        self._token = token
+        self._server = server
+        """The run id of the server at the acquisition."""
+
+    async def commit(self, moves: Sequence[Move]) -> None:
+        """Returns when every move is committed exactly once. Raises LostOwnershipError."""
+        rest = list(moves)
+        while rest:
+            outcome = await self._send(rest)
+            if all(reply == b"OK" for reply in outcome):
+                return
+            if b"NOT_OWNER" in outcome:
+                raise LostOwnershipError("another owner has taken it")
+            logger.warning("commit outcome unclear (%s), reading back", _summary(outcome))
+            cursor = await self._read_back()
+            rest = [move for move in rest if position(move.next_cursor) > position(cursor)]
+            if rest and rest[0].cursor != cursor:
+                raise LostOwnershipError(f"the cursor is at {cursor}, not at {rest[0].cursor}: Redis lost writes")
+            if b"VERSION" in outcome:
+                raise LostOwnershipError("a session's log is not at the version we know")
+            await asyncio.sleep(BACKOFF_S if len(rest) == len(outcome) else 0)
+
+    async def _send(self, moves: Sequence[Move]) -> list[Any]:
+        calls = [
+            evalsha(move.script, move.keys, [self._token, move.cursor, move.next_cursor, *move.args]) for move in moves
+        ]
+        try:
+            if len(calls) == 1:
+                return [await self._redis.execute_command(*calls[0])]
+            pipeline = self._redis.pipeline(transaction=False)
+            for call in calls:
+                pipeline.execute_command(*call)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        except RedisError as error:
+            return [error]
+        return replies
+
+    async def _read_back(self) -> str:
+        """The stored cursor, as soon as Redis answers. Raises LostOwnershipError."""
+        while True:
+            try:
+                server = await run_id(self._redis)
+                owner, cursor = await self._redis.hmget(self._owned_key, ["owner", "cursor"])
+                await load_scripts(self._redis)  # it may have forgotten them
+            except RedisError as error:
+                logger.warning("Redis does not answer (%s), looking again", error)
+                await asyncio.sleep(BACKOFF_S)
+                continue
+            if server != self._server:
+                raise LostOwnershipError("Redis was restarted")
+            if owner is None or _text(owner) != self._token:
+                raise LostOwnershipError("another owner has taken it")
+            return _text(cursor or b"0-0")
+
+
+def position(stream_id: str) -> tuple[int, int]:
+    """A stream id as a pair that can be compared."""
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _summary(outcome: Sequence[Any]) -> str:
+    kinds = {reply.decode() if isinstance(reply, bytes) else type(reply).__name__ for reply in outcome}
+    return ", ".join(sorted(kinds))

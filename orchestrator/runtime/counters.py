@@ -1,0 +1,7 @@
+"""Counters of what would otherwise leave no trace: repetitions, stale results, dead letters."""
+
+from collections import Counter
+
+
+class Counters(Counter[str]):
+    """Names are fixed: inputs, duplicates, rejected, dead_letters, take_overs."""

@@ -1,0 +1,163 @@
+"""Effects: what commands do. An effect changes no state and decides nothing; it reports back with an event."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from events.derived import CommandIssued
+from events.envelope import Input
+from events.inputs import IntentResolved, RagAnswered, ServiceFailed
+from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.speech import speak
+from orchestrator.services.ports import (
+    AnswerPort,
+    IntentPort,
+    Request,
+    ServiceError,
+    SpeechToTextPort,
+    TextToSpeechPort,
+)
+from orchestrator.session import commands
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[Input], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The four ports, filled."""
+
+    intent: IntentPort
+    answer: AnswerPort
+    text_to_speech: TextToSpeechPort
+    speech_to_text: SpeechToTextPort
+
+
+class Effects:
+    """Performs the commands of committed steps, in the order they were issued."""
+
+    def __init__(self, services: Services, report: Report) -> None:
+        self._services = services
+        self._report = report
+
+    def perform(self, live: LiveSession, issued: CommandIssued) -> None:
+        """Start what the command wants; never waits."""
+        match commands.read(issued):
+            case commands.ClassifyIntent() as command:
+                self._stage(live, issued, self._classify(issued, command.text))
+            case commands.AnswerQuestion() as command:
+                self._stage(live, issued, self._answer(issued, command.text))
+            case commands.Speak() as command:
+                self._stage(live, issued, self._speak(live, issued, command))
+            case commands.PlayFiller() as command:
+                self._stage(live, issued, self._speak(live, issued, command))
+            case commands.StartTimer(due_at_us=due_at_us):
+                live.timers.start(issued, due_at_us)
+            case commands.CancelTimer(command_id=command_id):
+                live.timers.cancel(command_id)
+            case commands.CloseSession(reason=reason):
+                live.watch(asyncio.create_task(_shut(live, reason), name=f"{live.session_id}:close"))
+            case at_once:
+                _cancel(live, at_once)
+                _to_connections(live, at_once)
+
+    def _stage(self, live: LiveSession, issued: CommandIssued, work: Coroutine[Any, Any, None]) -> None:
+        live.task().start(issued.target, self._guarded(issued, work))
+
+    async def _guarded(self, issued: CommandIssued, work: Awaitable[None]) -> None:
+        """Whatever goes wrong in a stage is an event, so that the reducer knows; a cancelled stage says nothing."""
+        started = time.perf_counter_ns()
+        try:
+            await work
+        except ServiceError as error:
+            self._fail(issued, started, str(error))
+        except Exception as error:
+            logger.exception("%s of %s broke", issued.name, issued.session_id)
+            self._fail(issued, started, f"{type(error).__name__}: {error}")
+
+    def _fail(self, issued: CommandIssued, started_ns: int, error: str) -> None:
+        logger.warning("[%s] %s failed: %s", issued.session_id, issued.name, error)
+        self._report(
+            ServiceFailed(
+                session_id=issued.session_id,
+                command_id=issued.command_id,
+                elapsed_us=elapsed_us(started_ns),
+                error=error[:500],
+            )
+        )
+
+    async def _classify(self, issued: CommandIssued, text: str) -> None:
+        started = time.perf_counter_ns()
+        result = await self._services.intent.classify(_request(issued, text))
+        self._report(
+            IntentResolved(
+                session_id=issued.session_id,
+                command_id=issued.command_id,
+                confidence_permille=result.confidence_permille,
+                elapsed_us=elapsed_us(started),
+                intent=result.intent,
+            )
+        )
+
+    async def _answer(self, issued: CommandIssued, text: str) -> None:
+        started = time.perf_counter_ns()
+        result = await self._services.answer.answer(_request(issued, text))
+        self._report(
+            RagAnswered(
+                session_id=issued.session_id,
+                command_id=issued.command_id,
+                elapsed_us=elapsed_us(started),
+                answer=result.answer,
+                sources=result.sources,
+            )
+        )
+
+    async def _speak(
+        self, live: LiveSession, issued: CommandIssued, command: commands.Speak | commands.PlayFiller
+    ) -> None:
+        request = _request(issued, command.text)
+        await speak(live, issued, command, self._services.text_to_speech.synthesize(request), self._report)
+
+
+def _request(issued: CommandIssued, text: str) -> Request:
+    return Request(text, issued.session_id, issued.turn, issued.idempotency_key)
+
+
+def _cancel(live: LiveSession, command: commands.Command) -> None:
+    """Commands that end work of the current task."""
+    match command:
+        case commands.CancelTask():
+            live.cancel_task()
+        case commands.CancelStage(stage_name=stage):
+            live.task().cancel_stage(stage)
+        case commands.StopPlayback(playback_id=playback_id):
+            live.task().cancel_stage(playback_id)
+
+
+def _to_connections(live: LiveSession, command: commands.Command) -> None:
+    """Commands that a handler or client carries out at once, where there is one."""
+    match command, live.handler, live.client:
+        case commands.SetMicrophone(setting=setting), handler, _ if handler is not None:
+            handler.set_microphone(setting)
+        case commands.FinishUtterance(), handler, _ if handler is not None:
+            handler.finish_utterance()
+        case commands.StopPlayback(playback_id=playback_id), handler, _ if handler is not None:
+            handler.stop(playback_id)
+        case commands.ClearText(), _, client if client is not None:
+            client.clear_text()
+
+
+async def _shut(live: LiveSession, reason: str) -> None:
+    """The end of a session, as a task of its own, which must not wait for itself."""
+    if (me := asyncio.current_task()) is not None:
+        live.closing.discard(me)
+    await live.shut(reason)
+
+
+def elapsed_us(started_ns: int) -> int:
+    """Microseconds since a perf_counter_ns reading."""
+    return (time.perf_counter_ns() - started_ns) // 1000

@@ -1,0 +1,126 @@
+"""LiveSession: what one session has in this process. The successor of the `active_sessions` entry of target-flow.md."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from events.envelope import Event
+from orchestrator.runtime.timers import Timers
+from orchestrator.services.ports import SpeechChunk
+from orchestrator.session.commands import MicrophoneSetting
+from orchestrator.session.state import State
+
+
+class PlaybackEnd(Protocol):
+    """How a playback ended by itself."""
+
+    @property
+    def confirmed_by(self) -> Literal["client", "timer"]: ...
+    @property
+    def position_ms(self) -> int: ...
+
+
+class Playback(Protocol):
+    """One playback on a handler. Every method raises when the playback was stopped."""
+
+    async def write(self, chunk: SpeechChunk) -> None: ...
+    async def finish(self) -> PlaybackEnd: ...
+
+
+class Handler(Protocol):
+    """The media connection of a session (orchestrator/media/handler.py)."""
+
+    handler_id: str
+
+    def set_microphone(self, setting: MicrophoneSetting) -> None: ...
+    def finish_utterance(self) -> None: ...
+    def play(
+        self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]
+    ) -> Playback: ...
+    def stop(self, playback_id: str) -> None: ...
+    def client_confirmed(self, playback_id: str) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Client(Protocol):
+    """The control connection of a session (orchestrator/gateway/client.py)."""
+
+    client_id: str
+
+    def committed(self, event: Event, line: str | None) -> None:
+        """An event of the session was committed; `line` is what it prints in the golden log."""
+
+    async def show_reply(self, playback_id: str, text: str) -> None:
+        """Show an answer as text; returns when it has left."""
+
+    def clear_text(self) -> None: ...
+    async def close(self, reason: str) -> None: ...
+
+
+class CurrentTask:
+    """The one task group of a session: what is being done for the open turn, cancelled as one."""
+
+    def __init__(self, session_id: str, epoch: int) -> None:
+        self.name = f"{session_id}#{epoch}"
+        self._stages: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, stage: str, work: Coroutine[Any, Any, None]) -> None:
+        """Start one stage (intent, answer, or a playback id); its asyncio task is named by session, epoch and stage."""
+        task = asyncio.create_task(work, name=f"{self.name}:{stage}")
+        self._stages[stage] = task
+        task.add_done_callback(lambda _: self._stages.pop(stage, None))
+
+    def cancel_stage(self, stage: str) -> None:
+        """Cancel one stage, if it is still running."""
+        if (task := self._stages.get(stage)) is not None:
+            task.cancel()
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel all stages; returns those that still have to wind up."""
+        stages = list(self._stages.values())
+        for task in stages:
+            task.cancel()
+        return stages
+
+
+@dataclass(slots=True)
+class LiveSession:
+    """A session and everything of it that lives in this process."""
+
+    session_id: str
+    state: State
+    timers: Timers
+    client: Client | None = None
+    handler: Handler | None = None
+    current_task: CurrentTask | None = None
+    resume_token: str = ""
+    closing: set[asyncio.Task[None]] = field(default_factory=set)
+    """Work that must be awaited before the shard is given up: cancelled stages winding up, connections closing."""
+
+    def task(self) -> CurrentTask:
+        """The current task; a new one where there is none."""
+        if self.current_task is None:
+            self.current_task = CurrentTask(self.session_id, self.state.epoch)
+        return self.current_task
+
+    def cancel_task(self) -> None:
+        """Cancel the current task. Starting the next never waits for the last to wind up."""
+        if self.current_task is not None:
+            for task in self.current_task.cancel():
+                self.watch(task)
+            self.current_task = None
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        self.closing.add(task)
+        task.add_done_callback(self.closing.discard)
+
+    async def shut(self, reason: str) -> None:
+        """End everything of this session in this process, and wait for it. The log is not touched."""
+        self.timers.cancel_all()
+        self.cancel_task()
+        if self.handler is not None:
+            await self.handler.close()
+        if self.client is not None:
+            await self.client.close(reason)
+        await asyncio.gather(*self.closing, return_exceptions=True)

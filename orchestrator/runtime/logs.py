@@ -1,0 +1,90 @@
+"""Reading what was committed: session logs, the list of sessions, and a live tail."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from events.codec import decode
+from events.envelope import Event
+from orchestrator.runtime.keys import Keys
+
+PAGE = 500
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+class UnknownSessionError(LookupError):
+    """No log of that session is in this Redis."""
+
+
+async def keys_of(redis: Redis, prefix: str = "voice") -> Keys:
+    """The keys as the service laid them out at its first start."""
+    stored = await redis.get(f"{prefix}:shards")
+    return Keys(int(stored), prefix) if stored else Keys(prefix=prefix)
+
+
+async def read_lines(redis: Redis, keys: Keys, session_id: str) -> list[bytes]:
+    """The canonical lines of a session's log, in order. Raises UnknownSessionError."""
+    lines: list[bytes] = []
+    start = "-"
+    while entries := await _range(redis, keys.log(session_id), start, "+"):
+        for _, fields in entries:
+            lines += fields[b"e"].split(b"\n")
+        start = "(" + entries[-1][0].decode()
+    if not lines:
+        raise UnknownSessionError(f"no session {session_id!r} here; `orch sessions` lists those there are")
+    return lines
+
+
+async def read_log(redis: Redis, keys: Keys, session_id: str) -> list[Event]:
+    """The committed events of a session, in order. Raises UnknownSessionError."""
+    return [decode(line) for line in await read_lines(redis, keys, session_id)]
+
+
+async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
+    """All sessions whose logs are here → whether they are live."""
+    live = {
+        cast("bytes", member).decode()
+        for shard in range(keys.shards)
+        for member in await redis.smembers(keys.sessions(shard))
+    }
+    found = set(live)
+    async for key in redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000):
+        found.add(key.decode().removesuffix(":log").partition(":session:")[2])
+    return {session_id: session_id in live for session_id in sorted(found)}
+
+
+async def tail(redis: Redis, keys: Keys, session_id: str = "") -> AsyncIterator[Event]:
+    """Committed events as they come: of one session from its beginning, or of all from now on."""
+    streams = {keys.log(session_id): "0"} if session_id else {keys.feed(shard): "$" for shard in range(keys.shards)}
+    if not session_id:  # "$" is evaluated at each read, so it would lose what comes between two of them
+        for stream in streams:
+            last = cast("list[Entry]", await redis.xrevrange(stream, count=1))
+            streams[stream] = last[0][0].decode() if last else "0"
+    while True:
+        for stream, entries in _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE)):
+            for entry_id, fields in entries:
+                streams[stream] = entry_id.decode()
+                for line in await _lines(redis, keys, fields):
+                    yield decode(line)
+
+
+async def _lines(redis: Redis, keys: Keys, fields: dict[bytes, bytes]) -> list[bytes]:
+    """The lines of a log entry, or those that a feed entry points at."""
+    if b"e" in fields:
+        return fields[b"e"].split(b"\n")
+    last = f"0-{fields[b't'].decode()}"
+    entries = await _range(redis, keys.log(fields[b"s"].decode()), last, last)
+    return [line for _, entry in entries for line in entry[b"e"].split(b"\n")]
+
+
+async def _range(redis: Redis, key: str, first: str, last: str) -> list[Entry]:
+    return cast("list[Entry]", await redis.xrange(key, first, last, count=PAGE))
+
+
+def _pairs(reply: object) -> list[tuple[str, list[Entry]]]:
+    """redis-py gives a dict under RESP3 (with one more level of lists) and pairs under RESP2."""
+    if isinstance(reply, dict):
+        return [(stream.decode(), [e for part in parts for e in part]) for stream, parts in reply.items()]
+    return [(stream.decode(), entries) for stream, entries in reply or ()]  # type: ignore[attr-defined]

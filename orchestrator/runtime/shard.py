@@ -1,0 +1,200 @@
+"""A shard that this node owns: its inbox is read in order, decided, committed, and only then performed."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from events.codec import BadEventError, decode_input, encode
+from events.envelope import Event, Input
+from events.inputs import SessionOpened, SessionResumed
+from orchestrator.runtime.commit import Committer, LostOwnershipError, Move, position
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.effects import Effects
+from orchestrator.runtime.inbox import Inbox, now_us
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.lease import Lease
+from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.logs import read_log
+from orchestrator.runtime.subscribers import Entry
+from orchestrator.runtime.timers import Timers
+from orchestrator.session import REDUCER_VERSION
+from orchestrator.session.evolve import fold
+from orchestrator.session.reducer import Step, reduce
+from orchestrator.session.state import State
+
+logger = logging.getLogger(__name__)
+
+Observer = Callable[[LiveSession, Event], None]
+"""Called for each committed event, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An inbox entry and what becomes of it: a step of a session, or nothing but a moved cursor."""
+
+    move: Move
+    live: LiveSession | None = None
+    step: Step | None = None
+
+
+class Shard:
+    """Runs the sessions of one shard, under one lease."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        lease: Lease,
+        server: str,
+        inbox: Inbox,
+        effects: Effects,
+        counters: Counters,
+        observer: Observer,
+        wake: asyncio.Event,
+    ) -> None:
+        self.lease = lease
+        self.sessions: dict[str, LiveSession] = {}
+        self._redis = redis
+        self._keys = keys
+        self._inbox = inbox
+        self._effects = effects
+        self._counters = counters
+        self._observer = observer
+        self._committer = Committer(redis, lease.what.owned, lease.token, server)
+        self._cursor = lease.cursor
+        self.lost = asyncio.Event()
+        """Set when ownership is gone: nothing may be committed or performed any more."""
+        self._wake = wake
+        """Set to let the node look at once."""
+
+    async def take_over(self) -> None:
+        """Rebuild the live sessions from their logs, and tell each that it has a new owner."""
+        for session_id in self.lease.sessions:
+            live = self._admit(session_id, fold(await read_log(self._redis, self._keys, session_id)))
+            self._inbox.append(SessionResumed(session_id=live.session_id, reducer_version=REDUCER_VERSION))
+            self._counters["take_overs"] += 1
+
+    def newborn(self, session_id: str) -> LiveSession:
+        """A session whose SESSION_OPENED is on its way."""
+        return self._admit(session_id, State())
+
+    def _admit(self, session_id: str, state: State) -> LiveSession:
+        """A session lives here from now on."""
+        live = LiveSession(session_id, state, Timers(session_id, self._inbox.append))
+        self.sessions[session_id] = live
+        return live
+
+    async def handle(self, batch: list[Entry]) -> None:
+        """The FastStream handler. It never raises: a shard that cannot go on is given up as a whole."""
+        if self.lost.is_set():
+            return
+        try:
+            decided = await self._decide_all(batch)
+            await self._committer.commit([one.move for one in decided])
+        except LostOwnershipError as error:
+            logger.warning("%s is lost: %s", self.lease.what.name, error)
+            self._lose()
+        except Exception:
+            logger.exception("%s cannot go on", self.lease.what.name)
+            self._lose()
+        else:
+            for one in decided:
+                self._perform(one)
+
+    def _lose(self) -> None:
+        self.lost.set()
+        self._wake.set()
+
+    async def _decide_all(self, batch: list[Entry]) -> list[Decided]:
+        """Decide each entry on the state that the ones before it leave, commits still pending."""
+        states: dict[str, State] = {}
+        decided = []
+        for stream_id, fields in batch:
+            entry_id = stream_id.decode()
+            if position(entry_id) > position(self._cursor):
+                decided.append(await self._decide(entry_id, fields, states))
+                self._cursor = entry_id
+        return decided
+
+    async def _decide(self, entry_id: str, fields: dict[bytes, bytes], states: dict[str, State]) -> Decided:
+        line = fields.get(b"e")
+        if line is None:
+            return self._dead_letter(entry_id, "the entry has no field e", repr(sorted(fields)).encode())
+        try:
+            event = decode_input(line)
+        except BadEventError as error:
+            return self._dead_letter(entry_id, str(error), line)
+        live = self.sessions.get(event.session_id) or await self._newcomer(event)
+        if live is None:
+            return self._dead_letter(entry_id, f"rule 1: {event.session_id!r} is no live session", line)
+        state = states.get(event.session_id, live.state)
+        stamped = event.model_copy(update={"at_us": max(now_us(), state.at_us), "incarnation": self.lease.token})
+        try:
+            step = reduce(state, stamped)
+        except Exception as error:  # our bug: set it aside with everything needed to find it, and go on
+            logger.exception("the reducer raised on %s of %s", entry_id, event.session_id)
+            return self._dead_letter(entry_id, f"the reducer raised {type(error).__name__}: {error}", line)
+        if not step.events:
+            self._counters["duplicates"] += 1
+            return Decided(self._pass(entry_id, "", b""))
+        states[event.session_id] = step.state
+        return Decided(self._commit(entry_id, state, step), live, step)
+
+    async def _newcomer(self, event: Input) -> LiveSession | None:
+        """The first event of a session opens it here, unless the session exists already (then it has ended)."""
+        if not isinstance(event, SessionOpened) or self._keys.shard_of(event.session_id) != self.lease.what.number:
+            return None
+        if await self._redis.exists(self._keys.state(event.session_id)):
+            return None
+        return self._admit(event.session_id, State())
+
+    def _commit(self, entry_id: str, before: State, step: Step) -> Move:
+        keys, shard, session_id = self._keys, self.lease.what, step.state.session_id
+        return Move(
+            "commit",
+            [shard.owned, keys.log(session_id), keys.state(session_id), shard.sessions, keys.feed(shard.number)],
+            self._cursor,
+            entry_id,
+            (
+                before.version,
+                step.state.version,
+                b"\n".join(map(encode, step.events)),
+                session_id,
+                step.events[-1].state_hash,
+                "ended" if step.state.phase == "ENDED" else "",
+            ),
+        )
+
+    def _pass(self, entry_id: str, reason: str, line: bytes) -> Move:
+        what = self.lease.what
+        return Move("pass", [what.owned, what.dead_letters], self._cursor, entry_id, (reason, line))
+
+    def _dead_letter(self, entry_id: str, reason: str, line: bytes) -> Decided:
+        logger.error("%s: dead letter %s: %s", self.lease.what.name, entry_id, reason)
+        self._counters["dead_letters"] += 1
+        return Decided(self._pass(entry_id, reason, line[:4096]))
+
+    def _perform(self, one: Decided) -> None:
+        """After the commit: the new state is true, and its commands are carried out."""
+        live, step = one.live, one.step
+        if live is None or step is None:
+            return
+        live.state = step.state
+        self._counters["inputs"] += 1
+        for event in step.events:
+            self._observer(live, event)
+        for command in step.commands:
+            self._effects.perform(live, command)
+        if step.state.task is None:
+            live.cancel_task()  # the current task lives exactly as long as the turn
+        if step.state.phase == "ENDED":
+            self.sessions.pop(live.session_id, None)
+
+    async def give_up(self, reason: str) -> None:
+        """Cancel and await everything that was started under this lease (DESIGN §7)."""
+        self.lost.set()
+        await asyncio.gather(*(live.shut(reason) for live in self.sessions.values()))
+        self.sessions.clear()

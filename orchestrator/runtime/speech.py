@@ -1,0 +1,75 @@
+"""The Speak effect: synthesis, playback and the events about them. Without a handler the answer is shown as text."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, cast
+
+from events.derived import CommandIssued
+from events.envelope import Input
+from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, TtsChunkReady, TtsComplete
+from orchestrator.runtime.live import Handler, LiveSession
+from orchestrator.services.ports import ServiceError, SpeechChunk
+from orchestrator.session.commands import PlayFiller, Speak
+
+
+class _Said:
+    """What the events of one playback have in common."""
+
+    def __init__(self, issued: CommandIssued, playback_id: str, report: Callable[[Input], None]) -> None:
+        self._issued = issued
+        self._playback_id = playback_id
+        self._report = report
+        self._started_ns = time.perf_counter_ns()
+
+    def __call__(self, kind: type[Any], **fields: Any) -> None:
+        self._report(
+            kind(
+                session_id=self._issued.session_id,
+                command_id=self._issued.command_id,
+                elapsed_us=(time.perf_counter_ns() - self._started_ns) // 1000,
+                playback_id=self._playback_id,
+                **fields,
+            )
+        )
+
+
+async def speak(
+    live: LiveSession,
+    issued: CommandIssued,
+    command: Speak | PlayFiller,
+    chunks: AsyncIterator[SpeechChunk],
+    report: Callable[[Input], None],
+) -> None:
+    """Speak until everything was played. Raises ServiceError; cancelled when somebody interrupts."""
+    say = _Said(issued, command.playback_id, report)
+    if live.handler is not None:
+        await _aloud(live.handler, command, chunks, say)
+    elif live.client is not None:
+        say(PlaybackStarted)
+        await live.client.show_reply(command.playback_id, command.text)
+        say(PlaybackDone, confirmed_by="client", position_ms=0)
+    else:
+        raise ServiceError("nobody is connected who could hear the answer")
+
+
+async def _aloud(handler: Handler, command: Speak | PlayFiller, chunks: AsyncIterator[SpeechChunk], say: _Said) -> None:
+    """Read the synthesis at most half a second ahead of playback (the handler's write waits), then wait for its end."""
+    playback = handler.play(
+        command.playback_id,
+        on_started=lambda: say(PlaybackStarted),
+        on_progress=lambda position_ms: say(PlaybackProgress, position_ms=position_ms),
+    )
+    skip_ms = command.from_ms if isinstance(command, Speak) else 0
+    count = duration_ms = 0
+    async with aclosing(cast("Any", chunks)):
+        async for chunk in chunks:
+            duration_ms += chunk.duration_ms
+            if duration_ms <= skip_ms:
+                continue  # heard before the session changed its owner
+            say(TtsChunkReady, duration_ms=chunk.duration_ms, index=count)
+            count += 1
+            await playback.write(chunk)
+    say(TtsComplete, chunks=count, duration_ms=duration_ms)
+    end = await playback.finish()
+    say(PlaybackDone, confirmed_by=end.confirmed_by, position_ms=skip_ms + end.position_ms)
