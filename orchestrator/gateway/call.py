@@ -76,10 +76,10 @@ class Call:
                 settings=self._media,
             )
         except OfferRefused as error:
-            self._client.tell(messages.ErrorReport(code="bad_offer", message=str(error)))
+            self._client.tell(messages.ErrorReport(code="call_failed", message=str(error)))
             return
         except ServiceError as error:
-            self._client.tell(messages.ErrorReport(code="no_speech_to_text", message=str(error)))
+            self._client.tell(messages.ErrorReport(code="call_failed", message=str(error)))
             return
         if (old := live.handler) is not None:
             await self._detach(old.handler_id)

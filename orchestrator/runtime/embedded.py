@@ -8,7 +8,6 @@ import asyncio
 import fcntl
 import importlib.util
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -151,7 +150,3 @@ class EmbeddedRedis:
         shutil.rmtree(socket.parent, ignore_errors=True)
 
 
-def default_data_dir() -> Path:
-    """Where recordings of conversations are kept between runs."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "orch"

@@ -107,4 +107,6 @@ class Recognizer(Protocol):
 class SpeechToTextPort(Protocol):
     """Opens recognisers, one per media connection."""
 
-    async def open(self, on_transcript: Callable[[Transcript], None], on_error: Callable[[str], None]) -> Recognizer: ...
+    async def open(
+        self, on_transcript: Callable[[Transcript], None], on_error: Callable[[str], None]
+    ) -> Recognizer: ...

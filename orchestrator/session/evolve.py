@@ -65,7 +65,7 @@ def _note_input(state: State, event: Input) -> None:
         state.producers[event.producer] = event.producer_seq
         if len(state.producers) > PRODUCERS_KEPT:
             del state.producers[next(iter(state.producers))]
-    elif event.event_id:
+    else:
         state.recent_ids = (*state.recent_ids, event.event_id)[-IDS_KEPT:]
 
 

@@ -1,0 +1,185 @@
+"""How long a turn takes in orch itself: STT_FINAL appended → first agent audio handed to playback.
+
+Python stubs answer at once in all four ports; Redis is real and every event is durable before anything follows from
+it. The same run measures the two bare round trips that such a turn cannot do without (append → read → append → read),
+so the figures can be compared between machines as a ratio. Run: `uv run python bench/turn_latency.py [TURNS]`
+"""
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cli.terminal import run as run_loop
+from events.derived import ProcessingComplete, StateChanged, TurnStarted
+from events.envelope import Event
+from events.inputs import HandlerAttached, SttFinal
+from orchestrator.runtime.connection import connect
+from orchestrator.runtime.effects import Services
+from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.node import Node
+from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
+
+WARM_UP = 30
+
+
+@dataclass
+class Marks:
+    """When things of the current turn happened, in perf_counter nanoseconds."""
+
+    at: dict[str, int] = field(default_factory=dict)
+
+    def set(self, name: str) -> None:
+        self.at.setdefault(name, time.perf_counter_ns())
+
+
+class Stubs:
+    """All ports at once, answering immediately."""
+
+    def __init__(self, marks: Marks) -> None:
+        self.marks = marks
+
+    async def classify(self, request: Request) -> Intent:
+        self.marks.set("services asked")
+        return Intent("greeting", 900)
+
+    async def answer(self, request: Request) -> Answer:
+        return Answer("Hello there.")
+
+    async def synthesize(self, request: Request) -> AsyncIterator[SpeechChunk]:
+        self.marks.set("speech asked")
+        yield SpeechChunk(bytes(8_820), 22_050)
+
+    async def open(self, on_transcript: object, on_error: object) -> object:
+        raise NotImplementedError
+
+
+@dataclass
+class End:
+    confirmed_by: Literal["client", "timer"] = "client"
+    position_ms: int = 200
+
+
+class StubHandler:
+    """A media handler that takes audio and says when."""
+
+    handler_id = "fastrtc_bench"
+
+    def __init__(self, marks: Marks) -> None:
+        self.marks = marks
+
+    def play(
+        self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]
+    ) -> "StubHandler":
+        return self
+
+    async def write(self, chunk: SpeechChunk) -> None:
+        self.marks.set("first audio")
+
+    async def finish(self) -> End:
+        return End()
+
+    def set_microphone(self, setting: str) -> None: ...
+    def finish_utterance(self) -> None: ...
+    def stop(self, playback_id: str) -> None: ...
+    def client_confirmed(self, playback_id: str) -> None: ...
+    async def close(self) -> None: ...
+
+
+class StubClient:
+    client_id = "bench"
+
+    def committed(self, event: Event, line: str | None) -> None: ...
+    async def show_reply(self, playback_id: str, text: str) -> None: ...
+    def clear_text(self) -> None: ...
+    async def close(self, reason: str) -> None: ...
+
+
+async def measure_turns(url: str, turns: int) -> list[dict[str, float]]:
+    marks = Marks()
+    done = asyncio.Event()
+
+    def observe(live: LiveSession, event: Event) -> None:
+        match event:
+            case TurnStarted():
+                marks.set("turn committed")
+            case ProcessingComplete():
+                marks.set("answer committed")
+            case StateChanged(to_phase="LISTENING"):
+                done.set()
+
+    stubs = Stubs(marks)
+    node = Node(url, Services(stubs, stubs, stubs, stubs), observer=observe)  # type: ignore[arg-type]
+    await node.start()
+    live = node.open_session(StubClient())
+    await done.wait()
+    live.handler = StubHandler(marks)  # type: ignore[assignment]
+    node.report(HandlerAttached(session_id=live.session_id, handler_id="fastrtc_bench"))
+    rows = []
+    for number in range(turns + WARM_UP):
+        done.clear()
+        marks.at.clear()
+        started = time.perf_counter_ns()
+        node.report(SttFinal(session_id=live.session_id, text="hello"))
+        await done.wait()
+        if number >= WARM_UP:
+            rows.append({name: (at - started) / 1e6 for name, at in marks.at.items()})
+        await asyncio.sleep(0.002)
+    await node.stop()
+    return rows
+
+
+async def measure_hops(url: str, turns: int) -> list[float]:
+    """Two times: append an entry and read it in another task. What no durable turn can do without."""
+    redis = connect(url)
+    seen: asyncio.Queue[None] = asyncio.Queue()
+
+    async def read() -> None:
+        last = "$"
+        while True:
+            for _, entries in await redis.xread({"bench": last}, block=4_000):
+                last = entries[-1][0]
+                seen.put_nowait(None)
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    took = []
+    for number in range(turns + WARM_UP):
+        started = time.perf_counter_ns()
+        for _ in range(2):
+            await redis.execute_command("XADD", "bench", "*", "e", b"x" * 300)
+            await seen.get()
+        if number >= WARM_UP:
+            took.append((time.perf_counter_ns() - started) / 1e6)
+        await asyncio.sleep(0.002)
+    reader.cancel()
+    await redis.aclose()
+    return took
+
+
+def figures(values: list[float]) -> str:
+    ordered = sorted(values)
+    return f"p50 {statistics.median(ordered):6.2f}  p95 {ordered[int(len(ordered) * 0.95)]:6.2f} ms"
+
+
+async def main(turns: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with EmbeddedRedis(Path(folder)) as url:
+            hops = await measure_hops(url, turns)
+            rows = await measure_turns(url, turns)
+    print(f"{turns} turns, from STT_FINAL appended:")
+    for name in ("turn committed", "services asked", "answer committed", "speech asked", "first audio"):
+        print(f"  {name:18} {figures([row[name] for row in rows])}")
+    print(f"  {'two bare hops':18} {figures(hops)}")
+    ratio = statistics.median([row["first audio"] for row in rows]) / statistics.median(hops)
+    print(f"  turn / two bare hops: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    run_loop(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200))

@@ -1,0 +1,45 @@
+"""`orch serve`: the service in the foreground. The golden log goes to standard output, everything else to stderr."""
+
+import asyncio
+import logging
+import signal
+import sys
+from dataclasses import replace
+
+from redis.exceptions import RedisError
+
+from cli.terminal import run as run_loop
+from cli.terminal import say
+from orchestrator.app import Orchestrator
+from orchestrator.runtime.embedded import NoRedisServerError
+from orchestrator.runtime.node import WrongShardCountError
+from orchestrator.settings import Settings, SettingsError
+
+
+def run(host: str, port: int) -> int:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    try:
+        settings = replace(Settings.from_environment(), host=host, port=port)
+        run_loop(_serve(settings))
+    except (SettingsError, NoRedisServerError, WrongShardCountError, RedisError, OSError) as error:
+        say(f"✗ orch serve cannot start: {error}")
+        return 2
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    async with Orchestrator(settings, print_line=_print) as service:
+        say(f"orch is ready: open {service.url} and say hello (stop with Ctrl-C)")
+        await stop.wait()
+        say("stopping")
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,152 @@
+"""The composition root: the only place where parts are wired."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Literal, cast
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from events.envelope import Event
+from orchestrator.gateway.server import Gateway
+from orchestrator.media.settings import MediaSettings
+from orchestrator.runtime.effects import Services
+from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.node import Node
+from orchestrator.services.functions import answer_port, intent_port
+from orchestrator.services.http_clients import HttpAnswer, HttpIntent, open_session
+from orchestrator.services.http_speech import HttpTextToSpeech
+from orchestrator.services.ports import SpeechToTextPort
+from orchestrator.services.reference.answers import FolderAnswers
+from orchestrator.services.reference.content import Content, load_content
+from orchestrator.services.reference.intent import PhraseIntents
+from orchestrator.services.reference.recognition import SphinxRecognition
+from orchestrator.services.reference.server import ReferenceServer
+from orchestrator.services.reference.speech import EspeakSpeech
+from orchestrator.services.speech_functions import speech_to_text_port, text_to_speech_port
+from orchestrator.session.policy import Policy
+from orchestrator.settings import Settings, SettingsError
+from projections.golden_log import GoldenLog
+
+RecognizerMode = Literal["domain", "phrases", "general"]
+
+
+class Orchestrator:
+    """The whole service. `async with Orchestrator(settings) as service:` runs it; `service.url` is its address.
+
+    Each port may be filled by a function or object of the user's (docs/services.md); else by the URL in the settings;
+    else by the embedded reference service. Raises SettingsError, NoRedisServerError, ServiceError, RedisError, OSError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        intent: object = None,
+        answer: object = None,
+        text_to_speech: object = None,
+        speech_to_text: object = None,
+        print_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings = settings or Settings.from_environment()
+        self.url = ""
+        self.redis_url = ""
+        self._own = {"intent": intent, "answer": answer, "tts": text_to_speech, "stt": speech_to_text}
+        self._print_line = print_line
+        self._golden = GoldenLog()
+        self._masked = GoldenLog(mask=not self.settings.is_private)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Orchestrator":
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        settings, stack = self.settings, self._stack
+        policy = await asyncio.to_thread(_read_policy, settings)
+        services = await self._fill_ports()
+        self.redis_url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
+        self.node = Node(self.redis_url, services, observer=self._committed, policy=policy)
+        stack.push_async_callback(self.node.stop)
+        await self.node.start()
+        gateway = Gateway(
+            self.node,
+            services,
+            media=MediaSettings(ice_host_addresses=settings.ice_host_addresses),
+            allowed_origins=frozenset(settings.allowed_origins),
+            max_sessions=settings.max_sessions,
+        )
+        await self._listen(gateway.app())
+
+    async def _listen(self, app: web.Application) -> None:
+        runner = web.AppRunner(app, shutdown_timeout=5.0)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, self.settings.host, self.settings.port).start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _committed(self, live: LiveSession, event: Event) -> None:
+        """The golden log of the service, and what the session's client is shown."""
+        line, masked = self._golden.line(event), self._masked.line(event)
+        if live.client is not None:
+            live.client.committed(event, line)
+        if self._print_line is not None and masked is not None:
+            self._print_line(masked)
+
+    async def _fill_ports(self) -> Services:
+        settings, own = self.settings, self._own
+        content = await asyncio.to_thread(load_content, settings.content_dir)
+        http = await self._stack.enter_async_context(open_session())
+        reference = ""
+        if not (
+            (own["intent"] or settings.intent_url)
+            and (own["answer"] or settings.answer_url)
+            and (own["tts"] or settings.tts_url)
+        ):
+            reference = await self._start_reference(content)
+        return Services(
+            intent=intent_port(own["intent"]) if own["intent"] else HttpIntent(http, settings.intent_url or reference),
+            answer=answer_port(own["answer"]) if own["answer"] else HttpAnswer(http, settings.answer_url or reference),
+            text_to_speech=(
+                text_to_speech_port(own["tts"]) if own["tts"] else HttpTextToSpeech(http, settings.tts_url or reference)
+            ),
+            speech_to_text=await self._speech_to_text(content),
+        )
+
+    async def _start_reference(self, content: Content) -> str:
+        """The embedded reference services, behind the same HTTP contracts as anybody else's; their base URL."""
+        speech = EspeakSpeech()
+        await speech.start()
+        answers = FolderAnswers(content)
+        self._stack.callback(answers.close)
+        server = ReferenceServer(PhraseIntents(content.intents, content.fillers), answers, speech)
+        await self._stack.enter_async_context(server)
+        return server.base_url
+
+    async def _speech_to_text(self, content: Content) -> SpeechToTextPort:
+        if self._own["stt"]:
+            return speech_to_text_port(self._own["stt"])
+        mode = cast("RecognizerMode", self.settings.recognizer)
+        return await self._stack.enter_async_context(SphinxRecognition(content.phrases(), mode=mode))
+
+
+def _read_policy(settings: Settings) -> Policy:
+    if settings.policy_file is None:
+        return Policy()
+    try:
+        return Policy.model_validate_json(settings.policy_file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise SettingsError(f"the policy in {settings.policy_file} cannot be used: {error}") from error

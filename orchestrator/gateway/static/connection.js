@@ -1,0 +1,127 @@
+// Keeps one conversation connected to the server, through drops, restarts and refusals.
+
+const FIRST_PAUSE_MS = 250;
+const LONGEST_PAUSE_MS = 8000;
+const PATIENCE_MS = 10000; // for the server's `session`; a socket that hangs is as bad as none
+const FAREWELL_MS = 2000; // for the server's close after our goodbye
+const FINAL_CODES = new Set([1000, 1008, 1009, 4404]);
+
+/**
+ * States: `idle` (nothing wanted), `connecting`, `open` (the server said `session`), `waiting` (for the next attempt).
+ * `onStatus({state, rejoining, code, reason, retryInMs})` is called on each change, `onMessage(message)` for the rest.
+ */
+export class Connection {
+  constructor(url, { onStatus, onMessage }) {
+    this.url = url;
+    this.onStatus = onStatus;
+    this.onMessage = onMessage;
+    this.state = "idle";
+    this.sessionId = null;
+    this.resumeToken = null;
+    this.failures = 0;
+    this.leaving = false; // after a goodbye or `ended`, no close code is a reason to come back
+    this.socket = null;
+    this.timer = null;
+    window.addEventListener("online", () => this.retryNow());
+  }
+
+  /** Opens a conversation unless there is one. */
+  open() {
+    if (this.state !== "idle") return;
+    this.leaving = false;
+    this.#connect();
+  }
+
+  /** Sends a message if the conversation is open; says whether it did. */
+  send(message) {
+    if (this.state !== "open") return false;
+    this.socket.send(JSON.stringify(message));
+    return true;
+  }
+
+  /** Tries at once instead of waiting any longer. */
+  retryNow() {
+    if (this.state === "waiting") this.#connect();
+  }
+
+  /** Ends the conversation: with a goodbye if the server can hear it, and in any case soon. */
+  hangUp() {
+    if (!this.send({ type: "goodbye" })) {
+      this.#finish({ code: 1000, reason: "" });
+      return;
+    }
+    this.leaving = true;
+    this.#after(FAREWELL_MS, () => this.#finish({ code: 1000, reason: "" }));
+  }
+
+  #connect() {
+    const url = new URL(this.url);
+    if (this.sessionId) {
+      url.searchParams.set("session_id", this.sessionId);
+      url.searchParams.set("resume_token", this.resumeToken);
+    }
+    const socket = new WebSocket(url);
+    this.socket = socket;
+    socket.onmessage = (event) => this.#received(event.data);
+    socket.onclose = (event) => this.#closed(event);
+    this.#after(PATIENCE_MS, () => this.#closed({ code: 1006, reason: "no answer" }));
+    this.#become("connecting");
+  }
+
+  #received(data) {
+    const message = JSON.parse(data);
+    if (message.type === "session") {
+      const rejoined = this.sessionId === message.session_id;
+      this.sessionId = message.session_id;
+      this.resumeToken = message.resume_token;
+      this.failures = 0;
+      clearTimeout(this.timer);
+      this.#become("open", { rejoined });
+    }
+    if (message.type === "ended") this.leaving = true;
+    this.onMessage(message);
+  }
+
+  #closed({ code, reason }) {
+    this.#drop();
+    if (this.leaving || FINAL_CODES.has(code)) {
+      this.#finish(this.leaving ? { code: 1000, reason: "" } : { code, reason });
+      return;
+    }
+    // Half of the pause is random: a thousand pages must not come back in the same instant after a restart.
+    const longest = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.failures);
+    const retryInMs = Math.round(longest * (0.5 + Math.random() / 2));
+    this.failures += 1;
+    this.#after(retryInMs, () => this.#connect());
+    this.#become("waiting", { code, reason, retryInMs });
+  }
+
+  #finish({ code, reason }) {
+    const rejoining = this.sessionId !== null;
+    this.#drop();
+    clearTimeout(this.timer);
+    this.sessionId = null;
+    this.resumeToken = null;
+    this.failures = 0;
+    this.#become("idle", { code, reason, rejoining });
+  }
+
+  /** Forgets the socket first, so that nothing it still says can count. */
+  #drop() {
+    const socket = this.socket;
+    this.socket = null;
+    if (!socket) return;
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
+
+  #after(ms, action) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(action, ms);
+  }
+
+  #become(state, facts = {}) {
+    this.state = state;
+    this.onStatus({ state, rejoining: this.sessionId !== null, ...facts });
+  }
+}

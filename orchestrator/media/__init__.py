@@ -1,0 +1,1 @@
+"""The media connection of a session: WebRTC, voice activity, the microphone and playback."""

@@ -1,0 +1,120 @@
+"""What the user's microphone means: decoded audio in, speech events and utterances out."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import av
+
+from events.envelope import Input
+from events.inputs import SpeechStarted, SpeechStopped
+from orchestrator.media.opus import RATE_HZ
+from orchestrator.media.resampling import SPEECH_RATE_HZ, ToSpeechRate
+from orchestrator.media.settings import MediaSettings
+from orchestrator.media.utterance import Utterances
+from orchestrator.media.vad import EchoGuard, Offset, Onset, VoiceActivity
+
+MicrophoneSetting = Literal["open", "gated", "closed"]
+
+_LONGEST_FILL_SAMPLES = RATE_HZ // 2
+_LONGEST_GAP_SAMPLES = 60 * RATE_HZ
+"""A jump beyond this is a new origin of the timestamps, not time that passed."""
+
+
+class Microphone:
+    """Hears one user. `open` and `gated` hear alike, so that a change between them disturbs nothing: what is heard
+    while gated is evidence, and the reducer, which commanded the gate, weighs it. `closed` hears nothing.
+    """
+
+    def __init__(
+        self,
+        settings: MediaSettings,
+        activity: VoiceActivity,
+        echo: EchoGuard,
+        utterances: Utterances,
+        say: Callable[[Input], None],
+    ) -> None:
+        self._settings = settings
+        self._activity = activity
+        self._echo = echo
+        self._utterances = utterances
+        self._say = say
+        self._resampler = ToSpeechRate()
+        self._setting: MicrophoneSetting = "open"
+        self._next_pts: int | None = None
+        self._heard_at_s = 0.0
+        self._stall_check: asyncio.TimerHandle | None = None
+
+    def set(self, setting: MicrophoneSetting) -> None:
+        """Closing forgets the open utterance without a result and without an event: whoever closes knows."""
+        self._setting = setting
+        if setting == "closed":
+            self._activity.interrupt()
+            self._utterances.cancel()
+
+    def hear(self, frame: av.AudioFrame) -> None:
+        """The next decoded frame: 48 kHz, its `pts` in samples. Lost packets show as a jump of `pts`."""
+        missing = self._missing_samples(frame)
+        self._heard_at_s = time.monotonic()
+        if self._setting == "closed":
+            self._activity.skip((missing + frame.samples) * SPEECH_RATE_HZ // RATE_HZ)
+            return
+        filled = min(missing, _LONGEST_FILL_SAMPLES)
+        self._activity.skip((missing - filled) * SPEECH_RATE_HZ // RATE_HZ)
+        hole = bytes(2 * (filled * SPEECH_RATE_HZ // RATE_HZ))
+        self._listen(hole + self._resampler.feed(frame))
+
+    def finish_utterance(self) -> None:
+        """Close the open utterance now. Who goes on speaking begins another one."""
+        spoken_ms = self._activity.spoken_ms
+        self._utterances.finish()
+        if self._activity.speaking:
+            self._utterances.resume(spoken_ms)
+
+    def go_quiet(self) -> None:
+        """No more audio comes for now: running speech has ended."""
+        self._report([self._activity.interrupt()])
+
+    async def close(self) -> None:
+        """Release the recogniser. Nothing is said any more."""
+        if self._stall_check is not None:
+            self._stall_check.cancel()
+        await self._utterances.close()
+
+    def _listen(self, pcm: bytes) -> None:
+        self._utterances.hear(pcm)
+        self._report(self._activity.feed(pcm, self._echo.threshold_rms(self._heard_at_s)))
+
+    def _report(self, changes: "list[Onset | Offset] | list[Offset | None]") -> None:
+        for change in changes:
+            if isinstance(change, Onset):
+                self._say(SpeechStarted(media_ms=change.at_ms))
+                self._utterances.speech_started()
+                self._watch_for_a_stall(self._settings.stall_ms / 1000)
+            elif isinstance(change, Offset):
+                self._say(SpeechStopped(duration_ms=change.duration_ms, media_ms=change.at_ms))
+                self._utterances.speech_stopped(self._activity.position_ms - change.at_ms)
+
+    def _missing_samples(self, frame: av.AudioFrame) -> int:
+        begins = frame.pts
+        if begins is None:
+            return 0
+        missing = 0 if self._next_pts is None else begins - self._next_pts
+        self._next_pts = begins + frame.samples
+        return missing if 0 < missing <= _LONGEST_GAP_SAMPLES else 0
+
+    def _watch_for_a_stall(self, delay_s: float) -> None:
+        if self._stall_check is not None:
+            self._stall_check.cancel()
+        self._stall_check = asyncio.get_running_loop().call_later(delay_s, self._check_for_a_stall)
+
+    def _check_for_a_stall(self) -> None:
+        self._stall_check = None
+        if not self._activity.speaking:
+            return
+        left_s = self._heard_at_s + self._settings.stall_ms / 1000 - time.monotonic()
+        if left_s <= 0:
+            self.go_quiet()
+        else:
+            self._watch_for_a_stall(left_s)

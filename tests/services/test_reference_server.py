@@ -1,0 +1,114 @@
+"""The embedded server: the three contracts over real HTTP, through the same clients that talk to anybody's service."""
+
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from orchestrator.services.http_clients import HttpAnswer, HttpIntent
+from orchestrator.services.http_speech import HttpTextToSpeech
+from orchestrator.services.ports import Answer, Intent, Request, ServiceError, SpeechChunk
+from orchestrator.services.reference.answers import FolderAnswers
+from orchestrator.services.reference.content import Content
+from orchestrator.services.reference.intent import PhraseIntents
+from orchestrator.services.reference.server import ReferenceServer
+from orchestrator.services.reference.speech import EspeakSpeech
+
+
+@pytest.fixture
+async def url(content: Content) -> AsyncIterator[str]:
+    intents, answers = PhraseIntents(content.intents, content.fillers), FolderAnswers(content)
+    async with ReferenceServer(intents, answers, EspeakSpeech()) as server:
+        yield server.base_url
+
+
+async def test_hello_is_a_greeting_and_is_greeted(http: aiohttp.ClientSession, url: str) -> None:
+    """The example of the target flow."""
+    assert await HttpIntent(http, url).classify(Request("hello")) == Intent("greeting", 1000)
+    assert await HttpAnswer(http, url).answer(Request("hello")) == Answer("Hi! How can I help?")
+
+
+async def test_speech_arrives_with_its_words(http: aiohttp.ClientSession, url: str) -> None:
+    """The clients prefer JSON lines, which carry them."""
+    chunks = [chunk async for chunk in HttpTextToSpeech(http, url).synthesize(Request("Hi! How can I help?"))]
+    assert [word.text for chunk in chunks for word in chunk.words] == ["Hi!", "How", "can", "I", "help?"]
+    assert all(chunk.duration_ms == 200 for chunk in chunks[:-1])
+
+
+async def test_a_plain_request_gets_raw_sound(http: aiohttp.ClientSession, url: str) -> None:
+    """What curl gets, with the text in the query as the contract allows."""
+    async with http.post(f"{url}/stream?text=hello") as response:
+        assert response.headers["X-Sample-Rate"] == "22050"
+        assert response.headers["Content-Type"] == "audio/L16;rate=22050;channels=1"
+        assert len(await response.read()) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/intent", b"", 400),
+        ("/query", b"{", 400),
+        ("/stream", b'{"text": 3}', 400),
+        ("/query", b'{"text": "%s"}' % (b"a" * 8_001), 400),
+        ("/query", b'{"text": "%s"}' % (b"a" * 70_000), 413),
+        ("/nothing", b"{}", 404),
+    ],
+)
+async def test_a_bad_question_is_refused_in_json(
+    http: aiohttp.ClientSession, url: str, path: str, body: bytes, status: int
+) -> None:
+    """With a fitting status and an error that says what is expected."""
+    async with http.post(url + path, data=body) as response:
+        assert response.status == status
+        assert (await response.json())["error"]
+
+
+class _Broken:
+    """Ports that cannot answer."""
+
+    async def classify(self, request: Request) -> Intent:
+        raise ServiceError("no intents today")
+
+    async def answer(self, request: Request) -> Answer:
+        raise ServiceError("no answers today")
+
+    async def synthesize(self, request: Request) -> AsyncIterator[SpeechChunk]:
+        if request.text == "halfway":
+            yield SpeechChunk(bytes(6_400), 16_000)
+        raise ServiceError("no voice today")
+
+
+@pytest.mark.parametrize("text", ["at once", "halfway"])
+async def test_the_words_of_a_failing_service_reach_the_client(http: aiohttp.ClientSession, text: str) -> None:
+    """Whether it fails before the first chunk or after it."""
+    broken = _Broken()
+    async with ReferenceServer(broken, broken, broken) as server:
+        with pytest.raises(ServiceError, match="no intents today"):
+            await HttpIntent(http, server.base_url).classify(Request(text))
+        with pytest.raises(ServiceError, match="no voice today"):
+            async for _ in HttpTextToSpeech(http, server.base_url).synthesize(Request(text)):
+                pass
+
+
+async def test_a_server_that_stopped_listens_no_more_and_stops_twice(http: aiohttp.ClientSession) -> None:
+    """Starting and stopping are safe to repeat."""
+    broken = _Broken()
+    server = ReferenceServer(broken, broken, broken)
+    url = await server.start()
+    assert await server.start() == url
+    await server.stop()
+    await server.stop()
+    with pytest.raises(ServiceError, match="cannot connect"):
+        await HttpAnswer(http, url).answer(Request("x"))
+
+
+async def test_a_question_costs_less_than_a_few_milliseconds(http: aiohttp.ClientSession, url: str) -> None:
+    """A guard against losing keep-alive or blocking the loop, with room for a busy machine."""
+    answers = HttpAnswer(http, url)
+    costs = []
+    for _ in range(30):
+        began = time.perf_counter()
+        await answers.answer(Request("can you tell me when you close today"))
+        costs.append(time.perf_counter() - began)
+    assert sorted(costs)[15] < 0.005

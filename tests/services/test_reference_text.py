@@ -1,0 +1,136 @@
+"""The reference intent and answer services, and the content that they are taught."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.services.ports import ServiceError
+from orchestrator.services.reference.answers import DONT_KNOW, FolderAnswers
+from orchestrator.services.reference.content import Content, load_content, parse_sections, speakable
+from orchestrator.services.reference.intent import PhraseIntents
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("hello", "greeting"),
+        ("Hello!", "greeting"),
+        ("What can you do?", "capabilities"),
+        ("hi, what are your opening hours", "opening_hours"),
+        ("Mmm, I want to change...", "change_booking"),
+        ("i want to change my order please", "change_booking"),
+        ("what’s your address", "address"),
+        ("stop", "stop"),
+        ("stop talking now", "stop"),
+        ("thanks", "thanks"),
+        ("goodbye", "goodbye"),
+        ("good bye", "goodbye"),
+        ("tell me about quantum physics", "unknown"),
+        ("", "unknown"),
+        ("?!", "unknown"),
+    ],
+)
+def test_what_people_say_is_understood_by_its_likeness(content: Content, text: str, intent: str) -> None:
+    """Exact words, other words, more words, fillers; and "unknown" rather than a bold guess."""
+    found = PhraseIntents(content.intents, content.fillers).match(text)
+    assert found.intent == intent
+    assert 0 <= found.confidence_permille <= 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hello", "Hi! How can I help?"),
+        ("when are you open", "We are open every day"),
+        ("what about holidays", "We are open every day"),
+        ("where are you", "twelve Harbour Street"),
+        ("can i park my car somewhere", "car park"),
+        ("i want to change my order", "we can change that"),
+        ("do you have oat milk", "oat milk"),
+        ("stop", "All right."),
+        ("goodbye", "Goodbye!"),
+    ],
+)
+def test_questions_are_answered_from_the_content(content: Content, text: str, said: str) -> None:
+    """By direct answers, by questions that stand there, and by search."""
+    assert said in FolderAnswers(content).find(text).answer
+
+
+@pytest.mark.parametrize(
+    "text", ["what is the weather tomorrow", "xyzzy", "", '"; DROP TABLE sections; --', "NEAR(a b)"]
+)
+def test_what_nobody_wrote_down_is_not_known(content: Content, text: str) -> None:
+    """One word in common is not an answer, and no text is a query language."""
+    found = FolderAnswers(content).find(text)
+    assert (found.answer, found.sources) == (DONT_KNOW, ())
+
+
+def test_an_answer_names_the_file_and_heading_it_comes_from(content: Content) -> None:
+    """So that a wrong answer can be put right."""
+    assert FolderAnswers(content).find("when are you open").sources == ("visiting.md#When are you open?",)
+
+
+def test_every_example_means_its_own_intent_and_every_question_its_own_section(content: Content) -> None:
+    """The content does not contradict itself."""
+    intents, answers = PhraseIntents(content.intents, content.fillers), FolderAnswers(content)
+    for intent in content.intents:
+        assert {intents.match(example).intent for example in intent.examples} == {intent.name}
+    for section in content.sections:
+        for question in (section.heading, *section.asked_as):
+            assert answers.find(question).answer == section.spoken
+
+
+def test_the_first_paragraph_is_spoken_and_no_markup_with_it() -> None:
+    """Lists, tables of code and later paragraphs are searched, not said."""
+    markdown = """
+text before any heading
+
+# What is **this**?
+
+- Another way to ask?
+- not a question
+
+It is a [link](http://x), `code`,
+and _very_ **bold** snake_case.
+
+## Nothing to say
+
+```
+# not a heading
+```
+"""
+    before, section = parse_sections(markdown, "a.md")
+    assert (before.heading, before.spoken) == ("", "text before any heading")
+    assert section.heading == "What is this?"
+    assert section.spoken == "It is a link, code, and very bold snake_case."
+    assert section.asked_as == ("Another way to ask?",)
+    assert "not a question" in section.rest
+
+
+def test_addresses_and_tags_are_not_read_aloud() -> None:
+    """What a screen shows is not what a voice says."""
+    assert speakable("See <b>us</b> ![x](y.png) <https://x.y> &nbsp; 5 \\* 3 > _2_") == "See us &nbsp; 5 * 3 > 2"
+
+
+@pytest.mark.parametrize(
+    ("yaml", "problem"),
+    [
+        ("intents: {a: {examples: [no]}}", "quotes around"),
+        ("intents: {a: {examples: []}}", "at least one example"),
+        ("intents: {a: [x]}", "expected `examples:`"),
+        ("- a", "expected `intents:`"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_content_that_is_wrong_is_named_with_its_file(tmp_path: Path, yaml: str, problem: str) -> None:
+    """YAML's bare `no` is the trap that everybody meets once."""
+    (tmp_path / "intents.yaml").write_text(yaml)
+    with pytest.raises(ServiceError, match=problem) as caught:
+        load_content(tmp_path)
+    assert "intents.yaml" in str(caught.value)
+
+
+def test_a_missing_folder_is_a_service_error(tmp_path: Path) -> None:
+    """Not a traceback from the depths of a library."""
+    with pytest.raises(ServiceError, match="cannot be read"):
+        load_content(tmp_path / "nowhere")

@@ -1,0 +1,273 @@
+"""Ports from the user's own functions and objects: what is accepted, what is refused, what failures become."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from functools import partial
+
+import pytest
+
+from orchestrator.services.functions import answer_port, intent_port
+from orchestrator.services.ports import Answer, Intent, Request, ServiceError, SpeechChunk, Transcript
+from orchestrator.services.speech_functions import speech_to_text_port, text_to_speech_port
+
+
+async def test_a_plain_function_of_the_text_is_an_answer_service() -> None:
+    """The smallest thing a user can write."""
+
+    def answer(text: str) -> str:
+        return text.upper()
+
+    assert await answer_port(answer).answer(Request("hi")) == Answer("HI")
+
+
+async def test_an_async_function_may_ask_for_the_whole_request() -> None:
+    """For those who need the session, too."""
+
+    async def classify(request: Request) -> Intent:
+        return Intent(f"{request.session_id}:{request.text}", 500)
+
+    assert await intent_port(classify).classify(Request("hi", session_id="s")) == Intent("s:hi", 500)
+
+
+async def test_callables_of_all_kinds_are_functions() -> None:
+    """Lambdas, partials, bound methods and objects with __call__."""
+
+    class Sync:
+        def __call__(self, request: Request) -> str:
+            return request.text
+
+        def method(self, text: str) -> str:
+            return text
+
+    class Async:
+        async def __call__(self, text: str) -> str:
+            return text
+
+    for thing in (lambda text: text, partial(max, "a"), Sync(), Sync().method, Async()):
+        assert await answer_port(thing).answer(Request("hi")) == Answer("hi")
+
+
+async def test_an_object_with_the_method_of_the_port_is_taken_as_it_is() -> None:
+    """Whoever writes a port gets no wrapper around it."""
+
+    class Mine:
+        async def answer(self, request: Request) -> Answer:
+            return Answer(request.text)
+
+    mine = Mine()
+    assert answer_port(mine) is mine
+
+
+@pytest.mark.parametrize("thing", [None, 3, "answer", str, lambda: "x", lambda a, b: "x", object()])
+def test_what_cannot_be_a_service_is_refused_when_it_is_wired(thing: object) -> None:
+    """A TypeError at the start, that says what would be right, rather than a failed call at noon."""
+    for make in (intent_port, answer_port, text_to_speech_port, speech_to_text_port):
+        with pytest.raises(TypeError, match=r"cannot be .* service"):
+            make(thing)
+
+
+@pytest.mark.parametrize("error", [ValueError("boom"), StopIteration("boom"), TimeoutError("boom")])
+async def test_whatever_a_function_raises_is_a_service_error(error: Exception) -> None:
+    """Also StopIteration, which a future cannot carry."""
+
+    def sync(_: str) -> str:
+        raise error
+
+    async def asynchronous(_: str) -> str:
+        raise error
+
+    with pytest.raises(ServiceError, match=r"sync raised .*boom"):
+        await asyncio.wait_for(answer_port(sync).answer(Request("x")), 2)
+    with pytest.raises(ServiceError, match="asynchronous raised "):
+        await asyncio.wait_for(intent_port(asynchronous).classify(Request("x")), 2)
+
+
+async def test_a_result_of_the_wrong_kind_is_a_service_error() -> None:
+    """A forgotten return is the usual one."""
+    with pytest.raises(ServiceError, match="returned NoneType"):
+        await answer_port(lambda text: None).answer(Request("x"))
+    with pytest.raises(ServiceError, match="returned int"):
+        await intent_port(lambda text: 3).classify(Request("x"))
+
+
+async def test_a_sync_function_never_blocks_the_loop() -> None:
+    """It runs in a thread, while the loop turns."""
+    release = threading.Event()
+
+    def slow(text: str) -> str:
+        assert release.wait(2)
+        return text
+
+    asked = asyncio.create_task(answer_port(slow).answer(Request("x")))
+    await asyncio.sleep(0)
+    release.set()  # reached only because the loop turns
+    assert await asked == Answer("x")
+
+
+async def test_cancellation_passes_through_an_async_function() -> None:
+    """Our cancellation stops the user's work at once and stays a cancellation."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: str) -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return ""
+
+    asked = asyncio.create_task(answer_port(slow).answer(Request("x")))
+    await began.wait()
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert ended.is_set()
+
+
+async def test_a_function_that_was_cancelled_from_within_has_failed() -> None:
+    """Nobody cancelled the turn, so the turn must hear of a failure."""
+
+    async def broken(_: str) -> str:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ServiceError, match="cancelled from within"):
+        await answer_port(broken).answer(Request("x"))
+
+
+def pcm(text: str) -> bytes:
+    return b"\1\0" * 16_000
+
+
+def pcm_pieces(text: str) -> Iterator[bytes]:
+    yield from [b"\1", b"\0" + b"\1\0" * 15_999]
+
+
+async def pcm_async(text: str) -> bytes:
+    return pcm(text)
+
+
+async def pcm_async_pieces(request: Request) -> AsyncIterator[bytes]:
+    for piece in pcm_pieces(request.text):
+        yield piece
+
+
+@pytest.mark.parametrize("function", [pcm, pcm_pieces, pcm_async, pcm_async_pieces])
+async def test_a_speaking_function_may_return_or_yield_sync_or_async(function: object) -> None:
+    """All four come out as chunks of 200 ms."""
+    port = text_to_speech_port(function, sample_rate_hz=16_000)
+    chunks = [chunk async for chunk in port.synthesize(Request("x"))]
+    assert [chunk.duration_ms for chunk in chunks] == [200] * 5
+    assert b"".join(chunk.pcm for chunk in chunks) == pcm("x")
+
+
+async def test_chunks_of_a_speaking_function_pass_as_they_are() -> None:
+    """A function that knows its words keeps them."""
+    mine = SpeechChunk(b"\0\0", 8_000)
+    port = text_to_speech_port(lambda text: mine)
+    assert [chunk async for chunk in port.synthesize(Request("x"))] == [mine]
+
+
+async def test_a_speaking_function_that_fails_halfway_is_a_service_error() -> None:
+    """After the sound that it made."""
+
+    def broken(text: str) -> Iterator[bytes]:
+        yield b"\0\0" * 8_000
+        raise ValueError("boom")
+
+    heard: list[int] = []
+
+    async def listen() -> None:
+        async for chunk in text_to_speech_port(broken, sample_rate_hz=16_000).synthesize(Request("x")):
+            heard.append(chunk.duration_ms)  # noqa: PERF401 - what was heard before the failure counts
+
+    with pytest.raises(ServiceError, match="broken raised ValueError: boom"):
+        await listen()
+    assert heard == [200, 200]
+
+
+@pytest.mark.parametrize("result", [None, "text", 3, ["text"]])
+async def test_speech_that_is_no_sound_is_a_service_error(result: object) -> None:
+    """A text is iterable, and still no sound."""
+    with pytest.raises(ServiceError, match="expected bytes"):
+        async for _ in text_to_speech_port(lambda text: result).synthesize(Request("x")):
+            pass
+
+
+async def test_a_listener_who_stops_closes_the_users_generator() -> None:
+    """Also a sync one that is busy: it is closed when its step ends, and nobody waits for that."""
+    closed, step = threading.Event(), threading.Event()
+
+    def endless(text: str) -> Iterator[bytes]:
+        try:
+            yield b"\0\0" * 16_000
+            step.wait(2)
+            yield b"\0\0" * 16_000
+        finally:
+            closed.set()
+
+    async def listen(heard: asyncio.Event) -> None:
+        async with aclosing(text_to_speech_port(endless, sample_rate_hz=16_000).synthesize(Request("x"))) as chunks:  # type: ignore[type-var]
+            async for _ in chunks:
+                heard.set()
+
+    heard = asyncio.Event()
+    listener = asyncio.create_task(listen(heard))
+    await heard.wait()
+    await asyncio.sleep(0.01)  # into the second step
+    listener.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listener
+    step.set()
+    assert await asyncio.to_thread(closed.wait, 2)
+
+
+async def test_a_function_of_a_recording_is_a_speech_to_text_service() -> None:
+    """One final per finish, of exactly the sound between start and finish."""
+    heard: asyncio.Queue[Transcript] = asyncio.Queue()
+    recognizer = await speech_to_text_port(lambda sound: f"{len(sound)} bytes").open(heard.put_nowait, pytest.fail)
+    recognizer.feed(b"before the start")
+    recognizer.start()
+    recognizer.feed(bytes(640))
+    recognizer.feed(bytes(640))
+    recognizer.finish()
+    recognizer.finish()
+    final = await asyncio.wait_for(heard.get(), 2)
+    assert (final.text, final.is_final) == ("1280 bytes", True)
+    assert heard.empty()
+    await recognizer.close()
+
+
+async def test_a_cancelled_recording_gives_no_result() -> None:
+    """Also when it is being written down already."""
+    heard: list[Transcript] = []
+
+    async def slow(_: bytes) -> str:
+        await asyncio.sleep(0)
+        return "late"
+
+    recognizer = await speech_to_text_port(slow).open(heard.append, pytest.fail)
+    recognizer.start()
+    recognizer.finish()
+    recognizer.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert heard == []
+
+
+async def test_a_recording_that_cannot_be_written_down_is_reported() -> None:
+    """By on_error, in words."""
+    errors: asyncio.Queue[str] = asyncio.Queue()
+    recognizer = await speech_to_text_port(lambda sound: 1 / 0).open(pytest.fail, errors.put_nowait)
+    recognizer.start()
+    recognizer.finish()
+    assert "ZeroDivisionError" in await asyncio.wait_for(errors.get(), 2)
+
+
+def test_time_is_not_wasted_on_imports() -> None:
+    """Functions need no recogniser and no engine: nothing of them is loaded for a port of the user's."""
+    began = time.perf_counter()
+    answer_port(lambda text: text)
+    assert time.perf_counter() - began < 0.1

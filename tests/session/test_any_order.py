@@ -1,0 +1,181 @@
+"""Sends the core whatever may come, in any order, and looks for a conversation that breaks a law."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from essence import essence
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from events import inputs
+from events.derived import CommandIssued, EventRejected, TurnEnded, TurnStarted
+from events.envelope import Input
+from orchestrator.session.commands import ANSWERS
+from orchestrator.session.policy import Policy
+from orchestrator.testing.conversation import Conversation
+
+TEXTS = ["hello", "stop", " ", "", "no, wait\n", "x" * 8_000]
+PLAYBACKS = ["", "answer-1", "answer-2", "filler-1", "nonsense"]
+WAYS_OUT = {
+    "THINKING": {"intent_deadline", "answer_deadline"},
+    "SPEAKING": {"tts_deadline", "playback_deadline"},
+    "INTERRUPT": {"interrupt_pause"},
+}
+SAID: dict[type, dict[str, Any]] = {
+    inputs.IntentResolved: {"intent": "greeting", "elapsed_us": 200_000},
+    inputs.RagAnswered: {"answer": "Hi! How can I help?", "elapsed_us": 300_000},
+    inputs.ServiceFailed: {"error": "503"},
+    inputs.TtsChunkReady: {"duration_ms": 200, "index": 0},
+    inputs.TtsComplete: {"chunks": 1, "duration_ms": 200},
+    inputs.PlaybackStarted: {},
+    inputs.PlaybackProgress: {"position_ms": 100},
+    inputs.PlaybackDone: {"confirmed_by": "client"},
+    inputs.TimerFired: {},
+}
+PLAIN: dict[str, Callable[[Conversation, int], Any]] = {
+    "time": lambda call, n: call.at(max(0, call.now_us // 1_000 + n % 5_000 - 500)),
+    "opens": lambda call, _: call.opens(),
+    "opens badly": lambda call, n: call.input(inputs.SessionOpened, policy={"n": n}),
+    "connects": lambda call, n: call.connects(f"browser-{n % 2}"),
+    "leaves": lambda call, n: call.input(inputs.ClientDisconnected, client_id=f"browser-{n % 2}"),
+    "attaches": lambda call, n: call.input(inputs.HandlerAttached, handler_id=f"fastrtc_{n % 2}"),
+    "detaches": lambda call, n: call.input(inputs.HandlerDetached, handler_id=f"fastrtc_{n % 2}"),
+    "speech": lambda call, _: call.input(inputs.SpeechStarted),
+    "silence": lambda call, _: call.input(inputs.SpeechStopped),
+    "partial": lambda call, n: call.input(inputs.SttPartial, text=TEXTS[n % len(TEXTS)]),
+    "final": lambda call, n: call.says(TEXTS[n % len(TEXTS)], via=("speech", "text")[n % 2]),
+    "final without a sequence": lambda call, n: call.input(
+        inputs.SttFinal, text=TEXTS[n % len(TEXTS)], producer_seq=0, event_id=("", "a", "b")[n % 3]
+    ),
+    "barge-in": lambda call, n: call.input(inputs.BargeIn, playback_id=PLAYBACKS[n % len(PLAYBACKS)]),
+    "resumes": lambda call, n: call.resumes(f"incarnation-{n % 4}"),
+    "again": lambda call, n: call.put(call.log[n % len(call.log)]) if repeatable(call, n) else None,
+    "closes": lambda call, n: call.closes() if n % 8 == 0 else None,
+}
+
+
+def repeatable(call: Conversation, n: int) -> bool:
+    """Whether there is an input at that place of the log."""
+    return bool(call.log) and isinstance(call.log[n % len(call.log)], Input)
+
+
+def result(call: Conversation, n: int) -> None:
+    """A result of any kind for any command that was ever issued, the pending ones first; sometimes misnamed."""
+    kind = [*ANSWERS][n % len(ANSWERS)]
+    issued = [*call.state.pending.values(), *(e for e in call.log[-40:] if isinstance(e, CommandIssued))]
+    if not issued:
+        return
+    command = issued[(n // 16) % len(issued)]
+    target = "nonsense" if n % 7 == 0 else command.target
+    about = {name: target for name in ("playback_id", "target") if name in kind.model_fields}
+    call.input(kind, command_id=command.command_id, **about, **SAID[kind])
+
+
+def fitting(call: Conversation, n: int) -> None:
+    """A result that an outstanding command waits for: how a conversation gets on."""
+    waiting = [(kind, c) for c in call.state.pending.values() for kind in ANSWERS if c.name in ANSWERS[kind]]
+    if waiting:
+        kind, command = waiting[n % len(waiting)]
+        if kind is inputs.TimerFired and n % 2:
+            call.fires(command.target)
+        else:
+            about = {name: command.target for name in ("playback_id", "target") if name in kind.model_fields}
+            call.input(kind, command_id=command.command_id, **about, **SAID[kind])
+
+
+HAPPENINGS = PLAIN | {"result": result, "fitting": fitting}
+NAMES = [*HAPPENINGS, *["final", "fitting"] * 6, "result", "silence", "speech", "time"]
+ORDERS = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 2**12)), min_size=20, max_size=60)
+PHASES = ["NEW", "IDLE", *["LISTENING", "THINKING", "SPEAKING", "INTERRUPT"] * 4]
+POLICIES = st.builds(
+    lambda filler, skip, pause: Policy.model_validate(
+        {"filler": {"text": filler}, "intent": {"skip": skip}, "interruption": {"pause_ms": pause}}
+    ),
+    st.sampled_from(["", "One moment."]),
+    st.booleans(),
+    st.sampled_from([0, 50]),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(order=ORDERS, policy=POLICIES, phase=st.sampled_from(PHASES))
+@example(order=[("final", 1), ("closes", 0), ("final", 0)], policy=Policy(), phase="SPEAKING")
+def test_no_order_of_events_breaks_a_conversation(order: list, policy: Policy, phase: Any) -> None:
+    """After each input the laws hold; left alone it comes to rest; its recording replays to the same."""
+    call = Conversation.in_phase(phase, policy=policy)
+    for name, number in order:
+        before, steps = call.state, len(call.steps)
+        HAPPENINGS[name](call, number)
+        if len(call.steps) > steps and call.last:
+            laws_of_a_step(call, before)
+            laws_of_a_state(call)
+    comes_to_rest(call)
+    laws_of_a_log(call)
+    call.check()
+
+
+def laws_of_a_step(call: Conversation, before: Any) -> None:
+    """What one input may lead to."""
+    event, said = call.last[0], call.last[1:]
+    assert [e.version for e in call.last] == list(range(before.version + 1, call.state.version + 1))
+    assert call.state.at_us >= before.at_us
+    assert call.state.epoch >= before.epoch
+    about = [(c.name, c.target) for c in call.steps[-1].commands]
+    assert len(about) == len(set(about))
+    assert all(c.retry_of in before.pending for c in call.steps[-1].commands if c.retry_of)
+    if any(isinstance(e, EventRejected) for e in said):
+        assert len(said) == 1
+        assert essence(call.state) == essence(before)
+    if before.phase == "ENDED":
+        assert isinstance(said[0], EventRejected)
+    started = [e.text for e in said if isinstance(e, TurnStarted)]
+    if isinstance(event, inputs.SttFinal) and (words := event.text.strip()):
+        in_conversation = before.phase in ("LISTENING", "THINKING", "SPEAKING", "INTERRUPT")
+        held = f"{before.held_text} {words}".strip()[:8_000]
+        assert not in_conversation or started == [words] or call.state.held_text == held
+    elif before.held_text and not call.state.held_text:
+        assert started == [before.held_text]
+
+
+def laws_of_a_state(call: Conversation) -> None:
+    """What holds whenever a step is over."""
+    state = call.state
+    timers = {c.target for c in state.outstanding("StartTimer")}
+    assert len(timers) == len(state.outstanding("StartTimer"))
+    assert WAYS_OUT.get(state.phase, timers) & timers or state.phase not in WAYS_OUT
+    assert not timers & set().union(*(out for phase, out in WAYS_OUT.items() if phase != state.phase))
+    assert (state.task is not None) == (state.phase in ("THINKING", "SPEAKING"))
+    assert (state.playback is not None) == (state.phase == "SPEAKING") == bool(state.outstanding("Speak"))
+    assert not state.held_text or state.phase in ("INTERRUPT", "ENDED")
+    assert state.phase == "THINKING" or not state.outstanding("ClassifyIntent", "AnswerQuestion", "PlayFiller")
+    assert state.phase != "ENDED" or not state.pending
+
+
+def comes_to_rest(call: Conversation) -> None:
+    """Nothing more happens but time: every timer fires when it is due, and the conversation is never stuck."""
+    for _ in range(12):
+        timers = call.state.outstanding("StartTimer")
+        if not timers:
+            break
+        call.fires(min(timers, key=lambda timer: timer.payload["due_at_us"]).target)
+    assert call.state.phase in ("NEW", "LISTENING", "ENDED")
+    assert not call.state.pending
+
+
+def laws_of_a_log(call: Conversation) -> None:
+    """What holds for the log as a whole."""
+    log = call.log
+    assert [e.version for e in log] == list(range(1, len(log) + 1))
+    turns = [type(e) for e in log if isinstance(e, TurnStarted | TurnEnded)]
+    assert turns == [TurnStarted, TurnEnded] * (len(turns) // 2)
+    issued = [e for e in log if isinstance(e, CommandIssued)]
+    assert len({e.command_id for e in issued}) == len(issued)
+    asked = [e.idempotency_key for e in issued if e.idempotency_key and not e.retry_of]
+    assert len(set(asked)) == len(asked), "a stage of a turn is asked once; everything else is a retry"
+    retried = [e.retry_of for e in issued if e.retry_of]
+    assert len(set(retried)) == len(retried)
+    lines = call.golden
+    assert all(one != other for one, other in pairwise(lines))
+    phases = [line for line in lines if any(mark in line for mark in "🟢🔵🟡🟣⚫") or "STT FINAL" in line]
+    assert all(one != other for one, other in pairwise(phases))

@@ -1,0 +1,224 @@
+"""Shows what clients, handlers, new owners and the end of a session lead to."""
+
+import pytest
+
+from events.derived import EventRejected, StateChanged
+from events.inputs import (
+    ClientDisconnected,
+    HandlerAttached,
+    HandlerDetached,
+    PlaybackProgress,
+    PlaybackStarted,
+    RagAnswered,
+    SessionOpened,
+    SpeechStopped,
+    TtsChunkReady,
+    TtsComplete,
+)
+from orchestrator.session.commands import CloseSession, SetMicrophone, Speak, StartTimer, StopPlayback
+from orchestrator.session.policy import Policy
+
+LIVE = ["IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRUPT"]
+
+
+def test_opening_gives_idle_with_an_open_microphone_under_the_recorded_policy(converse) -> None:
+    """NEW becomes IDLE, and the whole policy stands in the first event."""
+    call = converse("IDLE", filler={"text": "One moment."})
+    assert call.state.policy == Policy.model_validate({"filler": {"text": "One moment."}})
+    assert call.log[0].policy == call.state.policy.recorded()
+    assert call.commands == [SetMicrophone("open"), StartTimer(due_at_us=60_000_000, timer="reconnect")]
+
+
+def test_a_session_is_opened_once(converse) -> None:
+    """The first policy stays."""
+    call = converse("LISTENING").input(
+        SessionOpened, policy=Policy.model_validate({"filler": {"text": "x"}}).recorded()
+    )
+    assert call.state.policy == Policy()
+    assert call.last[-1].reason == "the session is open already"
+
+
+def test_client_connected_gives_listening(converse) -> None:
+    """IDLE becomes LISTENING and says why."""
+    call = converse("IDLE").connects("browser-1")
+    assert (call.state.phase, call.state.client_id) == ("LISTENING", "browser-1")
+    assert [event.reason for event in call.last if isinstance(event, StateChanged)] == ["client_connected"]
+    assert not call.state.pending
+
+
+@pytest.mark.parametrize("phase", LIVE)
+def test_a_client_that_stays_away_ends_the_session(converse, phase: str) -> None:
+    """After the grace of the policy, wherever the conversation was."""
+    call = converse(phase).at(5_000).input(ClientDisconnected, client_id="browser-1", reason="network")
+    call.fires("reconnect")
+    assert call.state.phase == "ENDED"
+    assert call.now_us == (60_000_000 if phase == "IDLE" else 65_000_000)
+    assert call.commands[-1] == CloseSession(reason="client_gone")
+    assert call.golden[-1] == "[auto_session_12345] ⚫ ENDED (client_gone)"
+
+
+@pytest.mark.parametrize("phase", LIVE[1:])
+def test_a_client_that_comes_back_is_taken_note_of(converse, phase: str) -> None:
+    """The timer is withdrawn, the phase stays."""
+    call = converse(phase).input(ClientDisconnected, client_id="browser-1").connects("browser-2")
+    assert (call.state.phase, call.state.client_id) == (phase, "browser-2")
+    assert call.state.timer("reconnect") is None
+
+
+def test_the_end_of_a_replaced_client_changes_nothing(converse) -> None:
+    """A second tab took over; the first one's goodbye is late."""
+    call = converse("LISTENING").connects("browser-2").input(ClientDisconnected, client_id="browser-1")
+    assert call.state.client_id == "browser-2"
+    assert not call.commands
+
+
+def test_a_client_that_leaves_twice_has_no_more_time_for_it(converse) -> None:
+    """The first report armed the timer."""
+    call = converse("LISTENING").input(ClientDisconnected, client_id="browser-1").after(30_000)
+    due = call.outstanding("reconnect").payload["due_at_us"]
+    assert call.input(ClientDisconnected, client_id="browser-1").outstanding("reconnect").payload["due_at_us"] == due
+
+
+@pytest.mark.parametrize(
+    ("phase", "setting"),
+    [("IDLE", "open"), ("LISTENING", "open"), ("THINKING", "gated"), ("SPEAKING", "gated"), ("INTERRUPT", "gated")],
+)
+def test_a_new_handler_gets_the_microphone_setting_of_the_phase(converse, phase: str, setting: str) -> None:
+    """Whenever it comes; the newer one replaces the older."""
+    call = converse(phase)
+    for handler_id in ("fastrtc_1", "fastrtc_2"):
+        call.input(HandlerAttached, handler_id=handler_id)
+        assert call.commands == [SetMicrophone(setting)]
+        assert call.state.handler_id == handler_id
+
+
+def test_detaching_a_replaced_handler_changes_nothing(converse) -> None:
+    """Its late goodbye is recorded and rejected."""
+    call = converse("LISTENING").input(HandlerAttached, handler_id="fastrtc_1")
+    call.input(HandlerAttached, handler_id="fastrtc_2").input(HandlerDetached, handler_id="fastrtc_1")
+    assert call.state.handler_id == "fastrtc_2"
+    assert call.last[-1].reason == "another handler serves the session by now"
+    assert call.input(HandlerDetached, handler_id="fastrtc_2").state.handler_id == ""
+
+
+@pytest.mark.parametrize("phase", LIVE)
+def test_closing_ends_the_session_with_its_reason(converse, phase: str) -> None:
+    """What is outstanding is withdrawn, and nothing is armed after it."""
+    call = converse(phase).input(SpeechStopped, duration_ms=300).closes("")
+    assert call.state.phase == "ENDED"
+    assert not call.state.pending
+    assert call.state.task is call.state.playback is None
+    assert call.commands[-1] == CloseSession(reason="close_requested")
+    assert call.last[-1].reason == "close_requested"
+
+
+def test_a_new_owner_asks_again_what_is_outstanding(converse) -> None:
+    """New ids that name the old ones, and a key that a service can deduplicate by."""
+    call = converse("THINKING").after(500)
+    asked = {name: call.outstanding(name) for name in ("ClassifyIntent", "AnswerQuestion")}
+    epoch = call.state.epoch
+    call.resumes("incarnation-2")
+    assert call.state.epoch == epoch + 1
+    for name, before in asked.items():
+        again = call.outstanding(name)
+        assert again.retry_of == before.command_id != again.command_id
+        assert again.idempotency_key == before.idempotency_key != ""
+        assert again.payload == before.payload
+    assert call.answers("Yes.").state.phase == "SPEAKING"
+
+
+def test_an_answer_to_the_old_owner_is_stale(converse) -> None:
+    """The question was asked again, so the answer to the first asking does not count."""
+    call = converse("THINKING")
+    old = call.outstanding("AnswerQuestion").command_id
+    call.resumes("incarnation-2")
+    pending = call.state.pending
+    call.input(RagAnswered, command_id=old, answer="late")
+    assert call.state.pending == pending
+    assert call.last[-1].reason == "stale: its command is not outstanding"
+
+
+def test_resumed_twice_repeats_nothing(converse) -> None:
+    """What this incarnation asked itself is under way."""
+    call = converse("THINKING").resumes("incarnation-2")
+    pending = [*call.state.pending]
+    call.resumes("incarnation-2")
+    assert call.commands == []
+    assert [*call.state.pending] == pending
+
+
+def test_keys_are_stable_over_many_owners(converse) -> None:
+    """However often a stage is asked again, a service sees one key."""
+    call = converse("SPEAKING")
+    keys = {call.resumes(f"incarnation-{n}").outstanding("Speak").idempotency_key for n in range(2, 6)}
+    assert keys == {"auto_session_12345/1/speech"}
+
+
+@pytest.mark.parametrize(("timer", "limit_ms"), [("intent_deadline", 1_000), ("answer_deadline", 4_000)])
+def test_what_is_asked_again_has_its_whole_time_again(converse, timer: str, limit_ms: int) -> None:
+    """A deadline that passed while nobody owned the session must not cut the turn that was just resumed."""
+    call = converse("THINKING").after(30_000).resumes("incarnation-2")
+    assert call.outstanding(timer).payload["due_at_us"] == call.now_us + limit_ms * 1000
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_an_answer_goes_on_in_the_middle_of_its_sentence(converse, complete: bool) -> None:
+    """It is synthesised from the last confirmed position on, and its first chunk is awaited anew."""
+    call = converse("SPEAKING").input(TtsChunkReady, index=0, duration_ms=3_000).input(PlaybackStarted)
+    if complete:
+        call.input(TtsComplete, chunks=1, duration_ms=3_000)
+    call.after(1_000).input(PlaybackProgress, position_ms=1_000).after(60_000).resumes("incarnation-2")
+    assert call.commands[:2] == [
+        Speak(from_ms=1_000, playback_id="answer-1", text="Hi! How can I help?"),
+        StartTimer(due_at_us=call.now_us + 3_000_000, timer="tts_deadline"),
+    ]
+    assert call.state.playback.audio_ms == 1_000
+    call.after(200).input(TtsChunkReady, index=0, duration_ms=2_000).input(PlaybackStarted)
+    call.input(TtsComplete, chunks=1, duration_ms=2_000)
+    assert call.outstanding("playback_deadline").payload["due_at_us"] == call.now_us + (2_000 + 3_000) * 1000
+    call.after(500).interrupts()
+    (ended,) = [event for event in call.last if event.type == "ANSWER_ENDED"]
+    assert (ended.heard_ms, ended.heard_text) == (1_500, "Hi! How")
+
+
+def test_an_answer_that_is_interrupted_right_after_resuming_was_heard_up_to_the_crash(converse) -> None:
+    """Nothing plays while nobody owns the session, so that time is not heard."""
+    call = converse("SPEAKING").input(TtsChunkReady, index=0, duration_ms=3_000).input(PlaybackStarted)
+    call.after(1_000).input(PlaybackProgress, position_ms=1_000).after(60_000).resumes("incarnation-2").interrupts()
+    (ended,) = [event for event in call.last if event.type == "ANSWER_ENDED"]
+    assert ended.heard_ms == 1_000
+
+
+def test_a_filler_is_not_worth_a_second_try(converse) -> None:
+    """The new owner withdraws it; the answer is on its way."""
+    call = converse("THINKING", filler={"text": "One moment."}).resumes("incarnation-2")
+    assert call.commands[0] == StopPlayback(playback_id="filler-1")
+    assert not call.state.outstanding("PlayFiller")
+
+
+@pytest.mark.parametrize(("phase", "timer"), [("INTERRUPT", "interrupt_pause"), ("LISTENING", "endpoint")])
+def test_other_timers_keep_their_time(converse, phase: str, timer: str) -> None:
+    """They measure the user's patience, not a service's."""
+    call = converse(phase)
+    if timer == "endpoint":
+        call.input(SpeechStopped, duration_ms=300)
+    due = call.outstanding(timer).payload["due_at_us"]
+    assert call.after(10_000).resumes("incarnation-2").outstanding(timer).payload["due_at_us"] == due
+
+
+def test_nobody_is_connected_to_a_new_owner_at_first(converse) -> None:
+    """The client has the usual time to come back; its return withdraws the timer."""
+    call = converse("LISTENING").at(5_000).resumes("incarnation-2")
+    assert (call.state.client_id, call.state.handler_id) == ("", "")
+    assert call.outstanding("reconnect").payload["due_at_us"] == 65_000_000
+    assert call.connects("browser-1").state.timer("reconnect") is None
+
+
+def test_ended_is_absorbing(converse) -> None:
+    """Closing again, reconnecting, speaking: recorded, rejected, without a command."""
+    call = converse("ENDED")
+    for late in (call.closes, call.connects, lambda: call.says("hello"), lambda: call.resumes("incarnation-2")):
+        late()
+        assert call.state.phase == "ENDED"
+        assert not call.commands
+        assert [type(event) for event in call.last[1:]] == [EventRejected]

@@ -1,0 +1,121 @@
+"""Goes through every cell of the table, phase by event, and every timer in every phase."""
+
+from typing import Any
+
+import pytest
+from essence import essence
+
+from events.codec import INPUTS, RESULTS
+from events.derived import EventRejected
+from orchestrator.session.fsm import LIVE, PHASES, TABLE, TIMERS
+from orchestrator.session.policy import Policy
+from orchestrator.session.reducer import reduce
+from orchestrator.testing.conversation import Conversation
+
+FILLER = {"filler": {"text": "One moment."}}
+CELLS = [(phase, name) for phase in PHASES for name in INPUTS]
+SAMPLES: dict[str, dict[str, Any]] = {
+    "SESSION_OPENED": {"policy": Policy().recorded()},
+    "CLIENT_CONNECTED": {"client_id": "browser-2"},
+    "CLIENT_DISCONNECTED": {"client_id": "browser-1"},
+    "HANDLER_ATTACHED": {"handler_id": "fastrtc_2"},
+    "HANDLER_DETACHED": {"handler_id": "fastrtc_1"},
+    "STT_PARTIAL": {"text": "hel"},
+    "STT_FINAL": {"text": "hello"},
+    "INTENT_RESOLVED": {"intent": "greeting"},
+    "RAG_ANSWERED": {"answer": "Hi!"},
+    "SERVICE_FAILED": {"error": "503"},
+    "TTS_CHUNK_READY": {"duration_ms": 200, "index": 0},
+    "TTS_COMPLETE": {"chunks": 1, "duration_ms": 200},
+    "PLAYBACK_PROGRESS": {"position_ms": 100},
+    "PLAYBACK_DONE": {"confirmed_by": "client"},
+    "SESSION_RESUMED": {"reducer_version": "0.1.0"},
+}
+TIMER_NAMES = sorted({target for _, target in TIMERS})
+LEADS_TO = {
+    "intent_deadline": "THINKING",
+    "answer_deadline": "SPEAKING",
+    "tts_deadline": "LISTENING",
+    "playback_deadline": "LISTENING",
+    "interrupt_pause": "LISTENING",
+    "reconnect": "ENDED",
+}
+
+
+def busy(converse, phase: str) -> Conversation:
+    """A conversation in that phase with as much outstanding as can be."""
+    call = converse(phase, **FILLER)
+    call.input(INPUTS["SPEECH_STOPPED"])
+    return call.input(INPUTS["CLIENT_DISCONNECTED"], client_id="browser-1").input(INPUTS["STT_PARTIAL"], text="um")
+
+
+def attempts(call: Conversation, name: str) -> list[dict[str, Any]]:
+    """The same event in all the ways it can come: a result for any outstanding command, matching or not, or none."""
+    sample = SAMPLES.get(name, {})
+    if name not in RESULTS:
+        return [sample]
+    commands = [(command.command_id, command.target) for command in call.state.pending.values()]
+    aims = [("made/up/id", ""), *commands, *((command_id, "nonsense") for command_id, _ in commands)]
+    about = [field for field in ("playback_id", "target") if field in INPUTS[name].model_fields]
+    return [sample | {"command_id": command_id} | dict.fromkeys(about, target) for command_id, target in aims]
+
+
+def test_the_table_is_total() -> None:
+    """Each phase and each input has a cell."""
+    assert set(TABLE) == set(CELLS)
+    assert {phase for phase, _ in TIMERS} <= set(LIVE)
+
+
+@pytest.mark.parametrize(("phase", "name"), CELLS)
+def test_every_event_in_every_phase_is_decided(converse, phase: str, name: str) -> None:
+    """Never an exception; what is rejected changes nothing but bookkeeping; the end is the end."""
+    for number in range(len(attempts(busy(converse, phase), name))):
+        call = busy(converse, phase)
+        before = call.state
+        call.input(INPUTS[name], **attempts(call, name)[number])
+        assert (call.state.version, call.state.inputs) == (before.version + len(call.last), before.inputs + 1)
+        rejected = [event for event in call.last if isinstance(event, EventRejected)]
+        if rejected:
+            assert call.last[1:] == (rejected[0],)
+            assert rejected[0].reason
+            assert essence(call.state) == essence(before)
+        if phase == "ENDED" or (phase == "NEW" and name != "SESSION_OPENED"):
+            assert rejected
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("timer", TIMER_NAMES)
+def test_every_timer_in_every_phase_is_decided(converse, phase: str, timer: str) -> None:
+    """An armed one leads where it says; one that is not armed is stale."""
+    call = busy(converse, phase)
+    if timer == "playback_deadline" and phase == "SPEAKING":
+        call.input(INPUTS["TTS_CHUNK_READY"], index=0, duration_ms=200)
+    if call.state.timer(timer) is None:
+        call.input(INPUTS["TIMER_FIRED"], command_id=f"made/up/StartTimer/{timer}", target=timer)
+        assert call.last[-1].reason == "stale: its command is not outstanding"
+        assert call.state.phase == phase
+    else:
+        assert (phase, timer) in TIMERS
+        call.fires(timer)
+        assert call.state.phase == LEADS_TO.get(timer, phase)
+
+
+def test_every_timer_that_has_a_decision_can_be_armed(converse) -> None:
+    """The table of timers holds nothing that never happens, but for the endpoint in IDLE, which has no speech."""
+    armed = set()
+    for phase in LIVE:
+        call = busy(converse, phase)
+        armed |= {(phase, command.target) for command in call.state.outstanding("StartTimer")}
+        if phase == "SPEAKING":
+            call.speaks()
+            armed |= {(phase, command.target) for command in call.state.outstanding("StartTimer")}
+    assert set(TIMERS) - armed == {("IDLE", "endpoint")}
+
+
+def test_a_timer_of_a_newer_reducer_is_rejected_in_words(converse) -> None:
+    """A log that was continued by older rules may hold a timer that these do not know."""
+    call = converse("LISTENING").input(INPUTS["SPEECH_STOPPED"])
+    armed, state = call.outstanding("endpoint"), call.state.copy()
+    state.pending[armed.command_id] = armed.model_copy(update={"target": "user_away"})
+    step = reduce(state, INPUTS["TIMER_FIRED"](command_id=armed.command_id, target="user_away"))
+    assert step.events[-1].reason == "timer user_away not expected in LISTENING"
