@@ -53,7 +53,9 @@ class Input(Event):
 
 
 class Result(Input):
-    """An input that answers a command. It counts only while its command is outstanding (DESIGN §3)."""
+    """An input that answers a command. It counts only while its command is outstanding, and only if it is of the
+    kind that the command waits for, about the same timer or playback; else it is stale.
+    """
 
     command_id: Key
     elapsed_us: Count = 0

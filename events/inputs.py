@@ -16,7 +16,8 @@ class SessionOpened(Input):
     """A conversation begins, under this policy (whole, nothing left to defaults).
 
     Says: the gateway that accepted the call. Changes: NEW becomes IDLE. Prints: `🟢 IDLE`.
-    Late or twice: rejected, the first policy stays. Test: test_case_1_is_a_whole_log.
+    Late or twice: rejected, the first policy stays; so is one whose policy cannot be read.
+    Test: test_case_1_is_a_whole_log.
     """
 
     policy: dict[str, JsonValue]

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def connect(url: str, max_connections: int = 64) -> "Redis":
     """A client for commits and appends. redis-py re-sends silently otherwise: one XADD call, two entries."""
     return Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), retry_on_error=[], max_connections=max_connections, socket_timeout=10
+        url, retry=Retry(NoBackoff(), 0), retry_on_error=[], max_connections=max_connections, socket_timeout=None
     )
 
 

@@ -81,7 +81,8 @@ class Inbox:
             if len(batch) == 1:
                 await self._redis.execute_command("XADD", stream, "*", "e", batch[0])
             else:
-                pipeline = self._redis.pipeline(transaction=False)
+                # As one transaction: a blocked reader wakes once and gets them all, instead of the first alone.
+                pipeline = self._redis.pipeline(transaction=True)
                 for line in batch:
                     pipeline.execute_command("XADD", stream, "*", "e", line)
                 await pipeline.execute()

@@ -20,6 +20,7 @@ _MAX_QUOTED_CHARACTERS = 200
 _MAX_TEXT_CHARACTERS = 8_000
 _MAX_NAME_CHARACTERS = 500
 _MAX_SOURCES = 50
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -49,8 +50,26 @@ class Endpoint:
         self.name = f"POST {parts.scheme}://{parts.netloc.rpartition('@')[2]}{urlsplit(self.url).path}"
         self.timeout_s = timeout_ms / 1000
 
-    def headers(self, request: Request) -> dict[str, str]:
-        return {IDEMPOTENCY_HEADER: request.idempotency_key} if request.idempotency_key else {}
+    async def post(
+        self, request: Request, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> aiohttp.ClientResponse:
+        """Send the question; the response once its header is there, to be used with `async with`.
+
+        A server may close a kept connection in the moment we use it. That says nothing about the question, so it is
+        asked once more; the idempotency key tells a server that had seen it already.
+        """
+        question = {"text": request.text, "session_id": request.session_id, "turn": request.turn}
+        if request.idempotency_key:
+            headers = {**headers, IDEMPOTENCY_HEADER: request.idempotency_key}
+        try:
+            return await self._send(question, timeout, headers)
+        except aiohttp.ServerDisconnectedError:
+            return await self._send(question, timeout, headers)
+
+    async def _send(
+        self, question: Mapping[str, object], timeout: aiohttp.ClientTimeout, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        return await self.session.post(self.url, json=question, headers=headers, timeout=timeout, allow_redirects=False)
 
     def error(self, problem: str) -> ServiceError:
         return ServiceError(f"{self.name}: {problem}"[:500])
@@ -91,8 +110,7 @@ class _TextService:
         self._timeout = aiohttp.ClientTimeout(total=timeout_ms / 1000, connect=_CONNECT_TIMEOUT_S)
 
     async def ask(self, request: Request) -> Mapping[str, Any]:
-        question = {"text": request.text, "session_id": request.session_id, "turn": request.turn}
-        body = await self._post(question, self.endpoint.headers(request))
+        body = await self._post(request)
         try:
             document = json.loads(body)
         except ValueError as error:
@@ -101,12 +119,10 @@ class _TextService:
             raise self.endpoint.error(f"the answer is not a JSON object{_quote(body)}")
         return document
 
-    async def _post(self, question: Mapping[str, Any], headers: dict[str, str]) -> bytes:
+    async def _post(self, request: Request) -> bytes:
         endpoint = self.endpoint
         try:
-            async with endpoint.session.post(
-                endpoint.url, json=question, headers=headers, timeout=self._timeout, allow_redirects=False
-            ) as response:
+            async with await endpoint.post(request, self._timeout) as response:
                 if response.status != 200:
                     raise await endpoint.refused(response)
                 body = await read_bounded(response, _MAX_ANSWER_BYTES)

@@ -40,13 +40,7 @@ class HttpTextToSpeech:
         """Chunks of about 200 ms as they arrive. Raises ServiceError; closing the iterator closes the request."""
         endpoint, spoken_ms = self._endpoint, 0
         try:
-            async with endpoint.session.post(
-                endpoint.url,
-                json={"text": request.text, "session_id": request.session_id, "turn": request.turn},
-                headers={"Accept": ACCEPT, **endpoint.headers(request)},
-                timeout=self._timeout,
-                allow_redirects=False,
-            ) as response:
+            async with await endpoint.post(request, self._timeout, {"Accept": ACCEPT}) as response:
                 if response.status != 200:
                     raise await endpoint.refused(response)
                 async with aclosing(_chunks(response)) as chunks:

@@ -200,9 +200,15 @@ ANSWERS: Mapping[type[Result], frozenset[str]] = {
     inputs.TimerFired: frozenset({"StartTimer"}),
 }
 """Which commands a result can answer."""
+_ABOUT: Mapping[type[Result], str] = {
+    inputs.TimerFired: "target",
+    **{kind: "playback_id" for kind, names in ANSWERS.items() if names is _PLAYS},
+}
+"""The field in which a result repeats its command's target."""
 
 
 def answers(result: Result, command: CommandIssued) -> bool:
     """Whether a result is of the kind that a command waits for, and about the same timer or playback."""
-    about = getattr(result, "target", getattr(result, "playback_id", command.target))
-    return command.name in ANSWERS[type(result)] and about == command.target
+    kind = type(result)
+    about = _ABOUT.get(kind)
+    return command.name in ANSWERS[kind] and (about is None or getattr(result, about) == command.target)

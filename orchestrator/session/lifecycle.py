@@ -54,7 +54,7 @@ def resumed(step: Step) -> None:
     """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state.
 
     What is asked again has its whole time again: the deadline of a stage begins anew. Whoever was connected was
-    connected to the old owner: the client has the usual time to come back.
+    connected to the old owner: the client has the usual time to come back, from now on.
     """
     for command in list(step.state.pending.values()):
         if command.incarnation != step.input.incarnation:
@@ -90,6 +90,7 @@ def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
         "intent_deadline": deadlines.intent_ms,
         "answer_deadline": deadlines.answer_ms,
         "tts_deadline": deadlines.tts_ms,
+        "reconnect": deadlines.reconnect_ms,
     }.get(timer)
     if again_ms is None:
         return StartTimer(due_at_us=int(str(command.payload["due_at_us"])), timer=timer)

@@ -196,8 +196,6 @@ class Conversation:
         replayed = replay(parse(self.recording(), self.session_id))
         if replayed.divergence is not None:
             raise BrokenLawError(f"the replay of its own recording differs: {replayed.divergence}")
-        if replayed.states.get(self.session_id, State()) != self.state:
-            raise BrokenLawError("the replay says the same and ends in another state")
 
     def _answering(self, kind: type[Result], fields: dict[str, Any]) -> dict[str, Any]:
         for command in reversed(self.state.pending.values()):

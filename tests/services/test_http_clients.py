@@ -6,14 +6,17 @@ import socket
 import aiohttp
 import pytest
 from aiohttp import web
-from service_peers import Serve
+from service_peers import Handler, Serve
 
 from orchestrator.services.http_clients import Endpoint, HttpAnswer, HttpIntent
 from orchestrator.services.ports import Answer, Intent, Request, ServiceError
 
 
-async def json_of(answer: object) -> web.Response:
-    return web.json_response(answer)
+def saying(answer: object) -> Handler:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    return handler
 
 
 async def test_a_question_carries_text_session_turn_and_idempotency_key(
@@ -24,7 +27,7 @@ async def test_a_question_carries_text_session_turn_and_idempotency_key(
 
     async def handler(request: web.Request) -> web.Response:
         seen.extend((request.path, await request.json(), request.headers.get("Idempotency-Key")))
-        return await json_of({"intent": "greeting", "confidence_permille": 900})
+        return web.json_response({"intent": "greeting", "confidence_permille": 900})
 
     intents = HttpIntent(http, await serve(handler))
     found = await intents.classify(Request("hello", session_id="s", turn=3, idempotency_key="s:3:intent"))
@@ -46,7 +49,7 @@ async def test_what_the_contract_leaves_open_is_read_kindly(
     http: aiohttp.ClientSession, serve: Serve, said: object, understood: Intent
 ) -> None:
     """Confidence may be a share of one or permille or missing, and keys nobody knows are ignored."""
-    intents = HttpIntent(http, await serve(lambda _: json_of(said)))
+    intents = HttpIntent(http, await serve(saying(said)))
     assert await intents.classify(Request("x")) == understood
 
 
@@ -67,7 +70,7 @@ async def test_an_answer_that_breaks_the_contract_is_a_service_error(
     http: aiohttp.ClientSession, serve: Serve, said: object
 ) -> None:
     """Nothing half understood goes on into a conversation."""
-    intents = HttpIntent(http, await serve(lambda _: json_of(said)))
+    intents = HttpIntent(http, await serve(saying(said)))
     with pytest.raises(ServiceError, match="/intent"):
         await intents.classify(Request("x"))
 
@@ -75,7 +78,7 @@ async def test_an_answer_that_breaks_the_contract_is_a_service_error(
 async def test_an_answer_names_its_sources_in_any_usual_way(http: aiohttp.ClientSession, serve: Serve) -> None:
     """Services give names, or objects that have one."""
     said = {"answer": "Hi!", "sources": ["a.md", {"title": "B", "score": 1}, 3]}
-    answers = HttpAnswer(http, await serve(lambda _: json_of(said)))
+    answers = HttpAnswer(http, await serve(saying(said)))
     assert await answers.answer(Request("hello")) == Answer("Hi!", ("a.md", "B", "3"))
 
 
@@ -124,6 +127,28 @@ async def test_a_service_that_is_not_there_is_told_with_what_to_check(http: aioh
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(ServiceError, match=r"cannot connect.*is the service running"):
         await HttpIntent(http, url).classify(Request("x"))
+
+
+async def test_a_kept_connection_that_the_server_closed_costs_no_turn(http: aiohttp.ClientSession) -> None:
+    """Servers close idle connections when they like, also in the moment of the next question."""
+    connections = 0
+
+    async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"}")
+        body = b'{"answer": "yes"}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await reader.readuntil(b"}")  # the second question on this connection is never answered
+        writer.close()
+
+    async with await asyncio.start_server(serve_once, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        answers = HttpAnswer(http, f"http://127.0.0.1:{port}")
+        for _ in range(2):
+            assert await answers.answer(Request("x")) == Answer("yes")
+        await http.close()
+    assert connections == 2
 
 
 async def test_a_service_that_is_late_is_given_up(http: aiohttp.ClientSession, serve: Serve) -> None:

@@ -170,8 +170,9 @@ async def test_the_death_of_the_process_is_reported_and_it_comes_back(recognitio
     speaking.recognizer.feed(bytes(640))
     speaking.recognizer.finish()
     async with asyncio.timeout(10):
-        while recognition.process_id in (None, process_id):
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - there is no event for a restart, only its effect
+        # There is no event for a restart, only its effect.
+        while recognition.process_id in (None, process_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
     assert await speaking.text(await say("hello")) == "hello"
     assert silent.results.empty()
 
@@ -213,8 +214,9 @@ async def test_no_orphan_stays_when_the_service_is_killed(tmp_path: Path) -> Non
     parent.kill()
     await parent.wait()
     async with asyncio.timeout(5):
-        while _is_running(process_id):
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - another process's child cannot be awaited
+        # Another process's child cannot be awaited.
+        while _is_running(process_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def _is_running(process_id: int) -> bool:
@@ -240,6 +242,12 @@ async def test_a_phrase_list_accepts_its_phrases_and_nothing_else(say: Say) -> N
         assert await listener.text(await say("take twenty one steps")) == "take twenty one steps"
         assert await listener.text(await say("turn left")) == "turn left"
         assert await listener.text(await say("stop")) == "stop"
+
+
+def test_a_domain_without_phrases_is_refused() -> None:
+    """It could understand nothing."""
+    with pytest.raises(ValueError, match="needs phrases"):
+        SphinxRecognition([])
 
 
 async def test_a_process_that_cannot_start_is_a_service_error(content: Content) -> None:

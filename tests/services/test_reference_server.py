@@ -1,5 +1,6 @@
 """The embedded server: the three contracts over real HTTP, through the same clients that talk to anybody's service."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -89,6 +90,28 @@ async def test_the_words_of_a_failing_service_reach_the_client(http: aiohttp.Cli
         with pytest.raises(ServiceError, match="no voice today"):
             async for _ in HttpTextToSpeech(http, server.base_url).synthesize(Request(text)):
                 pass
+
+
+async def test_a_client_that_goes_away_stops_the_work(http: aiohttp.ClientSession) -> None:
+    """Through the server too, a cancelled question reaches whoever works on it."""
+
+    class Slow(_Broken):
+        asked, dropped = asyncio.Event(), asyncio.Event()
+
+        async def answer(self, request: Request) -> Answer:
+            self.asked.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.dropped.set()
+            return Answer("never")
+
+    slow = Slow()
+    async with ReferenceServer(slow, slow, slow) as server:
+        question = asyncio.create_task(HttpAnswer(http, server.base_url).answer(Request("x")))
+        await asyncio.wait_for(slow.asked.wait(), 2)
+        question.cancel()
+        await asyncio.wait_for(slow.dropped.wait(), 2)
 
 
 async def test_a_server_that_stopped_listens_no_more_and_stops_twice(http: aiohttp.ClientSession) -> None:

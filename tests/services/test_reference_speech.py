@@ -74,7 +74,7 @@ async def test_a_listener_who_stops_ends_the_synthesis() -> None:
 
     await asyncio.to_thread(espeak.engine().speak, LONG, "en-us", 165, sink)
     assert said.is_set()
-    assert spoken_bytes <= 22_050 * 2 // 5
+    assert spoken_bytes < 22_050 * 2 // 4  # a quarter of a second of minutes
     async with aclosing(EspeakSpeech().synthesize(Request(LONG))) as chunks:
         await anext(chunks)
     assert [chunk async for chunk in EspeakSpeech().synthesize(Request("hello"))]
@@ -94,7 +94,7 @@ async def test_a_voice_that_does_not_exist_is_refused_and_the_next_one_speaks() 
     """A wrong setting is found at the start."""
     with pytest.raises(ServiceError, match="no voice 'klingon-tlh'"):
         await EspeakSpeech(voice="klingon-tlh").start()
-    assert [chunk async for chunk in EspeakSpeech(voice="en-gb").synthesize(Request("hello"))]
+    assert [chunk async for chunk in EspeakSpeech(voice="en").synthesize(Request("hello"))]
 
 
 async def test_without_espeak_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,12 @@ def test_nobody_is_connected_to_a_new_owner_at_first(converse) -> None:
     assert call.connects("browser-1").state.timer("reconnect") is None
 
 
+def test_a_client_that_was_away_before_has_the_usual_time_again(converse) -> None:
+    """While nobody owned the session it could not come back."""
+    call = converse("LISTENING").input(ClientDisconnected, client_id="browser-1").after(90_000).resumes("incarnation-2")
+    assert call.outstanding("reconnect").payload["due_at_us"] == call.now_us + 60_000_000
+
+
 def test_ended_is_absorbing(converse) -> None:
     """Closing again, reconnecting, speaking: recorded, rejected, without a command."""
     call = converse("ENDED")

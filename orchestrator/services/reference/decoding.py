@@ -124,15 +124,15 @@ class Utterance:
 
 
 class DecoderPool:
-    """Decoders, each of which serves one utterance at a time; built ahead, and on demand up to a limit."""
+    """Decoders, each of which serves one utterance at a time; some built ahead (at least one), more on demand up to a limit."""
 
     def __init__(self, mode: Mode, domain: Domain, ready: int, limit: int) -> None:
         self._mode: Mode = mode
         self._domain = domain
         self._limit = limit
         self._built = 0
-        self._idle = [self._build() for _ in range(min(ready, limit))]
-        self._first_mean = str(self._idle[0].get_cmn(False)) if self._idle else ""
+        self._idle = [self._build() for _ in range(ready)]
+        self._first_mean = str(self._idle[0].get_cmn(False))
 
     def open(self, number: int, speaker: Speaker) -> Utterance | None:
         """Start an utterance; None when as many as the limit are open."""

@@ -98,7 +98,7 @@ class Engine:
             return
         self._settings = None
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ServiceError(f"espeak-ng has no voice {voice!r}; en-us and en-gb are among those it has")
+            raise ServiceError(f"espeak-ng has no voice {voice!r}; en-us and en (British) are among those it has")
         self._library.espeak_SetParameter(_PARAMETER_RATE, rate_wpm, 0)
         self._settings = (voice, rate_wpm)
 

@@ -54,9 +54,11 @@ class SphinxRecognition:
         settings = {
             "mode": mode,
             "phrases": list(phrases),
-            "decoders_ready": speakers_ready,
-            "decoders_limit": speakers_limit,
+            "decoders_ready": max(1, min(speakers_ready, speakers_limit)),
+            "decoders_limit": max(1, speakers_limit),
         }
+        if mode != "general" and not settings["phrases"]:
+            raise ValueError(f"the recogniser's mode {mode!r} needs phrases; without any, use 'general'")
         self._configuration = Frame(Kind.CONFIGURE, payload=json.dumps(settings).encode()).encode()
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None

@@ -1,0 +1,149 @@
+"""`orch serve` as a process of its own, and callers who speak to it over WebSocket and WebRTC."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from tests.media.peer import CallPeer
+
+ROOT = Path(__file__).parents[2]
+READY = re.compile(r"open (http://\S+)")
+
+
+class Service:
+    """Starts the service on a free port with its data in `folder`; `lines` is its golden log."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.environment = os.environ | {
+            "ORCH_DATA_DIR": str(folder),
+            "ORCH_ICE_HOST_ADDRESSES": "127.0.0.1",
+            "PYTHONUNBUFFERED": "1",
+            **settings,
+        }
+        self.url = ""
+        self.lines: list[str] = []
+        self.words: list[str] = []
+        self._readers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli", "serve", "--port", "0"),
+            cwd=ROOT,
+            env=self.environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def look(line: str) -> None:
+            if (found := READY.search(line)) and not ready.done():
+                ready.set_result(found[1])
+
+        assert self.process.stdout
+        assert self.process.stderr
+        self._readers = [
+            asyncio.create_task(_read(self.process.stdout, self.lines, lambda _: None)),
+            asyncio.create_task(_read(self.process.stderr, self.words, look)),
+        ]
+        ended = asyncio.create_task(self.process.wait())
+        await asyncio.wait([ready, ended], timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        assert ready.done(), "the service did not start:\n" + "\n".join(self.words)
+        self.url = ready.result()
+        ended.cancel()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.terminate()
+        await asyncio.wait_for(self.process.wait(), 15)
+        await asyncio.gather(*self._readers)
+
+    async def orch(self, *arguments: str) -> tuple[int, str, str]:
+        """Run an `orch` command beside the service: exit code, standard output, standard error."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli", *arguments),
+            cwd=ROOT,
+            env=self.environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        return process.returncode or 0, out.decode(), err.decode()
+
+
+async def _read(stream: asyncio.StreamReader, into: list[str], look: Callable[[str], None]) -> None:
+    async for raw in stream:
+        line = raw.decode(errors="replace").rstrip("\n")
+        into.append(line)
+        look(line)
+
+
+class Caller:
+    """A browser's part of a conversation: the WebSocket, a microphone, and ears."""
+
+    def __init__(self, service: Service) -> None:
+        self._url = service.url
+        self._http = aiohttp.ClientSession()
+        self.peer = CallPeer()
+        self.session_id = ""
+        self.messages: list[tuple[float, dict[str, Any]]] = []
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._socket = await self._http.ws_connect(f"{self._url}/orchestrate")
+        self._reader = asyncio.create_task(self._read())
+        self.session_id = (await self.hears("session"))["session_id"]
+        await self.send(type="webrtc_offer", sdp=await self.peer.offer())
+        await self.peer.answered((await self.hears("webrtc_answer"))["sdp"])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reader.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reader
+        await self.peer.close()
+        await self._socket.close()
+        await self._http.close()
+
+    async def send(self, **message: str) -> None:
+        await self._socket.send_json(message)
+
+    async def hears(self, kind: str, within_s: float = 20, **fields: object) -> dict[str, Any]:
+        """The first message of that kind with these fields that nobody asked for yet, waiting for it if need be."""
+        async with asyncio.timeout(within_s):
+            while True:
+                for index, (_, message) in enumerate(self.messages):
+                    if message["type"] == kind and fields.items() <= message.items() and not message.get("_taken"):
+                        message["_taken"] = True
+                        message["_at_s"] = self.messages[index][0]
+                        return message
+                self._news.clear()
+                await self._news.wait()
+
+    @property
+    def golden(self) -> list[str]:
+        """The lines of this session's golden log so far, without the session id."""
+        return [m["line"].partition("] ")[2] for _, m in self.messages if m["type"] == "log"]
+
+    async def _read(self) -> None:
+        async for raw in self._socket:
+            if raw.type is aiohttp.WSMsgType.TEXT:
+                message = json.loads(raw.data)
+                self.messages.append((time.monotonic(), message))
+                self._news.set()
+                if message["type"] == "playback_mark":
+                    self._confirming = asyncio.create_task(self._confirm(message))
+
+    async def _confirm(self, mark: dict[str, Any]) -> None:
+        """What the console page does: say so when the marked packet has come."""
+        await self.peer.reaches(mark["rtp"])
+        await self.send(type="playback_done", playback_id=mark["playback_id"])

@@ -1,0 +1,159 @@
+"""Whole calls: a real process, a real Redis, real WebRTC, real speech in and out."""
+
+import asyncio
+import wave
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from events.codec import decode
+from events.derived import CommandIssued, ProcessingComplete, StateChanged
+from events.envelope import Event
+from events.inputs import IntentResolved, PlaybackDone, RagAnswered, SttFinal
+from events.recording import parse
+from orchestrator.replay.replay import replay
+from orchestrator.session.evolve import fold
+from tests.calls.service import Caller, Service
+from tests.media.peer import AUDIBLE_RMS, read_wav
+from tests.media.speech import speak
+
+pytestmark = pytest.mark.calls
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Spoken sentences, each through a WAV file, as a microphone would give them."""
+    folder = tmp_path_factory.mktemp("speech")
+    return {text: _through_a_wav_file(folder / f"{n}.wav", speak(text)) for n, text in enumerate(SENTENCES)}
+
+
+SENTENCES = ("hello", "what can you do", "stop", "when are you open")
+
+
+def _through_a_wav_file(path: Path, pcm: bytes) -> bytes:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(pcm)
+    return read_wav(path)
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with Service(tmp_path / "data") as running:
+        yield running
+
+
+async def test_a_call_is_answered_and_ends_in_listening(service: Service, speech: dict[str, bytes]) -> None:
+    """The user says hello, hears the answer, and the golden log has the shape of test case 1."""
+    async with Caller(service) as caller:
+        await caller.hears("phase", phase="LISTENING")
+        await caller.peer.say(speech["hello"])
+        await caller.hears("reply")
+        heard = await caller.peer.hears_agent(within_s=10)
+        await caller.hears("phase", phase="LISTENING", reason="playback_done")
+        assert heard.rms > AUDIBLE_RMS
+        log = await exported(service, caller.session_id)
+        assert shape(caller.golden) == CASE_1
+    final = next(event for event in log if isinstance(event, SttFinal))
+    assert final.text == "hello"
+    assert_services_ran_in_parallel(log)
+    done = next(event for event in log if isinstance(event, PlaybackDone))
+    assert done.confirmed_by == "client"
+    assert isinstance(log[-1], CommandIssued)
+    assert [e.to_phase for e in log if isinstance(e, StateChanged)][-1] == "LISTENING"
+
+
+async def test_speech_during_the_answer_interrupts_it(service: Service, speech: dict[str, bytes]) -> None:
+    """The user speaks over the agent: silence at once, the first word of the interruption intact, and handled."""
+    async with Caller(service) as caller:
+        await caller.hears("phase", phase="LISTENING")
+        await caller.peer.say(speech["what can you do"])
+        await caller.hears("reply")
+        await caller.peer.hears_agent(within_s=10)
+        saying = asyncio.create_task(caller.peer.say(speech["when are you open"]))
+        stopped = await caller.hears("playback_stop", playback_id="answer-1")
+        await saying
+        await caller.hears("transcript", is_final=True, text="when are you open")
+        second = await caller.hears("reply", playback_id="answer-2")
+        await caller.peer.hears_agent(within_s=10, after_s=second["_at_s"])
+        late = audible_between(caller, stopped["_at_s"] + 0.06, second["_at_s"])
+        assert late == [], "agent audio after the flush"
+        await caller.hears("phase", phase="LISTENING", reason="playback_done")
+        await exported(service, caller.session_id)
+        assert CASE_2 == shape(caller.golden)[len(CASE_1) - 3 :][: len(CASE_2)]
+
+
+async def test_two_calls_at_once_do_not_touch_each_other(service: Service, speech: dict[str, bytes]) -> None:
+    """Both speak at the same time: no event and no line crosses over, both are answered aloud."""
+    async with Caller(service) as one, Caller(service) as two:
+        assert one.session_id != two.session_id
+        await asyncio.gather(one.hears("phase", phase="LISTENING"), two.hears("phase", phase="LISTENING"))
+        await asyncio.gather(one.peer.say(speech["hello"]), two.peer.say(speech["when are you open"]))
+        await asyncio.gather(one.peer.hears_agent(within_s=10), two.peer.hears_agent(within_s=10))
+        done = {"phase": "LISTENING", "reason": "playback_done"}
+        await asyncio.gather(one.hears("phase", **done), two.hears("phase", **done))
+        for caller, text in ((one, "hello"), (two, "when are you open")):
+            log = await exported(service, caller.session_id)
+            assert {event.session_id for event in log} == {caller.session_id}
+            assert [event.text for event in log if isinstance(event, SttFinal)] == [text]
+            assert shape(caller.golden) == CASE_1
+            assert all(f"[{caller.session_id}]" in m["line"] for _, m in caller.messages if m["type"] == "log")
+
+
+CASE_1 = [
+    "🟢 IDLE",
+    "🔵 LISTENING (client_connected)",
+    "STT FINAL",
+    "🟡 THINKING",
+    "Processing complete",
+    "🔴 SPEAKING",
+    "TTS stream",
+    "🔵 LISTENING (playback_done)",
+]
+CASE_2 = [
+    "🔴 SPEAKING",
+    "[TTS] Playing...",
+    "🔴 User interrupted (barge_in)",
+    "Cancelling current task",
+    "🟣 INTERRUPT",
+    "🔵 LISTENING",
+    "STT FINAL",
+]
+
+
+def shape(golden: list[str]) -> list[str]:
+    """Golden lines without what differs from call to call."""
+    return [line.partition(" | ")[0].partition(" in ")[0] for line in golden]
+
+
+def audible_between(caller: Caller, begin_s: float, end_s: float) -> list[float]:
+    return [f.at_s for f in caller.peer.heard if begin_s < f.at_s < end_s and f.rms > AUDIBLE_RMS]
+
+
+async def exported(service: Service, session_id: str) -> list[Event]:
+    """Export the session and replay it with the command line and in here; returns its events."""
+    path = Path(service.environment["ORCH_DATA_DIR"]) / f"{session_id}.jsonl"
+    code, _, words = await service.orch("export", session_id, "-o", str(path))
+    assert code == 0, words
+    code, golden, words = await service.orch("replay", str(path))
+    assert code == 0, words
+    ours = [line for line in service.lines if session_id in line]
+    assert golden.splitlines() == ours[: len(golden.splitlines())]
+    recording = parse(path.read_bytes(), path.name)
+    log = [decode(line) for line in recording.lines]
+    assert replay(recording).divergence is None
+    assert fold(log).hash() == log[-1].state_hash
+    return log
+
+
+def assert_services_ran_in_parallel(log: list[Event]) -> None:
+    intent = next(event for event in log if isinstance(event, IntentResolved))
+    answer = next(event for event in log if isinstance(event, RagAnswered))
+    complete = next(event for event in log if isinstance(event, ProcessingComplete))
+    started = [
+        result.observed_at_us - result.elapsed_us for result in (intent, answer)
+    ]  # measured by the effect, so this is when each was asked
+    assert abs(started[0] - started[1]) <= 10_000
+    assert complete.elapsed_us <= max(intent.elapsed_us, answer.elapsed_us) + 5_000
+    assert complete.saved_us == max(0, intent.elapsed_us + answer.elapsed_us - complete.elapsed_us)
