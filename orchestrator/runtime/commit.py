@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.connection import evalsha, load_scripts, run_id
+from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ class Move:
 class Committer:
     """Commits under one owner token, until it is lost."""
 
-    def __init__(self, redis: Redis, owned_key: str, token: str, server: str) -> None:
+    def __init__(self, redis: Redis, wire: Wire, owned_key: str, token: str, server: str) -> None:
         self._redis = redis
+        self._wire = wire
         self._owned_key = owned_key
         self._token = token
         self._server = server
@@ -69,15 +71,9 @@ class Committer:
             evalsha(move.script, move.keys, [self._token, move.cursor, move.next_cursor, *move.args]) for move in moves
         ]
         try:
-            if len(calls) == 1:
-                return [await self._redis.execute_command(*calls[0])]
-            pipeline = self._redis.pipeline(transaction=False)
-            for call in calls:
-                pipeline.execute_command(*call)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        except RedisError as error:
+            return await self._wire.call(calls)
+        except (RedisError, OSError) as error:
             return [error]
-        return replies
 
     async def _read_back(self) -> str:
         """The stored cursor, as soon as Redis answers. Raises LostOwnershipError."""

@@ -148,5 +148,3 @@ class EmbeddedRedis:
             await self._reader
         self._socket_note.unlink(missing_ok=True)
         shutil.rmtree(socket.parent, ignore_errors=True)
-
-

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from events.codec import encode
 from events.envelope import Input
 from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Inbox:
     """Appends events to the inbox of their session's shard, in the order of the calls."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
+        self._wire = Wire(redis)
         self._keys = keys
         self._producer = f"node-{uuid4().hex[:12]}"
         self._sequence = 0
@@ -77,19 +78,22 @@ class Inbox:
 
     async def _append(self, stream: str, batch: list[bytes]) -> bool:
         """Whether all of it arrived; if not, all of it is sent again."""
+        commands: list[tuple[str | bytes, ...]] = [("XADD", stream, "*", "e", line) for line in batch]
+        if len(commands) > 1:
+            # As one transaction: a blocked reader wakes once and gets them all, instead of the first alone.
+            commands = [("MULTI",), *commands, ("EXEC",)]
         try:
-            if len(batch) == 1:
-                await self._redis.execute_command("XADD", stream, "*", "e", batch[0])
-            else:
-                # As one transaction: a blocked reader wakes once and gets them all, instead of the first alone.
-                pipeline = self._redis.pipeline(transaction=True)
-                for line in batch:
-                    pipeline.execute_command("XADD", stream, "*", "e", line)
-                await pipeline.execute()
-        except RedisError as error:
-            logger.warning("append to %s failed (%s), trying again", stream, error)
-            return False
-        return True
+            replies = await self._wire.call(commands)
+        except (RedisError, OSError) as error:
+            replies = [error]
+        if failed := [reply for reply in replies if isinstance(reply, Exception)]:
+            logger.warning("append to %s failed (%s), trying again", stream, failed[0])
+        return not failed
+
+    async def close(self) -> None:
+        """Send what is queued, then hang up."""
+        await self.flush()
+        await self._wire.close()
 
     async def flush(self) -> None:
         """Wait until everything queued so far has arrived."""

@@ -20,6 +20,7 @@ from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.routing import UnroutableError, route
 from orchestrator.runtime.subscribers import Entry
+from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +33,16 @@ OWN_BUSINESS = (SessionOpened, SessionResumed)
 class Ingress:
     """Forwards one ingress stream, under one lease."""
 
-    def __init__(self, redis: Redis, keys: Keys, lease: Lease, server: str, inbox: Inbox, counters: Counters) -> None:
+    def __init__(
+        self, redis: Redis, wire: Wire, keys: Keys, lease: Lease, server: str, inbox: Inbox, counters: Counters
+    ) -> None:
         self.lease = lease
         self.lost = asyncio.Event()
         self._redis = redis
         self._keys = keys
         self._inbox = inbox
         self._counters = counters
-        self._committer = Committer(redis, lease.what.owned, lease.token, server)
+        self._committer = Committer(redis, wire, lease.what.owned, lease.token, server)
         self._cursor = lease.cursor
 
     async def handle(self, batch: list[Entry]) -> None:

@@ -23,6 +23,7 @@ from orchestrator.runtime.lease import Lease, Ownable
 from orchestrator.runtime.live import Client, LiveSession
 from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.subscribers import Subscription, broker
+from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
 
@@ -68,6 +69,7 @@ class Node:
         self._address = address
         self._observer = observer
         self._redis = connect(redis_url)
+        self._commits = Wire(self._redis)
         self._inbox = Inbox(self._redis, self.keys)
         self._effects = Effects(services, self._inbox.append)
         self._broker = broker(redis_url, self.keys.shards + INGRESSES + 8)
@@ -94,6 +96,8 @@ class Node:
         await self._inbox.flush()
         await self._give_up(list(self._running), "the service is stopping")
         await self._broker.stop()
+        await self._inbox.close()
+        await self._commits.close()
         await self._redis.aclose()
 
     @property
@@ -206,11 +210,20 @@ class Node:
 
     def _shard(self, lease: Lease, server: str) -> Shard:
         return Shard(
-            self._redis, self.keys, lease, server, self._inbox, self._effects, self.counters, self._observer, self._wake
+            self._redis,
+            self._commits,
+            self.keys,
+            lease,
+            server,
+            self._inbox,
+            self._effects,
+            self.counters,
+            self._observer,
+            self._wake,
         )
 
     def _ingress(self, lease: Lease, server: str) -> Ingress:
-        return Ingress(self._redis, self.keys, lease, server, self._inbox, self.counters)
+        return Ingress(self._redis, self._commits, self.keys, lease, server, self._inbox, self.counters)
 
     async def _give_up(self, names: list[str], reason: str) -> None:
         """Stop reading, cancel and await what was started, and only then let others take it."""

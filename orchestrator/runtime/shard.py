@@ -20,6 +20,7 @@ from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.logs import read_log
 from orchestrator.runtime.subscribers import Entry
 from orchestrator.runtime.timers import Timers
+from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.evolve import fold
 from orchestrator.session.reducer import Step, reduce
@@ -46,6 +47,7 @@ class Shard:
     def __init__(
         self,
         redis: Redis,
+        wire: Wire,
         keys: Keys,
         lease: Lease,
         server: str,
@@ -63,7 +65,7 @@ class Shard:
         self._effects = effects
         self._counters = counters
         self._observer = observer
-        self._committer = Committer(redis, lease.what.owned, lease.token, server)
+        self._committer = Committer(redis, wire, lease.what.owned, lease.token, server)
         self._cursor = lease.cursor
         self.lost = asyncio.Event()
         """Set when ownership is gone: nothing may be committed or performed any more."""

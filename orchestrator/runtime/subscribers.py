@@ -1,7 +1,8 @@
 """FastStream subscribers in cursor mode: plain XREAD from a cursor that our commits move.
 
-Measured against stock subscribers in docs/decisions/002. No consumer group: group mode strands entries when a process
-stops or a connection drops, and nothing is server-side here that could be stranded.
+No consumer group: group mode strands entries when a process stops or a connection drops, and nothing is server-side
+here that could be stranded. What we change of FastStream, and what it gains, is in docs/decisions/002; the exact
+version is pinned, and tests/runtime/ hold it to what we rely on.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,12 +11,12 @@ from typing import Any, cast
 import faststream.redis.subscriber.usecases.stream_subscriber as stream_subscriber
 from faststream import AckPolicy
 from faststream.redis import RedisBroker, StreamSub
-from faststream.redis.message import RedisBatchStreamMessage
+from faststream.redis.subscriber.usecases.stream_subscriber import StreamBatchSubscriber
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 """Stream id and fields, as Redis has them."""
 
-# Stock value 5 s: too long for a call. The name is read at each use (docs/decisions/002).
+# Stock value 5 s: too long for a call. The name is read at each use.
 setattr(stream_subscriber, "CONSUME_ERROR_BACKOFF_SECONDS", 0.1)  # noqa: B010 - not exported, so typed as absent
 
 
@@ -29,33 +30,32 @@ class _CursorSub(StreamSub):
         return self
 
 
-async def _parse(message: Any) -> RedisBatchStreamMessage:
-    """Hand the entries through as they are: the codec reads them once, with better errors."""
-    ids = message["message_ids"]
-    return RedisBatchStreamMessage(
-        message,
-        b"",
-        correlation_id="-",
-        message_id=ids[0].decode() if ids else "0-0",
-        consumer=cast("Any", None),
-        group=None,
-    )
+class _CursorSubscriber(StreamBatchSubscriber):
+    """Hands a batch straight to the handler: no envelope, no dependency injection, no middleware to pay for."""
 
+    __slots__ = ()
 
-async def _decode(message: RedisBatchStreamMessage) -> list[Entry]:
-    raw: Any = message.raw_message
-    return list(zip(raw["message_ids"], raw["data"], strict=True))
+    async def consume_one(self, msg: Any) -> None:
+        if self.running:
+            with self.lock:  # stop() waits for the batch in hand
+                await self.calls[0].handler(list(zip(msg["message_ids"], msg["data"], strict=True)))
 
 
 def broker(url: str, max_connections: int) -> RedisBroker:
-    """The broker; each running subscriber holds one of its connections."""
+    """The broker; each running subscriber holds one of its connections.
+
+    No socket timeout: under Python 3.11 redis-py pays for it with a task per command. A peer that is gone without a
+    word is noticed by TCP keep-alive.
+    """
+    keep_alive: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     return RedisBroker(
         url,
         apply_types=False,
         logger=cast("Any", None),
         graceful_timeout=2.0,
         max_connections=max_connections,
-        socket_timeout=10,
+        socket_timeout=None,
+        **keep_alive,
     )
 
 
@@ -68,11 +68,10 @@ class Subscription:
         self._subscriber = owner.subscriber(
             stream=_CursorSub(stream, last_id=cursor, batch=True, max_records=64, polling_interval=4_000),
             ack_policy=AckPolicy.MANUAL,
-            parser=_parse,
-            decoder=_decode,
             no_reply=True,
             persistent=False,
         )
+        self._subscriber.__class__ = _CursorSubscriber  # the factory has no place to name a class of one's own
         self._subscriber(handler)
 
     async def start(self) -> None:

@@ -1,0 +1,49 @@
+"""One connection to Redis with nothing around it: commands out in one write, replies in, in order.
+
+redis-py's client adds a pool, retries and metrics to each command, which cost more than the command on a path that
+every event takes twice (docs/decisions/002). Its connection object alone does the protocol.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+TIMEOUT_S = 10.0
+
+
+class Wire:
+    """Commands on one connection, in the order of the calls. What is lost is not sent again."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._connection: Any = redis.connection_pool.make_connection()
+        self._turn = asyncio.Lock()
+
+    async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies, errors of single commands among them as values. Raises RedisError or TimeoutError when the
+        connection failed: then nobody knows what was done.
+        """
+        async with self._turn:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    return await self._exchange(commands)
+            except BaseException:
+                await self._connection.disconnect(nowait=True)  # replies may still come: never read them as others'
+                raise
+
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        connection = self._connection
+        await connection.connect()
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    async def close(self) -> None:
+        await self._connection.disconnect()

@@ -1,0 +1,84 @@
+"""Fixtures of the runtime tests: one real Redis per worker, a key prefix per test, nodes that are always stopped."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.node import Node
+from orchestrator.session.policy import Policy
+from tests.runtime.laws import check_laws
+from tests.runtime.support import Running, Stubs, Watch
+
+logging.getLogger("faststream").setLevel(logging.WARNING)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The URL of a real Redis, one per worker."""
+    folder: Path = tmp_path_factory.mktemp("redis")
+    async with EmbeddedRedis(folder) as url:
+        yield url
+
+
+@dataclass
+class Place:
+    """A corner of Redis that belongs to one test."""
+
+    url: str
+    keys: Keys
+    redis: Redis
+
+    async def dead_letters(self, stream: str) -> list[tuple[str, bytes]]:
+        """Reason and entry of each."""
+        return [(fields[b"reason"].decode(), fields[b"e"]) for _, fields in await self.redis.xrange(stream)]
+
+
+@pytest.fixture
+async def place(redis_url: str) -> AsyncIterator[Place]:
+    """A prefix of one's own; when the test is over, everything under it must obey the laws."""
+    keys = Keys(shards=4, prefix=f"test-{uuid4().hex[:8]}")
+    async with Redis.from_url(redis_url) as redis:
+        yield Place(redis_url, keys, redis)
+        await check_laws(redis, keys)
+
+
+MakeNode = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def make_node(place: Place) -> AsyncIterator[MakeNode]:
+    """Starts nodes over scripted ports; all are stopped when the test is over."""
+    started: list[Node] = []
+
+    async def make(*, url: str = "", policy: Policy | None = None, lease_ms: int = 3_000) -> Running:
+        stubs, watch = Stubs(), Watch()
+        node = Node(
+            url or place.url, stubs.services(), observer=watch, keys=place.keys, policy=policy, lease_ms=lease_ms
+        )
+        started.append(node)
+        await node.start()
+        return Running(node, stubs, watch)
+
+    yield make
+    for node in started:
+        if not _stopped(node):
+            await node.stop()
+
+
+def _stopped(node: Any) -> bool:
+    return bool(node._stopping)
+
+
+@pytest.fixture
+async def running(make_node: MakeNode) -> Running:
+    """One node."""
+    return await make_node()
