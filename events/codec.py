@@ -68,6 +68,13 @@ def _adapter() -> TypeAdapter[Any]:
     return TypeAdapter(Annotated[AnyInput | AnyDerived, Field(discriminator="type")])
 
 
+def prepare() -> None:
+    """Build all models now. Left to first use, the first turn of a service would pay some milliseconds for it."""
+    for model in (*INPUTS.values(), *DERIVED.values()):
+        model.model_rebuild()
+    _adapter()
+
+
 def encode(event: Event) -> bytes:
     """The canonical line of an event, without a line end."""
     return event.__pydantic_serializer__.to_json(event)

@@ -90,8 +90,9 @@ async def _read(stream: asyncio.StreamReader, into: list[str], look: Callable[[s
 class Caller:
     """A browser's part of a conversation: the WebSocket, a microphone, and ears."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, voice: bool = True) -> None:
         self._url = service.url
+        self._voice = voice
         self._http = aiohttp.ClientSession()
         self.peer = CallPeer()
         self.session_id = ""
@@ -102,8 +103,9 @@ class Caller:
         self._socket = await self._http.ws_connect(f"{self._url}/orchestrate")
         self._reader = asyncio.create_task(self._read())
         self.session_id = (await self.hears("session"))["session_id"]
-        await self.send(type="webrtc_offer", sdp=await self.peer.offer())
-        await self.peer.answered((await self.hears("webrtc_answer"))["sdp"])
+        if self._voice:
+            await self.send(type="webrtc_offer", sdp=await self.peer.offer())
+            await self.peer.answered((await self.hears("webrtc_answer"))["sdp"])
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,0 +1,83 @@
+"""README and docs: links lead somewhere, examples run, tables match the code."""
+
+import asyncio
+import importlib
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import orchestrator
+from orchestrator.session.policy import Policy
+from orchestrator.settings import Settings, SettingsError
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_exist(page: Path) -> None:
+    """A link within the repository leads somewhere."""
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_name_of_the_original_flow_has_a_home() -> None:
+    """docs/names.md names things that exist."""
+    rows = re.findall(r"^\| (.+?) \| `([\w.]+):([\w.]+)` \|", (ROOT / "docs/names.md").read_text(), re.MULTILINE)
+    assert len(rows) > 25
+    for _, module, path in rows:
+        found = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+
+
+def test_the_settings_page_names_every_setting() -> None:
+    """No setting is missing from docs/settings.md, and none is made up."""
+    page = (ROOT / "docs/settings.md").read_text()
+    named = set(re.findall(r"^\| ORCH_(\w+) ", page, re.MULTILINE))
+    assert named == {field.name.upper() for field in fields(Settings)}
+
+
+def test_the_settings_page_tells_the_policy_as_it_is() -> None:
+    """Path and default of every number of the policy."""
+    page = (ROOT / "docs/settings.md").read_text()
+    told = dict(re.findall(r"^\| ([a-z_]+\.[a-z_]+) \| (.*?) ?\|", page, re.MULTILINE))
+    assert told == {path: _written(value) for path, value in _flat(Policy()).items()}
+
+
+def _flat(policy: BaseModel) -> dict[str, object]:
+    return {f"{part}.{name}": value for part, values in policy for name, value in values}
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_a_setting_that_does_not_exist_is_an_error() -> None:
+    """A typing error in a variable's name hides nothing."""
+    with pytest.raises(SettingsError, match="ORCH_PROT"):
+        Settings.from_environment({"ORCH_PROT": "8080"})
+
+
+def test_every_export_can_be_imported() -> None:
+    """What `orchestrator` exports is there."""
+    for name in orchestrator.__all__:
+        assert getattr(orchestrator, name) is not None
+
+
+async def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's Python example starts a service with an answer function of the user's."""
+    monkeypatch.setenv("ORCH_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code) == 1
+    namespace: dict[str, object] = {}
+    exec(code[0], namespace)
+    main = namespace["main"]
+    assert callable(main)
+    async with asyncio.timeout(30):
+        await main()
