@@ -20,7 +20,8 @@ def run(host: str, port: int) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    for talkative in ("aiohttp.access", "aioice.ice"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         settings = replace(Settings.from_environment(), host=host, port=port)
         run_loop(_serve(settings))

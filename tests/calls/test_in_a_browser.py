@@ -50,8 +50,7 @@ async def test_speaking_over_the_agent_in_the_console_page_interrupts_it(tmp_pat
     mic = microphone_file(tmp_path / "mic.wav", 2.0, speak("what can you do"), 3.5, speak("when are you open"), 30.0)
     async with Service(tmp_path / "data") as service, Chromium(mic_file=mic, raw_microphone=True) as page:
         await start_call(page, service)
-        await page.wait_for("orch.log.some(line => line.includes('INTERRUPT'))", 25)
-        assert await page.evaluate("orch.muted")
+        await page.wait_for("orch.muted && orch.log.some(line => line.includes('INTERRUPT'))", 25)
         await page.wait_for("orch.log.some(line => line.includes('playback_done'))", 30)
         lines = shape(await golden(page))
         interrupted = lines.index("[TTS] Playing...")
