@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def test_every_export_can_be_imported() -> None:
     """What `orchestrator` exports is there."""
     for name in orchestrator.__all__:
         assert getattr(orchestrator, name) is not None
+
+
+def test_pip_and_uv_are_held_to_the_same_versions() -> None:
+    """constraints.txt and pyproject.toml pin the same."""
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"] == pins
 
 
 async def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
