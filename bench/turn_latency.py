@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,7 +52,7 @@ class Stubs:
     async def answer(self, request: Request) -> Answer:
         return Answer("Hello there.")
 
-    async def synthesize(self, request: Request) -> AsyncIterator[SpeechChunk]:
+    async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
         self.marks.set("speech asked")
         yield SpeechChunk(bytes(8_820), 22_050)
 

@@ -1,9 +1,9 @@
 """The Speak effect: synthesis, playback and the events about them. Without a handler the answer is shown as text."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from events.derived import CommandIssued
 from events.envelope import Input
@@ -38,7 +38,7 @@ async def speak(
     live: LiveSession,
     issued: CommandIssued,
     command: Speak | PlayFiller,
-    chunks: AsyncIterator[SpeechChunk],
+    chunks: AsyncGenerator[SpeechChunk, None],
     report: Callable[[Input], None],
 ) -> None:
     """Speak until everything was played. Raises ServiceError; cancelled when somebody interrupts."""
@@ -53,7 +53,9 @@ async def speak(
         raise ServiceError("nobody is connected who could hear the answer")
 
 
-async def _aloud(handler: Handler, command: Speak | PlayFiller, chunks: AsyncIterator[SpeechChunk], say: _Said) -> None:
+async def _aloud(
+    handler: Handler, command: Speak | PlayFiller, chunks: AsyncGenerator[SpeechChunk, None], say: _Said
+) -> None:
     """Read the synthesis at most half a second ahead of playback (the handler's write waits), then wait for its end."""
     playback = handler.play(
         command.playback_id,
@@ -62,7 +64,7 @@ async def _aloud(handler: Handler, command: Speak | PlayFiller, chunks: AsyncIte
     )
     skip_ms = command.from_ms if isinstance(command, Speak) else 0
     count = duration_ms = 0
-    async with aclosing(cast("Any", chunks)):
+    async with aclosing(chunks):
         async for chunk in chunks:
             duration_ms += chunk.duration_ms
             if duration_ms <= skip_ms:

@@ -38,21 +38,27 @@ def open_session() -> aiohttp.ClientSession:
 class Endpoint:
     """One address of a service: where it is, how long it may take, and how its failures are told."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, path: str, *, timeout_ms: int) -> None:
-        """`url` is the base of the service (the path is added) or already ends in the path."""
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, path: str, *, timeout_ms: int, bounds_whole: bool = True
+    ) -> None:
+        """`url` is the base of the service (the path is added) or already ends in the path.
+
+        The time is that of the whole exchange, or of each wait for more bytes.
+        """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"not an http(s) URL: {url!r}")
         base = parts.path.rstrip("/")
-        self.session = session
+        self._session = session
         self.url = urlunsplit(parts._replace(path=base if base.endswith(path) else base + path, fragment=""))
         # The name is for messages and logs: no credentials, no query.
         self.name = f"POST {parts.scheme}://{parts.netloc.rpartition('@')[2]}{urlsplit(self.url).path}"
-        self.timeout_s = timeout_ms / 1000
+        self._timeout_s = timeout_ms / 1000
+        self._timeout = aiohttp.ClientTimeout(
+            total=self._timeout_s if bounds_whole else None, connect=_CONNECT_TIMEOUT_S, sock_read=self._timeout_s
+        )
 
-    async def post(
-        self, request: Request, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str] = _NO_HEADERS
-    ) -> aiohttp.ClientResponse:
+    async def post(self, request: Request, headers: Mapping[str, str] = _NO_HEADERS) -> aiohttp.ClientResponse:
         """Send the question; the response once its header is there, to be used with `async with`.
 
         A server may close a kept connection in the moment we use it. That says nothing about the question, so it is
@@ -62,14 +68,14 @@ class Endpoint:
         if request.idempotency_key:
             headers = {**headers, IDEMPOTENCY_HEADER: request.idempotency_key}
         try:
-            return await self._send(question, timeout, headers)
+            return await self._send(question, headers)
         except aiohttp.ServerDisconnectedError:
-            return await self._send(question, timeout, headers)
+            return await self._send(question, headers)
 
-    async def _send(
-        self, question: Mapping[str, object], timeout: aiohttp.ClientTimeout, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        return await self.session.post(self.url, json=question, headers=headers, timeout=timeout, allow_redirects=False)
+    async def _send(self, question: Mapping[str, object], headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        return await self._session.post(
+            self.url, json=question, headers=headers, timeout=self._timeout, allow_redirects=False
+        )
 
     def error(self, problem: str) -> ServiceError:
         return ServiceError(f"{self.name}: {problem}"[:500])
@@ -77,7 +83,7 @@ class Endpoint:
     def lost(self, error: Exception) -> ServiceError:
         """What to say when there was no answer at all."""
         if isinstance(error, TimeoutError):
-            return self.error(f"no answer within {self.timeout_s:g} s: is the service overloaded?")
+            return self.error(f"no answer within {self._timeout_s:g} s: is the service overloaded?")
         if isinstance(error, aiohttp.ClientConnectorError):
             return self.error(f"cannot connect ({error.os_error}): is the service running at this address?")
         return self.error(f"the connection broke ({type(error).__name__}: {error})")
@@ -107,7 +113,6 @@ class _TextService:
 
     def __init__(self, session: aiohttp.ClientSession, url: str, path: str, timeout_ms: int) -> None:
         self.endpoint = Endpoint(session, url, path, timeout_ms=timeout_ms)
-        self._timeout = aiohttp.ClientTimeout(total=timeout_ms / 1000, connect=_CONNECT_TIMEOUT_S)
 
     async def ask(self, request: Request) -> Mapping[str, Any]:
         body = await self._post(request)
@@ -122,7 +127,7 @@ class _TextService:
     async def _post(self, request: Request) -> bytes:
         endpoint = self.endpoint
         try:
-            async with await endpoint.post(request, self._timeout) as response:
+            async with await endpoint.post(request) as response:
                 if response.status != 200:
                     raise await endpoint.refused(response)
                 body = await read_bounded(response, _MAX_ANSWER_BYTES)

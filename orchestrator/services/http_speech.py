@@ -20,7 +20,6 @@ from orchestrator.services.speech_wire import (
     decode_line,
 )
 
-_CONNECT_TIMEOUT_S = 2.0
 _MAX_LINE_BYTES = 1024 * 1024
 _MAX_SPEECH_MS = 30 * 60 * 1000
 
@@ -33,14 +32,13 @@ class HttpTextToSpeech:
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout_ms: int = 10_000) -> None:
-        self._endpoint = Endpoint(session, url, "/stream", timeout_ms=timeout_ms)
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT_S, sock_read=timeout_ms / 1000)
+        self._endpoint = Endpoint(session, url, "/stream", timeout_ms=timeout_ms, bounds_whole=False)
 
     async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
         """Chunks of about 200 ms as they arrive. Raises ServiceError; closing the iterator closes the request."""
         endpoint, spoken_ms = self._endpoint, 0
         try:
-            async with await endpoint.post(request, self._timeout, {"Accept": ACCEPT}) as response:
+            async with await endpoint.post(request, {"Accept": ACCEPT}) as response:
                 if response.status != 200:
                     raise await endpoint.refused(response)
                 async with aclosing(_chunks(response)) as chunks:

@@ -5,7 +5,7 @@ of docs/services.md (see http_clients.py). A port raises ServiceError, and nothi
 that is cancelled stops its work at once.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,9 +74,9 @@ class AnswerPort(Protocol):
 
 
 class TextToSpeechPort(Protocol):
-    """Turns text into speech, chunk by chunk, as soon as each is there."""
+    """Turns text into speech, chunk by chunk, as soon as each is there. Closing the generator ends the synthesis."""
 
-    def synthesize(self, request: Request) -> AsyncIterator[SpeechChunk]: ...
+    def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,16 @@ async def test_a_listener_who_stops_ends_the_synthesis() -> None:
     assert [chunk async for chunk in EspeakSpeech().synthesize(Request("hello"))]
 
 
+async def test_the_engine_is_free_again_whenever_a_listener_stops() -> None:
+    """Two hundred listeners stop, each at another moment: none of them may leave the engine busy."""
+    for number in range(200):
+        async with aclosing(EspeakSpeech().synthesize(Request(LONG))) as chunks:
+            for _ in range(number % 4):
+                await anext(chunks)
+    async with asyncio.timeout(5):
+        assert [chunk async for chunk in EspeakSpeech().synthesize(Request("hello"))]
+
+
 async def test_an_exception_in_the_sink_does_not_travel_through_c() -> None:
     """It ends the synthesis and is raised where speak() was called."""
 

@@ -124,7 +124,7 @@ class Utterance:
 
 
 class DecoderPool:
-    """Decoders, each of which serves one utterance at a time; some built ahead (at least one), more on demand up to a limit."""
+    """Decoders, each for one utterance at a time; some built ahead (at least one), more on demand up to a limit."""
 
     def __init__(self, mode: Mode, domain: Domain, ready: int, limit: int) -> None:
         self._mode: Mode = mode

@@ -74,7 +74,7 @@ class _Synthesis:
         self._pending += pcm
         self._words += words
         chunk_bytes = loaded.sample_rate_hz * CHUNK_MS // 1000 * 2
-        while len(self._pending) >= chunk_bytes:
+        while len(self._pending) >= chunk_bytes and not self.abort.is_set():
             self._hand_over(loaded, chunk_bytes)
         return not self.abort.is_set()
 
