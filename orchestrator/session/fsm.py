@@ -6,6 +6,7 @@ outstanding never gets here: the reducer rejects it as stale.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final, TypeAlias, get_args
 
 from events import inputs
@@ -50,7 +51,7 @@ def _table() -> dict[tuple[Phase, str], Cell]:
 
 
 _ANYWHERE: dict[str, Cell] = {
-    "CLIENT_CONNECTED": lifecycle.client_connected,
+    "CLIENT_CONNECTED": lifecycle.client_returned,
     "CLIENT_DISCONNECTED": lifecycle.client_disconnected,
     "HANDLER_ATTACHED": lifecycle.handler_attached,
     "HANDLER_DETACHED": lifecycle.handler_detached,
@@ -64,7 +65,11 @@ _ANYWHERE: dict[str, Cell] = {
 _PLAYBACK = ("TTS_CHUNK_READY", "TTS_COMPLETE", "PLAYBACK_STARTED", "PLAYBACK_PROGRESS", "PLAYBACK_DONE")
 _ROWS: dict[Phase, dict[str, Cell]] = {
     "NEW": {"SESSION_OPENED": lifecycle.opened},
-    "IDLE": {"SPEECH_STARTED": IGNORE, "SPEECH_STOPPED": IGNORE},
+    "IDLE": {
+        "CLIENT_CONNECTED": lifecycle.client_connected,
+        "SPEECH_STARTED": IGNORE,
+        "SPEECH_STOPPED": IGNORE,
+    },
     "LISTENING": {"STT_FINAL": listening.final},
     "THINKING": {
         "BARGE_IN": thinking.barge_in,
@@ -96,3 +101,39 @@ TIMERS: Final[dict[tuple[Phase, str], Cell]] = {
     ("SPEAKING", "playback_deadline"): speaking.deadline,
     ("INTERRUPT", "interrupt_pause"): speaking.pause_over,
 }
+
+LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
+    lifecycle.opened: ("IDLE",),
+    lifecycle.client_connected: ("LISTENING",),
+    lifecycle.client_gone: ("ENDED",),
+    lifecycle.close_requested: ("ENDED",),
+    listening.final: ("THINKING",),
+    listening.final_while_thinking: ("THINKING",),
+    thinking.intent_resolved: ("SPEAKING",),
+    thinking.rag_answered: ("SPEAKING",),
+    thinking.intent_deadline: ("SPEAKING",),
+    thinking.answer_deadline: ("SPEAKING",),
+    thinking.failed: ("SPEAKING",),
+    speaking.barge_in: ("INTERRUPT",),
+    speaking.speech_started: ("INTERRUPT",),
+    speaking.final: ("INTERRUPT",),
+    speaking.playback_done: ("LISTENING",),
+    speaking.failed: ("LISTENING",),
+    speaking.deadline: ("LISTENING",),
+    speaking.pause_over: ("LISTENING", "THINKING"),
+}
+"""Where a decision may lead, one phase after the other; one that is not named here leads nowhere. The diagram in
+docs/state-machine.md is drawn from it, and tests hold it against what the decisions do."""
+
+
+def edges() -> list[tuple[Phase, str, Phase]]:
+    """Every change of phase there is: from, by which event (a timer by its name), to."""
+    cells = [(phase, name, cell) for (phase, name), cell in TABLE.items()]
+    cells += [(phase, f"timer {name}", cell) for (phase, name), cell in TIMERS.items()]
+    found = [
+        (before, name, after)
+        for phase, name, cell in cells
+        if callable(cell)
+        for before, after in pairwise((phase, *LEADS.get(cell, ())))
+    ]
+    return sorted(set(found))

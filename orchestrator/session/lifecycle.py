@@ -25,10 +25,14 @@ def opened(step: Step) -> None:
 
 
 def client_connected(step: Step) -> None:
-    """CLIENT_CONNECTED: IDLE becomes LISTENING; in any other phase the client has come back."""
+    """CLIENT_CONNECTED in IDLE: somebody is there, so the microphone is listened to."""
     step.disarm("reconnect")
-    if step.phase == "IDLE":
-        enter(step, "LISTENING", "client_connected")
+    enter(step, "LISTENING", "client_connected")
+
+
+def client_returned(step: Step) -> None:
+    """CLIENT_CONNECTED in any later phase: the client has come back, or another one took its place."""
+    step.disarm("reconnect")
 
 
 def client_disconnected(step: Step) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import orchestrator
+from docs.write import pages
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 
@@ -74,6 +75,12 @@ def test_pip_and_uv_are_held_to_the_same_versions() -> None:
     """constraints.txt and pyproject.toml pin the same."""
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"] == pins
+
+
+@pytest.mark.parametrize("name", pages())
+def test_pages_drawn_from_the_code_are_up_to_date(name: str) -> None:
+    """`python -m docs.write` would change nothing."""
+    assert (ROOT / "docs" / name).read_text() == pages()[name]
 
 
 async def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

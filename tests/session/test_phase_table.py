@@ -6,8 +6,9 @@ import pytest
 from essence import essence
 
 from events.codec import INPUTS, RESULTS
-from events.derived import EventRejected
-from orchestrator.session.fsm import LIVE, PHASES, TABLE, TIMERS
+from events.derived import EventRejected, StateChanged
+from events.inputs import TimerFired
+from orchestrator.session.fsm import LIVE, PHASES, TABLE, TIMERS, edges
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import reduce
 from orchestrator.testing.conversation import Conversation
@@ -60,6 +61,14 @@ def attempts(call: Conversation, name: str) -> list[dict[str, Any]]:
     return [sample | {"command_id": command_id} | dict.fromkeys(about, target) for command_id, target in aims]
 
 
+def drawn(call: Conversation) -> bool:
+    """Whether each change of phase in the last step is an edge of the diagram."""
+    cause = call.last[0]
+    label = f"timer {cause.target}" if isinstance(cause, TimerFired) else cause.type
+    changes = [event for event in call.last if isinstance(event, StateChanged)]
+    return {(change.from_phase, label, change.to_phase) for change in changes} <= set(edges())
+
+
 def test_the_table_is_total() -> None:
     """Each phase and each input has a cell."""
     assert set(TABLE) == set(CELLS)
@@ -75,6 +84,7 @@ def test_every_event_in_every_phase_is_decided(converse, phase: str, name: str) 
         call.input(INPUTS[name], **attempts(call, name)[number])
         assert (call.state.version, call.state.inputs) == (before.version + len(call.last), before.inputs + 1)
         rejected = [event for event in call.last if isinstance(event, EventRejected)]
+        assert drawn(call)
         if rejected:
             assert call.last[1:] == (rejected[0],)
             assert rejected[0].reason
@@ -97,6 +107,7 @@ def test_every_timer_in_every_phase_is_decided(converse, phase: str, timer: str)
     else:
         assert (phase, timer) in TIMERS
         call.fires(timer)
+        assert drawn(call)
         assert call.state.phase == LEADS_TO.get(timer, phase)
 
 

@@ -28,7 +28,17 @@ OUTSIDE = {
     ),
     *("orchestrator.gateway", "orchestrator.media", "orchestrator.runtime", "orchestrator.services", "projections"),
 }
-ALLOWED = {"collections", "dataclasses", "events", "hashlib", "orchestrator", "pydantic", "pydantic_core", "typing"}
+ALLOWED = {
+    "collections",
+    "dataclasses",
+    "events",
+    "hashlib",
+    "itertools",
+    "orchestrator",
+    "pydantic",
+    "pydantic_core",
+    "typing",
+}
 IMPURE = {
     "time",
     "datetime",
