@@ -1,7 +1,9 @@
 """`orch chat`: a text conversation with a running service, in the terminal."""
 
 import asyncio
+import io
 import sys
+import threading
 from contextlib import suppress
 from urllib.parse import urljoin
 
@@ -31,7 +33,7 @@ async def _chat(url: str) -> int:
             typing = asyncio.create_task(_type(socket, idle))
             code = await _show(socket, idle)
             typing.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, ConnectionError):
                 await typing
             return code
 
@@ -58,13 +60,32 @@ async def _show(socket: aiohttp.ClientWebSocketResponse, idle: asyncio.Event) ->
 
 
 async def _type(socket: aiohttp.ClientWebSocketResponse, idle: asyncio.Event) -> None:
-    """Send each line; a blocking read belongs into a thread. Lines from a file wait for their turn, people need not."""
-    loop = asyncio.get_running_loop()
+    """Send each line. Lines from a file wait for their turn, people need not."""
     patient = not sys.stdin.isatty()
+    typed = _typed()
     await idle.wait()
-    while line := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
+    while line := await typed.get():
         idle.clear()
         await socket.send_str(messages.encode(messages.TextInput(text=line[: messages.MAX_TEXT_CHARS])))
         if patient:
             await idle.wait()
     await socket.send_str(messages.encode(messages.Goodbye()))
+
+
+def _typed() -> "asyncio.Queue[str]":
+    """The lines that are typed, an empty one at the end.
+
+    The thread that reads them is a daemon on an unbuffered file of its own: the command must be able to end while
+    somebody could still type, and a thread that holds sys.stdin's lock would abort the interpreter.
+    """
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        with io.FileIO(sys.stdin.fileno(), closefd=False) as keyboard, suppress(RuntimeError):  # the loop has ended
+            while raw := keyboard.readline():
+                loop.call_soon_threadsafe(lines.put_nowait, raw.decode(errors="replace").strip())
+            loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    threading.Thread(target=read, name="keyboard", daemon=True).start()
+    return lines

@@ -64,9 +64,26 @@ def export(
 
 
 def _run(command: str, *arguments: object) -> None:
-    code = importlib.import_module(f"cli.{command}").run(*arguments)
+    try:
+        code = importlib.import_module(f"cli.{command}").run(*arguments)
+    except Exception as error:
+        if not isinstance(error, _expected()):
+            raise
+        print(f"✗ {error}", file=sys.stderr)
+        code = 2
     if code:
         sys.exit(code)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """What is said in words, without a traceback. Imported when something went wrong, so that success is fast."""
+    from redis.exceptions import RedisError
+
+    from orchestrator.runtime.embedded import NoRedisServerError
+    from orchestrator.runtime.logs import UnknownSessionError
+    from orchestrator.settings import SettingsError
+
+    return (SettingsError, NoRedisServerError, UnknownSessionError, RedisError, OSError)
 
 
 def main() -> None:

@@ -72,14 +72,18 @@ class Call:
                 session_id=session_id,
                 stt=self._services.speech_to_text,
                 report=self._report,
-                tell_client=self._client.tell_raw,
+                tell_client=self._tell_client,
                 settings=self._media,
             )
-        except OfferRefused as error:
+        except (OfferRefused, ServiceError) as error:
             self._client.tell(messages.ErrorReport(code="call_failed", message=str(error)))
             return
-        except ServiceError as error:
-            self._client.tell(messages.ErrorReport(code="call_failed", message=str(error)))
+        except Exception:  # a port of the user's that breaks costs the call, not the conversation
+            logger.exception("the call of %s could not be set up", session_id)
+            self._client.tell(messages.ErrorReport(code="call_failed", message="the call could not be set up"))
+            return
+        if live.client is not self._client:
+            await handler.close()  # the session went on without this connection while the call was set up
             return
         if (old := live.handler) is not None:
             await self._detach(old.handler_id)
@@ -96,29 +100,42 @@ class Call:
             handler, live.handler = live.handler, None
             live.watch(asyncio.create_task(self._forget(handler), name=f"{live.session_id}:detach"))
 
+    def _tell_client(self, message: dict[str, str | int]) -> None:
+        """To whoever is connected now: the call may outlive the connection that began it."""
+        if isinstance(self._live.client, WebSocketClient):
+            self._live.client.tell_raw(message)
+
     async def _detach(self, handler_id: str) -> None:
         live = self._live
         if live.handler is None or live.handler.handler_id != handler_id:
             return
         handler, live.handler = live.handler, None
-        self._node.report(HandlerDetached(session_id=live.session_id, handler_id=handler_id, reason="replaced or left"))
+        if live.state.phase != "ENDED":
+            self._node.report(
+                HandlerDetached(session_id=live.session_id, handler_id=handler_id, reason="replaced or left")
+            )
         await self._forget(handler)
 
     async def _forget(self, handler: Handler) -> None:
         await handler.close()
         await self._node.forget_handler(handler.handler_id)
 
+    async def send_away(self, reason: str) -> None:
+        """The service is stopping; the client is to come back to the next one."""
+        await self._client.send_away(reason)
+
     async def leave(self, reason: str) -> None:
         """The connection is gone: so is its handler; the session waits for the client to come back."""
         if self._left:
             return
         self._left = True
+        self._client.stop()
         live = self._live
         if live.client is not self._client:
             return  # another connection serves the session by now
+        live.client = None  # at once: the client may be back while the handler is still being closed
         if live.handler is not None:
             await self._detach(live.handler.handler_id)
-        live.client = None
         if live.state.phase != "ENDED":
             self._node.report(
                 ClientDisconnected(session_id=live.session_id, client_id=self._client.client_id, reason=reason)

@@ -1,8 +1,8 @@
 """A connected browser or terminal: what it is told, in order, over its WebSocket."""
 
 import asyncio
-import contextlib
 import logging
+from collections.abc import Callable
 from uuid import uuid4
 
 from aiohttp import web
@@ -10,24 +10,28 @@ from aiohttp import web
 from events import derived, inputs
 from events.envelope import Event
 from orchestrator.gateway import messages
+from orchestrator.services.ports import ServiceError
 from orchestrator.session.state import State
 
 logger = logging.getLogger(__name__)
 
 QUEUE_MAX = 1_000
 """A client that is this many messages behind does not read any more; it is disconnected."""
+DROP_S = 3.0
+"""How long a client has to read what was told before it is disconnected."""
 
-
-_Queued = tuple[messages.ServerMessage | None, asyncio.Future[None] | None]
-"""A message to send, and a future that is done when everything up to here has left."""
+_Queued = tuple[messages.ServerMessage | None, asyncio.Future[bool] | None]
+"""A message to send, and a future that is done when everything up to here has left (True) or cannot any more."""
 
 
 class WebSocketClient:
     """Sends through one queue, so that what was said first arrives first and nobody waits for a slow reader."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(self, socket: web.WebSocketResponse, abort: Callable[[], None]) -> None:
         self.client_id = f"client-{uuid4().hex[:12]}"
         self._socket = socket
+        self._abort = abort
+        """Ends the connection without a word: the only thing to do with a client that does not read."""
         self._queue: asyncio.Queue[_Queued] = asyncio.Queue(QUEUE_MAX)
         self._sender = asyncio.create_task(self._send_all(), name=f"{self.client_id}:send")
 
@@ -67,43 +71,73 @@ class WebSocketClient:
             self.tell(messages.PhaseChanged(phase=state.phase, turn=state.turn))
 
     async def show_reply(self, playback_id: str, text: str) -> None:  # noqa: ARG002 - told when it was committed
-        """Return when everything told so far, the reply among it, has left."""
+        """Return when everything told so far, the reply among it, has left. Raises ServiceError when it cannot."""
         left = asyncio.get_running_loop().create_future()
         self._put(None, left)
-        await left
+        if not await left:
+            raise ServiceError("the client is gone before it was shown the answer")
 
     def clear_text(self) -> None:
         self.tell(messages.ClearText())
+
+    def stop(self) -> None:
+        """The connection is gone: nothing more can be sent."""
+        self._sender.cancel()
 
     async def close(self, reason: str) -> None:
         """Say that it is over and close; what was told before still arrives."""
         self.tell(messages.Ended(reason=reason))
         await self.drop(messages.CloseCode.NORMAL, "")
 
+    async def send_away(self, reason: str) -> None:
+        """The conversation goes on in another process, or in the next one here: the client is to come back."""
+        await self.drop(messages.CloseCode.TRY_AGAIN_LATER, reason)
+
     async def drop(self, code: messages.CloseCode, why: str) -> None:
         """Close the connection; the session may go on."""
-        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-            await asyncio.wait_for(self._queue.join(), 2)
-        self._sender.cancel()
-        await self._socket.close(code=code, message=why.encode()[:120])
+        try:
+            async with asyncio.timeout(DROP_S):
+                if not self._sender.done():
+                    await self._queue.join()
+                self._sender.cancel()
+                await self._socket.close(code=code, message=why.encode()[:120])
+        except TimeoutError:
+            self._sender.cancel()
+            self._abort()
 
-    def _put(self, message: messages.ServerMessage | None, left: "asyncio.Future[None] | None") -> None:
+    def _put(self, message: messages.ServerMessage | None, left: "asyncio.Future[bool] | None") -> None:
+        if self._sender.done():
+            _settle(left, sent=False)
+            return
         try:
             self._queue.put_nowait((message, left))
         except asyncio.QueueFull:
+            _settle(left, sent=False)
             logger.warning("%s does not read any more; disconnecting it", self.client_id)
             self._sender.cancel()
+            self._abort()
 
     async def _send_all(self) -> None:
         try:
             while True:
                 message, left = await self._queue.get()
+                sent = False
                 try:
                     if message is not None:
                         await self._socket.send_str(messages.encode(message))
+                    sent = True
                 finally:
                     self._queue.task_done()
-                    if left is not None and not left.done():
-                        left.set_result(None)
+                    _settle(left, sent=sent)
         except (ConnectionError, RuntimeError) as error:
             logger.info("%s is gone: %s", self.client_id, error)
+        finally:
+            while not self._queue.empty():  # whoever waits for it must not wait for ever
+                _, left = self._queue.get_nowait()
+                self._queue.task_done()
+                _settle(left, sent=False)
+
+
+def _settle(left: "asyncio.Future[bool] | None", *, sent: bool) -> None:
+    if left is not None and not left.done():
+        left.set_result(sent)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from events.envelope import Count, Id, Text
+from events.envelope import Count, Id, Milliseconds, Text
 
 MAX_TEXT_CHARS = 2_000
 MAX_SDP_CHARS = 64 * 1024
@@ -66,7 +66,7 @@ class BargeIn(Message):
 
     type: Literal["barge_in"] = "barge_in"
     playback_id: NonEmptyId | None = None
-    position_ms: Count | None = None
+    position_ms: Milliseconds | None = None
 
 
 class PlaybackDone(Message):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +19,8 @@ from orchestrator.runtime.node import Node, NotReadyError
 
 logger = logging.getLogger(__name__)
 
+CLOSE_S = 2.0
+"""How long a client has to answer when the server closes the connection."""
 STATIC = Path(__file__).parent / "static"
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'",
@@ -57,12 +59,12 @@ class Gateway:
                 web.static("/static", STATIC),
             ]
         )
-        app.cleanup_ctx.append(self._hang_up_at_exit)
+        app.on_shutdown.append(self._send_all_away)
         return app
 
-    async def _hang_up_at_exit(self, _: web.Application) -> AsyncIterator[None]:
-        yield
-        await asyncio.gather(*(call.leave("the service is stopping") for call in list(self._calls)))
+    async def _send_all_away(self, _: web.Application) -> None:
+        """Before aiohttp waits for open connections to end: none would by itself."""
+        await asyncio.gather(*(call.send_away("the service is stopping") for call in list(self._calls)))
 
     async def _index(self, _: web.Request) -> web.StreamResponse:
         return web.FileResponse(STATIC / "index.html")
@@ -83,12 +85,13 @@ class Gateway:
         return web.json_response(body, status=200 if ready else 503)
 
     async def _orchestrate(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20)
+        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S)
         await socket.prepare(request)
         if not self._origin_allowed(request):
             await socket.close(code=CloseCode.POLICY_VIOLATION, message=b"this page may not connect: wrong Origin")
             return socket
-        client = WebSocketClient(socket)
+        transport = request.transport
+        client = WebSocketClient(socket, transport.abort if isinstance(transport, asyncio.Transport) else _nothing)
         live = await self._join(request, client)
         if live is None:
             return socket
@@ -105,14 +108,15 @@ class Gateway:
         """The session that a connection is for: a new one, or the one that it names and holds the token of."""
         session_id = request.query.get("session_id", "")
         if session_id:
-            live = self._node.session(session_id)
-            if live is None or not live.resume_token or live.resume_token != request.query.get("resume_token", ""):
+            live, token = self._node.session(session_id), request.query.get("resume_token", "")
+            known = self._node.may_resume(session_id, token)
+            if known and live is None and not self._node.owns(session_id):
+                await client.drop(CloseCode.TRY_AGAIN_LATER, "the conversation is on its way to another process")
+                return None
+            if live is None or not known:
                 await client.drop(CloseCode.UNKNOWN_SESSION, "no such session here, or the resume_token is wrong")
                 return None
-            client.tell(SessionReady(session_id=session_id, resume_token=live.resume_token))
-            self._node.connect_client(live, client)
-            client.tell_phase(live.state)
-            return live
+            return self._rejoin(live, client, token)
         if len(self._node.sessions) >= self._max_sessions:
             await client.drop(CloseCode.TRY_AGAIN_LATER, "all lines are busy; try again later")
             return None
@@ -121,7 +125,18 @@ class Gateway:
         except NotReadyError as error:
             await client.drop(CloseCode.TRY_AGAIN_LATER, str(error))
             return None
-        client.tell(SessionReady(session_id=live.session_id, resume_token=live.resume_token))
+        client.tell(SessionReady(session_id=live.session_id, resume_token=self._node.resume_token(live.session_id)))
+        return live
+
+    def _rejoin(self, live: LiveSession, client: WebSocketClient, token: str) -> LiveSession:
+        """The client has come back. A connection that it still has, or somebody else, is replaced."""
+        old = live.client
+        client.tell(SessionReady(session_id=live.session_id, resume_token=token))
+        self._node.connect_client(live, client)
+        client.tell_phase(live.state)
+        if isinstance(old, WebSocketClient):
+            why = old.drop(CloseCode.POLICY_VIOLATION, "replaced by another connection to this conversation")
+            live.watch(asyncio.create_task(why, name=f"{live.session_id}:replaced"))
         return live
 
     async def _listen(self, socket: web.WebSocketResponse, call: Call, client: WebSocketClient) -> None:
@@ -137,7 +152,18 @@ class Gateway:
     def _origin_allowed(self, request: web.Request) -> bool:
         """Browsers name the page's origin: ours, or one that was configured. Other programs name none."""
         origin = request.headers.get("Origin")
-        return origin is None or urlsplit(origin).netloc == request.host or origin in self._allowed_origins
+        return origin is None or origin in self._allowed_origins or _host(origin) == request.host
+
+
+def _host(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # not a URL at all
+        return ""
+
+
+def _nothing() -> None:
+    """There is no transport: the connection is gone already."""
 
 
 @web.middleware

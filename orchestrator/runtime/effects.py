@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from events.derived import CommandIssued
 from events.envelope import Input
@@ -48,31 +48,31 @@ class Effects:
         """Start what the command wants; never waits."""
         match commands.read(issued):
             case commands.ClassifyIntent() as command:
-                self._stage(live, issued, self._classify(issued, command.text))
+                self._stage(live, issued, partial(self._classify, issued, command.text))
             case commands.AnswerQuestion() as command:
-                self._stage(live, issued, self._answer(issued, command.text))
+                self._stage(live, issued, partial(self._answer, issued, command.text))
             case commands.Speak() as command:
-                self._stage(live, issued, self._speak(live, issued, command))
+                self._stage(live, issued, partial(self._speak, live, issued, command))
             case commands.PlayFiller() as command:
-                self._stage(live, issued, self._speak(live, issued, command))
+                self._stage(live, issued, partial(self._speak, live, issued, command))
             case commands.StartTimer(due_at_us=due_at_us):
                 live.timers.start(issued, due_at_us)
             case commands.CancelTimer(command_id=command_id):
                 live.timers.cancel(command_id)
             case commands.CloseSession(reason=reason):
-                live.watch(asyncio.create_task(_shut(live, reason), name=f"{live.session_id}:close"))
+                live.watch(asyncio.create_task(live.shut(reason), name=f"{live.session_id}:close"))
             case at_once:
                 _cancel(live, at_once)
                 _to_connections(live, at_once)
 
-    def _stage(self, live: LiveSession, issued: CommandIssued, work: Coroutine[Any, Any, None]) -> None:
+    def _stage(self, live: LiveSession, issued: CommandIssued, work: Callable[[], Awaitable[None]]) -> None:
         live.task().start(issued.target, self._guarded(issued, work))
 
-    async def _guarded(self, issued: CommandIssued, work: Awaitable[None]) -> None:
+    async def _guarded(self, issued: CommandIssued, work: Callable[[], Awaitable[None]]) -> None:
         """Whatever goes wrong in a stage is an event, so that the reducer knows; a cancelled stage says nothing."""
         started = time.perf_counter_ns()
         try:
-            await work
+            await work()
         except ServiceError as error:
             self._fail(issued, started, str(error))
         except Exception as error:
@@ -149,13 +149,6 @@ def _to_connections(live: LiveSession, command: commands.Command) -> None:
             handler.stop(playback_id)
         case commands.ClearText(), _, client if client is not None:
             client.clear_text()
-
-
-async def _shut(live: LiveSession, reason: str) -> None:
-    """The end of a session, as a task of its own, which must not wait for itself."""
-    if (me := asyncio.current_task()) is not None:
-        live.closing.discard(me)
-    await live.shut(reason)
 
 
 def elapsed_us(started_ns: int) -> int:

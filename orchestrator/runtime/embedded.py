@@ -5,6 +5,7 @@ beside a running service, join it as guests. A server whose keeper was killed is
 """
 
 import asyncio
+import contextlib
 import fcntl
 import importlib.util
 import logging
@@ -57,12 +58,12 @@ class EmbeddedRedis:
     async def __aenter__(self) -> str:
         self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         keeper = self._take_lock()
-        if (socket := await self._running()) is not None:
-            self.url = f"unix://{socket}"
-        elif keeper:
-            self.url = f"unix://{await self._start()}"
-        else:
-            raise NoRedisServerError(f"another process is just starting or stopping Redis in {self._dir}; try again")
+        try:
+            socket = await self._running() or await self._start(keeper=keeper)
+        except BaseException:
+            self._unlock()
+            raise
+        self.url = f"unix://{socket}"
         return self.url
 
     async def __aexit__(
@@ -70,8 +71,15 @@ class EmbeddedRedis:
     ) -> None:
         if self._lock is None:
             return  # a guest leaves the server alone
-        await self._stop()
-        self._lock.close()
+        try:
+            await self._stop()
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _take_lock(self) -> bool:
         """Whether this process keeps the server; the lock ends with the process, however it ends."""
@@ -98,10 +106,24 @@ class EmbeddedRedis:
             await client.aclose()
         return socket
 
-    async def _start(self) -> str:
-        socket = str(Path(tempfile.mkdtemp(prefix="orch-")) / "redis.sock")  # a private directory, mode 0700
+    async def _start(self, *, keeper: bool) -> str:
+        if not keeper:
+            raise NoRedisServerError(f"another process is just starting or stopping Redis in {self._dir}; try again")
+        binary = find_server()
+        folder = tempfile.mkdtemp(prefix="orch-")  # a private directory, mode 0700
+        socket = str(Path(folder) / "redis.sock")
+        try:
+            await self._launch(binary, socket)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._socket_note.write_text(socket)
+        return socket
+
+    async def _launch(self, binary: str, socket: str) -> None:
+        """Start the process and wait until it is ready; one that does not get there is not left behind."""
         self._process = await asyncio.create_subprocess_exec(
-            find_server(),
+            binary,
             *("--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
             *("--dir", str(self._dir), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
             *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
@@ -112,9 +134,15 @@ class EmbeddedRedis:
         )
         ready = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_output(ready), name="embedded redis output")
-        await asyncio.wait_for(ready, START_TIMEOUT_S)
-        self._socket_note.write_text(socket)
-        return socket
+        try:
+            await asyncio.wait_for(ready, START_TIMEOUT_S)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+            if isinstance(error, TimeoutError):
+                raise NoRedisServerError(f"{binary} did not start within {START_TIMEOUT_S:g} s") from None
+            raise
 
     async def _read_output(self, ready: "asyncio.Future[None]") -> None:
         """Wait for the line that says it is ready; drain the rest, keeping what explains a failed start."""
@@ -139,7 +167,10 @@ class EmbeddedRedis:
         try:
             await client.shutdown(nosave=True)
         except RedisError as error:
-            logger.warning("the embedded Redis was gone already: %s", error)
+            logger.warning("the embedded Redis does not answer any more: %s", error)
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()  # as SHUTDOWN, for one that cannot be reached
         finally:
             await client.aclose()
         if self._process is not None:

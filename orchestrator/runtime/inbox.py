@@ -5,9 +5,10 @@ sent again under the same sequence numbers. So order is kept, and a repetition i
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from uuid import uuid4
 
 from redis.asyncio import Redis
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_S = 0.05
 BATCH = 128
+CLOSE_S = 2.0
+"""How long a node that stops tries to append what is still queued."""
 
 
 def now_us() -> int:
@@ -39,6 +42,9 @@ class Inbox:
         self._sequence = 0
         self._queues: dict[int, deque[bytes]] = {}
         self._senders: dict[int, asyncio.Task[None]] = {}
+        self._arrived: Counter[int] = Counter()
+        self._moved = asyncio.Event()
+        self._failing: set[str] = set()
 
     def append(self, event: Input) -> None:
         """Queue an event; producer, sequence, id and observation time are set here. Never waits."""
@@ -71,6 +77,8 @@ class Inbox:
                 if await self._append(stream, batch):
                     for _ in batch:
                         queue.popleft()
+                    self._arrived[shard] += len(batch)
+                    self._moved.set()
                 else:
                     await asyncio.sleep(BACKOFF_S)
         finally:
@@ -86,16 +94,31 @@ class Inbox:
             replies = await self._wire.call(commands)
         except (RedisError, OSError) as error:
             replies = [error]
-        if failed := [reply for reply in replies if isinstance(reply, Exception)]:
-            logger.warning("append to %s failed (%s), trying again", stream, failed[0])
+        if replies and isinstance(replies[-1], list):
+            replies = replies[-1]  # what EXEC says of each
+        failed = [reply for reply in replies if isinstance(reply, Exception)]
+        if failed and stream not in self._failing:  # said once, however long it lasts
+            self._failing.add(stream)
+            logger.warning("append to %s failed (%s), trying until it works", stream, failed[0])
+        elif not failed and stream in self._failing:
+            self._failing.discard(stream)
+            logger.warning("appending to %s works again", stream)
         return not failed
 
     async def close(self) -> None:
-        """Send what is queued, then hang up."""
-        await self.flush()
+        """Send what is queued, as far as that is possible soon, then hang up."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.flush(), CLOSE_S)
+        for sender in (senders := list(self._senders.values())):
+            sender.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
+        if lost := sum(map(len, self._queues.values())):
+            logger.error("%d events could not be appended: Redis does not answer", lost)
         await self._wire.close()
 
     async def flush(self) -> None:
-        """Wait until everything queued so far has arrived."""
-        while self._senders:
-            await asyncio.gather(*self._senders.values())
+        """Wait until everything queued so far has arrived; what is queued meanwhile is not waited for."""
+        goals = {shard: self._arrived[shard] + len(queue) for shard, queue in self._queues.items()}
+        while any(self._arrived[shard] < goal for shard, goal in goals.items()):
+            self._moved.clear()
+            await self._moved.wait()

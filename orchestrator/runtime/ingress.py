@@ -68,6 +68,8 @@ class Ingress:
                 reason = "the entry has no field e"
             elif isinstance(event, OWN_BUSINESS):
                 reason = f"{event.type} is said by nodes alone"
+            elif event.producer_seq and not event.producer:
+                reason = "producer_seq counts the events of a producer, but the event names no producer"
             else:
                 routed = await route(event, self._is_live, self._session_of)
                 if not routed.producer_seq and not routed.event_id:

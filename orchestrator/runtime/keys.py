@@ -51,6 +51,11 @@ class Keys:
         return f"{self.prefix}:handler:{handler_id}"
 
     @property
+    def secret(self) -> str:
+        """Holds what resume tokens are made from, written at first start."""
+        return f"{self.prefix}:secret"
+
+    @property
     def shard_count(self) -> str:
         """Holds the number of shards, written at first start."""
         return f"{self.prefix}:shards"

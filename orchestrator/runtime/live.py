@@ -1,6 +1,7 @@
 """LiveSession: what one session has in this process. The successor of the `active_sessions` entry of target-flow.md."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -10,6 +11,11 @@ from orchestrator.runtime.timers import Timers
 from orchestrator.services.ports import SpeechChunk
 from orchestrator.session.commands import MicrophoneSetting
 from orchestrator.session.state import State
+
+logger = logging.getLogger(__name__)
+
+END_S = 5.0
+"""How long something that was cancelled may take to wind up."""
 
 
 class PlaybackEnd(Protocol):
@@ -55,7 +61,11 @@ class Client(Protocol):
         """Show an answer as text; returns when it has left."""
 
     def clear_text(self) -> None: ...
-    async def close(self, reason: str) -> None: ...
+    async def close(self, reason: str) -> None:
+        """The conversation is over: say so, and hang up."""
+
+    async def send_away(self, reason: str) -> None:
+        """The conversation goes on in another process: hang up so that the client comes back."""
 
 
 class CurrentTask:
@@ -69,7 +79,11 @@ class CurrentTask:
         """Start one stage (intent, answer, or a playback id); its asyncio task is named by session, epoch and stage."""
         task = asyncio.create_task(work, name=f"{self.name}:{stage}")
         self._stages[stage] = task
-        task.add_done_callback(lambda _: self._stages.pop(stage, None))
+        task.add_done_callback(lambda done: self._ended(stage, done))
+
+    def _ended(self, stage: str, task: asyncio.Task[None]) -> None:
+        if self._stages.get(stage) is task:  # else the stage runs anew
+            del self._stages[stage]
 
     def cancel_stage(self, stage: str) -> None:
         """Cancel one stage, if it is still running."""
@@ -84,7 +98,7 @@ class CurrentTask:
         return stages
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LiveSession:
     """A session and everything of it that lives in this process."""
 
@@ -94,7 +108,6 @@ class LiveSession:
     client: Client | None = None
     handler: Handler | None = None
     current_task: CurrentTask | None = None
-    resume_token: str = ""
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     """Work that must be awaited before the shard is given up: cancelled stages winding up, connections closing."""
 
@@ -116,11 +129,29 @@ class LiveSession:
         task.add_done_callback(self.closing.discard)
 
     async def shut(self, reason: str) -> None:
-        """End everything of this session in this process, and wait for it. The log is not touched."""
+        """The session has ended: end everything of it in this process, and wait for it. The log is not touched."""
+        await self._end(self.client.close(reason) if self.client else None)
+
+    async def hand_over(self, reason: str) -> None:
+        """As shut, but the session goes on under another owner: its client is asked to come back."""
+        await self._end(self.client.send_away(reason) if self.client else None)
+
+    async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
+        """Nothing that refuses to end, or breaks while ending, keeps the rest from it."""
         self.timers.cancel_all()
         self.cancel_task()
-        if self.handler is not None:
-            await self.handler.close()
-        if self.client is not None:
-            await self.client.close(reason)
-        await asyncio.gather(*self.closing, return_exceptions=True)
+        for part in (self.handler.close() if self.handler else None, farewell):
+            if part is not None:
+                self.watch(asyncio.create_task(_unbroken(self.session_id, part), name=f"{self.session_id}:farewell"))
+        ending = self.closing - {asyncio.current_task()}
+        if ending:
+            _, stuck = await asyncio.wait(ending, timeout=END_S)
+            for task in stuck:
+                logger.error("%s does not end when it is cancelled; going on without it", task.get_name())
+
+
+async def _unbroken(session_id: str, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:
+        logger.exception("a connection of %s broke while it was closed", session_id)

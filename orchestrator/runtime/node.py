@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import random
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from secrets import token_urlsafe
+from secrets import token_bytes
 
 from redis.exceptions import RedisError
 
+from events.codec import prepare
 from events.envelope import Event, Input
 from events.inputs import ClientConnected, SessionOpened
 from orchestrator.runtime import lease as leases
@@ -30,6 +33,9 @@ from orchestrator.session.policy import Policy
 logger = logging.getLogger(__name__)
 
 HANDLER_TTL_S = 24 * 3600
+STOP_S = 5.0
+"""How long a node that stops waits for a Redis that does not answer."""
+MOVES = "the conversation moves to another process"
 
 
 class NotReadyError(RuntimeError):
@@ -46,6 +52,8 @@ class _Running:
 
     owner: Shard | Ingress
     subscription: Subscription
+    server: str
+    """The run id of the server at the acquisition."""
 
 
 class Node:
@@ -68,19 +76,24 @@ class Node:
         self._lease_ms = lease_ms
         self._address = address
         self._observer = observer
-        self._redis = connect(redis_url)
+        self._redis = connect(redis_url, 2 * self.keys.shards + 64)
         self._commits = Wire(self._redis)
         self._inbox = Inbox(self._redis, self.keys)
         self._effects = Effects(services, self._inbox.append)
         self._broker = broker(redis_url, self.keys.shards + INGRESSES + 8)
         self._running: dict[str, _Running] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        """What is being given up; until that is done, it is not taken again."""
+        self._secret = b""
         self._keeper: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._stopping = False
 
     async def start(self) -> None:
         """Connect and take what is free. Raises WrongShardCountError, and RedisError when Redis is away."""
+        prepare()
         await self._check_shard_count()
+        self._secret = await self._shared_secret()
         await load_scripts(self._redis)
         await self._broker.connect()
         await self._acquire_free()
@@ -89,12 +102,13 @@ class Node:
     async def stop(self) -> None:
         """Give everything back: nothing is lost, another node or the next start goes on from here."""
         self._stopping = True
-        if self._keeper is not None:
+        self._wake.set()
+        if self._keeper is not None:  # it ends between two looks, so that nothing is left half taken or half given up
+            await asyncio.wait([self._keeper], timeout=STOP_S)
             self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
-        await self._inbox.flush()
-        await self._give_up(list(self._running), "the service is stopping")
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._leave(list(self._running), "the service is stopping")
+        await asyncio.gather(*self._leaving.values())
         await self._broker.stop()
         await self._inbox.close()
         await self._commits.close()
@@ -133,7 +147,6 @@ class Node:
             if shard is not None and session_id not in shard.sessions:
                 break
         live = shard.newborn(session_id)
-        live.resume_token = token_urlsafe(24)
         self.report(SessionOpened(session_id=session_id, policy=self._policy, reducer_version=REDUCER_VERSION))
         self.connect_client(live, client)
         return live
@@ -142,6 +155,19 @@ class Node:
         """The client of a session, instead of the one it may have had."""
         live.client = client
         self.report(ClientConnected(session_id=live.session_id, client_id=client.client_id))
+
+    def resume_token(self, session_id: str) -> str:
+        """The secret with which a client comes back to a session; the same on every node and after every restart."""
+        digest = hmac.digest(self._secret, session_id.encode(), "sha256")
+        return urlsafe_b64encode(digest[:24]).decode()
+
+    def may_resume(self, session_id: str, resume_token: str) -> bool:
+        """Whether a client that names this session shows its secret."""
+        return hmac.compare_digest(self.resume_token(session_id).encode(), resume_token.encode())
+
+    def owns(self, session_id: str) -> bool:
+        """Whether the session's shard is owned here now; else the session may live in another process."""
+        return self.keys.shard_of(session_id) in self.shards
 
     def report(self, event: Input) -> None:
         """Say that something happened. Never waits; order is kept per session."""
@@ -152,7 +178,10 @@ class Node:
         await self._redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
 
     async def forget_handler(self, handler_id: str) -> None:
-        await self._redis.delete(self.keys.handler(handler_id))
+        try:
+            await self._redis.delete(self.keys.handler(handler_id))
+        except (RedisError, OSError) as error:
+            logger.warning("handler %s could not be forgotten (%s); it expires", handler_id, error)
 
     async def ping(self) -> bool:
         """Whether Redis answers."""
@@ -170,40 +199,60 @@ class Node:
                 f"since live sessions would move: use {stored}, or another key prefix"
             )
 
+    async def _shared_secret(self) -> bytes:
+        await self._redis.set(self.keys.secret, token_bytes(32), nx=True)
+        stored = await self._redis.get(self.keys.secret)
+        assert isinstance(stored, bytes), "it was written just before"
+        return stored
+
     async def _keep(self) -> None:
-        """Renew, give up what is lost, take what is free; three times per lease."""
-        while True:
+        """Renew, give up what is lost, take what is free; three times per lease. It goes on whatever happens."""
+        while not self._stopping:
             try:
+                self._leave_lost()
                 await self._renew_all()
                 await self._acquire_free()
-            except RedisError as error:
+            except (RedisError, OSError) as error:
                 logger.warning("leases could not be kept: %s", error)
+            except Exception:
+                logger.exception("leases could not be kept")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._lease_ms / 3_000)
             self._wake.clear()
 
-    async def _renew_all(self) -> None:
-        held = [running.owner.lease for running in self._running.values()]
-        gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
-        gone |= {
+    def _leave_lost(self) -> None:
+        """Give up what cannot go on, whether or not Redis answers."""
+        lost = [
             name
             for name, running in self._running.items()
             if running.owner.lost.is_set() or not running.subscription.running
-        }
-        await self._give_up(sorted(gone), "the session moves to another process")
+        ]
+        self._leave(lost, MOVES)
+
+    async def _renew_all(self) -> None:
+        """What another node has taken is lost, and so is what belonged to an earlier life of the server."""
+        held = [running.owner.lease for running in self._running.values()]
+        gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
+        server = await run_id(self._redis)
+        gone |= {name for name, running in self._running.items() if running.server != server}
+        self._leave(sorted(gone), MOVES)
 
     async def _acquire_free(self) -> None:
         server = await run_id(self._redis)
         wanted = [leases.shard(self.keys, n) for n in range(self.keys.shards)]
         wanted += [leases.ingress(self.keys, n) for n in range(INGRESSES)]
-        free = [what for what in wanted if what.name not in self._running]
+        free = [what for what in wanted if what.name not in self._running and what.name not in self._leaving]
         got = await leases.acquire(self._redis, free, self._lease_ms, self._address)
-        await asyncio.gather(*(self._run(lease, server) for lease in got))
+        outcomes = await asyncio.gather(*(self._run(lease, server) for lease in got), return_exceptions=True)
+        for lease, outcome in zip(got, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                logger.error("%s could not be taken over", lease.what.name, exc_info=outcome)
+                self._leave([lease.what.name], MOVES)
 
     async def _run(self, lease: Lease, server: str) -> None:
         owner = self._shard(lease, server) if _is_shard(lease.what) else self._ingress(lease, server)
         subscription = Subscription(self._broker, lease.what.stream, lease.cursor, owner.handle)
-        self._running[lease.what.name] = _Running(owner, subscription)
+        self._running[lease.what.name] = _Running(owner, subscription, server)
         if isinstance(owner, Shard):
             await owner.take_over()
         await subscription.start()
@@ -225,14 +274,34 @@ class Node:
     def _ingress(self, lease: Lease, server: str) -> Ingress:
         return Ingress(self._redis, self._commits, self.keys, lease, server, self._inbox, self.counters)
 
-    async def _give_up(self, names: list[str], reason: str) -> None:
-        """Stop reading, cancel and await what was started, and only then let others take it."""
+    def _leave(self, names: list[str], reason: str) -> None:
+        """Give up in the background: what takes its time must not cost the leases that are kept."""
+        if not names:
+            return
         given_up = [self._running.pop(name) for name in names]
-        await asyncio.gather(*(running.subscription.stop() for running in given_up))
-        await asyncio.gather(*(running.owner.give_up(reason) for running in given_up))
+        for running in given_up:
+            running.owner.lost.set()
+        task = asyncio.create_task(self._give_up(given_up, reason), name="giving up")
+        self._leaving |= dict.fromkeys(names, task)
+        task.add_done_callback(lambda _: self._left(names))
+
+    def _left(self, names: list[str]) -> None:
+        for name in names:
+            del self._leaving[name]
+        self._wake.set()
+
+    async def _give_up(self, given_up: list[_Running], reason: str) -> None:
+        """Stop reading, cancel and await what was started, and only then let others take it."""
+        for ended in (
+            await asyncio.gather(*(running.subscription.stop() for running in given_up), return_exceptions=True),
+            await asyncio.gather(*(running.owner.give_up(reason) for running in given_up), return_exceptions=True),
+        ):
+            for error in ended:
+                if isinstance(error, Exception):
+                    logger.error("something broke while it was given up", exc_info=error)
         try:
             await leases.release(self._redis, [running.owner.lease for running in given_up])
-        except RedisError as error:
+        except (RedisError, OSError) as error:
             logger.warning("leases could not be released (%s); they expire", error)
 
 

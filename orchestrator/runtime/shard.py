@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -16,8 +17,8 @@ from orchestrator.runtime.effects import Effects
 from orchestrator.runtime.inbox import Inbox, now_us
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lease import Lease
-from orchestrator.runtime.live import LiveSession
-from orchestrator.runtime.logs import read_log
+from orchestrator.runtime.live import END_S, LiveSession
+from orchestrator.runtime.logs import UnknownSessionError, read_log
 from orchestrator.runtime.subscribers import Entry
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.wire import Wire
@@ -71,11 +72,18 @@ class Shard:
         """Set when ownership is gone: nothing may be committed or performed any more."""
         self._wake = wake
         """Set to let the node look at once."""
+        self._ending: set[asyncio.Task[None]] = set()
+        """What still runs of sessions that have ended."""
 
     async def take_over(self) -> None:
         """Rebuild the live sessions from their logs, and tell each that it has a new owner."""
         for session_id in self.lease.sessions:
-            live = self._admit(session_id, fold(await read_log(self._redis, self._keys, session_id)))
+            try:
+                log = await read_log(self._redis, self._keys, session_id)
+            except (BadEventError, UnknownSessionError) as error:  # one session must not keep the others out
+                logger.error("%s: %s cannot be taken over: %s", self.lease.what.name, session_id, error)  # noqa: TRY400
+                continue
+            live = self._admit(session_id, fold(log))
             self._inbox.append(SessionResumed(session_id=live.session_id, reducer_version=REDUCER_VERSION))
             self._counters["take_overs"] += 1
 
@@ -85,9 +93,11 @@ class Shard:
 
     def _admit(self, session_id: str, state: State) -> LiveSession:
         """A session lives here from now on."""
-        live = LiveSession(session_id, state, Timers(session_id, self._inbox.append))
-        self.sessions[session_id] = live
+        live = self.sessions[session_id] = self._live(session_id, state)
         return live
+
+    def _live(self, session_id: str, state: State) -> LiveSession:
+        return LiveSession(session_id, state, Timers(session_id, self._inbox.append))
 
     async def handle(self, batch: list[Entry]) -> None:
         """The FastStream handler. It never raises: a shard that cannot go on is given up as a whole."""
@@ -104,7 +114,8 @@ class Shard:
             self._lose()
         else:
             for one in decided:
-                self._perform(one)
+                if not self.lost.is_set():  # given up meanwhile: the next owner asks again for what was committed
+                    self._perform(one)
 
     def _lose(self) -> None:
         self.lost.set()
@@ -142,6 +153,9 @@ class Shard:
         if not step.events:
             self._counters["duplicates"] += 1
             return Decided(self._pass(entry_id, "", b""))
+        if not step.state.session_id:  # there is no session yet, so there is no log to keep it in
+            return self._dead_letter(entry_id, f"{event.session_id!r} is not open: {step.events[-1].reason}", line)  # type: ignore[attr-defined]
+        self.sessions.setdefault(event.session_id, live)
         states[event.session_id] = step.state
         return Decided(self._commit(entry_id, state, step), live, step)
 
@@ -151,7 +165,7 @@ class Shard:
             return None
         if await self._redis.exists(self._keys.state(event.session_id)):
             return None
-        return self._admit(event.session_id, State())
+        return self._live(event.session_id, State())
 
     def _commit(self, entry_id: str, before: State, step: Step) -> Move:
         keys, shard, session_id = self._keys, self.lease.what, step.state.session_id
@@ -187,16 +201,28 @@ class Shard:
         live.state = step.state
         self._counters["inputs"] += 1
         for event in step.events:
-            self._observer(live, event)
+            self._guarded(self._observer, live, event)
         for command in step.commands:
-            self._effects.perform(live, command)
+            self._guarded(self._effects.perform, live, command)
         if step.state.task is None:
             live.cancel_task()  # the current task lives exactly as long as the turn
         if step.state.phase == "ENDED":
             self.sessions.pop(live.session_id, None)
+            for task in live.closing:
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+
+    def _guarded(self, do: Callable[[LiveSession, Any], None], live: LiveSession, what: Event) -> None:
+        """One that breaks must not take those after it along: they are committed, and nobody does them again."""
+        try:
+            do(live, what)
+        except Exception:
+            logger.exception("%s: %s of version %d broke", live.session_id, type(what).__name__, what.version)
 
     async def give_up(self, reason: str) -> None:
         """Cancel and await everything that was started under this lease (DESIGN §7)."""
         self.lost.set()
-        await asyncio.gather(*(live.shut(reason) for live in self.sessions.values()))
+        await asyncio.gather(*(live.hand_over(reason) for live in self.sessions.values()))
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=END_S)
         self.sessions.clear()

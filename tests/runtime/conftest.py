@@ -16,7 +16,7 @@ from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node
 from orchestrator.session.policy import Policy
 from tests.runtime.laws import check_laws
-from tests.runtime.support import Running, Stubs, Watch
+from tests.runtime.support import Running, Stubs, Watch, soon_in_redis
 
 logging.getLogger("faststream").setLevel(logging.WARNING)
 
@@ -37,8 +37,13 @@ class Place:
     keys: Keys
     redis: Redis
 
-    async def dead_letters(self, stream: str) -> list[tuple[str, bytes]]:
-        """Reason and entry of each."""
+    async def dead_letters(self, stream: str, count: int = 1) -> list[tuple[str, bytes]]:
+        """Reason and entry of each, as soon as there are so many."""
+
+        async def there() -> bool:
+            return bool(await self.redis.xlen(stream) >= count)
+
+        await soon_in_redis(there)
         return [(fields[b"reason"].decode(), fields[b"e"]) for _, fields in await self.redis.xrange(stream)]
 
 

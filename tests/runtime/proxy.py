@@ -21,6 +21,7 @@ class LossyProxy:
         self.requests = 0
         """How many chunks of requests held the needle since it was set."""
         self.refuse = False
+        self.refused = 0
         self._needle = b""
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -44,6 +45,7 @@ class LossyProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
+            self.refused += 1
             writer.transport.abort()
             return
         server_reader, server_writer = await asyncio.open_unix_connection(self._server_socket)

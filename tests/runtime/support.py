@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from events.derived import StateChanged
 from events.envelope import Event
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.keys import Keys
@@ -132,13 +133,11 @@ class StubClient:
     def __init__(self, client_id: str = "browser-1") -> None:
         self.client_id = client_id
         self.shown: list[str] = []
-        self.lines: list[str] = []
         self.ended: list[str] = []
         self.sent_away: list[str] = []
 
     def committed(self, event: Event, line: str | None) -> None:
-        if line is not None:
-            self.lines.append(line)
+        """Shown by what the observer sees."""
 
     async def show_reply(self, playback_id: str, text: str) -> None:
         self.shown.append(text)
@@ -159,7 +158,6 @@ class Watch:
     def __init__(self) -> None:
         self.events: dict[str, list[Event]] = defaultdict(list)
         self.on_commit: Callable[[LiveSession, Event], None] = lambda live, event: None
-        self._changed = asyncio.Condition()
         self._wake: set[asyncio.Event] = set()
 
     def __call__(self, live: LiveSession, event: Event) -> None:
@@ -189,8 +187,6 @@ class Watch:
 
     async def phase(self, session_id: str, phase: str, number: int = 1) -> None:
         """The n-th time a session enters a phase."""
-        from events.derived import StateChanged
-
         await self.event(session_id, StateChanged, number, to_phase=phase)
 
     def all(self, session_id: str, kind: type[E], **fields: Any) -> list[E]:
@@ -228,14 +224,14 @@ class Running:
 async def soon(what: Callable[[], bool], words: str = "the condition") -> None:
     """Wait for something that no event announces."""
     async with asyncio.timeout(PATIENCE_S):
-        while not what():
+        while not what():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.002)
 
 
 async def soon_in_redis(what: Callable[[], Awaitable[bool]]) -> None:
     """Wait for something in Redis that nobody announces."""
     async with asyncio.timeout(PATIENCE_S):
-        while not await what():
+        while not await what():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.005)
 
 

@@ -1,0 +1,277 @@
+"""The WebSocket /orchestrate over a real server: who may connect, what is said, how it ends, how one comes back."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+
+from events.derived import TurnStarted
+from events.inputs import ClientDisconnected, SessionCloseRequested
+from orchestrator.gateway.messages import LogLine
+from tests.gateway.conftest import Serve
+from tests.gateway.talker import Service, Talker
+from tests.runtime.conftest import MakeNode, Place
+from tests.runtime.proxy import LossyProxy
+from tests.runtime.support import soon
+
+Connect = Callable[..., Awaitable[Talker]]
+
+
+async def test_a_conversation_in_text_from_hello_to_goodbye(call: Connect, service: Service) -> None:
+    """session and phases, transcript, reply and golden lines; then ended, and the server closes with 1000."""
+    client = await call()
+    session = await client.listening()
+    assert client.kinds()[0] == "session"
+    await client.say("text", text="hello")
+    assert await client.until("transcript") == {"type": "transcript", "text": "hello", "is_final": True}
+    reply = await client.until("reply")
+    assert (reply["text"], reply["turn"]) == ("You said hello.", 1)
+    await client.until("phase", phase="LISTENING", reason="playback_done")
+    await client.say("goodbye")
+    assert await client.closed() == 1000
+    assert client.heard[-1] == {"type": "ended", "reason": "goodbye"}
+    lines = [message["line"] for message in client.heard if message["type"] == "log"]
+    assert lines == service.running.watch.golden(session["session_id"])
+    await soon(lambda: not service.running.node.sessions)
+    assert service.running.node.counters["dead_letters"] == 0
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[broken", "http://127.0.0.1:1"])
+async def test_a_page_from_elsewhere_is_refused(call: Connect, service: Service, origin: str) -> None:
+    """1008, and no conversation was opened."""
+    client = await call(headers={"Origin": origin})
+    assert await client.closed() == 1008
+    assert client.heard == []
+    assert not service.running.node.sessions
+
+
+async def test_our_own_page_and_configured_ones_are_welcome(serve: Serve, http: aiohttp.ClientSession) -> None:
+    """The server's own address, and what is in allowed_origins."""
+    service = await serve(allowed_origins=frozenset({"https://partner.example"}))
+    for origin in (service.url, "https://partner.example"):
+        client = Talker(await http.ws_connect(f"{service.url}/orchestrate", headers={"Origin": origin}))
+        await client.listening()
+
+
+async def test_an_unknown_session_and_a_wrong_token_are_refused_alike(call: Connect) -> None:
+    """4404; nobody can find out which sessions there are."""
+    client = await call()
+    session = await client.listening()
+    tokens = ({}, {"resume_token": ""}, {"resume_token": "guess"}, {"resume_token": "ü"})
+    for query in [{"session_id": session["session_id"], **token} for token in tokens] + [
+        {"session_id": "auto_session_404", "resume_token": session["resume_token"]}
+    ]:
+        assert await (await call(**query)).closed() == 4404
+    await client.say("text", text="still here")
+    await client.until("reply")
+
+
+async def test_all_lines_busy_is_said_with_1013(serve: Serve, http: aiohttp.ClientSession) -> None:
+    """max_sessions conversations at once; the next is told to try again, and gets in when one has ended."""
+    service = await serve(max_sessions=1)
+    first = Talker(await http.ws_connect(f"{service.url}/orchestrate"))
+    await first.listening()
+    assert await Talker(await http.ws_connect(f"{service.url}/orchestrate")).closed() == 1013
+    await first.say("goodbye")
+    await first.closed()
+    await Talker(await http.ws_connect(f"{service.url}/orchestrate")).listening()
+
+
+async def test_a_client_that_lost_its_connection_comes_back(call: Connect, service: Service) -> None:
+    """Same session, the phase as it is, and the conversation goes on."""
+    client = await call()
+    session = await client.listening()
+    await client.socket.close()
+    await service.running.watch.event(session["session_id"], ClientDisconnected)
+    back = await call(session_id=session["session_id"], resume_token=session["resume_token"])
+    assert await back.until("session") == session
+    assert (await back.until("phase"))["phase"] == "LISTENING"
+    await back.say("text", text="I am back")
+    await back.until("reply", text="You said I am back.")
+
+
+async def test_a_second_connection_replaces_the_first(call: Connect, service: Service) -> None:
+    """The first is closed with 1008 and says no more; the second's words count once."""
+    first = await call()
+    session = await first.listening()
+    second = await call(session_id=session["session_id"], resume_token=session["resume_token"])
+    await second.until("phase", phase="LISTENING")
+    assert await first.closed() == 1008
+    await second.say("text", text="hello")
+    await second.until("reply")
+    await second.until("phase", phase="LISTENING")
+    watch = service.running.watch
+    assert len(watch.all(session["session_id"], TurnStarted)) == 1
+    assert not watch.all(session["session_id"], ClientDisconnected)
+
+
+async def test_an_ended_conversation_cannot_be_rejoined(call: Connect) -> None:
+    """4404, also with the right token."""
+    client = await call()
+    session = await client.listening()
+    await client.say("goodbye")
+    await client.closed()
+    back = await call(session_id=session["session_id"], resume_token=session["resume_token"])
+    assert await back.closed() == 4404
+
+
+async def test_a_session_whose_shard_is_on_its_way_is_not_forgotten(
+    call: Connect, service: Service, place: Place
+) -> None:
+    """While nobody here owns its shard: 1013 for whoever has the token, so that the client keeps both ids."""
+    client = await call()
+    session = await client.listening()
+    number = place.keys.shard_of(session["session_id"])
+    service.running.node.shards[number].lost.set()
+    ids = {"session_id": session["session_id"], "resume_token": session["resume_token"]}
+    assert await (await call(**ids)).closed() == 1013
+    assert await (await call(**ids | {"resume_token": "guess"})).closed() == 4404
+
+
+BAD = {
+    "not JSON": ("{", "not valid JSON"),
+    "a list": ("[]", "not a JSON object"),
+    "no type": ("{}", "`type` is missing"),
+    "unknown": ('{"type":"dance"}', "unknown type `dance`"),
+    "missing": ('{"type":"text"}', "`text` is missing"),
+    "empty": ('{"type":"text","text":""}', "`text`"),
+    "too long": (json.dumps({"type": "text", "text": "x" * 2001}), "2000 characters"),
+    "additional": ('{"type":"goodbye","now":true}', "`now` is no field"),
+    "surrogate": ('{"type":"text","text":"\\ud800"}', "not valid JSON"),
+    "position": ('{"type":"barge_in","position_ms":9007199254740991}', "`position_ms`"),
+    "negative": ('{"type":"barge_in","position_ms":-1}', "`position_ms`"),
+    "long id": (json.dumps({"type": "barge_in", "playback_id": "x" * 201}), "200 characters"),
+    "no call": ('{"type":"webrtc_offer","sdp":"v=0"}', "the call could not be set up"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+async def test_a_bad_message_is_answered_in_words(call: Connect, what: str) -> None:
+    """An error message says what was wrong; the conversation goes on."""
+    client = await call()
+    await client.listening()
+    raw, words = BAD[what]
+    await client.socket.send_str(raw)
+    error = await client.until("error")
+    assert words in error["message"]
+    assert len(error["message"]) < 500
+    await client.say("text", text="hello")
+    await client.until("reply")
+
+
+async def test_too_many_bad_messages_end_the_connection(call: Connect, service: Service) -> None:
+    """Ten are answered, then 1008; the session waits for the client."""
+    client = await call()
+    session = await client.listening()
+    for _ in range(12):
+        await client.socket.send_str("{")
+    assert await client.closed() == 1008
+    assert client.kinds().count("error") in (10, 11)
+    await service.running.watch.event(session["session_id"], ClientDisconnected)
+
+
+async def test_a_flood_of_messages_ends_the_connection(call: Connect) -> None:
+    """1008 after the burst, however fast they come."""
+    client = await call()
+    await client.listening()
+    for _ in range(100):
+        await client.say("barge_in")
+    assert await client.closed() == 1008
+
+
+@pytest.mark.parametrize(("send", "code"), [("x" * 140_000, 1009), (b"binary", 1008)])
+async def test_messages_that_are_no_messages_end_the_connection(call: Connect, send: str | bytes, code: int) -> None:
+    """Too big: 1009. Not text: 1008."""
+    client = await call()
+    await client.listening()
+    await (client.socket.send_str(send) if isinstance(send, str) else client.socket.send_bytes(send))
+    assert await client.closed() == code
+
+
+async def test_a_client_that_does_not_read_is_disconnected(
+    call: Connect, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue is full: the connection is ended at once, nobody waits for it, the session goes on without."""
+    client = await call()
+    session = await client.listening()
+    live = service.running.node.session(session["session_id"])
+    assert live is not None
+    socket = client.socket.get_extra_info("socket")
+    assert socket is not None
+    client.socket._conn.transport.pause_reading()  # type: ignore[union-attr]
+    async with asyncio.timeout(10):
+        while live.client is not None:
+            live.client.tell(LogLine(line="x" * 20_000))  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+    await service.running.watch.event(session["session_id"], ClientDisconnected)
+    assert service.running.node.session(session["session_id"]) is live
+
+
+async def test_connections_leave_nothing_behind(call: Connect, service: Service) -> None:
+    """Twenty clients come and go: no task of theirs runs on."""
+    for number in range(20):
+        client = await call()
+        await client.listening()
+        if number % 2:
+            await client.say("goodbye")
+            await client.closed()
+        await client.socket.close()
+    await soon(lambda: not [t for t in asyncio.all_tasks() if t.get_name().startswith(("client-", "auto_session"))])
+
+
+async def test_a_service_that_stops_sends_everybody_away_at_once(call: Connect, service: Service) -> None:
+    """1013 and a reason: clients come back to the next one. Nothing waits for connections that stay open."""
+    clients = [await call() for _ in range(3)]
+    for client in clients:
+        await client.listening()
+    started = time.monotonic()
+    stopping = asyncio.create_task(service.runner.cleanup())
+    assert [await client.closed() for client in clients] == [1013] * 3
+    await stopping
+    assert time.monotonic() - started < 2
+
+
+async def test_an_operator_can_end_a_conversation(call: Connect, service: Service) -> None:
+    """SESSION_CLOSE_REQUESTED from elsewhere: the client is told and closed."""
+    client = await call()
+    session = await client.listening()
+    service.running.node.report(SessionCloseRequested(session_id=session["session_id"], reason="maintenance"))
+    assert await client.closed() == 1000
+    assert client.heard[-1] == {"type": "ended", "reason": "maintenance"}
+
+
+async def test_health_is_about_the_process_and_readiness_about_calls(
+    service: Service, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/healthz is 200 as long as there is a process, /readyz is 503 when Redis is away or the node has stopped."""
+    async with http.get(f"{service.url}/healthz") as answer:
+        assert (answer.status, await answer.json()) == (200, {"alive": True})
+    async with http.get(f"{service.url}/readyz") as answer:
+        body = await answer.json()
+        assert (answer.status, body["ready"], body["shards"], body["sessions"]) == (200, True, 4, 0)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    await service.running.node.stop()
+    async with http.get(f"{service.url}/readyz") as answer:
+        assert (answer.status, (await answer.json())["ready"]) == (503, False)
+    async with http.get(f"{service.url}/healthz") as answer:
+        assert answer.status == 200
+    assert await Talker(await http.ws_connect(f"{service.url}/orchestrate")).closed() == 1013
+
+
+async def test_readiness_is_503_while_redis_is_away(
+    make_node: MakeNode, serve: Serve, place: Place, http: aiohttp.ClientSession
+) -> None:
+    """The node still owns its shards; without Redis it can take no call, and with Redis back it can again."""
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy:
+        service = await serve(redis_url=proxy.url)
+        proxy.refuse = True
+        proxy.cut()
+        async with http.get(f"{service.url}/readyz") as answer:
+            assert answer.status == 503
+        proxy.refuse = False
+        async with http.get(f"{service.url}/readyz") as answer:
+            assert answer.status == 200
+        await service.running.node.stop()

@@ -1,0 +1,79 @@
+"""Appending: order, and waiting that ends, whatever else is going on."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from events.codec import decode
+from events.inputs import SttPartial
+from orchestrator.runtime.connection import connect
+from orchestrator.runtime.inbox import Inbox
+from tests.runtime.conftest import Place
+from tests.runtime.proxy import LossyProxy
+from tests.runtime.support import a_session_on, soon
+
+
+@pytest.fixture
+async def proxy(place: Place) -> AsyncIterator[LossyProxy]:
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def inbox(place: Place, proxy: LossyProxy) -> AsyncIterator[Inbox]:
+    """An inbox behind a proxy."""
+    redis = connect(proxy.url)
+    inbox = Inbox(redis, place.keys)
+    yield inbox
+    await inbox.close()
+    await redis.aclose()
+
+
+async def texts(place: Place, shard: int) -> list[str]:
+    return [decode(fields[b"e"]).text for _, fields in await place.redis.xrange(place.keys.inbox(shard))]  # type: ignore[attr-defined]
+
+
+async def test_what_is_queued_arrives_in_order_in_a_few_batches(inbox: Inbox, place: Place) -> None:
+    """A thousand events on two shards; each shard has its own in order, under one producer's sequence."""
+    for number in range(1_000):
+        inbox.append(SttPartial(session_id=a_session_on(place.keys, number % 2), text=str(number)))
+    await inbox.flush()
+    for shard in (0, 1):
+        assert await texts(place, shard) == [str(number) for number in range(1_000) if number % 2 == shard]
+
+
+async def test_flush_does_not_wait_for_what_is_queued_later(inbox: Inbox, place: Place) -> None:
+    """A busy shard must not hold an ingress up: it waits for its own events alone."""
+    busy = True
+
+    def again(_: object = None) -> None:
+        if busy:
+            inbox.append(SttPartial(session_id=a_session_on(place.keys, 1), text="busy"))
+            asyncio.get_running_loop().call_soon(again)
+
+    again()
+    inbox.append(SttPartial(session_id=a_session_on(place.keys, 0), text="mine"))
+    async with asyncio.timeout(10):
+        await inbox.flush()
+    busy = False
+    assert await texts(place, 0) == ["mine"]
+
+
+async def test_a_redis_that_is_away_is_said_once_and_nothing_is_lost(
+    inbox: Inbox, proxy: LossyProxy, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many attempts, two lines in the log: it fails, it works again."""
+    caplog.set_level(logging.WARNING)
+    proxy.refuse = True
+    for number in range(5):
+        inbox.append(SttPartial(session_id=a_session_on(place.keys, 0), text=str(number)))
+    await soon(lambda: proxy.refused >= 3)
+    proxy.refuse = False
+    await inbox.flush()
+    assert await texts(place, 0) == list("01234")
+    assert [message.split(" (")[0] for message in caplog.messages] == [
+        f"append to {place.keys.inbox(0)} failed",
+        f"appending to {place.keys.inbox(0)} works again",
+    ]

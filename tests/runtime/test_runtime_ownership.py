@@ -1,0 +1,262 @@
+"""Ownership: one owner at a time, clean hand-over, take-over after a loss, and what survives it."""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from events.derived import CommandIssued
+from events.inputs import ClientConnected, RagAnswered, SessionResumed, SttFinal, SttPartial
+from orchestrator.runtime import inbox
+from orchestrator.runtime import lease as leases
+from orchestrator.runtime.embedded import find_server
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.node import Node, WrongShardCountError
+from tests.runtime.conftest import MakeNode, Place
+from tests.runtime.laws import check_laws
+from tests.runtime.support import Running, StubClient, Stubs, Watch, soon, soon_in_redis
+
+
+async def thinking(running: Running) -> str:
+    """A session that waits for its answer."""
+    live = await running.listening()
+    running.stubs.hold("answer")
+    running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await soon(lambda: bool(running.stubs.keys("answer")))
+    return live.session_id
+
+
+async def test_a_second_node_takes_over_at_once_when_the_first_stops(make_node: MakeNode) -> None:
+    """It owns nothing before; after it goes on with the session and asks again under the same key."""
+    first = await make_node(lease_ms=60_000)
+    session_id = await thinking(first)
+    second = await make_node(lease_ms=300)
+    assert not second.node.ready
+    await first.node.stop()
+    assert first.stubs.cancelled == ["answer"]
+    assert first.clients[0].sent_away == ["the service is stopping"]
+    assert first.clients[0].ended == []
+    resumed = await second.watch.event(session_id, SessionResumed)
+    assert resumed.incarnation != first.watch.events[session_id][0].incarnation
+    await second.watch.event(session_id, RagAnswered)
+    assert second.stubs.keys("answer") == first.stubs.keys("answer")
+    again = second.watch.all(session_id, CommandIssued, name="AnswerQuestion")
+    before = first.watch.all(session_id, CommandIssued, name="AnswerQuestion")
+    assert [command.retry_of for command in again] == [before[0].command_id]
+    assert again[0].command_id != before[0].command_id
+
+
+async def test_a_client_comes_back_to_the_next_node_with_the_same_token(make_node: MakeNode) -> None:
+    """The token holds on every node and after every restart; another session's token opens nothing."""
+    first = await make_node()
+    live = await first.listening()
+    token = first.node.resume_token(live.session_id)
+    await first.node.stop()
+    second = await make_node()
+    await second.watch.event(live.session_id, SessionResumed)
+    assert second.node.may_resume(live.session_id, token)
+    assert not second.node.may_resume("auto_session_1", token)
+    assert not second.node.may_resume(live.session_id, "")
+    assert not second.node.may_resume(live.session_id, "ü")
+    back = second.node.session(live.session_id)
+    assert back is not None
+    second.node.connect_client(back, StubClient("browser-2"))
+    await second.watch.event(live.session_id, ClientConnected)
+    second.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await second.watch.phase(live.session_id, "SPEAKING")
+
+
+async def test_a_node_whose_lease_was_taken_does_nothing_more(make_node: MakeNode, place: Place) -> None:
+    """Somebody else acquires the shard: no commit, no effect, its stages are cancelled; later it may own it again."""
+    running = await make_node(lease_ms=60_000)
+    session_id = await thinking(running)
+    number = place.keys.shard_of(session_id)
+    await place.redis.delete(place.keys.lease(number))
+    what = leases.shard(place.keys, number)
+    (thief,) = await leases.acquire(place.redis, [what], 60_000, "elsewhere")
+    version = await place.redis.hget(place.keys.state(session_id), "version")
+    running.stubs.release("answer")
+    await soon(lambda: number not in running.node.shards)
+    await soon(lambda: bool(running.clients[0].sent_away))
+    assert await place.redis.hget(place.keys.state(session_id), "version") == version
+    assert running.clients[0].shown == []
+    assert running.node.session(session_id) is None
+    assert len(running.node.shards) == 3
+    await leases.release(place.redis, [thief])
+
+
+async def test_a_lease_that_expired_unnoticed_is_lost_for_good(make_node: MakeNode, place: Place) -> None:
+    """A node that was paused too long takes the shard again under a new token, with SESSION_RESUMED."""
+    running = await make_node(lease_ms=200)
+    live = await running.listening()
+    number = place.keys.shard_of(live.session_id)
+    token = running.node.shards[number].lease.token
+    await place.redis.delete(place.keys.lease(number))
+    await running.watch.event(live.session_id, SessionResumed)
+    assert running.node.shards[number].lease.token != token
+
+
+async def test_a_slow_farewell_costs_no_other_lease(make_node: MakeNode, place: Place) -> None:
+    """Giving one shard up may take longer than a lease lasts: the others are renewed meanwhile."""
+    running = await make_node(lease_ms=200)
+    farewell = asyncio.Event()
+
+    class SlowClient(StubClient):
+        async def send_away(self, reason: str) -> None:
+            await farewell.wait()
+
+    live = await running.listening(SlowClient())
+    number = place.keys.shard_of(live.session_id)
+    others = {n: shard.lease.token for n, shard in running.node.shards.items() if n != number}
+    await place.redis.delete(place.keys.lease(number))
+    await soon(lambda: number not in running.node.shards)
+    lease = place.keys.lease(next(iter(others)))
+    renewed = time.monotonic() + 0.5
+    await soon_in_redis(lambda: _is_after(renewed))
+    assert await place.redis.exists(lease)
+    assert {n: shard.lease.token for n, shard in running.node.shards.items()} == others
+    farewell.set()
+    await soon(lambda: number in running.node.shards)
+
+
+async def _is_after(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
+async def test_a_client_that_breaks_while_it_is_sent_away_keeps_nobody_from_going_on(
+    make_node: MakeNode, place: Place
+) -> None:
+    """The shard is owned again, and the keeper of leases lives."""
+    running = await make_node(lease_ms=200)
+
+    class BrokenClient(StubClient):
+        async def send_away(self, reason: str) -> None:
+            raise ZeroDivisionError
+
+    live = await running.listening(BrokenClient())
+    for number in (1, 2):
+        await place.redis.delete(place.keys.lease(place.keys.shard_of(live.session_id)))
+        await running.watch.event(live.session_id, SessionResumed, number)
+
+
+async def test_a_log_that_cannot_be_read_keeps_the_other_sessions_alive(
+    make_node: MakeNode, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session of a newer release is left alone, in words; its shard is taken over all the same."""
+    first = await make_node()
+    live = await first.listening()
+    await first.node.stop()
+    number = place.keys.shard_of(live.session_id)
+    stranger = next(sid for n in range(1000) if place.keys.shard_of(sid := f"auto_session_x{n}") == number)
+    await place.redis.sadd(place.keys.sessions(number), stranger)
+    await place.redis.xadd(place.keys.log(stranger), {"e": b'{"type":"FROM_THE_FUTURE"}'}, id="0-1")
+    second = await make_node()
+    await second.watch.event(live.session_id, SessionResumed)
+    assert f"{stranger} cannot be taken over: unknown event type" in caplog.text
+    await second.node.stop()
+    await place.redis.delete(place.keys.log(stranger))
+    await place.redis.srem(place.keys.sessions(number), stranger)
+
+
+async def test_another_number_of_shards_is_refused_in_words(make_node: MakeNode, place: Place) -> None:
+    """It names both numbers and says what to do."""
+    await make_node()
+    keys = Keys(shards=8, prefix=place.keys.prefix)
+    node = Node(place.url, Stubs().services(), observer=Watch(), keys=keys)
+    with pytest.raises(WrongShardCountError, match=r"with 4 shards, not 8.*use 4, or another key prefix"):
+        await node.start()
+    await node.stop()
+
+
+async def test_a_node_that_finds_no_redis_says_so_and_stops(tmp_path: Path) -> None:
+    """start raises a RedisError; stop ends at once."""
+    node = Node(f"unix://{tmp_path}/nothing.sock", Stubs().services(), observer=Watch())
+    with pytest.raises(RedisError):
+        await node.start()
+    async with asyncio.timeout(1):
+        await node.stop()
+
+
+class Server:
+    """A Redis server that may be killed and started again at the same socket."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.url = f"unix://{folder}/r.sock"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *(find_server(), "--port", "0", "--unixsocket", f"{self._folder}/r.sock", "--dir", self._folder),
+            *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        async with Redis.from_url(self.url) as redis:
+            await soon_in_redis(lambda: _answers(redis))
+
+    async def kill(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+
+
+async def _answers(redis: Redis) -> bool:
+    try:
+        return bool(await redis.ping())
+    except RedisError:
+        return False
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="orch-kill-") as folder:
+        server = Server(folder)
+        await server.start()
+        yield server
+        await server.kill()
+
+
+async def test_a_server_that_was_killed_and_started_again_loses_nothing(server: Server) -> None:
+    """The node gives its shards up, takes them again and goes on with the conversation."""
+    stubs, watch, client = Stubs(), Watch(), StubClient()
+    keys = Keys(shards=4)
+    node = Node(server.url, stubs.services(), observer=watch, keys=keys, lease_ms=600)
+    await node.start()
+    running = Running(node, stubs, watch)
+    live = await running.listening(client)
+    node.report(SttPartial(session_id=live.session_id, text="before"))
+    await watch.event(live.session_id, SttPartial)
+    await server.kill()
+    node.report(SttPartial(session_id=live.session_id, text="while it is away"))
+    await server.start()
+    await watch.event(live.session_id, SessionResumed)
+    node.report(SttPartial(session_id=live.session_id, text="after"))
+    await watch.event(live.session_id, SttPartial, text="after")
+    texts = [event.text for event in watch.all(live.session_id, SttPartial)]
+    assert texts == ["before", "while it is away", "after"]
+    assert client.sent_away
+    await node.stop()
+    async with Redis.from_url(server.url) as redis:
+        assert await check_laws(redis, keys) == 1
+
+
+async def test_a_node_stops_although_redis_is_away(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be appended is counted in the log; nothing hangs."""
+    monkeypatch.setattr(inbox, "CLOSE_S", 0.2)
+    node = Node(server.url, Stubs().services(), observer=Watch(), keys=Keys(shards=4))
+    await node.start()
+    await server.kill()
+    node.report(SttPartial(session_id="auto_session_1", text="never arrives"))
+    async with asyncio.timeout(10):
+        await node.stop()
+    assert "1 events could not be appended" in caplog.text
+    await server.start()
