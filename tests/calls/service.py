@@ -64,8 +64,13 @@ class Service:
     async def __aexit__(self, *_: object) -> None:
         if self.process.returncode is None:
             self.process.terminate()
-        await asyncio.wait_for(self.process.wait(), 15)
-        await asyncio.gather(*self._readers)
+        try:
+            await asyncio.wait_for(self.process.wait(), 15)
+        except TimeoutError:
+            self.process.kill()  # the test fails, but nothing of it stays behind
+            raise
+        finally:
+            await asyncio.gather(*self._readers)
 
     async def orch(self, *arguments: str) -> tuple[int, str, str]:
         """Run an `orch` command beside the service: exit code, standard output, standard error."""
