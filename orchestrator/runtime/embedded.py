@@ -52,6 +52,7 @@ class EmbeddedRedis:
         """Holds the path of the socket; the socket itself lies where paths are short."""
         self._lock: IO[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
         self._reader: asyncio.Task[None] | None = None
         self.url = ""
 
@@ -155,13 +156,14 @@ class EmbeddedRedis:
                 said.append(line)
                 if "eady to accept connections" in line:
                     ready.set_result(None)
-            elif "# " in line:
+            elif "# " in line and not self._stopping:
                 logger.warning("redis: %s", line)
         if not ready.done():
             ready.set_exception(NoRedisServerError("the Redis server did not start:\n" + "\n".join(said[-10:])))
 
     async def _stop(self) -> None:
         """Stop the server by its own command, which writes the append-only file to the end."""
+        self._stopping = True
         client = Redis.from_url(self.url)
         socket = Path(self.url.removeprefix("unix://"))
         try:

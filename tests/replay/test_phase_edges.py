@@ -1,0 +1,109 @@
+"""Holds the recordings against the phase diagram: every edge that the core can take is taken by one of them."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from events.codec import INPUTS
+from events.envelope import Input, Result
+from events.recording import parse
+from fixtures.failures.edges_page import FIXTURES, PAGE, edges_by_recording, page
+from orchestrator.replay.edges import Edge, edges_taken
+from orchestrator.session import REDUCER_VERSION
+from orchestrator.session.commands import ANSWERS
+from orchestrator.session.policy import Policy
+from orchestrator.session.reducer import reduce
+from orchestrator.session.state import State
+
+PAYLOADS: dict[str, dict[str, Any]] = {
+    "SESSION_OPENED": {"policy": Policy.model_validate({"filler": {"text": "One moment."}}).recorded()},
+    "CLIENT_CONNECTED": {"client_id": "browser"},
+    "CLIENT_DISCONNECTED": {"client_id": "browser"},
+    "HANDLER_ATTACHED": {"handler_id": "fastrtc"},
+    "HANDLER_DETACHED": {"handler_id": "fastrtc"},
+    "STT_PARTIAL": {"text": "hel"},
+    "STT_FINAL": {"text": "hello"},
+    "INTENT_RESOLVED": {"intent": "greeting"},
+    "RAG_ANSWERED": {"answer": "Hi!"},
+    "SERVICE_FAILED": {"error": "503"},
+    "TTS_CHUNK_READY": {"duration_ms": 200, "index": 0},
+    "TTS_COMPLETE": {"chunks": 1, "duration_ms": 200},
+    "PLAYBACK_PROGRESS": {"position_ms": 100},
+    "PLAYBACK_DONE": {"confirmed_by": "client"},
+    "SESSION_RESUMED": {"reducer_version": REDUCER_VERSION},
+}
+
+
+def test_the_page_tells_the_edges_of_the_recordings() -> None:
+    """docs/edges.md is what the recordings give."""
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m fixtures.failures.write"
+
+
+def test_every_edge_the_core_can_take_is_in_a_recording() -> None:
+    """All inputs in all states, up to what makes a difference to an edge: no arrow without an example."""
+    assert set().union(*edges_by_recording().values()) == reachable_edges()
+
+
+def test_the_trigger_is_an_event_or_a_timer() -> None:
+    """A barge-in in short: words wait for the timer, which leads over two edges."""
+    file = FIXTURES / "failures" / "words_lost_in_the_interruption.jsonl"
+    assert edges_taken(parse(file.read_bytes(), file.name).events()) == {
+        Edge("NEW", "SESSION_OPENED", "IDLE"),
+        Edge("IDLE", "CLIENT_CONNECTED", "LISTENING"),
+        Edge("LISTENING", "STT_FINAL", "THINKING"),
+        Edge("THINKING", "RAG_ANSWERED", "SPEAKING"),
+        Edge("SPEAKING", "SPEECH_STARTED", "INTERRUPT"),
+        Edge("INTERRUPT", "interrupt_pause", "LISTENING"),
+        Edge("LISTENING", "interrupt_pause", "THINKING"),
+        Edge("SPEAKING", "PLAYBACK_DONE", "LISTENING"),
+    }
+
+
+def test_sessions_of_one_recording_do_not_mix_their_triggers() -> None:
+    """Taken one by one, the sessions of a recording take the edges of the whole."""
+    file = FIXTURES / "session_isolation.jsonl"
+    events = [*parse(file.read_bytes(), file.name).events()]
+    apart = [edges_taken(e for e in events if e.session_id == f"auto_session_{name}") for name in "AB"]
+    assert set().union(*apart) == edges_taken(events)
+
+
+def reachable_edges() -> set[Edge]:
+    """The edges of every state that any input leads to, one state for all that no edge can tell apart."""
+    edges: set[Edge] = set()
+    seen = {_essence(State())}
+    states = [State()]
+    while states:
+        state = states.pop()
+        for event in _inputs(state):
+            step = reduce(state, event)
+            edges |= edges_taken(step.events)
+            if (essence := _essence(step.state)) not in seen:
+                seen.add(essence)
+                states.append(step.state)
+    return edges
+
+
+def _inputs(state: State) -> Iterator[Input]:
+    """Everything that can happen in a state: each event by itself, each result of each outstanding command."""
+    stamped = {"at_us": state.at_us + 1_000, "incarnation": f"after {state.epoch}", "session_id": "s"}
+    for name, kind in INPUTS.items():
+        payload = stamped | PAYLOADS.get(name, {})
+        if not issubclass(kind, Result):
+            yield kind(**payload)
+            continue
+        for command in state.pending.values():
+            if command.name in ANSWERS[kind]:
+                about = {field: command.target for field in ("playback_id", "target") if field in kind.model_fields}
+                yield kind(**payload, **about, command_id=command.command_id)
+
+
+def _essence(state: State) -> tuple[object, ...]:
+    """What decides which edges a state has: phase, outstanding work, the join, held words, the client."""
+    task = state.task
+    return (
+        state.phase,
+        frozenset((command.name, re.sub(r"\d+", "", command.target)) for command in state.pending.values()),
+        task is not None and (task.intent is None, task.answer is None),
+        state.held_text != "",
+        state.client_id != "",
+    )
