@@ -57,12 +57,12 @@ async def _aloud(
     handler: Handler, command: Speak | PlayFiller, chunks: AsyncGenerator[SpeechChunk, None], say: _Said
 ) -> None:
     """Read the synthesis at most half a second ahead of playback (the handler's write waits), then wait for its end."""
+    skip_ms = command.from_ms if isinstance(command, Speak) else 0
     playback = handler.play(
         command.playback_id,
         on_started=lambda: say(PlaybackStarted),
-        on_progress=lambda position_ms: say(PlaybackProgress, position_ms=position_ms),
+        on_progress=lambda position_ms: say(PlaybackProgress, position_ms=skip_ms + position_ms),
     )
-    skip_ms = command.from_ms if isinstance(command, Speak) else 0
     count = duration_ms = 0
     async with aclosing(chunks):
         async for chunk in chunks:

@@ -73,6 +73,7 @@ def _session_opened(state: State, event: inputs.SessionOpened) -> None:
     if state.phase == "NEW" and (policy := Policy.read(event.policy)) is not None:
         state.session_id = event.session_id
         state.policy = policy
+        state.owner = event.incarnation
 
 
 def _client_connected(state: State, event: inputs.ClientConnected) -> None:
@@ -91,6 +92,15 @@ def _handler_attached(state: State, event: inputs.HandlerAttached) -> None:
 def _handler_detached(state: State, event: inputs.HandlerDetached) -> None:
     if state.handler_id == event.handler_id:
         state.handler_id = ""
+        state.user_is_speaking = False
+
+
+def _speech_started(state: State, event: inputs.SpeechStarted) -> None:  # noqa: ARG001
+    state.user_is_speaking = True
+
+
+def _speech_stopped(state: State, event: inputs.SpeechStopped) -> None:  # noqa: ARG001
+    state.user_is_speaking = False
 
 
 def _stt_partial(state: State, event: inputs.SttPartial) -> None:
@@ -102,6 +112,8 @@ def _stt_final(state: State, event: inputs.SttFinal) -> None:
     if not words or state.phase == "IDLE":
         return
     state.partial_text = ""
+    if event.via == "speech":
+        state.user_is_speaking = False
     if state.phase in ("SPEAKING", "INTERRUPT"):
         state.held_text = f"{state.held_text} {words}".strip()[:HELD_CHARS].rstrip()
         state.held_via = event.via
@@ -133,6 +145,11 @@ def _tts_chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
         state.playback = replace(p, chunks=p.chunks + 1, audio_ms=p.audio_ms + event.duration_ms)
 
 
+def _tts_complete(state: State, event: inputs.TtsComplete) -> None:
+    if (p := state.playback) and p.playback_id == event.playback_id:
+        state.playback = replace(p, total_ms=event.duration_ms)
+
+
 def _playback_started(state: State, event: inputs.PlaybackStarted) -> None:
     if (p := state.playback) and p.playback_id == event.playback_id and not p.position_at_us:
         state.playback = replace(p, position_at_us=event.at_us)
@@ -143,14 +160,17 @@ def _playback_moved(state: State, event: inputs.PlaybackProgress | inputs.Playba
         state.playback = replace(p, position_ms=event.position_ms, position_at_us=event.at_us)
 
 
-def _session_resumed(state: State, event: inputs.SessionResumed) -> None:  # noqa: ARG001 - the fact itself counts
-    state.epoch += 1
-    state.client_id = state.handler_id = ""
+def _session_resumed(state: State, event: inputs.SessionResumed) -> None:
+    if event.incarnation != state.owner:
+        state.owner = event.incarnation
+        state.epoch += 1
+        state.client_id = state.handler_id = ""
+        state.user_is_speaking = False
 
 
 def _turn_started(state: State, event: derived.TurnStarted) -> None:
     state.turn += 1
-    state.held_text = state.held_via = ""
+    state.partial_text = state.held_text = state.held_via = ""
     skipped = state.policy.intent.skip
     state.task = Turn(event.text, event.at_us, intent="" if skipped else None)
 
@@ -161,7 +181,7 @@ def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
 
 def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
     assert state.task is not None, "an answer lies within a turn"
-    state.task = replace(state.task, answer=event.answer, intent=event.intent)
+    state.task = replace(state.task, answer=event.answer, intent=event.intent, is_processed=True)
 
 
 def _state_changed(state: State, event: derived.StateChanged) -> None:
@@ -224,12 +244,15 @@ _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
     inputs.ClientDisconnected: _client_disconnected,
     inputs.HandlerAttached: _handler_attached,
     inputs.HandlerDetached: _handler_detached,
+    inputs.SpeechStarted: _speech_started,
+    inputs.SpeechStopped: _speech_stopped,
     inputs.SttPartial: _stt_partial,
     inputs.SttFinal: _stt_final,
     inputs.IntentResolved: _intent_resolved,
     inputs.RagAnswered: _rag_answered,
     inputs.ServiceFailed: _service_failed,
     inputs.TtsChunkReady: _tts_chunk_ready,
+    inputs.TtsComplete: _tts_complete,
     inputs.PlaybackStarted: _playback_started,
     inputs.PlaybackProgress: _playback_moved,
     inputs.PlaybackDone: _playback_moved,

@@ -6,7 +6,6 @@ outstanding never gets here: the reducer rejects it as stale.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Final, TypeAlias, get_args
 
 from events import inputs
@@ -76,11 +75,12 @@ _ROWS: dict[Phase, dict[str, Cell]] = {
         "INTENT_RESOLVED": thinking.intent_resolved,
         "RAG_ANSWERED": thinking.rag_answered,
         "SERVICE_FAILED": thinking.failed,
-        "STT_FINAL": listening.final_while_thinking,
+        "STT_FINAL": thinking.final,
     },
     "SPEAKING": {
         "BARGE_IN": speaking.barge_in,
         "PLAYBACK_DONE": speaking.playback_done,
+        "PLAYBACK_PROGRESS": speaking.progress,
         "SERVICE_FAILED": speaking.failed,
         "SPEECH_STARTED": speaking.speech_started,
         "STT_FINAL": speaking.final,
@@ -95,6 +95,10 @@ TABLE: Final = _table()
 TIMERS: Final[dict[tuple[Phase, str], Cell]] = {
     **{(phase, "endpoint"): listening.endpoint for phase in LIVE},
     **{(phase, "reconnect"): lifecycle.client_gone for phase in LIVE},
+    **{(phase, "stt_deadline"): IGNORE for phase in ("IDLE", "SPEAKING", "INTERRUPT")},
+    ("LISTENING", "stt_deadline"): listening.final_is_missing,
+    ("THINKING", "stt_deadline"): thinking.final_is_missing,
+    ("THINKING", "floor_deadline"): thinking.floor_deadline,
     ("THINKING", "intent_deadline"): thinking.intent_deadline,
     ("THINKING", "answer_deadline"): thinking.answer_deadline,
     ("SPEAKING", "tts_deadline"): speaking.deadline,
@@ -108,32 +112,33 @@ LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
     lifecycle.client_gone: ("ENDED",),
     lifecycle.close_requested: ("ENDED",),
     listening.final: ("THINKING",),
-    listening.final_while_thinking: ("THINKING",),
+    listening.final_is_missing: ("THINKING",),
     thinking.intent_resolved: ("SPEAKING",),
     thinking.rag_answered: ("SPEAKING",),
     thinking.intent_deadline: ("SPEAKING",),
     thinking.answer_deadline: ("SPEAKING",),
     thinking.failed: ("SPEAKING",),
+    thinking.final: ("THINKING", "SPEAKING"),
+    thinking.final_is_missing: ("THINKING", "SPEAKING"),
+    thinking.floor_deadline: ("SPEAKING",),
     speaking.barge_in: ("INTERRUPT",),
     speaking.speech_started: ("INTERRUPT",),
     speaking.final: ("INTERRUPT",),
     speaking.playback_done: ("LISTENING",),
     speaking.failed: ("LISTENING",),
     speaking.deadline: ("LISTENING",),
-    speaking.pause_over: ("LISTENING", "THINKING"),
+    speaking.pause_over: ("LISTENING",),
 }
-"""Where a decision may lead, one phase after the other; one that is not named here leads nowhere. The diagram in
-docs/state-machine.md is drawn from it, and tests hold it against what the decisions do."""
+"""Where a decision may lead; one that is not named here leads nowhere. The diagram in docs/state-machine.md is drawn
+from it, and tests hold it against what the decisions do."""
+AND_THEN: Final[dict[Handler, tuple[Phase, Phase]]] = {speaking.pause_over: ("LISTENING", "THINKING")}
+"""A decision that may go on at once: words that were held open the next turn."""
 
 
 def edges() -> list[tuple[Phase, str, Phase]]:
     """Every change of phase there is: from, by which event (a timer by its name), to."""
     cells = [(phase, name, cell) for (phase, name), cell in TABLE.items()]
     cells += [(phase, f"timer {name}", cell) for (phase, name), cell in TIMERS.items()]
-    found = [
-        (before, name, after)
-        for phase, name, cell in cells
-        if callable(cell)
-        for before, after in pairwise((phase, *LEADS.get(cell, ())))
-    ]
+    found = [(phase, name, after) for phase, name, cell in cells if callable(cell) for after in LEADS.get(cell, ())]
+    found += [(AND_THEN[cell][0], name, AND_THEN[cell][1]) for _, name, cell in cells if cell in AND_THEN]
     return sorted(set(found))

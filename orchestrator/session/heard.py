@@ -2,6 +2,9 @@
 
 from orchestrator.session.state import Playback
 
+MS_PER_CHARACTER = 70
+"""Speech at about 170 words a minute."""
+
 
 def heard_ms(playback: Playback, now_us: int) -> int:
     """The last confirmed position plus the time since, never beyond the audio there is. In milliseconds of audio."""
@@ -10,9 +13,18 @@ def heard_ms(playback: Playback, now_us: int) -> int:
     return min(playback.audio_ms, playback.position_ms + (now_us - playback.position_at_us) // 1000)
 
 
+def length_ms(playback: Playback) -> int:
+    """How long the whole answer is: known once it is synthesised, until then estimated from its text.
+
+    Synthesis is read only half a second ahead of playback, so the audio there is says little about the whole.
+    """
+    total_ms = len(playback.text) * MS_PER_CHARACTER if playback.total_ms is None else playback.total_ms
+    return max(playback.audio_ms, total_ms)
+
+
 def heard_text(playback: Playback, position_ms: int) -> str:
     """The words that fit into `position_ms`, by even share of the audio; whole words only."""
-    if position_ms <= 0 or not playback.audio_ms:
+    if position_ms <= 0 or not length_ms(playback):
         return ""
     words = playback.text.split()
-    return " ".join(words[: len(words) * position_ms // playback.audio_ms])
+    return " ".join(words[: len(words) * position_ms // length_ms(playback)])

@@ -60,6 +60,9 @@ def resumed(step: Step) -> None:
     What is asked again has its whole time again: the deadline of a stage begins anew. Whoever was connected was
     connected to the old owner: the client has the usual time to come back, from now on.
     """
+    if step.state.epoch == step.input.epoch:
+        step.reject("this owner has resumed the session already")
+        return
     for command in list(step.state.pending.values()):
         if command.incarnation != step.input.incarnation:
             if command.name == "PlayFiller":  # not worth a second try; the answer comes
@@ -93,6 +96,8 @@ def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
     again_ms = {
         "intent_deadline": deadlines.intent_ms,
         "answer_deadline": deadlines.answer_ms,
+        "floor_deadline": deadlines.floor_ms,
+        "stt_deadline": deadlines.stt_ms,
         "tts_deadline": deadlines.tts_ms,
         "reconnect": deadlines.reconnect_ms,
     }.get(timer)

@@ -26,7 +26,7 @@ MICROPHONE: dict[Phase, MicrophoneSetting] = {
     "INTERRUPT": "gated",
     "ENDED": "closed",
 }
-DEADLINES = ("intent_deadline", "answer_deadline", "tts_deadline", "playback_deadline")
+DEADLINES = ("intent_deadline", "answer_deadline", "floor_deadline", "tts_deadline", "playback_deadline")
 
 
 def enter(step: Step, phase: Phase, reason: str = "") -> None:

@@ -1,9 +1,9 @@
 """The policy: the numbers and switches that the reducer reads, recorded whole in a session's first event."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from events.envelope import Milliseconds, Text
 
@@ -18,13 +18,15 @@ class Deadlines(_Part):
     """How long each stage may take before the conversation goes on without it."""
 
     answer_ms: Milliseconds = 4_000
+    floor_ms: Milliseconds = 5_000
+    """How long an answer waits for a user who is speaking."""
     intent_ms: Milliseconds = 1_000
-    playback_grace_ms: Milliseconds = 3_000
-    """Beyond the known length of the audio."""
-    playback_limit_ms: Milliseconds = 120_000
-    """While the length is not known yet."""
+    playback_grace_ms: Annotated[int, Field(ge=1_500, le=60_000)] = 3_000
+    """Beyond what is left to play, counted anew with each progress of playback, which comes once a second."""
     reconnect_ms: Milliseconds = 60_000
     """A session without a client ends after this."""
+    stt_ms: Milliseconds = 3_000
+    """To the final, from the end of an utterance; then the last partial counts."""
     tts_ms: Milliseconds = 3_000
     """To the first chunk of speech."""
 

@@ -5,6 +5,8 @@ Fillers are stopped before SPEAKING begins, so what is outstanding and plays in 
 
 from events.derived import UserInterrupted
 from events.inputs import BargeIn
+from orchestrator.session.commands import StopPlayback
+from orchestrator.session.heard import length_ms
 from orchestrator.session.listening import begin_turn, spoken_words
 from orchestrator.session.phases import enter, leave_turn
 from orchestrator.session.step import Step
@@ -13,17 +15,17 @@ from orchestrator.session.step import Step
 def chunk_ready(step: Step) -> None:
     """TTS_CHUNK_READY: with the first, synthesis is on time and playback is awaited."""
     if step.state.timer("tts_deadline") is not None:
-        step.disarm("tts_deadline")
-        step.arm("playback_deadline", step.state.policy.deadlines.playback_limit_ms)
+        _await_playback(step)
 
 
 def tts_complete(step: Step) -> None:
-    """TTS_COMPLETE: the length of the audio is known, so playback has a nearer deadline."""
-    playback = step.state.playback
-    assert playback is not None, "an outstanding Speak has its playback"
-    remaining_ms = max(0, playback.audio_ms - playback.position_ms)
-    step.disarm("tts_deadline")
-    step.arm("playback_deadline", remaining_ms + step.state.policy.deadlines.playback_grace_ms)
+    """TTS_COMPLETE: the length of the audio is known, and with it when playback should be over."""
+    _await_playback(step)
+
+
+def progress(step: Step) -> None:
+    """PLAYBACK_PROGRESS: it plays, so it may take what is left of it from now on, however slow synthesis is."""
+    _await_playback(step)
 
 
 def playback_done(step: Step) -> None:
@@ -35,7 +37,9 @@ def playback_done(step: Step) -> None:
 
 
 def failed(step: Step) -> None:
-    """SERVICE_FAILED: the answer cannot be spoken, so the user may speak again."""
+    """SERVICE_FAILED: the answer cannot be spoken, so the user may speak again; what is queued of it is cleared."""
+    assert step.state.playback is not None, "SPEAKING lasts as long as its playback"
+    step.do(StopPlayback(playback_id=step.state.playback.playback_id))
     _give_up(step, "service_failed")
 
 
@@ -47,7 +51,7 @@ def deadline(step: Step) -> None:
 
 def speech_started(step: Step) -> None:
     """SPEECH_STARTED: the user takes the floor."""
-    step.disarm("endpoint")
+    step.disarm("endpoint", "stt_deadline")
     _interrupt(step, "barge_in")
 
 
@@ -72,6 +76,15 @@ def pause_over(step: Step) -> None:
     enter(step, "LISTENING")
     if step.state.held_text:
         begin_turn(step, step.state.held_text, step.state.held_via)
+
+
+def _await_playback(step: Step) -> None:
+    """Expect the end, or the next progress, within what is left to play and some grace."""
+    playback = step.state.playback
+    assert playback is not None, "SPEAKING lasts as long as its playback"
+    remaining_ms = max(0, length_ms(playback) - playback.position_ms)
+    step.disarm("tts_deadline")
+    step.arm("playback_deadline", remaining_ms + step.state.policy.deadlines.playback_grace_ms)
 
 
 def _interrupt(step: Step, reason: str) -> None:

@@ -21,6 +21,8 @@ class Turn:
     intent_elapsed_us: int = 0
     answer: str | None = None
     answer_elapsed_us: int = 0
+    is_processed: bool = False
+    """The answer is decided; where the turn is still THINKING, it waits for the user to stop speaking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Playback:
     text: str
     chunks: int = 0
     audio_ms: int = 0
+    total_ms: int | None = None
+    """The length of the whole; None: not known yet."""
     position_ms: int = 0
     position_at_us: int = 0
 
@@ -47,8 +51,11 @@ class State:
     epoch: int = 0
     at_us: int = 0
     policy: Policy = field(default_factory=Policy)
+    owner: str = ""
+    """The incarnation that opened or resumed the session."""
     client_id: str = ""
     handler_id: str = ""
+    user_is_speaking: bool = False
     partial_text: str = ""
     held_text: str = ""
     held_via: str = ""
@@ -72,8 +79,10 @@ class State:
             self.epoch,
             self.at_us,
             self.policy,
+            self.owner,
             self.client_id,
             self.handler_id,
+            self.user_is_speaking,
             self.partial_text,
             self.held_text,
             self.held_via,
@@ -110,16 +119,17 @@ class State:
             to_json(
                 (
                     *(self.session_id, self.phase, self.version, self.inputs, self.turn, self.epoch, self.at_us),
-                    *(self.client_id, self.handler_id, self.partial_text, self.held_text, self.held_via),
+                    *(self.owner, self.client_id, self.handler_id, self.user_is_speaking),
+                    *(self.partial_text, self.held_text, self.held_via),
                     task
                     and (
                         *(task.text, task.started_at_us, task.intent, task.intent_elapsed_us),
-                        *(task.answer, task.answer_elapsed_us),
+                        *(task.answer, task.answer_elapsed_us, task.is_processed),
                     ),
                     playback
                     and (
                         *(playback.playback_id, playback.text, playback.chunks, playback.audio_ms),
-                        *(playback.position_ms, playback.position_at_us),
+                        *(playback.total_ms, playback.position_ms, playback.position_at_us),
                     ),
                     tuple(self.pending),
                     tuple(self.producers.items()),

@@ -3,7 +3,8 @@
 from events.derived import ProcessingComplete
 from events.inputs import BargeIn
 from orchestrator.session.commands import StopPlayback
-from orchestrator.session.phases import enter, stop_playback, withdraw
+from orchestrator.session.listening import begin_turn, spoken_words
+from orchestrator.session.phases import enter, leave_turn, stop_playback, withdraw
 from orchestrator.session.step import Step
 
 
@@ -37,6 +38,32 @@ def failed(step: Step) -> None:
         intent_resolved(step)
     elif step.answered.name == "AnswerQuestion":
         _complete(step, fallback="service_failed")
+    else:
+        step.do(StopPlayback(playback_id=step.answered.target))  # what is queued of the filler must not go on
+
+
+def final(step: Step) -> None:
+    """STT_FINAL in THINKING: the user corrected or completed what they said, and the turn starts over; an empty one
+    says that there was nothing to wait for.
+    """
+    was_awaited = step.state.timer("stt_deadline") is not None
+    if words := spoken_words(step):
+        _start_over(step, words, step.input.via)  # type: ignore[attr-defined]
+    elif was_awaited:
+        _speak_if_it_waits(step)
+
+
+def final_is_missing(step: Step) -> None:
+    """TIMER_FIRED `stt_deadline` in THINKING: what was understood so far is all there will be."""
+    if words := step.state.partial_text.strip():
+        _start_over(step, words, "speech")
+    else:
+        _speak_if_it_waits(step)
+
+
+def floor_deadline(step: Step) -> None:
+    """TIMER_FIRED `floor_deadline`: the answer has waited long enough for the user."""
+    _speak_if_it_waits(step)
 
 
 def barge_in(step: Step) -> None:
@@ -58,7 +85,9 @@ def _join(step: Step) -> None:
 
 
 def _complete(step: Step, fallback: str = "") -> None:
-    """Processing is complete: what is still outstanding of it is withdrawn, and the answer is spoken."""
+    """Processing is complete: what is still outstanding of it is withdrawn, and the answer is spoken, but never over
+    a user who is speaking.
+    """
     withdraw(step, "ClassifyIntent")
     withdraw(step, "AnswerQuestion")
     step.disarm("intent_deadline", "answer_deadline")
@@ -75,5 +104,30 @@ def _complete(step: Step, fallback: str = "") -> None:
             0, sum(min(us, elapsed_us) for us in (task.intent_elapsed_us, task.answer_elapsed_us)) - elapsed_us
         ),
     )
+    if _user_has_the_floor(step):
+        step.arm("floor_deadline", step.state.policy.deadlines.floor_ms)
+    else:
+        _speak(step, fallback)
+
+
+def _user_has_the_floor(step: Step) -> bool:
+    """The user is speaking, or has just spoken and it is not known yet what."""
+    state = step.state
+    return state.user_is_speaking or any(state.timer(name) for name in ("endpoint", "stt_deadline"))
+
+
+def _speak_if_it_waits(step: Step) -> None:
+    if step.state.task is not None and step.state.task.is_processed:
+        _speak(step, "")
+
+
+def _speak(step: Step, reason: str) -> None:
+    step.disarm("floor_deadline")
     stop_playback(step)
-    enter(step, "SPEAKING", fallback)
+    enter(step, "SPEAKING", reason)
+
+
+def _start_over(step: Step, words: str, via: str) -> None:
+    leave_turn(step)
+    step.end_turn("superseded")
+    begin_turn(step, words, via)

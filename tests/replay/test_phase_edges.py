@@ -90,6 +90,8 @@ def _inputs(state: State) -> Iterator[Input]:
         payload = stamped | PAYLOADS.get(name, {})
         if not issubclass(kind, Result):
             yield kind(**payload)
+            if "text" in payload:
+                yield kind(**payload | {"text": ""})
             continue
         for command in state.pending.values():
             if command.name in ANSWERS[kind]:
@@ -98,12 +100,12 @@ def _inputs(state: State) -> Iterator[Input]:
 
 
 def _essence(state: State) -> tuple[object, ...]:
-    """What decides which edges a state has: phase, outstanding work, the join, held words, the client."""
+    """What decides which edges a state has: phase, outstanding work, the join, the user's words, the client."""
     task = state.task
     return (
         state.phase,
         frozenset((command.name, re.sub(r"\d+", "", command.target)) for command in state.pending.values()),
-        task is not None and (task.intent is None, task.answer is None),
-        state.held_text != "",
+        task is not None and (task.intent is None, task.answer is None, task.is_processed),
+        (state.held_text != "", state.partial_text != "", state.user_is_speaking),
         state.client_id != "",
     )

@@ -18,7 +18,7 @@ from orchestrator.testing.conversation import Conversation
 TEXTS = ["hello", "stop", " ", "", "no, wait\n", "x" * 8_000]
 PLAYBACKS = ["", "answer-1", "answer-2", "filler-1", "nonsense"]
 WAYS_OUT = {
-    "THINKING": {"intent_deadline", "answer_deadline"},
+    "THINKING": {"intent_deadline", "answer_deadline", "floor_deadline"},
     "SPEAKING": {"tts_deadline", "playback_deadline"},
     "INTERRUPT": {"interrupt_pause"},
 }

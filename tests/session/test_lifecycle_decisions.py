@@ -228,3 +228,12 @@ def test_ended_is_absorbing(converse) -> None:
         assert call.state.phase == "ENDED"
         assert not call.commands
         assert [type(event) for event in call.last[1:]] == [EventRejected]
+
+
+def test_what_the_new_owner_asked_itself_is_not_asked_again(converse) -> None:
+    """An event waited in the inbox before SESSION_RESUMED: its commands run already under this incarnation."""
+    call = converse("LISTENING")
+    call.incarnation = "incarnation-2"
+    call.says("hello").resumes("incarnation-2")
+    assert [command.name for command in call.commands] == ["StartTimer"]
+    assert call.outstanding("AnswerQuestion").retry_of == ""

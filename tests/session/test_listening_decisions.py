@@ -3,7 +3,7 @@
 import pytest
 
 from events.derived import TurnEnded, TurnStarted
-from events.inputs import BargeIn, SpeechStarted, SpeechStopped
+from events.inputs import BargeIn, SpeechStarted, SpeechStopped, SttPartial
 from orchestrator.session.commands import CancelTimer, FinishUtterance, StartTimer
 
 LIVE = ["LISTENING", "THINKING", "SPEAKING", "INTERRUPT"]
@@ -16,8 +16,32 @@ def test_endpointing_waits_then_finishes_the_utterance(converse, phase: str) -> 
     call.input(SpeechStopped, duration_ms=900)
     assert call.commands == [StartTimer(due_at_us=call.now_us + 250_000, timer="endpoint")]
     call.fires("endpoint")
-    assert call.commands == [FinishUtterance()]
+    assert call.commands == [FinishUtterance(), StartTimer(due_at_us=call.now_us + 3_000_000, timer="stt_deadline")]
     assert call.state.phase == phase
+
+
+@pytest.mark.parametrize("phase", ["LISTENING", "THINKING"])
+def test_words_that_were_understood_are_not_lost_with_the_final(converse, phase: str) -> None:
+    """Speech-to-text that never finishes: after a while the last partial counts as the utterance."""
+    call = converse(phase).input(SpeechStarted).input(SttPartial, text="when are you open").input(SpeechStopped)
+    turn = call.state.turn
+    call.fires("endpoint").fires("stt_deadline")
+    assert call.state.phase == "THINKING"
+    assert (call.state.turn, call.state.task.text) == (turn + 1, "when are you open")
+
+
+def test_an_utterance_of_which_nothing_was_understood_changes_nothing(converse) -> None:
+    """No partial, no final: the agent goes on listening."""
+    call = converse("LISTENING").input(SpeechStarted).input(SpeechStopped).fires("endpoint").fires("stt_deadline")
+    assert call.commands == []
+    assert call.state.phase == "LISTENING"
+
+
+def test_an_empty_final_that_was_waited_for_ends_the_wait(converse) -> None:
+    """A cough: speech-to-text says that there were no words, and no deadline remains."""
+    call = converse("LISTENING").input(SpeechStarted).input(SpeechStopped).fires("endpoint").says("")
+    assert call.state.timer("stt_deadline") is None
+    assert call.state.phase == "LISTENING"
 
 
 @pytest.mark.parametrize("phase", LIVE)

@@ -35,7 +35,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 TIMER_NAMES = sorted({target for _, target in TIMERS})
 LEADS_TO = {
     "intent_deadline": "THINKING",
-    "answer_deadline": "SPEAKING",
+    "answer_deadline": "THINKING",  # the user has just spoken: the answer waits for the floor
     "tts_deadline": "LISTENING",
     "playback_deadline": "LISTENING",
     "interrupt_pause": "LISTENING",
@@ -112,15 +112,20 @@ def test_every_timer_in_every_phase_is_decided(converse, phase: str, timer: str)
 
 
 def test_every_timer_that_has_a_decision_can_be_armed(converse) -> None:
-    """The table of timers holds nothing that never happens, but for the endpoint in IDLE, which has no speech."""
+    """The table of timers holds nothing that never happens, but for speech in IDLE, to which nobody listens."""
     armed = set()
     for phase in LIVE:
         call = busy(converse, phase)
         armed |= {(phase, command.target) for command in call.state.outstanding("StartTimer")}
         if phase == "SPEAKING":
             call.speaks()
+        if phase == "THINKING":
+            call.answers("Hi!")
+        if phase != "IDLE":
             armed |= {(phase, command.target) for command in call.state.outstanding("StartTimer")}
-    assert set(TIMERS) - armed == {("IDLE", "endpoint")}
+            call.fires("endpoint")
+        armed |= {(phase, command.target) for command in call.state.outstanding("StartTimer")}
+    assert set(TIMERS) - armed == {("IDLE", "endpoint"), ("IDLE", "stt_deadline")}
 
 
 def test_a_timer_of_a_newer_reducer_is_rejected_in_words(converse) -> None:

@@ -33,10 +33,11 @@ def test_chunks_are_counted(converse) -> None:
 
 
 def test_the_playback_deadline_follows_the_audio(converse) -> None:
-    """Generous while the length is unknown, then what is left to play and some grace."""
+    """What is left to play, estimated until it is known, and some grace; counted anew with each progress."""
     call = converse("SPEAKING").at(2_000).input(TtsChunkReady, index=0, duration_ms=5_000)
-    assert call.outstanding("playback_deadline").payload["due_at_us"] == 122_000_000
+    assert call.outstanding("playback_deadline").payload["due_at_us"] == (2_000 + 5_000 + 3_000) * 1_000
     call.input(PlaybackStarted).at(3_000).input(PlaybackProgress, position_ms=1_000)
+    assert call.outstanding("playback_deadline").payload["due_at_us"] == (3_000 + 4_000 + 3_000) * 1_000
     call.input(TtsComplete, chunks=1, duration_ms=5_000)
     assert call.outstanding("playback_deadline").payload["due_at_us"] == (3_000 + 4_000 + 3_000) * 1_000
 

@@ -9,6 +9,8 @@ from events.inputs import (
     PlaybackDone,
     PlaybackStarted,
     RagAnswered,
+    SpeechStarted,
+    SpeechStopped,
     TtsChunkReady,
     TtsComplete,
 )
@@ -102,12 +104,15 @@ def test_a_filler_plays_while_thinking_under_its_own_playback(converse) -> None:
 
 
 def test_the_end_of_a_filler_ends_nothing(converse) -> None:
-    """Neither does its failure."""
-    for end in (lambda call: call.input(PlaybackDone, confirmed_by="client"), lambda call: call.fails("PlayFiller")):
+    """Neither does its failure, but what is queued of it must not be heard."""
+    for end, commands in (
+        (lambda call: call.input(PlaybackDone, confirmed_by="client"), []),
+        (lambda call: call.fails("PlayFiller"), [StopPlayback(playback_id="filler-1")]),
+    ):
         call = converse("THINKING", filler=FILLER)
         end(call)
         assert call.state.phase == "THINKING"
-        assert call.commands == []
+        assert call.commands == commands
         assert not call.state.outstanding("PlayFiller")
 
 
@@ -142,3 +147,43 @@ def test_superseding_stops_the_filler_and_starts_the_next(converse) -> None:
     call = converse("THINKING", filler=FILLER).says("no, wait")
     assert call.commands[0] == StopPlayback(playback_id="filler-1")
     assert [command.target for command in call.state.outstanding("PlayFiller")] == ["filler-2"]
+
+
+def test_the_answer_is_not_spoken_over_a_user_who_speaks(converse) -> None:
+    """Onset in THINKING: the answer waits; the new words start the turn over."""
+    call = converse("THINKING").input(SpeechStarted).answers("stale")
+    assert call.state.phase == "THINKING"
+    assert call.golden[-1].endswith("Processing complete in 0ms")
+    call.input(SpeechStopped).fires("endpoint").says("no wait")
+    assert call.state.task.text == "no wait"
+    assert not call.state.timer("floor_deadline")
+
+
+@pytest.mark.parametrize("end", ["empty", "missing", "too long"])
+def test_an_answer_that_waited_is_spoken_when_the_user_said_nothing(converse, end: str) -> None:
+    """A cough, a recogniser that says nothing, or somebody who never stops: the answer waits no longer."""
+    call = converse("THINKING").input(SpeechStarted).answers("Hi!")
+    if end == "too long":
+        call.fires("floor_deadline")
+    else:
+        call.input(SpeechStopped).fires("endpoint")
+        assert call.state.phase == "THINKING"
+        if end == "empty":
+            call.says("")
+        else:
+            call.fires("stt_deadline")
+    assert call.state.phase == "SPEAKING"
+
+
+def test_an_empty_final_that_nobody_waited_for_is_rejected(converse) -> None:
+    """While the answer waits for somebody who is still speaking, an empty final of something else changes nothing."""
+    call = converse("THINKING").input(SpeechStarted).answers("Hi!").says("")
+    assert call.last[-1].reason == "empty text"
+    assert call.state.phase == "THINKING"
+
+
+def test_silence_that_nobody_waited_for_changes_nothing(converse) -> None:
+    """A recogniser that understood nothing while the services are still asked: they go on."""
+    call = converse("THINKING").input(SpeechStarted).input(SpeechStopped).fires("endpoint").fires("stt_deadline")
+    assert call.state.phase == "THINKING"
+    assert call.commands == []

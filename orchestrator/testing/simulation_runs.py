@@ -1,0 +1,112 @@
+"""Simulates many seeds in several processes and prints what they found as a table; exits 1 on any violation."""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from events.codec import prepare
+from orchestrator.testing.marks import MARKS
+from orchestrator.testing.simulation import TURNS, simulate
+
+BATCH = 50
+REPLAY_EVERY = 8
+"""A replay costs as much as the conversation; every so many seeds have theirs."""
+SEEDS_SHOWN = 5
+
+
+@dataclass(slots=True)
+class Summary:
+    """What some seeds led to."""
+
+    sessions: int = 0
+    events: int = 0
+    violations: dict[str, list[int]] = field(default_factory=dict)
+    """Invariant and checker → the seeds that violate it."""
+    marks: Counter[str] = field(default_factory=Counter)
+    phases: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "Summary") -> None:
+        self.sessions += other.sessions
+        self.events += other.events
+        self.marks += other.marks
+        self.phases += other.phases
+        for name, seeds in other.violations.items():
+            self.violations.setdefault(name, []).extend(seeds)
+
+    @property
+    def never(self) -> list[str]:
+        """Marks that no seed has reached."""
+        return sorted(MARKS - self.marks.keys())
+
+
+def summarize(seeds: Sequence[int], turns: int = TURNS, replay_every: int = REPLAY_EVERY) -> Summary:
+    """Simulate these seeds, one after the other."""
+    summary = Summary()
+    for seed in seeds:
+        run = simulate(seed, turns=turns, replayed=seed % replay_every == 0)
+        summary.sessions += 1
+        summary.events += len(run.log)
+        summary.marks.update(sorted(run.marks))
+        summary.phases.update(sorted(run.phases))
+        for name in dict.fromkeys(f"{v.invariant:<10} {v.checker}" for v in run.violations):
+            summary.violations.setdefault(name, []).append(seed)
+    return summary
+
+
+def report(summary: Summary, elapsed_s: float) -> str:
+    """The table."""
+    per_session_ms = 1000 * elapsed_s / max(1, summary.sessions)
+    lines = [
+        f"sessions    {summary.sessions}",
+        f"events      {summary.events}",
+        f"time        {elapsed_s:.1f} s, {per_session_ms:.1f} ms a session",
+        f"violations  {sum(map(len, summary.violations.values()))}",
+    ]
+    for name, seeds in sorted(summary.violations.items()):
+        shown = ", ".join(map(str, sorted(seeds)[:SEEDS_SHOWN]))
+        lines.append(f"  {name}: {len(seeds)} seeds, the first {shown}")
+    lines.append("phases      " + ", ".join(f"{phase} {count}" for phase, count in sorted(summary.phases.items())))
+    lines.append(f"marks       {len(MARKS) - len(summary.never)} of {len(MARKS)} reached")
+    rarest = sorted(summary.marks.items(), key=lambda item: (item[1], item[0]))[:10]
+    lines += [f"  rare: {name} ({count} sessions)" for name, count in rarest]
+    lines += [f"  never: {name}" for name in summary.never]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.testing.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=_range, default=range(1_000), help="first:end, end excluded; or one seed")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--turns", type=int, default=TURNS, help="utterances per session, at most")
+    parser.add_argument("--replay-every", type=int, default=REPLAY_EVERY, help="replay every so many seeds")
+    parser.add_argument("--trace", action="store_true", help="print each conversation whole")
+    chosen = parser.parse_args(arguments)
+    prepare()
+    if chosen.trace:
+        traces = [simulate(seed, turns=chosen.turns) for seed in chosen.seeds]
+        sys.stdout.write("\n\n".join(run.trace() for run in traces) + "\n")
+        return int(any(run.violations for run in traces))
+    started = time.perf_counter()
+    total = Summary()
+    batches = [
+        (chosen.seeds[i : i + BATCH], chosen.turns, chosen.replay_every) for i in range(0, len(chosen.seeds), BATCH)
+    ]
+    with multiprocessing.Pool(chosen.jobs) as pool:
+        for summary in pool.imap_unordered(_summarize, batches):
+            total.add(summary)
+    sys.stdout.write(report(total, time.perf_counter() - started) + "\n")
+    return int(bool(total.violations))
+
+
+def _summarize(batch: tuple[range, int, int]) -> Summary:
+    return summarize(*batch)
+
+
+def _range(text: str) -> range:
+    first, colon, end = text.partition(":")
+    return range(int(first), int(end)) if colon else range(int(first), int(first) + 1)

@@ -1,0 +1,319 @@
+"""Bugs planted in the core, each found by the checker that is there for it, within some dozens of seeds."""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from events.derived import TurnStarted
+from events.inputs import SttFinal
+from orchestrator.session import commands, evolve, fsm, lifecycle, listening, phases, reducer, speaking, state, step
+from orchestrator.session import thinking as thinking_decisions
+from orchestrator.session.phases import enter
+from orchestrator.session.step import Step
+from orchestrator.testing.checkers import AFTER, BEFORE
+from orchestrator.testing.simulation import simulate
+
+SEEDS = 80
+
+Patch = pytest.MonkeyPatch
+
+
+def any_result_counts(patch: Patch) -> None:
+    """A result counts if its command is outstanding, of whatever kind it is."""
+    patch.setattr(state.State, "answered", lambda self, result: self.pending.get(result.command_id))
+
+
+def cancelled_work_stays_outstanding(patch: Patch) -> None:
+    """The check for outstanding work is skipped for a cancelled task: the epoch rises, the book stays as it was."""
+
+    def cancel_task(session: state.State, _: Any) -> None:
+        session.epoch += 1
+
+    patch.setitem(evolve._CANCELS, "CancelTask", cancel_task)
+
+
+def a_deadline_is_never_armed(patch: Patch) -> None:
+    """The answer is awaited for ever."""
+    arm = Step.arm
+    patch.setattr(Step, "arm", lambda self, timer, ms: None if timer == "answer_deadline" else arm(self, timer, ms))
+
+
+def a_final_is_handled_twice(patch: Patch) -> None:
+    """One utterance, two turns."""
+
+    def twice(making: Step) -> None:
+        listening.final(making)
+        thinking_decisions.final(making)
+
+    patch.setitem(fsm.TABLE, ("LISTENING", "STT_FINAL"), twice)
+
+
+def an_interruption_forgets_the_task(patch: Patch) -> None:
+    """No CancelTask."""
+
+    def leave_turn(making: Step) -> None:
+        phases.stop_playback(making)
+        making.disarm(*phases.DEADLINES)
+
+    patch.setattr(speaking, "leave_turn", leave_turn)
+
+
+def an_interruption_forgets_the_playback(patch: Patch) -> None:
+    """No StopPlayback."""
+    patch.setattr(phases, "stop_playback", lambda making: None)
+
+
+def repetitions_are_accepted(patch: Patch) -> None:
+    """The high-water mark of a producer is not looked at."""
+    patch.setattr(state.State, "has_seen", lambda self, *about: False)
+
+
+def the_end_of_another_playback_counts(patch: Patch) -> None:
+    """PLAYBACK_DONE is not compared with the playback of its command."""
+    patch.setattr(state, "answers", lambda result, command: command.name in commands.ANSWERS[type(result)])
+
+
+def the_epoch_stays(patch: Patch) -> None:
+    """Cancelling a task does not raise the epoch."""
+    cancel_task = evolve._CANCELS["CancelTask"]
+
+    def without_epoch(session: state.State, event: Any) -> None:
+        cancel_task(session, event)
+        session.epoch -= 1
+
+    patch.setitem(evolve._CANCELS, "CancelTask", without_epoch)
+
+
+def turns_are_counted_twice(patch: Patch) -> None:
+    """1, 3, 5, …"""
+    started = evolve._CHANGES[TurnStarted]
+
+    def twice(session: state.State, event: Any) -> None:
+        started(session, event)
+        session.turn += 1
+
+    patch.setitem(evolve._CHANGES, TurnStarted, twice)
+
+
+def a_new_owner_asks_nothing(patch: Patch) -> None:
+    """SESSION_RESUMED is ignored."""
+    for phase in fsm.LIVE:
+        patch.setitem(fsm.TABLE, (phase, "SESSION_RESUMED"), fsm.IGNORE)
+
+
+def held_words_are_dropped(patch: Patch) -> None:
+    """What is said in INTERRUPT is lost."""
+    patch.setitem(evolve._CHANGES, SttFinal, lambda session, event: None)
+
+
+def the_end_of_a_filler_ends_the_turn(patch: Patch) -> None:
+    """The filler has finished, so the agent listens."""
+
+    def filler_done(making: Step) -> None:
+        phases.leave_turn(making)
+        making.end_turn("completed")
+        enter(making, "LISTENING", "playback_done")
+
+    patch.setitem(fsm.TABLE, ("THINKING", "PLAYBACK_DONE"), filler_done)
+
+
+def timers_outlive_the_session(patch: Patch) -> None:
+    """ENDED withdraws nothing but the deadlines of the turn."""
+    disarm = Step.disarm
+    stages = {*phases.DEADLINES, "interrupt_pause"}
+    patch.setattr(Step, "disarm", lambda self, *timers: disarm(self, *(t for t in timers if t in stages)))
+
+
+def timers_are_never_withdrawn(patch: Patch) -> None:
+    """A deadline goes on after what it waited for has come."""
+    patch.setattr(Step, "disarm", lambda self, *timers: None)
+
+
+def the_cause_is_wrong(patch: Patch) -> None:
+    """Derived events do not name their input."""
+
+    def say(self: Step, kind: Any, **fields: Any) -> Any:
+        self.events.append(said(self, kind, **fields).model_copy(update={"cause": "nothing"}))
+        del self.events[-2]
+        return self.events[-1]
+
+    said = Step.say
+    patch.setattr(Step, "say", say)
+
+
+def a_version_is_missing(patch: Patch) -> None:
+    """The versions of a step have a gap when it turns to SPEAKING."""
+    reduce = reducer.reduce
+
+    def with_gap(before: state.State, event: Any) -> reducer.Step:
+        made = reduce(before, event)
+        if len(made.events) < 6:
+            return made
+        last = made.events[-1].model_copy(update={"version": made.events[-1].version + 1})
+        return reducer.Step(made.state, (*made.events[:-1], last), made.commands)
+
+    patch.setattr(reducer, "reduce", with_gap)
+
+
+def a_cell_raises(patch: Patch) -> None:
+    """Somebody forgot that an answer can be interrupted before it has begun."""
+
+    def barge_in(making: Step) -> None:
+        assert making.state.playback is not None
+        assert making.state.playback.chunks
+
+    patch.setitem(fsm.TABLE, ("SPEAKING", "SPEECH_STARTED"), barge_in)
+
+
+def a_decision_depends_on_the_process(patch: Patch) -> None:
+    """A counter outside of the state."""
+    counter, reject = count(), Step.reject
+    patch.setattr(Step, "reject", lambda self, reason: reject(self, f"{reason} ({next(counter)})"))
+
+
+def a_session_goes_on_after_its_end(patch: Patch) -> None:
+    """ENDED is not absorbing."""
+    patch.setitem(fsm.TABLE, ("ENDED", "STT_FINAL"), listening.final)
+
+
+def the_microphone_stays_open(patch: Patch) -> None:
+    """THINKING does not gate it."""
+    patch.setitem(phases.MICROPHONE, "THINKING", "open")
+
+
+def more_is_heard_than_there_was(patch: Patch) -> None:
+    """The heard position is not bounded by the audio."""
+    patch.setattr(step, "heard_ms", lambda playback, now_us: playback.audio_ms + 10)
+
+
+def an_interruption_never_ends(patch: Patch) -> None:
+    """The pause is over, and nothing happens."""
+    patch.setitem(fsm.TIMERS, ("INTERRUPT", "interrupt_pause"), fsm.IGNORE)
+
+
+def command_ids_come_again(patch: Patch) -> None:
+    """Inputs are not counted."""
+    note = evolve._note_input
+
+    def note_without_counting(session: state.State, event: Any) -> None:
+        note(session, event)
+        session.inputs = 1
+
+    patch.setattr(evolve, "_note_input", note_without_counting)
+
+
+def a_rejection_has_an_effect(patch: Patch) -> None:
+    """A blank final clears the text, and is rejected."""
+    reject = Step.reject
+
+    def reject_and_clear(self: Step, reason: str) -> None:
+        self.do(commands.ClearText())
+        reject(self, reason)
+
+    patch.setattr(Step, "reject", reject_and_clear)
+
+
+def two_tasks_at_once(patch: Patch) -> None:
+    """A final in THINKING starts a turn beside the one that is open."""
+    patch.setitem(fsm.TABLE, ("THINKING", "STT_FINAL"), listening.final)
+
+
+def a_lost_client_is_not_missed(patch: Patch) -> None:
+    """CLIENT_DISCONNECTED arms no timer."""
+    for phase in fsm.LIVE:
+        patch.setitem(fsm.TABLE, (phase, "CLIENT_DISCONNECTED"), fsm.IGNORE)
+
+
+def a_client_that_is_back_is_still_missed(patch: Patch) -> None:
+    """CLIENT_CONNECTED does not withdraw the timer."""
+
+    def client_connected(making: Step) -> None:
+        if making.phase == "IDLE":
+            enter(making, "LISTENING", "client_connected")
+
+    for phase in fsm.LIVE:
+        patch.setitem(fsm.TABLE, (phase, "CLIENT_CONNECTED"), client_connected)
+
+
+def a_late_answer_is_waited_for(patch: Patch) -> None:
+    """The deadline of the answer is noted and changes nothing."""
+    patch.setitem(fsm.TIMERS, ("THINKING", "answer_deadline"), fsm.IGNORE)
+
+
+def a_session_ends_with_work_outstanding(patch: Patch) -> None:
+    """ENDED does not cancel the current task."""
+    patch.setattr(lifecycle, "leave_turn", lambda making: making.disarm(*phases.DEADLINES))
+
+
+def an_answer_that_plays_out_is_half_told(patch: Patch) -> None:
+    """PLAYBACK_DONE ends the answer as if it had been interrupted."""
+
+    def playback_done(making: Step) -> None:
+        making.disarm("tts_deadline", "playback_deadline")
+        making.end_answer("interrupted")
+        making.end_turn("completed")
+        enter(making, "LISTENING", "playback_done")
+
+    patch.setitem(fsm.TABLE, ("SPEAKING", "PLAYBACK_DONE"), playback_done)
+
+
+def a_filler_plays_on_under_the_answer(patch: Patch) -> None:
+    """SPEAKING begins without silencing the filler."""
+    patch.setattr(thinking_decisions, "stop_playback", lambda making: None)
+
+
+BUGS: list[tuple[Callable[[Patch], None], str]] = [
+    (any_result_counts, "I-10 a_result_counts_while_outstanding"),
+    (cancelled_work_stays_outstanding, "I-10 a_result_counts_while_outstanding"),
+    (a_deadline_is_never_armed, "I-6 something_is_always_awaited"),
+    (a_final_is_handled_twice, "I-5 each_utterance_counts_once"),
+    (an_interruption_forgets_the_task, "I-7 an_interruption_stops_everything"),
+    (an_interruption_forgets_the_playback, "I-7 an_interruption_stops_everything"),
+    (turns_are_counted_twice, "I-7 silence_outside_of_speaking"),
+    (two_tasks_at_once, "I-4 one_current_task"),
+    (timers_are_never_withdrawn, "I-9 timers_are_armed_once_and_withdrawn"),
+    (repetitions_are_accepted, "I-5 each_input_once"),
+    (the_end_of_another_playback_counts, "I-8 only_the_answer_ends_speaking"),
+    (the_epoch_stays, "I-1 numbers_count_up"),
+    (turns_are_counted_twice, "I-1 numbers_count_up"),
+    (a_new_owner_asks_nothing, "I-14 a_new_owner_asks_again"),
+    (held_words_are_dropped, "I-5 each_utterance_counts_once"),
+    (the_end_of_a_filler_ends_the_turn, "I-8 only_the_answer_ends_speaking"),
+    (timers_outlive_the_session, "I-11 nothing_left_at_the_end"),
+    (timers_are_never_withdrawn, "I-9 no_timer_outlives_its_phase"),
+    (the_cause_is_wrong, "I-18 causes_make_a_line"),
+    (a_version_is_missing, "I-1 numbers_count_up"),
+    (a_cell_raises, "I-12 the_reducer_is_total"),
+    (a_decision_depends_on_the_process, "I-3 a_replay_is_equal"),
+    (a_session_goes_on_after_its_end, "I-11 nothing_after_the_end"),
+    (the_microphone_stays_open, "microphone the_microphone_follows_the_phase"),
+    (more_is_heard_than_there_was, "I-8 an_answer_ends_as_it_was_heard"),
+    (an_interruption_never_ends, "I-6 something_is_always_awaited"),
+    (an_interruption_never_ends, "liveness it_comes_to_rest"),
+    (command_ids_come_again, "I-10 command_ids_follow_from_the_input"),
+    (a_rejection_has_an_effect, "I-12 a_rejection_is_all_there_is"),
+    (two_tasks_at_once, "I-4 turns_follow_each_other"),
+    (a_lost_client_is_not_missed, "I-6 something_is_always_awaited"),
+    (a_lost_client_is_not_missed, "liveness it_comes_to_rest"),
+    (a_client_that_is_back_is_still_missed, "I-11 nobody_is_missed_who_is_there"),
+    (a_late_answer_is_waited_for, "I-6 no_phase_outlasts_its_deadline"),
+    (a_session_ends_with_work_outstanding, "I-11 nothing_left_at_the_end"),
+    (an_answer_that_plays_out_is_half_told, "I-8 an_answer_ends_as_it_was_heard"),
+    (a_filler_plays_on_under_the_answer, "I-4 work_fits_the_phase"),
+]
+
+
+@pytest.mark.parametrize(("plant", "checker"), BUGS, ids=[f"{plant.__name__}: {found}" for plant, found in BUGS])
+def test_a_planted_bug_is_found(plant: Callable[[Patch], None], checker: str, monkeypatch: Patch) -> None:
+    """The checker that is there for it reports it."""
+    plant(monkeypatch)
+    found = (simulate(seed, replayed=checker.startswith("I-3")).violations for seed in range(SEEDS))
+    assert any(f"{v.invariant} {v.checker}" == checker for violations in found for v in violations)
+
+
+def test_every_checker_has_a_bug_to_find() -> None:
+    """A checker that never found anything may be blind."""
+    named = {f"{invariant} {checker.__name__}" for invariant, checker in (*BEFORE, *AFTER)}
+    assert named <= {checker for _, checker in BUGS}
