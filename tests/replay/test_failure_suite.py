@@ -72,6 +72,7 @@ RIGHT: dict[str, Expected] = {
     # Stale results.
     "stale_reply_over_new_words": Expected([superseded(OPEN), completed("no, where are you", WHERE)], rejected=1),
     "stale_reply_over_new_speech": Expected([superseded(OPEN), completed("no, where are you", WHERE)]),
+    "final_that_never_comes": Expected([superseded(OPEN), completed("where are you", WHERE)]),
     "cough_over_the_answer": Expected([HELLO_TURN, HELLO_TURN, HELLO_TURN]),
     "discarded_generation": Expected(
         [superseded("goodbye"), completed("goodbye is a song, do you know it", "I do not know that one.")], rejected=2
