@@ -1,7 +1,7 @@
 """The commands: what the reducer wants done, imperative. Each field of a command is part of the recorded payload."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from events import inputs
@@ -28,7 +28,8 @@ class _Command:
         return self.stage
 
     def payload(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        names: tuple[str, ...] = type(self).__slots__  # a command's own fields, in the order they stand there
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,12 @@ def test_pip_and_uv_are_held_to_the_same_versions() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"] == pins
 
 
+def test_the_example_of_the_testing_page_runs() -> None:
+    """docs/testing.md shows a conversation that really goes so."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/testing.md").read_text(), re.DOTALL)
+    exec(code, {})
+
+
 @pytest.mark.parametrize("name", pages())
 def test_pages_drawn_from_the_code_are_up_to_date(name: str) -> None:
     """`python -m docs.write` would change nothing."""
