@@ -2,7 +2,8 @@
 
 from cli.store import store
 from cli.terminal import run as run_loop
-from orchestrator.runtime.logs import tail
+from cli.terminal import say
+from orchestrator.runtime.logs import follow, now
 from projections.golden_log import GoldenLog
 
 
@@ -17,6 +18,8 @@ def run(session_id: str) -> int:
 async def _follow(session_id: str) -> None:
     golden = GoldenLog()
     async with store() as (redis, keys):
-        async for event in tail(redis, keys, session_id):
+        positions = {keys.log(session_id): "0"} if session_id else await now(redis, keys)
+        say(f"following {session_id or 'all sessions'} (stop with Ctrl-C)")
+        async for event in follow(redis, keys, positions):
             if (line := golden.line(event)) is not None:
                 print(line, flush=True)

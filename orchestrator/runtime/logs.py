@@ -55,13 +55,18 @@ async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
     return {session_id: session_id in live for session_id in sorted(found)}
 
 
-async def tail(redis: Redis, keys: Keys, session_id: str = "") -> AsyncIterator[Event]:
-    """Committed events as they come: of one session from its beginning, or of all from now on."""
-    streams = {keys.log(session_id): "0"} if session_id else {keys.feed(shard): "$" for shard in range(keys.shards)}
-    if not session_id:  # "$" is evaluated at each read, so it would lose what comes between two of them
-        for stream in streams:
-            last = cast("list[Entry]", await redis.xrevrange(stream, count=1))
-            streams[stream] = last[0][0].decode() if last else "0"
+async def now(redis: Redis, keys: Keys) -> dict[str, str]:
+    """Where the feeds of all shards end: the place to follow all sessions from."""
+    positions = {}
+    for stream in map(keys.feed, range(keys.shards)):
+        last = cast("list[Entry]", await redis.xrevrange(stream, count=1))
+        positions[stream] = last[0][0].decode() if last else "0"
+    return positions
+
+
+async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncIterator[Event]:
+    """Committed events as they come, of logs or feeds, each from its position on."""
+    streams = dict(positions)
     while True:
         for stream, entries in _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE)):
             for entry_id, fields in entries:

@@ -73,8 +73,10 @@ def test_tail_follows_the_golden_log(session_id: str, env: dict[str, str]) -> No
 
 def test_tail_of_all_sessions_begins_now(serve: Serve, session_id: str, env: dict[str, str]) -> None:
     """What other conversations say from now on; nothing of those before."""
-    tail = subprocess.Popen([*ORCH, "tail"], env=env, stdout=subprocess.PIPE, text=True)
+    tail = subprocess.Popen([*ORCH, "tail"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert tail.stdout is not None
+    assert tail.stderr is not None
+    assert "following all sessions" in tail.stderr.readline()
     chat = subprocess.Popen(
         [*ORCH, "chat", "--url", serve.url],
         env=env,
@@ -85,8 +87,7 @@ def test_tail_of_all_sessions_begins_now(serve: Serve, session_id: str, env: dic
     )
     assert chat.stdin is not None
     try:
-        # Nothing says when tail has begun to listen; so talk until it has heard something.
-        chat.stdin.write("hello\n" * 40)
+        chat.stdin.write("hello\n")
         chat.stdin.flush()
         line = tail.stdout.readline()
     finally:
