@@ -1,6 +1,7 @@
 """The composition root: the only place where parts are wired."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -89,6 +90,8 @@ class Orchestrator:
             max_sessions=settings.max_sessions,
         )
         await self._listen(gateway.app())
+        gc.collect()
+        gc.freeze()  # what is there now stays: collecting it again and again would cost calls some milliseconds
 
     async def _listen(self, app: web.Application) -> None:
         runner = web.AppRunner(app, shutdown_timeout=5.0)

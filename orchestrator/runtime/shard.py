@@ -116,6 +116,7 @@ class Shard:
             for one in decided:
                 if not self.lost.is_set():  # given up meanwhile: the next owner asks again for what was committed
                     self._perform(one)
+            await asyncio.sleep(0)  # what was started begins now, before the next read is prepared
 
     def _lose(self) -> None:
         self.lost.set()

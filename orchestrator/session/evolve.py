@@ -112,8 +112,7 @@ def _stt_final(state: State, event: inputs.SttFinal) -> None:
     if not words or state.phase == "IDLE":
         return
     state.partial_text = ""
-    if event.via == "speech":
-        state.user_is_speaking = False
+    state.user_is_speaking = False
     if state.phase in ("SPEAKING", "INTERRUPT"):
         state.held_text = f"{state.held_text} {words}".strip()[:HELD_CHARS].rstrip()
         state.held_via = event.via
