@@ -17,7 +17,6 @@ from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.node import Node
-from orchestrator.services.functions import answer_port, intent_port
 from orchestrator.services.http_clients import HttpAnswer, HttpIntent, open_session
 from orchestrator.services.http_speech import HttpTextToSpeech
 from orchestrator.services.ports import SpeechToTextPort
@@ -28,6 +27,7 @@ from orchestrator.services.reference.recognition import SphinxRecognition
 from orchestrator.services.reference.server import ReferenceServer
 from orchestrator.services.reference.speech import EspeakSpeech
 from orchestrator.services.speech_functions import speech_to_text_port, text_to_speech_port
+from orchestrator.services.text_functions import answer_port, intent_port
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 from projections.golden_log import GoldenLog

@@ -1,4 +1,4 @@
-"""The settings of the service, read from the environment in this one place (by app.py) and handed down from there."""
+"""The ORCH_… settings, read from the environment here and nowhere else, and handed down."""
 
 import os
 from collections.abc import Callable, Mapping

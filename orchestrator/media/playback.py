@@ -1,4 +1,4 @@
-"""One piece of agent speech: from the chunks of a synthesiser to the moment the client has heard it."""
+"""One piece of agent speech: from the chunks of a synthesiser to when the client has heard it, or it is thrown away."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The ingress: where outside producers write, who know a session id or a handler id and nothing else.
+"""The ingress: routes events of outside producers to their sessions; what belongs to none is a dead letter.
 
 An entry holds one event as JSON in the field `e`. It is routed by the three rules and appended to the inbox of its
 session's shard; then the cursor moves. A repetition after a crash is recognised by the reducer, since an event without

@@ -1,4 +1,4 @@
-"""A shard that this node owns: its inbox is read in order, decided, committed, and only then performed."""
+"""A shard that this node owns: rebuilds its sessions from their logs, then reads its inbox: decide, commit, perform."""
 
 import asyncio
 import logging

@@ -1,6 +1,6 @@
 """The four ports: what a conversation asks of the outside world, as typed protocols.
 
-Each port is filled by an object of the user's, by a plain Python function (see functions.py), or by the HTTP contract
+Each port is filled by an object of the user's, by a plain Python function (text_functions.py), or by the HTTP contract
 of docs/services.md (see http_clients.py). A port raises ServiceError, and nothing else, when it cannot answer; a call
 that is cancelled stops its work at once.
 """

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any, cast
 
-from orchestrator.services.functions import Function, UserFunction, checked_function
 from orchestrator.services.ports import (
     Recognizer,
     Request,
@@ -19,6 +18,7 @@ from orchestrator.services.ports import (
     Transcript,
 )
 from orchestrator.services.speech_wire import PcmCutter, WireError
+from orchestrator.services.text_functions import Function, UserFunction, checked_function
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""evolve(state, event) -> state: folds any committed event. It decides nothing; rebuild and take-over use it alone."""
+"""evolve(state, event) -> state: folds any committed event. It decides nothing; a log is rebuilt with it alone."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The table: what each event means in each phase. Everything that decides which decision is made lives in this file.
+"""The table: which decision belongs to each phase and event. Decisions: listening, thinking, speaking, lifecycle.
 
 A cell is a handler, IGNORE (recorded, and evolve may take note) or a str (recorded and rejected with that reason). The
 table is total by construction: filled with rejections first, then overwritten. A result whose command is not

@@ -1,4 +1,4 @@
-"""The policy: the numbers and switches that the reducer reads, recorded whole in a session's first event."""
+"""The policy: a session's deadlines, endpointing delay, fallback, filler; recorded whole in its first event."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ class Deadlines(_Part):
 
 
 class Endpointing(_Part):
-    """When an utterance counts as complete: this long after the VAD reported a stop (itself about 250 ms late)."""
+    """When an utterance counts as complete: this long after the VAD's stop (itself MediaSettings.silence_ms late)."""
 
     delay_ms: Milliseconds = 250
 

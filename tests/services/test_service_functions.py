@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from orchestrator.services.functions import answer_port, intent_port
 from orchestrator.services.ports import Answer, Intent, Request, ServiceError, SpeechChunk, Transcript
 from orchestrator.services.speech_functions import speech_to_text_port, text_to_speech_port
+from orchestrator.services.text_functions import answer_port, intent_port
 
 
 async def test_a_plain_function_of_the_text_is_an_answer_service() -> None:

@@ -1,4 +1,4 @@
-"""Ports from the user's own Python: a plain function, sync or async, or an object that has the port's method.
+"""Intent and answer services from the user's own Python: a plain function, sync or async, or an object with the method.
 
 A function takes the text, or the whole Request if its parameter is annotated so. What it raises becomes a
 ServiceError; a sync function runs in a thread. Whatever cannot be a port is a TypeError when it is wired.
