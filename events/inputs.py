@@ -29,7 +29,8 @@ class ClientConnected(Input):
     """A browser or terminal is connected to the session's control channel.
 
     Says: the gateway. Changes: IDLE becomes LISTENING; later it only takes note (a reconnect).
-    Prints: `🔵 LISTENING (client_connected)` the first time. Late or twice: a second client replaces the first.
+    Prints: `🔵 LISTENING (client_connected)` the first time. Late or twice: a second client replaces the first; one
+    of a node that lost the session is rejected.
     Test: test_client_connected_gives_listening.
     """
 

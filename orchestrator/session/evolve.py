@@ -22,6 +22,8 @@ TERMINAL = (
     inputs.TimerFired,
 )
 """Results after which their command is no longer outstanding."""
+CONNECTIONS = (inputs.ClientConnected, inputs.ClientDisconnected, inputs.HandlerAttached, inputs.HandlerDetached)
+"""What only the owner's node can say: another one's word about them is late, from before it lost the session."""
 
 
 def fold(log: Iterable[Event], state: State | None = None) -> State:
@@ -55,6 +57,8 @@ def _counts(state: State, event: Input) -> bool:
     """Whether an input may change more than the bookkeeping: not before the session, not after it, not when stale."""
     if isinstance(event, Result):
         return state.answered(event) is not None
+    if isinstance(event, CONNECTIONS) and not state.is_from_the_owner(event.producer):
+        return False
     return state.phase != "ENDED" and (state.phase != "NEW" or isinstance(event, inputs.SessionOpened))
 
 
@@ -73,7 +77,7 @@ def _session_opened(state: State, event: inputs.SessionOpened) -> None:
     if state.phase == "NEW" and (policy := Policy.read(event.policy)) is not None:
         state.session_id = event.session_id
         state.policy = policy
-        state.owner = event.incarnation
+        state.owner, state.node = event.incarnation, event.producer.partition(":")[0]
 
 
 def _client_connected(state: State, event: inputs.ClientConnected) -> None:
@@ -161,7 +165,7 @@ def _playback_moved(state: State, event: inputs.PlaybackProgress | inputs.Playba
 
 def _session_resumed(state: State, event: inputs.SessionResumed) -> None:
     if event.incarnation != state.owner:
-        state.owner = event.incarnation
+        state.owner, state.node = event.incarnation, event.producer.partition(":")[0]
         state.epoch += 1
         state.client_id = state.handler_id = ""
         state.user_is_speaking = False

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from events.derived import CommandIssued
 from events.envelope import Event, Input, Result
-from orchestrator.session.fsm import TABLE, decide
+from orchestrator.session.evolve import CONNECTIONS
+from orchestrator.session.fsm import LIVE, TABLE, decide
 from orchestrator.session.state import State
 from orchestrator.session.step import Step as Making
 
@@ -42,6 +43,8 @@ def reduce(state: State, event: Input) -> Step:
     if isinstance(event, Result) and outstanding is None:
         wrong = event.command_id in state.pending
         making.reject("does not answer the command it names" if wrong else "stale: its command is not outstanding")
+    elif isinstance(event, CONNECTIONS) and making.phase in LIVE and not state.is_from_the_owner(event.producer):
+        making.reject("said by a node that does not own the session any more")
     else:
         decide(making, TABLE[making.phase, logged.type])  # type: ignore[attr-defined]
     last = making.events[-1]

@@ -53,6 +53,8 @@ class State:
     policy: Policy = field(default_factory=Policy)
     owner: str = ""
     """The incarnation that opened or resumed the session."""
+    node: str = ""
+    """The node that said so, as its producers name it (`node` or `node:part`); it alone knows who is connected."""
     client_id: str = ""
     handler_id: str = ""
     user_is_speaking: bool = False
@@ -80,6 +82,7 @@ class State:
             self.at_us,
             self.policy,
             self.owner,
+            self.node,
             self.client_id,
             self.handler_id,
             self.user_is_speaking,
@@ -96,6 +99,10 @@ class State:
     def outstanding(self, *names: str) -> list[CommandIssued]:
         """The outstanding commands of these names, in the order they were issued."""
         return [command for command in self.pending.values() if command.name in names]
+
+    def is_from_the_owner(self, producer: str) -> bool:
+        """Whether a producer belongs to the node that opened or resumed the session."""
+        return producer.partition(":")[0] == self.node
 
     def timer(self, name: str) -> CommandIssued | None:
         """The armed timer of that name."""
@@ -119,7 +126,7 @@ class State:
             to_json(
                 (
                     *(self.session_id, self.phase, self.version, self.inputs, self.turn, self.epoch, self.at_us),
-                    *(self.owner, self.client_id, self.handler_id, self.user_is_speaking),
+                    *(self.owner, self.node, self.client_id, self.handler_id, self.user_is_speaking),
                     *(self.partial_text, self.held_text, self.held_via),
                     task
                     and (

@@ -63,6 +63,7 @@ class Book:
     connected: set[str] = field(default_factory=set)
     """Clients that have connected since the last owner came."""
     owner: str = ""
+    node: str = ""
     partial: str = ""
     in_turn: bool = False
     held: str = ""
@@ -135,12 +136,14 @@ class Book:
         elif self.phase not in ("NEW", "ENDED"):
             self._absorb_connection(event, step.now_us)
         if isinstance(event, inputs.SessionOpened) and not self.session_id:
-            self.session_id, self.owner = event.session_id, event.incarnation
+            self.session_id, self.owner, self.node = event.session_id, event.incarnation, node_of(event)
             policy = Policy.model_validate(event.policy)
             self.limits_us["THINKING"] = (policy.deadlines.answer_ms + policy.deadlines.floor_ms) * 1000
             self.limits_us["INTERRUPT"] = policy.interruption.pause_ms * 1000
 
     def _absorb_connection(self, event: Input, now_us: int) -> None:
+        if node_of(event) != self.node and not isinstance(event, inputs.SessionResumed | inputs.SttPartial):
+            return  # late, from before that node lost the session
         match event:
             case inputs.ClientConnected():
                 self.client_id = event.client_id
@@ -154,7 +157,7 @@ class Book:
             case inputs.SttPartial():
                 self.partial = event.text
             case inputs.SessionResumed() if self.is_new_owner(event):
-                self.owner = event.incarnation
+                self.owner, self.node = event.incarnation, node_of(event)
                 self.client_id = self.handler_id = ""
                 self.connected.clear()
                 self.epoch += 1
@@ -224,3 +227,8 @@ class Book:
     def _close(self, command_id: str, how: str) -> None:
         if self.outstanding.pop(command_id, None) is not None:
             self.closed[command_id] = how
+
+
+def node_of(event: Input) -> str:
+    """The node that a producer belongs to: it is called `node` or `node:part`."""
+    return event.producer.partition(":")[0]

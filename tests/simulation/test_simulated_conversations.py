@@ -14,7 +14,6 @@ from events.inputs import (
     ClientDisconnected,
     PlaybackStarted,
     ServiceFailed,
-    SessionResumed,
     TtsChunkReady,
 )
 from orchestrator.session.commands import StopPlayback
@@ -22,7 +21,7 @@ from orchestrator.session.policy import Policy
 from orchestrator.testing.conversation import Conversation
 from orchestrator.testing.faults import Faults
 from orchestrator.testing.marks import MARKS
-from orchestrator.testing.simulation import Simulated, Violation, simulate
+from orchestrator.testing.simulation import Simulated, simulate
 from orchestrator.testing.simulation_runs import main
 
 SEEDS = range(400)
@@ -40,27 +39,9 @@ def runs() -> tuple[Simulated, ...]:
     return tuple(simulate(seed, replayed=seed % REPLAY_EVERY == 0) for seed in SEEDS)
 
 
-def is_known(run: Simulated, violation: Violation) -> bool:
-    """One of the bugs that are shown at the end of this file."""
-    if violation.checker in ("nobody_is_missed_who_is_there", "it_comes_to_rest"):
-        return hears_of_an_old_owners_client(run)
-    return False
-
-
-def hears_of_an_old_owners_client(run: Simulated) -> bool:
-    """Whether a CLIENT_CONNECTED of an earlier owner came after its successor's SESSION_RESUMED."""
-    owner = ""
-    for event in run.log:
-        if isinstance(event, SessionResumed):
-            owner = event.producer.partition(":")[0]
-        elif isinstance(event, ClientConnected) and owner not in ("", event.producer.partition(":")[0]):
-            return True
-    return False
-
-
 def test_no_seed_violates_an_invariant() -> None:
     """Some hundred conversations under faults: the checkers, which know nothing of the core, find nothing."""
-    wrong = [run for run in runs() if any(not is_known(run, violation) for violation in run.violations)]
+    wrong = [run for run in runs() if run.violations]
     assert not wrong, wrong[0].trace()
 
 
@@ -128,7 +109,7 @@ def test_the_command_line_prints_a_table(capsys: pytest.CaptureFixture[str]) -> 
     assert "marks " in printed
 
 
-# Bugs that the simulation found. When one is mended, its test says so, and its part of is_known can go, too.
+# What the simulation found.
 
 
 def test_a_synthesis_that_breaks_is_silent_at_once() -> None:
@@ -154,7 +135,6 @@ def taken_over() -> Conversation:
     return call.input(ClientConnected, client_id="client-1", producer="node-1", producer_seq=100)
 
 
-@pytest.mark.xfail(strict=True, reason="a CLIENT_CONNECTED of the last owner replaces the client of the present one")
 def test_a_late_word_of_the_last_owner_hangs_up_on_nobody() -> None:
     """The old owner's client came and went before the new owner's: the session is not abandoned."""
     call = taken_over()
@@ -162,7 +142,6 @@ def test_a_late_word_of_the_last_owner_hangs_up_on_nobody() -> None:
     assert call.state.timer("reconnect") is None
 
 
-@pytest.mark.xfail(strict=True, reason="a CLIENT_CONNECTED of the last owner replaces the client of the present one")
 def test_a_client_of_a_dead_owner_keeps_no_session_alive() -> None:
     """The old owner died without a word about its client; when the real client leaves, it is missed."""
     call = taken_over().input(ClientDisconnected, client_id="client-2")
