@@ -4,6 +4,7 @@ import pytest
 
 from events.derived import EventRejected, StateChanged
 from events.inputs import (
+    ClientConnected,
     ClientDisconnected,
     HandlerAttached,
     HandlerDetached,
@@ -237,3 +238,13 @@ def test_what_the_new_owner_asked_itself_is_not_asked_again(converse) -> None:
     call.says("hello").resumes("incarnation-2")
     assert [command.name for command in call.commands] == ["StartTimer"]
     assert call.outstanding("AnswerQuestion").retry_of == ""
+
+
+def test_a_late_word_of_the_last_owner_about_connections_is_rejected(converse) -> None:
+    """Who is connected is said by the owner's node; what an earlier one says arrives late."""
+    call = converse("LISTENING")
+    call.producer = "node-2"
+    call.resumes("incarnation-2").connects("browser-2")
+    call.input(ClientConnected, client_id="browser-1", producer="node-1", producer_seq=100)
+    assert call.last[-1].reason == "said by a node that does not own the session any more"
+    assert call.state.client_id == "browser-2"
