@@ -58,7 +58,7 @@ class Orchestrator:
         self._own = {"intent": intent, "answer": answer, "tts": text_to_speech, "stt": speech_to_text}
         self._print_line = print_line
         self._golden = GoldenLog()
-        self._masked = GoldenLog(mask=not self.settings.is_private)
+        self._masked = None if self.settings.is_private else GoldenLog(mask=True)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Orchestrator":
@@ -103,11 +103,12 @@ class Orchestrator:
 
     def _committed(self, live: LiveSession, event: Event) -> None:
         """The golden log of the service, and what the session's client is shown."""
-        line, masked = self._golden.line(event), self._masked.line(event)
+        line = self._golden.line(event)
         if live.client is not None:
             live.client.committed(event, line)
-        if self._print_line is not None and masked is not None:
-            self._print_line(masked)
+        printed = self._masked.line(event) if self._masked else line
+        if self._print_line is not None and printed is not None:
+            self._print_line(printed)
 
     async def _fill_ports(self) -> Services:
         settings, own = self.settings, self._own

@@ -43,6 +43,9 @@ class GoldenLog:
             case derived.UserInterrupted():
                 self._interrupted.add(event.session_id)
                 return f"🔴 User interrupted ({event.reason})"
+            case derived.SessionEnded():
+                self._interrupted.discard(event.session_id)  # a service runs for months
+                return None
             case derived.CommandIssued(name="CancelTask"):
                 return "Cancelling current task"
             case _:

@@ -1,4 +1,4 @@
-"""Counters of what would otherwise leave no trace: repetitions, stale results, dead letters."""
+"""Counters of what would otherwise leave no trace: repetitions, rejected inputs, dead letters."""
 
 from collections import Counter
 

@@ -9,6 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from events.codec import BadEventError, decode_input, encode
+from events.derived import EventRejected
 from events.envelope import Event, Input
 from events.inputs import SessionOpened, SessionResumed
 from orchestrator.runtime.commit import Committer, LostOwnershipError, Move, position
@@ -201,6 +202,7 @@ class Shard:
             return
         live.state = step.state
         self._counters["inputs"] += 1
+        self._counters["rejected"] += isinstance(step.events[-1], EventRejected)
         for event in step.events:
             self._guarded(self._observer, live, event)
         for command in step.commands:

@@ -103,3 +103,11 @@ def test_a_mask_shows_the_length_of_what_was_said_and_nothing_else() -> None:
     assert f"[{SESSION}] STT FINAL | text=<5 characters>" in lines
     assert f"[{SESSION}] STT FINAL | text=<22 characters>  (new user input)" in lines
     assert "4242" not in "".join(lines)
+
+
+def test_an_interruption_is_forgotten_with_its_session() -> None:
+    """A service runs for months: the session that ends before its next turn leaves nothing behind."""
+    log = GoldenLog()
+    log.line(derived.UserInterrupted(session_id=SESSION, playback_id="p", reason="barge_in"))
+    assert log.line(derived.SessionEnded(session_id=SESSION, reason="goodbye")) is None
+    assert log.line(turn("hello")) == f"[{SESSION}] STT FINAL | text=hello"

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from events.codec import encode
+from events.derived import EventRejected
 from events.envelope import Input
 from events.inputs import (
+    BargeIn,
     HandlerAttached,
     SessionCloseRequested,
     SessionOpened,
@@ -245,3 +247,11 @@ async def test_an_event_for_an_ended_session_is_a_dead_letter(running: Running, 
     )
     await soon(lambda: running.node.counters["dead_letters"] == 2)
     assert running.node.session(live.session_id) is None
+
+
+async def test_a_rejected_input_is_recorded_and_counted(running: Running) -> None:
+    """Nothing is playing, so a BARGE_IN has no effect; the log and a counter say so."""
+    live = await running.listening()
+    running.node.report(BargeIn(session_id=live.session_id))
+    await running.watch.event(live.session_id, EventRejected)
+    await soon(lambda: running.node.counters["rejected"] == 1)
