@@ -18,7 +18,7 @@ from typing import Literal
 from cli.terminal import run as run_loop
 from events.derived import ProcessingComplete, StateChanged, TurnStarted
 from events.envelope import Event
-from events.inputs import HandlerAttached, SttFinal
+from events.inputs import HandlerAttached, IntentResolved, RagAnswered, SttFinal
 from orchestrator.runtime.connection import connect
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
@@ -27,6 +27,7 @@ from orchestrator.runtime.node import Node
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
 
 WARM_UP = 30
+JOIN = "join beyond slower"
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Marks:
     """When things of the current turn happened, in perf_counter nanoseconds."""
 
     at: dict[str, int] = field(default_factory=dict)
+    join_us: int = 0
+    """What PROCESSING_COMPLETE took beyond the slower service's own time."""
 
     def set(self, name: str) -> None:
         self.at.setdefault(name, time.perf_counter_ns())
@@ -105,13 +108,17 @@ class StubClient:
 async def measure_turns(url: str, turns: int) -> list[dict[str, float]]:
     marks = Marks()
     done = asyncio.Event()
+    services_us = [0]
 
     def observe(live: LiveSession, event: Event) -> None:
         match event:
             case TurnStarted():
                 marks.set("turn committed")
+            case IntentResolved() | RagAnswered():
+                services_us.append(event.elapsed_us)
             case ProcessingComplete():
                 marks.set("answer committed")
+                marks.join_us = event.elapsed_us - max(services_us[-2:])
             case StateChanged(to_phase="LISTENING"):
                 done.set()
 
@@ -130,7 +137,7 @@ async def measure_turns(url: str, turns: int) -> list[dict[str, float]]:
         node.report(SttFinal(session_id=live.session_id, text="hello"))
         await done.wait()
         if number >= WARM_UP:
-            rows.append({name: (at - started) / 1e6 for name, at in marks.at.items()})
+            rows.append({name: (at - started) / 1e6 for name, at in marks.at.items()} | {JOIN: marks.join_us / 1e3})
         await asyncio.sleep(0.002)
     await node.stop()
     return rows
@@ -175,7 +182,7 @@ async def main(turns: int) -> None:
             hops = await measure_hops(url, turns)
             rows = await measure_turns(url, turns)
     print(f"{turns} turns, from STT_FINAL appended:")
-    for name in ("turn committed", "services asked", "answer committed", "speech asked", "first audio"):
+    for name in ("turn committed", "services asked", "answer committed", "speech asked", "first audio", JOIN):
         print(f"  {name:18} {figures([row[name] for row in rows])}")
     print(f"  {'two bare hops':18} {figures(hops)}")
     ratio = statistics.median([row["first audio"] for row in rows]) / statistics.median(hops)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -15,7 +14,7 @@ from tests.gateway.conftest import Serve
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
-from tests.runtime.support import soon
+from tests.runtime.support import PATIENCE_S, soon
 
 Connect = Callable[..., Awaitable[Talker]]
 
@@ -227,11 +226,9 @@ async def test_a_service_that_stops_sends_everybody_away_at_once(call: Connect, 
     clients = [await call() for _ in range(3)]
     for client in clients:
         await client.listening()
-    started = time.monotonic()
     stopping = asyncio.create_task(service.runner.cleanup())
     assert [await client.closed() for client in clients] == [1013] * 3
-    await stopping
-    assert time.monotonic() - started < 2
+    await asyncio.wait_for(stopping, PATIENCE_S)  # the clients' own sockets are still open
 
 
 async def test_an_operator_can_end_a_conversation(call: Connect, service: Service) -> None:
