@@ -17,6 +17,8 @@ class TurnStarted(Derived):
     Late or twice: cannot be. Test: test_step_3_listening_becomes_thinking.
     """
 
+    speculation: Count = 0
+    """The try that asked about these words before, and whose results count for the turn; 0: none."""
     text: Text
     type: Literal["TURN_STARTED"] = "TURN_STARTED"
     via: Via
@@ -62,6 +64,8 @@ class ProcessingComplete(Derived):
 
     answer: Text
     elapsed_us: Count
+    ends: Note = ""
+    """With this answer the session ends, for this reason; empty: it goes on."""
     fallback: Note = ""
     intent: Note
     saved_us: Count
@@ -71,13 +75,16 @@ class ProcessingComplete(Derived):
 class UserInterrupted(Derived):
     """The user took the floor while the agent was speaking.
 
-    Says: the reducer. Changes: the next turn is marked as new input. Prints: `🔴 User interrupted (reason)`.
-    Late or twice: cannot be. Test: test_case_2_is_a_contiguous_slice.
+    Says: the reducer. Changes: its words are held; the next turn is marked as new input.
+    Prints: `🔴 User interrupted (reason)`. Late or twice: cannot be. Test: test_case_2_is_a_contiguous_slice.
     """
 
     playback_id: Id
     reason: Note
+    text: Text = ""
+    """The words that interrupted; they wait for LISTENING."""
     type: Literal["USER_INTERRUPTED"] = "USER_INTERRUPTED"
+    via: Via = "speech"
 
 
 class AnswerEnded(Derived):
@@ -103,14 +110,15 @@ class TurnEnded(Derived):
     Test: test_every_turn_that_starts_ends.
     """
 
-    outcome: Literal["completed", "interrupted", "superseded", "failed", "session_closed"]
+    outcome: Literal["completed", "interrupted", "superseded", "merged", "failed", "session_closed"]
     type: Literal["TURN_ENDED"] = "TURN_ENDED"
 
 
 class EventRejected(Derived):
     """The input was recorded and has no effect; `reason` says why.
 
-    Says: the reducer on a stale, empty or unexpected input. Changes: nothing. Prints: nothing.
+    Says: the reducer on a stale, empty or unexpected input, and on words over the answer that do not interrupt it.
+    Changes: nothing; but a playback that paused for those words goes on. Prints: nothing.
     Late or twice: cannot be. Test: test_a_late_barge_in_is_stale.
     """
 

@@ -5,11 +5,20 @@ means late or twice, and which test shows it. "Twice" is always the same for an 
 repetition leaves no trace but a counter.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from events.envelope import Count, Id, Input, Milliseconds, Note, Result, Text, Via
+
+
+class SpokenWord(BaseModel):
+    """A word of an answer and where in its audio it begins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    at_ms: Milliseconds
+    text: Note
 
 
 class SessionOpened(Input):
@@ -28,7 +37,7 @@ class SessionOpened(Input):
 class ClientConnected(Input):
     """A browser or terminal is connected to the session's control channel.
 
-    Says: the gateway. Changes: IDLE becomes LISTENING; later it only takes note (a reconnect).
+    Says: the gateway. Changes: IDLE becomes LISTENING, and the greeting is due; later it only takes note (a reconnect).
     Prints: `🔵 LISTENING (client_connected)` the first time. Late or twice: a second client replaces the first; one
     of a node that lost the session is rejected.
     Test: test_client_connected_gives_listening.
@@ -54,8 +63,9 @@ class ClientDisconnected(Input):
 class HandlerAttached(Input):
     """A media connection (mic in, agent audio out) serves the session; `handler_id` names it.
 
-    Says: the gateway, before the SDP answer leaves. Changes: answers are spoken, no longer only shown.
-    Prints: nothing. Late or twice: the newer handler replaces the older.
+    Says: the gateway, before the SDP answer leaves. Changes: answers are spoken, no longer only shown; a greeting that
+    waited for the voice is said. Prints: of a greeting, `🔴 SPEAKING (greeting)`.
+    Late or twice: the newer handler replaces the older.
     Test: test_a_new_handler_gets_the_microphone_setting_of_the_phase.
     """
 
@@ -76,8 +86,9 @@ class HandlerDetached(Input):
 class SpeechStarted(Input):
     """Voice activity began; `media_ms` is the position in the microphone's own time.
 
-    Says: the VAD. Changes: LISTENING withdraws a waiting endpoint; SPEAKING is interrupted.
-    Prints: in SPEAKING `🔴 User interrupted (barge_in)`. Late or twice: without effect elsewhere.
+    Says: the VAD. Changes: a waiting endpoint is withdrawn, a filler is silent; SPEAKING pauses until it is decided
+    whether this is an interruption, or is interrupted, by policy. Prints: of an interruption, `🔴 User interrupted
+    (barge_in)`. Late or twice: the pause is extended; without effect elsewhere.
     Test: test_speech_interrupts_speaking.
     """
 
@@ -88,7 +99,8 @@ class SpeechStarted(Input):
 class SpeechStopped(Input):
     """Voice activity ended; `duration_ms` is the length of the speech in media time.
 
-    Says: the VAD. Changes: LISTENING arms the `endpoint` timer. Prints: nothing.
+    Says: the VAD. Changes: the `endpoint` timer is armed; in LISTENING the words so far may be asked about early; in
+    SPEAKING a paused playback will go on unless words follow. Prints: nothing.
     Late or twice: the timer is armed anew. Test: test_endpointing_waits_then_finishes_the_utterance.
     """
 
@@ -100,10 +112,14 @@ class SpeechStopped(Input):
 class SttPartial(Input):
     """What speech-to-text has understood so far; it may still revise it.
 
-    Says: the STT service. Changes: the text buffer. Prints: nothing. Late or twice: the last one counts.
+    Says: the STT service. Changes: the text buffer, and with it how long the endpoint waits, what is asked early, and
+    whether speech over the agent interrupts. Prints: of an interruption, `🔴 User interrupted (barge_in)`.
+    Late or twice: the last one counts.
     Test: test_step_1_a_partial_opens_no_turn.
     """
 
+    is_complete: bool = False
+    """The recogniser itself thinks that the utterance is complete (a final grammar state, an eager end of turn)."""
     text: Text
     type: Literal["STT_PARTIAL"] = "STT_PARTIAL"
     via: Via = "speech"
@@ -112,9 +128,10 @@ class SttPartial(Input):
 class SttFinal(Input):
     """An utterance is complete: recognised speech, or a line that the user typed (`via`).
 
-    Says: the STT service, or the gateway for typed text. Changes: LISTENING becomes THINKING; THINKING starts over;
-    SPEAKING is interrupted and the words wait for LISTENING. Prints: through TURN_STARTED.
-    Late or twice: an empty one is rejected, one in INTERRUPT is held. Test: test_step_3_listening_becomes_thinking.
+    Says: the STT service, or the gateway for typed text. Changes: LISTENING becomes THINKING; THINKING starts over,
+    with the joined words or the new ones; SPEAKING is interrupted and the words wait for LISTENING, unless they are a
+    backchannel. Prints: through TURN_STARTED. Late or twice: an empty one is rejected, and so are words that another
+    producer has just said; one in INTERRUPT is held. Test: test_step_3_listening_becomes_thinking.
     """
 
     text: Text
@@ -125,7 +142,8 @@ class SttFinal(Input):
 class IntentResolved(Result):
     """The intent service answered.
 
-    Says: the ClassifyIntent effect. Changes: half of the join that ends THINKING. Prints: through PROCESSING_COMPLETE.
+    Says: the ClassifyIntent effect. Changes: half of the join that ends THINKING; asked early, it is kept for the turn.
+    Prints: through PROCESSING_COMPLETE.
     Late or twice: stale, recorded without effect. Test: test_step_5_both_results_are_awaited.
     """
 
@@ -137,7 +155,8 @@ class IntentResolved(Result):
 class RagAnswered(Result):
     """The answer service answered.
 
-    Says: the AnswerQuestion effect. Changes: half of the join that ends THINKING. Prints: through PROCESSING_COMPLETE.
+    Says: the AnswerQuestion effect. Changes: half of the join that ends THINKING; asked early, it is kept for the turn.
+    Prints: through PROCESSING_COMPLETE.
     Late or twice: stale, recorded without effect. Test: test_step_5_both_results_are_awaited.
     """
 
@@ -149,7 +168,8 @@ class RagAnswered(Result):
 class ServiceFailed(Result):
     """A service refused, broke or timed out; `error` says how, in words.
 
-    Says: the effect that asked. Changes: intent: go on without; answer: the fallback; speech: back to LISTENING.
+    Says: the effect that asked. Changes: intent: go on without; answer: the fallback; speech: back to LISTENING; the
+    third in a row ends the session; asked early: the guess is dropped.
     Prints: the phase it leads to, with `(service_failed)`. Late or twice: stale.
     Test: test_a_failed_answer_speaks_the_fallback.
     """
@@ -161,7 +181,8 @@ class ServiceFailed(Result):
 class TtsChunkReady(Result):
     """A chunk of synthesised speech is there; the audio itself never enters the log.
 
-    Says: the Speak effect. Changes: the first withdraws the `tts` deadline; each counts. Prints: through ANSWER_ENDED.
+    Says: the Speak effect. Changes: the first withdraws the `tts` deadline; each counts, and its words tell later what
+    was heard. Prints: through ANSWER_ENDED.
     Late or twice: stale. Test: test_chunks_are_counted.
     """
 
@@ -169,6 +190,8 @@ class TtsChunkReady(Result):
     index: Count
     playback_id: Id
     type: Literal["TTS_CHUNK_READY"] = "TTS_CHUNK_READY"
+    words: Annotated[tuple[SpokenWord, ...], Field(max_length=500)] = ()
+    """The words that begin in this chunk, where the synthesiser says so."""
 
 
 class TtsComplete(Result):
@@ -210,7 +233,8 @@ class PlaybackProgress(Result):
 class PlaybackDone(Result):
     """A playback ended by itself; `confirmed_by` says whether the client said so or a timer had to.
 
-    Says: the player. Changes: the answer's end: SPEAKING becomes LISTENING; a filler's: nothing.
+    Says: the player. Changes: the answer's end: SPEAKING becomes LISTENING, after the last words ENDED; a filler's:
+    nothing.
     Prints: `TTS stream | chunks=N` and `🔵 LISTENING (playback_done)`. Late or twice: stale.
     Test: test_playback_done_returns_to_listening.
     """
@@ -225,8 +249,8 @@ class BargeIn(Input):
     """The user spoke over the agent, says the browser or an STT service; `playback_id` names what was interrupted.
 
     Says: the browser through the gateway, or an outside service through the ingress. Changes: SPEAKING becomes
-    INTERRUPT; in THINKING it stops the filler. Prints: `🔴 User interrupted (barge_in)`.
-    Late or twice: stale when it names another playback. Test: test_a_late_barge_in_is_stale.
+    INTERRUPT; in THINKING it stops the filler. `position_ms` is how far the user heard it. Prints: `🔴 User interrupted
+    (barge_in)`. Late or twice: stale when it names another playback. Test: test_a_late_barge_in_is_stale.
     """
 
     playback_id: Id = ""

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.app import Orchestrator
-    from orchestrator.services.ports import Answer, Intent, Request, ServiceError, SpeechChunk, SpokenWord, Transcript
+    from orchestrator.services.ports import (
+        Answer,
+        Intent,
+        Line,
+        Request,
+        ServiceError,
+        SpeechChunk,
+        SpokenWord,
+        Transcript,
+    )
     from orchestrator.session.policy import Policy
     from orchestrator.settings import Settings, SettingsError
+    from orchestrator.testing.simulation import simulate
 
 _HOME = {
     "Answer": "orchestrator.services.ports",
     "Intent": "orchestrator.services.ports",
+    "Line": "orchestrator.services.ports",
     "Orchestrator": "orchestrator.app",
     "Policy": "orchestrator.session.policy",
     "Request": "orchestrator.services.ports",
@@ -25,11 +36,13 @@ _HOME = {
     "SpeechChunk": "orchestrator.services.ports",
     "SpokenWord": "orchestrator.services.ports",
     "Transcript": "orchestrator.services.ports",
+    "simulate": "orchestrator.testing.simulation",
 }
 
 __all__ = [
     "Answer",
     "Intent",
+    "Line",
     "Orchestrator",
     "Policy",
     "Request",
@@ -39,6 +52,7 @@ __all__ = [
     "SpeechChunk",
     "SpokenWord",
     "Transcript",
+    "simulate",
 ]
 
 

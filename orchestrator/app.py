@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Literal, cast
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from events.envelope import Event
 from orchestrator.gateway.server import Gateway
 from orchestrator.media.settings import MediaSettings
+from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.live import LiveSession
@@ -81,7 +81,6 @@ class Orchestrator:
         self.redis_url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
         self.node = Node(self.redis_url, services, observer=self._committed, policy=policy)
         stack.push_async_callback(self.node.stop)
-        await self.node.start()
         gateway = Gateway(
             self.node,
             services,
@@ -90,6 +89,9 @@ class Orchestrator:
             max_sessions=settings.max_sessions,
         )
         await self._listen(gateway.app())
+        self.node.address = settings.address or ("" if settings.is_everywhere else self.url)  # known only now
+        await self.node.start()
+        stack.push_async_callback(self.node.drain)  # first of all, while we can still tell clients where to go
         gc.collect()
         gc.freeze()  # what is there now stays: collecting it again and again would cost calls some milliseconds
 
@@ -151,6 +153,6 @@ def _read_policy(settings: Settings) -> Policy:
     if settings.policy_file is None:
         return Policy()
     try:
-        return Policy.model_validate_json(settings.policy_file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise SettingsError(f"the policy in {settings.policy_file} cannot be used: {error}") from error
+        return read_policy(settings.policy_file)
+    except PolicyFileError as error:
+        raise SettingsError(f"ORCH_POLICY_FILE: {error}") from error

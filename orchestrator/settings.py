@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 
 class SettingsError(ValueError):
@@ -21,6 +22,12 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(word for word in value.replace(",", " ").split() if word)
 
 
+def _address(value: str) -> str:
+    if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+        raise ValueError("it must be a URL that clients reach this node at, such as http://10.0.0.7:8080")
+    return value.rstrip("/")
+
+
 def _recognizer(value: str) -> str:
     if value not in ("domain", "phrases", "general"):
         raise ValueError("it may be domain, phrases or general")
@@ -33,6 +40,8 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    address: str = ""
+    """Where clients reach this very node, such as http://10.0.0.7:8080; empty: host and port, if the host is one."""
     redis_url: str = ""
     """Empty: an embedded server."""
     data_dir: Path = field(default_factory=default_data_dir)
@@ -45,7 +54,7 @@ class Settings:
     """intents.yaml and knowledge/*.md of the reference services; none: the content that orch carries."""
     recognizer: str = "domain"
     policy_file: Path | None = None
-    """JSON; what it leaves out has its default."""
+    """YAML or JSON (docs/policy.md); what it leaves out has its default."""
     allowed_origins: tuple[str, ...] = ()
     """Other pages that may connect, such as https://example.org."""
     max_sessions: int = 20
@@ -73,6 +82,11 @@ class Settings:
         """Whether only this machine can connect; otherwise users' words are masked in logs."""
         return self.host in ("127.0.0.1", "::1", "localhost")
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it listens on all addresses: then the host is none that anybody could connect to."""
+        return self.host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
+
 
 _NOT_OURS = frozenset({"ORCH_CHROMIUM"})
 """Read by the tests."""
@@ -82,6 +96,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "data_dir": Path,
     "content_dir": Path,
     "policy_file": Path,
+    "address": _address,
     "recognizer": _recognizer,
     "allowed_origins": _words,
     "ice_host_addresses": _words,

@@ -66,9 +66,13 @@ class WebSocketClient:
             self.tell(messages.LogLine(line=line))
 
     def tell_phase(self, state: State) -> None:
-        """Where the conversation is; for a client that comes back."""
+        """Where the conversation is; for a client that comes back. What is being said may have been committed while
+        nobody was connected.
+        """
         if state.phase != "NEW":
             self.tell(messages.PhaseChanged(phase=state.phase, turn=state.turn))
+        if (saying := state.playback) is not None:
+            self.tell(messages.Reply(playback_id=saying.playback_id, text=saying.text, turn=state.turn))
 
     async def show_reply(self, playback_id: str, text: str) -> None:  # noqa: ARG002 - told when it was committed
         """Return when everything told so far, the reply among it, has left. Raises ServiceError when it cannot."""
@@ -89,8 +93,10 @@ class WebSocketClient:
         self.tell(messages.Ended(reason=reason))
         await self.drop(messages.CloseCode.NORMAL, "")
 
-    async def send_away(self, reason: str) -> None:
-        """The conversation goes on in another process, or in the next one here: the client is to come back."""
+    async def send_away(self, reason: str, address: str = "") -> None:
+        """The conversation goes on in another process, at that address if one is known: the client is to come back."""
+        if address:
+            self.tell(messages.Moved(address=address))
         await self.drop(messages.CloseCode.TRY_AGAIN_LATER, reason)
 
     async def drop(self, code: messages.CloseCode, why: str) -> None:

@@ -173,6 +173,13 @@ class ErrorReport(Message):
     message: str
 
 
+class Moved(Message):
+    """The conversation goes on in another process, which clients reach at `address`; close code 1013 follows."""
+
+    type: Literal["moved"] = "moved"
+    address: NonEmptyId
+
+
 class Ended(Message):
     """The conversation is over; the server closes the connection right after this."""
 
@@ -192,6 +199,7 @@ ServerMessage = Annotated[
     | PlaybackStop
     | PlaybackMark
     | ErrorReport
+    | Moved
     | Ended,
     Field(discriminator="type"),
 ]

@@ -23,7 +23,10 @@ CLOSE_S = 2.0
 """How long a client has to answer when the server closes the connection."""
 STATIC = Path(__file__).parent / "static"
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'; "
+        "connect-src 'self' ws: wss:"  # a conversation may move to a node that was started after the page was loaded
+    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -108,15 +111,7 @@ class Gateway:
         """The session that a connection is for: a new one, or the one that it names and holds the token of."""
         session_id = request.query.get("session_id", "")
         if session_id:
-            live, token = self._node.session(session_id), request.query.get("resume_token", "")
-            known = self._node.may_resume(session_id, token)
-            if known and live is None and not self._node.owns(session_id):
-                await client.drop(CloseCode.TRY_AGAIN_LATER, "the conversation is on its way to another process")
-                return None
-            if live is None or not known:
-                await client.drop(CloseCode.UNKNOWN_SESSION, "no such session here, or the resume_token is wrong")
-                return None
-            return self._rejoin(live, client, token)
+            return await self._come_back(client, session_id, request.query.get("resume_token", ""))
         if len(self._node.sessions) >= self._max_sessions:
             await client.drop(CloseCode.TRY_AGAIN_LATER, "all lines are busy; try again later")
             return None
@@ -127,6 +122,20 @@ class Gateway:
             return None
         client.tell(SessionReady(session_id=live.session_id, resume_token=self._node.resume_token(live.session_id)))
         return live
+
+    async def _come_back(self, client: WebSocketClient, session_id: str, token: str) -> LiveSession | None:
+        """The session, if it is here or comes here now; else the client is sent to its owner."""
+        known, address = self._node.may_resume(session_id, token), ""
+        if known and not self._node.owns(session_id):
+            address = await self._node.find(session_id)
+        live = self._node.session(session_id)
+        if known and live is not None:
+            return self._rejoin(live, client, token)
+        if known and not self._node.owns(session_id):
+            await client.send_away("the conversation is in another process, or on its way there", address)
+        else:
+            await client.drop(CloseCode.UNKNOWN_SESSION, "no such session here, or the resume_token is wrong")
+        return None
 
     def _rejoin(self, live: LiveSession, client: WebSocketClient, token: str) -> LiveSession:
         """The client has come back. A connection that it still has, or somebody else, is replaced."""
@@ -150,9 +159,11 @@ class Gateway:
                 await client.drop(CloseCode.POLICY_VIOLATION, "too many bad messages")
 
     def _origin_allowed(self, request: web.Request) -> bool:
-        """Browsers name the page's origin: ours, or one that was configured. Other programs name none."""
+        """Browsers name the page's origin: ours, another node's, or one that was configured. Other programs: none."""
         origin = request.headers.get("Origin")
-        return origin is None or origin in self._allowed_origins or _host(origin) == request.host
+        if origin is None or origin in self._allowed_origins or _host(origin) == request.host:
+            return True
+        return _host(origin) in map(_host, self._node.addresses)  # it came by a page of that node, and moved here
 
 
 def _host(origin: str) -> str:

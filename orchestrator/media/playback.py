@@ -66,6 +66,7 @@ class Playback:
         self._progress_ms = 0
         self._complete = False
         self._marked = False
+        self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._over = asyncio.Event()
@@ -118,15 +119,29 @@ class Playback:
         return self._end
 
     def take_packet(self, next_rtp_timestamp: Callable[[], int]) -> bytes | None:
-        """The packet for this tick of the track, or None when there is nothing to send."""
-        if self._frames:
-            return self._take_speech()
-        if self._complete and not self._marked:
-            self._mark(next_rtp_timestamp())
+        """The packet for this tick of the track, or None when there is nothing to send.
+
+        While it is paused, there is nothing but the tail of silence: what has left is heard to its last millisecond.
+        """
+        if not self._paused:
+            if self._frames:
+                return self._take_speech()
+            if self._complete and not self._marked:
+                self._mark(next_rtp_timestamp())
         if self._tail_left == 0:
             return None
         self._tail_left -= 1
         return self._encoder.encode(SILENT_FRAME)
+
+    def pause(self) -> None:
+        """Hand out no speech from now on and keep what there is. What left before may still be reported, and confirmed
+        if it was all.
+        """
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on with the frame after the last one that left."""
+        self._paused = False
 
     def stop(self) -> None:
         """Drop what is left, at once. Without effect when it is over."""

@@ -106,7 +106,7 @@ class Utterances:
             self._say(SttFinal(text=text))
         elif text and text != self._last_partial:
             self._last_partial = text
-            self._say(SttPartial(text=text))
+            self._say(SttPartial(text=text, is_complete=transcript.is_complete))
 
     def failed(self, error: str) -> None:
         """The recogniser broke. What was said is lost; an empty final says so, and the next onset starts anew."""

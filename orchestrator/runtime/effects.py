@@ -15,6 +15,7 @@ from orchestrator.runtime.speech import speak
 from orchestrator.services.ports import (
     AnswerPort,
     IntentPort,
+    Line,
     Request,
     ServiceError,
     SpeechToTextPort,
@@ -50,7 +51,8 @@ class Effects:
             case commands.ClassifyIntent() as command:
                 self._stage(live, issued, partial(self._classify, issued, command.text))
             case commands.AnswerQuestion() as command:
-                self._stage(live, issued, partial(self._answer, issued, command.text))
+                so_far = _conversation(live, command.conversation_to)
+                self._stage(live, issued, partial(self._answer, issued, command.text, so_far))
             case commands.Speak() as command:
                 self._stage(live, issued, partial(self._speak, live, issued, command))
             case commands.PlayFiller() as command:
@@ -103,9 +105,9 @@ class Effects:
             )
         )
 
-    async def _answer(self, issued: CommandIssued, text: str) -> None:
+    async def _answer(self, issued: CommandIssued, text: str, so_far: tuple[Line, ...]) -> None:
         started = time.perf_counter_ns()
-        result = await self._services.answer.answer(_request(issued, text))
+        result = await self._services.answer.answer(_request(issued, text, so_far))
         self._report(
             RagAnswered(
                 session_id=issued.session_id,
@@ -123,8 +125,13 @@ class Effects:
         await speak(live, issued, command, self._services.text_to_speech.synthesize(request), self._report)
 
 
-def _request(issued: CommandIssued, text: str) -> Request:
-    return Request(text, issued.session_id, issued.turn, issued.idempotency_key)
+def _request(issued: CommandIssued, text: str, so_far: tuple[Line, ...] = ()) -> Request:
+    return Request(text, issued.session_id, issued.turn, issued.idempotency_key, so_far)
+
+
+def _conversation(live: LiveSession, to: int) -> tuple[Line, ...]:
+    """What was said before the question, up to that version of the session's log."""
+    return tuple(Line(said.role, said.text) for said in live.conversation.until(to))
 
 
 def _cancel(live: LiveSession, command: commands.Command) -> None:
@@ -147,6 +154,10 @@ def _to_connections(live: LiveSession, command: commands.Command) -> None:
             handler.finish_utterance()
         case commands.StopPlayback(playback_id=playback_id), handler, _ if handler is not None:
             handler.stop(playback_id)
+        case commands.PausePlayback(playback_id=playback_id), handler, _ if handler is not None:
+            handler.pause(playback_id)
+        case commands.ResumePlayback(playback_id=playback_id), handler, _ if handler is not None:
+            handler.resume(playback_id)
         case commands.ClearText(), _, client if client is not None:
             client.clear_text()
 

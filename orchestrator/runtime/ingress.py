@@ -91,5 +91,9 @@ class Ingress:
         session_id = await self._redis.get(self._keys.handler(handler_id))
         return session_id.decode() if isinstance(session_id, bytes) else ""
 
-    async def give_up(self, reason: str) -> None:  # noqa: ARG002 - nothing runs beside the subscription
+    async def give_up(self) -> None:
+        """Nothing runs beside the subscription."""
         self.lost.set()
+
+    async def send_away(self, reason: str, address: str) -> None:
+        """Nobody is connected to an ingress."""

@@ -51,6 +51,15 @@ class Keys:
         return f"{self.prefix}:handler:{handler_id}"
 
     @property
+    def nodes(self) -> str:
+        """Holds the nodes that are there (membership.py)."""
+        return f"{self.prefix}:nodes"
+
+    def handed(self, node: str) -> str:
+        """A list on which a node blocks: the names of what was handed to it."""
+        return f"{self.prefix}:handed:{node}"
+
+    @property
     def secret(self) -> str:
         """Holds what resume tokens are made from, written at first start."""
         return f"{self.prefix}:secret"

@@ -1,6 +1,7 @@
 """Leases: who owns a shard or an ingress, for how long, and under which token."""
 
 from dataclasses import dataclass
+from typing import Literal
 from uuid import uuid4
 
 from redis.asyncio import Redis
@@ -8,11 +9,17 @@ from redis.asyncio import Redis
 from orchestrator.runtime.connection import evalsha, run_all
 from orchestrator.runtime.keys import Keys
 
+KEPT_MS = 500
+"""How long something that is handed over is kept for its heir; one that died meanwhile keeps nobody waiting."""
+
+Kind = Literal["shard", "ingress"]
+
 
 @dataclass(frozen=True, slots=True)
 class Ownable:
     """Something that one node owns at a time, by its keys."""
 
+    kind: Kind
     name: str
     number: int
     stream: str
@@ -24,6 +31,7 @@ class Ownable:
 
 def shard(keys: Keys, number: int) -> Ownable:
     return Ownable(
+        "shard",
         f"shard {number:02d}",
         number,
         keys.inbox(number),
@@ -39,7 +47,14 @@ def ingress(keys: Keys, number: int) -> Ownable:
         return keys.ingress(number, part)
 
     return Ownable(
-        f"ingress {number}", number, name(""), name("lease"), name("owned"), name("sessions"), name("unroutable")
+        "ingress",
+        f"ingress {number}",
+        number,
+        name(""),
+        name("lease"),
+        name("owned"),
+        name("sessions"),
+        name("unroutable"),
     )
 
 
@@ -53,13 +68,13 @@ class Lease:
     sessions: tuple[str, ...]
 
 
-async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str) -> list[Lease]:
-    """Become the owner of what nobody else owns."""
+async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str, node: str = "") -> list[Lease]:
+    """Become the owner of what nobody else owns, and of what is kept for this node."""
     tokens = [uuid4().hex for _ in free]
     replies = await run_all(
         redis,
         [
-            evalsha("acquire", [what.lease, what.owned, what.sessions], [token, lease_ms, address])
+            evalsha("acquire", [what.lease, what.owned, what.sessions], [token, lease_ms, address, node])
             for what, token in zip(free, tokens, strict=True)
         ],
     )
@@ -70,12 +85,29 @@ async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str
     ]
 
 
+async def free(redis: Redis, wanted: list[Ownable]) -> list[Ownable]:
+    """Which of them nobody holds now."""
+    held = await run_all(redis, [("EXISTS", what.lease) for what in wanted])
+    return [what for what, taken in zip(wanted, held, strict=True) if not taken]
+
+
+async def address(redis: Redis, what: Ownable, node: str) -> str | None:
+    """Where its owner is, or will be in a moment (empty: it does not say); None: it is free, or kept for `node`."""
+    held, where = await run_all(redis, [("GET", what.lease), ("HGET", what.owned, "address")])
+    if held is None or held.decode() == f"for {node}":
+        return None
+    return where.decode() if where else ""
+
+
 async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
     """Keep them; returns those that are lost, and with them everything that was started under them."""
     replies = await run_all(redis, [evalsha("renew", [one.what.lease], [one.token, lease_ms]) for one in held])
     return [one for one, renewed in zip(held, replies, strict=True) if not renewed]
 
 
-async def release(redis: Redis, held: list[Lease]) -> None:
-    """Give them back, so that others can take them at once."""
-    await run_all(redis, [evalsha("release", [one.what.lease, one.what.owned], [one.token]) for one in held])
+async def release(redis: Redis, held: list[Lease], heir: str = "", address: str = "") -> None:
+    """Give them back, so that others can take them at once; for a moment that is the heir alone, if one is named."""
+    await run_all(
+        redis,
+        [evalsha("release", [one.what.lease, one.what.owned], [one.token, heir, KEPT_MS, address]) for one in held],
+    )

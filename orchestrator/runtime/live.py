@@ -10,6 +10,7 @@ from events.envelope import Event
 from orchestrator.runtime.timers import Timers
 from orchestrator.services.ports import SpeechChunk
 from orchestrator.session.commands import MicrophoneSetting
+from orchestrator.session.conversation import ConversationSoFar
 from orchestrator.session.state import State
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class Handler(Protocol):
     def play(
         self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]
     ) -> Playback: ...
+    def pause(self, playback_id: str) -> None: ...
+    def resume(self, playback_id: str) -> None: ...
     def stop(self, playback_id: str) -> None: ...
     def client_confirmed(self, playback_id: str) -> None: ...
     async def close(self) -> None: ...
@@ -64,8 +67,10 @@ class Client(Protocol):
     async def close(self, reason: str) -> None:
         """The conversation is over: say so, and hang up."""
 
-    async def send_away(self, reason: str) -> None:
-        """The conversation goes on in another process: hang up so that the client comes back."""
+    async def send_away(self, reason: str, address: str = "") -> None:
+        """The conversation goes on in another process, at that address if one is known: hang up so that the client
+        comes back.
+        """
 
 
 class CurrentTask:
@@ -105,11 +110,46 @@ class LiveSession:
     session_id: str
     state: State
     timers: Timers
-    client: Client | None = None
-    handler: Handler | None = None
+    conversation: ConversationSoFar = field(default_factory=ConversationSoFar)
+    """What was said, as far as it is committed."""
     current_task: CurrentTask | None = None
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     """Work that must be awaited before the shard is given up: cancelled stages winding up, connections closing."""
+    _client: Client | None = field(default=None, init=False)
+    _handler: Handler | None = field(default=None, init=False)
+    _somebody: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set for as long as there is a client or a handler."""
+
+    @property
+    def client(self) -> Client | None:
+        """Who is connected; None while nobody is."""
+        return self._client
+
+    @client.setter
+    def client(self, client: Client | None) -> None:
+        self._client = client
+        self._note_who_is_connected()
+
+    @property
+    def handler(self) -> Handler | None:
+        """The media connection; None in a conversation in text."""
+        return self._handler
+
+    @handler.setter
+    def handler(self, handler: Handler | None) -> None:
+        self._handler = handler
+        self._note_who_is_connected()
+
+    def _note_who_is_connected(self) -> None:
+        if self._client is None and self._handler is None:
+            self._somebody.clear()
+        else:
+            self._somebody.set()
+
+    async def somebody_is_connected(self) -> None:
+        """Return when there is a client or a handler: at once, or with the first that comes."""
+        while self._client is None and self._handler is None:  # it may have left again before we were woken
+            await self._somebody.wait()
 
     def task(self) -> CurrentTask:
         """The current task; a new one where there is none."""
@@ -132,9 +172,15 @@ class LiveSession:
         """The session has ended: end everything of it in this process, and wait for it. The log is not touched."""
         await self._end(self.client.close(reason) if self.client else None)
 
-    async def hand_over(self, reason: str) -> None:
-        """As shut, but the session goes on under another owner: its client is asked to come back."""
-        await self._end(self.client.send_away(reason) if self.client else None)
+    async def wind_up(self) -> None:
+        """As shut, but the session goes on under another owner: its client stays until it is sent there."""
+        await self._end(None)
+
+    async def send_away(self, reason: str, address: str) -> None:
+        """Ask the client to come back: to the new owner, if its address is known."""
+        if self.client:
+            self._part(self.client.send_away(reason, address))
+        await self._closed()
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
         """Nothing that refuses to end, or breaks while ending, keeps the rest from it."""
@@ -142,7 +188,13 @@ class LiveSession:
         self.cancel_task()
         for part in (self.handler.close() if self.handler else None, farewell):
             if part is not None:
-                self.watch(asyncio.create_task(_unbroken(self.session_id, part), name=f"{self.session_id}:farewell"))
+                self._part(part)
+        await self._closed()
+
+    def _part(self, farewell: Coroutine[Any, Any, None]) -> None:
+        self.watch(asyncio.create_task(_unbroken(self.session_id, farewell), name=f"{self.session_id}:farewell"))
+
+    async def _closed(self) -> None:
         ending = self.closing - {asyncio.current_task()}
         if ending:
             _, stuck = await asyncio.wait(ending, timeout=END_S)

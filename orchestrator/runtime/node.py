@@ -1,13 +1,11 @@
-"""A node: takes leases on shards and ingresses, runs what it owns, and gives it back in order."""
+"""A node: the sessions that live in this process, and what the edge asks of them."""
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import random
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
 from secrets import token_bytes
 
 from redis.exceptions import RedisError
@@ -16,16 +14,18 @@ from events.codec import prepare
 from events.envelope import Event, Input
 from events.inputs import ClientConnected, SessionOpened
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import connect, load_scripts, run_id
+from orchestrator.runtime.connection import connect, load_scripts
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.effects import Effects, Services
 from orchestrator.runtime.inbox import Inbox
 from orchestrator.runtime.ingress import INGRESSES, Ingress
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.lease import Lease, Ownable
+from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import Client, LiveSession
+from orchestrator.runtime.membership import Membership
+from orchestrator.runtime.ownership import Ownership
 from orchestrator.runtime.shard import Shard
-from orchestrator.runtime.subscribers import Subscription, broker
+from orchestrator.runtime.subscribers import broker
 from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
@@ -33,9 +33,10 @@ from orchestrator.session.policy import Policy
 logger = logging.getLogger(__name__)
 
 HANDLER_TTL_S = 24 * 3600
-STOP_S = 5.0
-"""How long a node that stops waits for a Redis that does not answer."""
-MOVES = "the conversation moves to another process"
+FIND_S = 2.0
+"""How long a client that has come back is held while its conversation is on its way."""
+FIND_AGAIN_S = 0.05
+STOPPING = "the service is stopping"
 
 
 class NotReadyError(RuntimeError):
@@ -44,16 +45,6 @@ class NotReadyError(RuntimeError):
 
 class WrongShardCountError(RuntimeError):
     """Redis holds sessions under another number of shards; changing it would move live sessions."""
-
-
-@dataclass(slots=True)
-class _Running:
-    """Something owned and the subscription that feeds it."""
-
-    owner: Shard | Ingress
-    subscription: Subscription
-    server: str
-    """The run id of the server at the acquisition."""
 
 
 class Node:
@@ -73,20 +64,17 @@ class Node:
         self.keys = keys or Keys()
         self.counters = Counters()
         self._policy = (policy or Policy()).recorded()
-        self._lease_ms = lease_ms
-        self._address = address
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
         self._commits = Wire(self._redis)
         self._inbox = Inbox(self._redis, self.keys)
         self._effects = Effects(services, self._inbox.append)
         self._broker = broker(redis_url, self.keys.shards + INGRESSES + 8)
-        self._running: dict[str, _Running] = {}
-        self._leaving: dict[str, asyncio.Task[None]] = {}
-        """What is being given up; until that is done, it is not taken again."""
-        self._secret = b""
-        self._keeper: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        self._members = Membership(self._redis, self.keys, lease_ms)
+        self._members.address = address
+        self._ownership = Ownership(self._redis, self.keys, self._broker, self._members, self._build, lease_ms)
+        self._secret = token_bytes(32)
+        """Until the shared one is known, nobody can show a token."""
         self._stopping = False
 
     async def start(self) -> None:
@@ -96,31 +84,43 @@ class Node:
         self._secret = await self._shared_secret()
         await load_scripts(self._redis)
         await self._broker.connect()
-        await self._acquire_free()
-        self._keeper = asyncio.create_task(self._keep(), name="leases")
+        await self._ownership.start()
+
+    async def drain(self) -> None:
+        """Take no more calls, and hand those there are to the other nodes; where there are none, to the next start."""
+        self._stopping = True
+        await self._ownership.drain(STOPPING)
 
     async def stop(self) -> None:
         """Give everything back: nothing is lost, another node or the next start goes on from here."""
         self._stopping = True
-        self._wake.set()
-        if self._keeper is not None:  # it ends between two looks, so that nothing is left half taken or half given up
-            await asyncio.wait([self._keeper], timeout=STOP_S)
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        self._leave(list(self._running), "the service is stopping")
-        await asyncio.gather(*self._leaving.values())
+        await self._ownership.stop(STOPPING)
         await self._broker.stop()
         await self._inbox.close()
         await self._commits.close()
         await self._redis.aclose()
 
     @property
+    def address(self) -> str:
+        """Where clients reach this very node; set before start. Empty: nobody is sent here."""
+        return self._members.address
+
+    @address.setter
+    def address(self, address: str) -> None:
+        self._members.address = address
+
+    @property
+    def addresses(self) -> set[str]:
+        """Of all nodes."""
+        return {member.address for member in self._members.members if member.address}
+
+    @property
     def shards(self) -> dict[int, Shard]:
-        """The shards owned now."""
+        """The shards owned now, their sessions among us."""
         return {
-            running.owner.lease.what.number: running.owner
-            for running in self._running.values()
-            if isinstance(running.owner, Shard) and not running.owner.lost.is_set()
+            holding.owner.lease.what.number: holding.owner
+            for holding in self._ownership.running.values()
+            if isinstance(holding.owner, Shard) and holding.begun and not holding.owner.lost.is_set()
         }
 
     @property
@@ -139,6 +139,8 @@ class Node:
     def open_session(self, client: Client) -> LiveSession:
         """Begin a conversation, on a shard that this node owns. Raises NotReadyError."""
         shards = self.shards
+        if self._stopping:
+            raise NotReadyError("this node is being stopped, so it takes no more calls; try again, at another")
         if not self.ready:
             raise NotReadyError("this node owns no shard, so it can take no call; try another, or later")
         while True:
@@ -168,6 +170,23 @@ class Node:
     def owns(self, session_id: str) -> bool:
         """Whether the session's shard is owned here now; else the session may live in another process."""
         return self.keys.shard_of(session_id) in self.shards
+
+    async def find(self, session_id: str) -> str:
+        """The address of the node that has the session, if another one has it and says where it is; else empty.
+
+        A session that is on its way, maybe to this node, is waited for: its client is faster than a look at Redis.
+        """
+        name = leases.shard(self.keys, self.keys.shard_of(session_id)).name
+        try:
+            async with asyncio.timeout(FIND_S):
+                while not self.owns(session_id):
+                    address = await self._ownership.address(name)
+                    if address is not None:
+                        return "" if address == self.address else address
+                    await self._ownership.something_taken(FIND_AGAIN_S)
+        except (TimeoutError, RedisError, OSError) as error:
+            logger.warning("nobody knows where %s is: %s", session_id, error or "its shard has no owner")
+        return ""
 
     def report(self, event: Input) -> None:
         """Say that something happened. Never waits; order is kept per session."""
@@ -205,59 +224,9 @@ class Node:
         assert isinstance(stored, bytes), "it was written just before"
         return stored
 
-    async def _keep(self) -> None:
-        """Renew, give up what is lost, take what is free; three times per lease. It goes on whatever happens."""
-        while not self._stopping:
-            try:
-                self._leave_lost()
-                await self._renew_all()
-                await self._acquire_free()
-            except (RedisError, OSError) as error:
-                logger.warning("leases could not be kept: %s", error)
-            except Exception:
-                logger.exception("leases could not be kept")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._lease_ms / 3_000)
-            self._wake.clear()
-
-    def _leave_lost(self) -> None:
-        """Give up what cannot go on, whether or not Redis answers."""
-        lost = [
-            name
-            for name, running in self._running.items()
-            if running.owner.lost.is_set() or not running.subscription.running
-        ]
-        self._leave(lost, MOVES)
-
-    async def _renew_all(self) -> None:
-        """What another node has taken is lost, and so is what belonged to an earlier life of the server."""
-        held = [running.owner.lease for running in self._running.values()]
-        gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
-        server = await run_id(self._redis)
-        gone |= {name for name, running in self._running.items() if running.server != server}
-        self._leave(sorted(gone), MOVES)
-
-    async def _acquire_free(self) -> None:
-        server = await run_id(self._redis)
-        wanted = [leases.shard(self.keys, n) for n in range(self.keys.shards)]
-        wanted += [leases.ingress(self.keys, n) for n in range(INGRESSES)]
-        free = [what for what in wanted if what.name not in self._running and what.name not in self._leaving]
-        got = await leases.acquire(self._redis, free, self._lease_ms, self._address)
-        outcomes = await asyncio.gather(*(self._run(lease, server) for lease in got), return_exceptions=True)
-        for lease, outcome in zip(got, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                logger.error("%s could not be taken over", lease.what.name, exc_info=outcome)
-                self._leave([lease.what.name], MOVES)
-
-    async def _run(self, lease: Lease, server: str) -> None:
-        owner = self._shard(lease, server) if _is_shard(lease.what) else self._ingress(lease, server)
-        subscription = Subscription(self._broker, lease.what.stream, lease.cursor, owner.handle)
-        self._running[lease.what.name] = _Running(owner, subscription, server)
-        if isinstance(owner, Shard):
-            await owner.take_over()
-        await subscription.start()
-
-    def _shard(self, lease: Lease, server: str) -> Shard:
+    def _build(self, lease: Lease, server: str) -> Shard | Ingress:
+        if lease.what.kind == "ingress":
+            return Ingress(self._redis, self._commits, self.keys, lease, server, self._inbox, self.counters)
         return Shard(
             self._redis,
             self._commits,
@@ -268,42 +237,5 @@ class Node:
             self._effects,
             self.counters,
             self._observer,
-            self._wake,
+            self._ownership.wake,
         )
-
-    def _ingress(self, lease: Lease, server: str) -> Ingress:
-        return Ingress(self._redis, self._commits, self.keys, lease, server, self._inbox, self.counters)
-
-    def _leave(self, names: list[str], reason: str) -> None:
-        """Give up in the background: what takes its time must not cost the leases that are kept."""
-        if not names:
-            return
-        given_up = [self._running.pop(name) for name in names]
-        for running in given_up:
-            running.owner.lost.set()
-        task = asyncio.create_task(self._give_up(given_up, reason), name="giving up")
-        self._leaving |= dict.fromkeys(names, task)
-        task.add_done_callback(lambda _: self._left(names))
-
-    def _left(self, names: list[str]) -> None:
-        for name in names:
-            del self._leaving[name]
-        self._wake.set()
-
-    async def _give_up(self, given_up: list[_Running], reason: str) -> None:
-        """Stop reading, cancel and await what was started, and only then let others take it."""
-        for ended in (
-            await asyncio.gather(*(running.subscription.stop() for running in given_up), return_exceptions=True),
-            await asyncio.gather(*(running.owner.give_up(reason) for running in given_up), return_exceptions=True),
-        ):
-            for error in ended:
-                if isinstance(error, Exception):
-                    logger.error("something broke while it was given up", exc_info=error)
-        try:
-            await leases.release(self._redis, [running.owner.lease for running in given_up])
-        except (RedisError, OSError) as error:
-            logger.warning("leases could not be released (%s); they expire", error)
-
-
-def _is_shard(what: Ownable) -> bool:
-    return what.name.startswith("shard")

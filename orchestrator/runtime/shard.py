@@ -24,6 +24,7 @@ from orchestrator.runtime.subscribers import Entry
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
+from orchestrator.session.commands import STAGES
 from orchestrator.session.evolve import fold
 from orchestrator.session.reducer import Step, reduce
 from orchestrator.session.state import State
@@ -85,6 +86,7 @@ class Shard:
                 logger.error("%s: %s cannot be taken over: %s", self.lease.what.name, session_id, error)  # noqa: TRY400
                 continue
             live = self._admit(session_id, fold(log))
+            live.conversation.hear(log)
             self._inbox.append(SessionResumed(session_id=live.session_id, reducer_version=REDUCER_VERSION))
             self._counters["take_overs"] += 1
 
@@ -203,12 +205,13 @@ class Shard:
         live.state = step.state
         self._counters["inputs"] += 1
         self._counters["rejected"] += isinstance(step.events[-1], EventRejected)
+        live.conversation.hear(step.events)
         for event in step.events:
             self._guarded(self._observer, live, event)
         for command in step.commands:
             self._guarded(self._effects.perform, live, command)
-        if step.state.task is None:
-            live.cancel_task()  # the current task lives exactly as long as the turn
+        if step.state.task is None and not step.state.outstanding(*STAGES):
+            live.cancel_task()  # the current task lives as long as the turn, a guess or an announcement
         if step.state.phase == "ENDED":
             self.sessions.pop(live.session_id, None)
             for task in live.closing:
@@ -222,10 +225,14 @@ class Shard:
         except Exception:
             logger.exception("%s: %s of version %d broke", live.session_id, type(what).__name__, what.version)
 
-    async def give_up(self, reason: str) -> None:
+    async def give_up(self) -> None:
         """Cancel and await everything that was started under this lease (DESIGN §7)."""
         self.lost.set()
-        await asyncio.gather(*(live.hand_over(reason) for live in self.sessions.values()))
+        await asyncio.gather(*(live.wind_up() for live in self.sessions.values()))
         if self._ending:
             await asyncio.wait(self._ending, timeout=END_S)
+
+    async def send_away(self, reason: str, address: str) -> None:
+        """Ask the clients to come back: to the new owner, where it is known."""
+        await asyncio.gather(*(live.send_away(reason, address) for live in self.sessions.values()))
         self.sessions.clear()

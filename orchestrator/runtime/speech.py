@@ -7,10 +7,15 @@ from typing import Any
 
 from events.derived import CommandIssued
 from events.envelope import Input
-from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, TtsChunkReady, TtsComplete
+from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, SpokenWord, TtsChunkReady, TtsComplete
 from orchestrator.runtime.live import Handler, LiveSession
-from orchestrator.services.ports import ServiceError, SpeechChunk
+from orchestrator.services.ports import SpeechChunk
 from orchestrator.session.commands import PlayFiller, Speak
+
+# What an event can carry (events/): a synthesiser that says more, or a time that cannot be, costs nobody the answer.
+_MOST_WORDS = 500
+_LONGEST_WORD = 500
+_LATEST_MS = 24 * 3600 * 1000
 
 
 class _Said:
@@ -41,16 +46,21 @@ async def speak(
     chunks: AsyncGenerator[SpeechChunk, None],
     report: Callable[[Input], None],
 ) -> None:
-    """Speak until everything was played. Raises ServiceError; cancelled when somebody interrupts."""
+    """Speak until everything was played. Raises ServiceError; cancelled when somebody interrupts.
+
+    Where nobody is connected (a new owner speaks on, and the client is on its way to it) it waits for whoever comes
+    first; the core's `tts_deadline` ends a wait in vain. A voice client comes with its WebSocket first, and its call
+    follows: that answer it gets as text. To wait longer would be to guess whether a call follows at all.
+    """
     say = _Said(issued, command.playback_id, report)
+    await live.somebody_is_connected()
     if live.handler is not None:
         await _aloud(live.handler, command, chunks, say)
-    elif live.client is not None:
+    else:
+        assert live.client is not None, "somebody is connected"
         say(PlaybackStarted)
         await live.client.show_reply(command.playback_id, command.text)
         say(PlaybackDone, confirmed_by="client", position_ms=0)
-    else:
-        raise ServiceError("nobody is connected who could hear the answer")
 
 
 async def _aloud(
@@ -69,9 +79,17 @@ async def _aloud(
             duration_ms += chunk.duration_ms
             if duration_ms <= skip_ms:
                 continue  # heard before the session changed its owner
-            say(TtsChunkReady, duration_ms=chunk.duration_ms, index=count)
+            say(TtsChunkReady, duration_ms=chunk.duration_ms, index=count, words=_words(chunk))
             count += 1
             await playback.write(chunk)
     say(TtsComplete, chunks=count, duration_ms=duration_ms)
     end = await playback.finish()
     say(PlaybackDone, confirmed_by=end.confirmed_by, position_ms=skip_ms + end.position_ms)
+
+
+def _words(chunk: SpeechChunk) -> tuple[SpokenWord, ...]:
+    """The words that begin in a chunk, as an event can carry them."""
+    return tuple(
+        SpokenWord(at_ms=min(max(word.at_ms, 0), _LATEST_MS), text=word.text[:_LONGEST_WORD])
+        for word in chunk.words[:_MOST_WORDS]
+    )

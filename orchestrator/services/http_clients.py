@@ -64,7 +64,9 @@ class Endpoint:
         A server may close a kept connection in the moment we use it. That says nothing about the question, so it is
         asked once more; the idempotency key tells a server that had seen it already.
         """
-        question = {"text": request.text, "session_id": request.session_id, "turn": request.turn}
+        question: dict[str, object] = {"text": request.text, "session_id": request.session_id, "turn": request.turn}
+        if request.conversation:
+            question["conversation"] = [{"role": line.role, "text": line.text} for line in request.conversation]
         if request.idempotency_key:
             headers = {**headers, IDEMPOTENCY_HEADER: request.idempotency_key}
         try:
@@ -169,7 +171,7 @@ class HttpIntent:
 
 
 class HttpAnswer:
-    """AnswerPort over `POST /query {text, session_id, turn} -> {answer, sources?}`."""
+    """AnswerPort over `POST /query {text, session_id, turn, conversation?} -> {answer, sources?}`."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout_ms: int = 15_000) -> None:
         self._service = _TextService(session, url, "/query", timeout_ms)

@@ -7,7 +7,7 @@ that is cancelled stops its work at once.
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class ServiceError(Exception):
@@ -15,13 +15,25 @@ class ServiceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Something that was said in the conversation: by the user, or by the agent as far as the user heard it."""
+
+    role: Literal["agent", "user"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """What a text service is asked. `idempotency_key` is stable over retries of the same (session, turn, stage)."""
+    """What a text service is asked. `idempotency_key` is stable over retries of the same (session, turn, stage).
+
+    `conversation` is what was said before `text`, the last 40 lines of it at most; the answer service alone gets it.
+    """
 
     text: str
     session_id: str = ""
     turn: int = 0
     idempotency_key: str = ""
+    conversation: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,8 @@ class Transcript:
     is_final: bool
     elapsed_us: int = 0
     """Of a final: from `finish` to the result."""
+    is_complete: bool = False
+    """Of a partial: the recogniser itself thinks that the user is done (a known phrase, an eager end of turn)."""
 
 
 class Recognizer(Protocol):

@@ -55,8 +55,9 @@ class FinishUtterance(_Command):
 
 @dataclass(frozen=True, slots=True)
 class ClassifyIntent(_Command):
-    """Ask the intent service what the user wants."""
+    """Ask the intent service what the user wants. `speculation`: the how manieth try before a turn; 0: for the turn."""
 
+    speculation: int
     text: str
     outstanding: ClassVar[bool] = True
     stage: ClassVar[str] = "intent"
@@ -67,6 +68,7 @@ class AnswerQuestion(_Command):
     """Ask the answer service. The conversation so far is the session's log up to version `conversation_to`."""
 
     conversation_to: int
+    speculation: int
     text: str
     outstanding: ClassVar[bool] = True
     stage: ClassVar[str] = "answer"
@@ -88,8 +90,11 @@ class PlayFiller(_Command):
 
 @dataclass(frozen=True, slots=True)
 class Speak(_Command):
-    """Synthesise and play the answer, from `from_ms` of its audio on."""
+    """Synthesise and play what the agent says, from `from_ms` of its audio on. `ends`: with it the session ends, for
+    this reason; empty: it goes on.
+    """
 
+    ends: str
     from_ms: int
     playback_id: str
     text: str
@@ -104,6 +109,28 @@ class Speak(_Command):
 @dataclass(frozen=True, slots=True)
 class StopPlayback(_Command):
     """Be silent at once: clear the audio queue of this playback."""
+
+    playback_id: str
+
+    @property
+    def target(self) -> str:
+        return self.playback_id
+
+
+@dataclass(frozen=True, slots=True)
+class PausePlayback(_Command):
+    """Be silent for now: keep the audio queue of this playback."""
+
+    playback_id: str
+
+    @property
+    def target(self) -> str:
+        return self.playback_id
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePlayback(_Command):
+    """Go on where this playback was paused."""
 
     playback_id: str
 
@@ -170,6 +197,8 @@ Command: TypeAlias = (
     | PlayFiller
     | Speak
     | StopPlayback
+    | PausePlayback
+    | ResumePlayback
     | CancelTask
     | CancelStage
     | StartTimer

@@ -7,8 +7,10 @@ from typing import Any
 from events import derived, inputs
 from events.envelope import Event, Input, Result
 from orchestrator.session.commands import OUTSTANDING, STAGES
+from orchestrator.session.heard import heard_ms
+from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Policy
-from orchestrator.session.state import Playback, State, Turn
+from orchestrator.session.state import Playback, Speculation, State, Turn, Utterance
 
 PRODUCERS_KEPT = 32
 IDS_KEPT = 64
@@ -99,53 +101,98 @@ def _handler_detached(state: State, event: inputs.HandlerDetached) -> None:
         state.user_is_speaking = False
 
 
-def _speech_started(state: State, event: inputs.SpeechStarted) -> None:  # noqa: ARG001
+def _speech_started(state: State, event: inputs.SpeechStarted) -> None:
     state.user_is_speaking = True
+    state.speech_started_at_us = event.at_us
 
 
-def _speech_stopped(state: State, event: inputs.SpeechStopped) -> None:  # noqa: ARG001
+def _speech_stopped(state: State, event: inputs.SpeechStopped) -> None:
     state.user_is_speaking = False
+    state.speech_stopped_at_us = event.at_us
 
 
 def _stt_partial(state: State, event: inputs.SttPartial) -> None:
-    state.partial_text = event.text
+    if state.partial_text != event.text:
+        state.partial_text, state.partial_at_us = event.text, event.at_us
+    state.partial_is_complete = event.is_complete
 
 
 def _stt_final(state: State, event: inputs.SttFinal) -> None:
     words = event.text.strip()
-    if not words or state.phase == "IDLE":
+    if state.phase == "IDLE":
         return
+    if not words or state.said_by_another(event):
+        if state.is_awaited(event):
+            _nothing_was_said(state)
+        return
+    state.utterance = Utterance(normal(words), event.producer, event.at_us)
     state.partial_text = ""
+    state.partial_is_complete = False
     state.user_is_speaking = False
-    if state.phase in ("SPEAKING", "INTERRUPT"):
-        state.held_text = f"{state.held_text} {words}".strip()[:HELD_CHARS].rstrip()
-        state.held_via = event.via
+    if state.phase == "INTERRUPT":
+        _hold(state, words, event.via)
+
+
+def _nothing_was_said(state: State) -> None:
+    """The utterance is over, and with it what was understood and guessed of it."""
+    state.partial_text = ""
+    state.partial_is_complete = False
+    state.speculation, state.tries = None, 0
+
+
+def _hold(state: State, words: str, via: str) -> None:
+    state.held_text = f"{state.held_text} {words}".strip()[:HELD_CHARS].rstrip()
+    state.held_via = via
 
 
 def _intent_resolved(state: State, event: inputs.IntentResolved) -> None:
-    assert state.task is not None, "stages lie within a turn"
-    state.task = replace(state.task, intent=event.intent, intent_elapsed_us=event.elapsed_us)
+    if state.task is not None:
+        state.task = replace(state.task, intent=event.intent, intent_elapsed_us=event.elapsed_us)
+    elif state.speculation is not None:
+        state.speculation = replace(state.speculation, intent=event.intent, intent_elapsed_us=event.elapsed_us)
 
 
 def _rag_answered(state: State, event: inputs.RagAnswered) -> None:
-    assert state.task is not None, "stages lie within a turn"
-    state.task = replace(state.task, answer=event.answer, answer_elapsed_us=event.elapsed_us)
+    if state.task is not None:
+        state.answer_failures = 0
+        state.task = replace(state.task, answer=event.answer, answer_elapsed_us=event.elapsed_us)
+    elif state.speculation is not None:
+        state.speculation = replace(state.speculation, answer=event.answer, answer_elapsed_us=event.elapsed_us)
 
 
 def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
-    _stage_over(state, state.pending[event.command_id].name)
+    name = state.pending[event.command_id].name
+    _stage_over(state, name)
+    if name == "Speak":
+        state.speech_failures += 1
+    elif state.task is None:
+        state.speculation = None
+    elif name == "AnswerQuestion":
+        state.answer_failures += 1
 
 
 def _stage_over(state: State, name: str) -> None:
     """An intent that will not come counts as none; an answer that will not come is decided by the reducer."""
-    if name == "ClassifyIntent":
-        assert state.task is not None, "stages lie within a turn"
+    if name == "ClassifyIntent" and state.task is not None:
         state.task = replace(state.task, intent="")
+
+
+def _timer_fired(state: State, event: inputs.TimerFired) -> None:
+    if event.target == "answer_deadline":
+        state.answer_failures += 1
+    elif event.target in ("tts_deadline", "playback_deadline"):
+        state.speech_failures += 1
+    elif event.target == "session_limit":
+        state.limits += 1
+    elif event.target == "stt_deadline" and not state.partial_text.strip():
+        _nothing_was_said(state)
 
 
 def _tts_chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
     if (p := state.playback) and p.playback_id == event.playback_id:
-        state.playback = replace(p, chunks=p.chunks + 1, audio_ms=p.audio_ms + event.duration_ms)
+        last_ms = p.words[-1][0] if p.words else -1  # speech that is made anew repeats some
+        words = tuple((word.at_ms, word.text) for word in event.words if word.at_ms > last_ms)
+        state.playback = replace(p, chunks=p.chunks + 1, audio_ms=p.audio_ms + event.duration_ms, words=p.words + words)
 
 
 def _tts_complete(state: State, event: inputs.TtsComplete) -> None:
@@ -154,13 +201,25 @@ def _tts_complete(state: State, event: inputs.TtsComplete) -> None:
 
 
 def _playback_started(state: State, event: inputs.PlaybackStarted) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id and not p.position_at_us:
+    if (p := state.playback) and p.playback_id == event.playback_id and not p.position_at_us and not p.is_paused:
         state.playback = replace(p, position_at_us=event.at_us)
 
 
-def _playback_moved(state: State, event: inputs.PlaybackProgress | inputs.PlaybackDone) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id and event.position_ms >= p.position_ms:
-        state.playback = replace(p, position_ms=event.position_ms, position_at_us=event.at_us)
+def _playback_progress(state: State, event: inputs.PlaybackProgress) -> None:
+    if (p := state.playback) and p.playback_id == event.playback_id and event.position_ms > p.position_ms:
+        moves = not p.is_paused
+        state.playback = replace(p, position_ms=event.position_ms, position_at_us=event.at_us if moves else 0)
+
+
+def _playback_done(state: State, event: inputs.PlaybackDone) -> None:
+    if (p := state.playback) and p.playback_id == event.playback_id:
+        state.speech_failures = 0
+
+
+def _barge_in(state: State, event: inputs.BargeIn) -> None:
+    """Who hears the speech knows best how far it came; but what was not sent was not heard."""
+    if (p := state.playback) and p.playback_id == event.playback_id and p.is_interruptible and event.position_ms:
+        state.playback = replace(p, position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)
 
 
 def _session_resumed(state: State, event: inputs.SessionResumed) -> None:
@@ -169,13 +228,31 @@ def _session_resumed(state: State, event: inputs.SessionResumed) -> None:
         state.epoch += 1
         state.client_id = state.handler_id = ""
         state.user_is_speaking = False
+        state.speculation = state.utterance = None
 
 
 def _turn_started(state: State, event: derived.TurnStarted) -> None:
     state.turn += 1
     state.partial_text = state.held_text = state.held_via = ""
-    skipped = state.policy.intent.skip
-    state.task = Turn(event.text, event.at_us, intent="" if skipped else None)
+    state.partial_is_complete = False
+    intent = "" if state.policy.intent.skip else None
+    state.task = Turn(event.text, event.at_us, event.via, intent)
+    if event.speculation and (guess := state.speculation):
+        state.task = replace(
+            state.task,
+            intent=guess.intent if intent is None else intent,
+            intent_elapsed_us=guess.intent_elapsed_us,
+            answer=guess.answer,
+            answer_elapsed_us=guess.answer_elapsed_us,
+        )
+        state.answer_failures = 0 if guess.answer is not None else state.answer_failures
+    state.speculation = None
+    state.tries = state.away_prompts = 0
+
+
+def _user_interrupted(state: State, event: derived.UserInterrupted) -> None:
+    if event.text:
+        _hold(state, event.text, event.via)
 
 
 def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
@@ -184,13 +261,16 @@ def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
 
 def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
     assert state.task is not None, "an answer lies within a turn"
-    state.task = replace(state.task, answer=event.answer, intent=event.intent, is_processed=True)
+    state.task = replace(state.task, answer=event.answer, intent=event.intent, is_processed=True, ends=event.ends)
 
 
 def _state_changed(state: State, event: derived.StateChanged) -> None:
     state.phase = event.to_phase
     if event.to_phase == "LISTENING":
         state.partial_text = ""
+        state.partial_is_complete = False
+    elif event.reason == "user_away":
+        state.away_prompts += 1
 
 
 def _command_issued(state: State, event: derived.CommandIssued) -> None:
@@ -201,16 +281,33 @@ def _command_issued(state: State, event: derived.CommandIssued) -> None:
         state.pending[event.command_id] = event.model_copy(update={"state_hash": ""}) if event.state_hash else event
     if (cancel := _CANCELS.get(event.name)) is not None:
         cancel(state, event)
-    if event.name == "Speak":
-        _speaking_begins(state, event)
+    if (begin := _BEGINS.get(event.name)) is not None:
+        begin(state, event)
 
 
 def _speaking_begins(state: State, event: derived.CommandIssued) -> None:
     """A retry goes on where the last confirmed position was: the audio beyond it is made and played anew."""
     if (p := state.playback) is None:
-        state.playback = Playback(event.target, str(event.payload["text"]))
+        state.playback = Playback(event.target, str(event.payload["text"]), str(event.payload["ends"]))
     else:
-        state.playback = replace(p, audio_ms=p.position_ms, position_at_us=0)
+        state.playback = replace(p, audio_ms=p.position_ms, position_at_us=0, is_paused=False)
+
+
+def _playback_paused(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
+    if (p := state.playback) is not None:
+        heard = heard_ms(p, state.at_us)
+        state.playback = replace(p, position_ms=heard, position_at_us=0, is_paused=True, paused_at_us=state.at_us)
+
+
+def _playback_resumed(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
+    if (p := state.playback) is not None:
+        state.playback = replace(p, position_at_us=state.at_us if p.position_ms else 0, is_paused=False)
+
+
+def _speculation_begins(state: State, event: derived.CommandIssued) -> None:
+    if state.task is None:
+        state.tries += 1
+        state.speculation = Speculation(state.tries, str(event.payload["text"]))
 
 
 def _stop_playback(state: State, event: derived.CommandIssued) -> None:
@@ -241,6 +338,13 @@ _CANCELS: dict[str, Callable[[State, derived.CommandIssued], None]] = {
     "CancelTimer": _cancel_one,
 }
 
+_BEGINS: dict[str, Callable[[State, derived.CommandIssued], None]] = {
+    "AnswerQuestion": _speculation_begins,
+    "Speak": _speaking_begins,
+    "PausePlayback": _playback_paused,
+    "ResumePlayback": _playback_resumed,
+}
+
 _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
     inputs.SessionOpened: _session_opened,
     inputs.ClientConnected: _client_connected,
@@ -257,10 +361,13 @@ _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
     inputs.TtsChunkReady: _tts_chunk_ready,
     inputs.TtsComplete: _tts_complete,
     inputs.PlaybackStarted: _playback_started,
-    inputs.PlaybackProgress: _playback_moved,
-    inputs.PlaybackDone: _playback_moved,
+    inputs.PlaybackProgress: _playback_progress,
+    inputs.PlaybackDone: _playback_done,
+    inputs.BargeIn: _barge_in,
+    inputs.TimerFired: _timer_fired,
     inputs.SessionResumed: _session_resumed,
     derived.TurnStarted: _turn_started,
+    derived.UserInterrupted: _user_interrupted,
     derived.TurnEnded: _turn_ended,
     derived.ProcessingComplete: _processing_complete,
     derived.StateChanged: _state_changed,

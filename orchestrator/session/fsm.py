@@ -1,4 +1,7 @@
-"""The table: which decision belongs to each phase and event. Decisions: listening, thinking, speaking, lifecycle.
+"""The table: which decision belongs to each phase and event.
+
+Decisions by phase: listening, thinking, speaking, lifecycle; by question: endpointing (is the user done?), interruption
+(do they take the floor?), speculation (what can be asked early?), announcements (what does the agent say by itself?).
 
 A cell is a handler, IGNORE (recorded, and evolve may take note) or a str (recorded and rejected with that reason). The
 table is total by construction: filled with rejections first, then overwritten. A result whose command is not
@@ -11,7 +14,16 @@ from typing import Final, TypeAlias, get_args
 from events import inputs
 from events.codec import INPUTS
 from events.derived import Phase
-from orchestrator.session import lifecycle, listening, speaking, thinking
+from orchestrator.session import (
+    announcements,
+    endpointing,
+    interruption,
+    lifecycle,
+    listening,
+    speaking,
+    speculation,
+    thinking,
+)
 from orchestrator.session.step import Step
 
 Handler: TypeAlias = Callable[[Step], None]
@@ -56,9 +68,9 @@ _ANYWHERE: dict[str, Cell] = {
     "HANDLER_DETACHED": lifecycle.handler_detached,
     "SESSION_RESUMED": lifecycle.resumed,
     "SESSION_CLOSE_REQUESTED": lifecycle.close_requested,
-    "SPEECH_STARTED": listening.speech_started,
-    "SPEECH_STOPPED": listening.speech_stopped,
-    "STT_PARTIAL": IGNORE,
+    "SPEECH_STARTED": endpointing.speech_started,
+    "SPEECH_STOPPED": endpointing.speech_stopped,
+    "STT_PARTIAL": endpointing.partial,
     "TIMER_FIRED": timer_fired,
 }
 _PLAYBACK = ("TTS_CHUNK_READY", "TTS_COMPLETE", "PLAYBACK_STARTED", "PLAYBACK_PROGRESS", "PLAYBACK_DONE")
@@ -68,22 +80,35 @@ _ROWS: dict[Phase, dict[str, Cell]] = {
         "CLIENT_CONNECTED": lifecycle.client_connected,
         "SPEECH_STARTED": IGNORE,
         "SPEECH_STOPPED": IGNORE,
+        "STT_PARTIAL": IGNORE,
     },
-    "LISTENING": {"STT_FINAL": listening.final},
+    "LISTENING": {
+        "HANDLER_ATTACHED": lifecycle.handler_attached_while_listening,
+        "INTENT_RESOLVED": IGNORE,
+        "RAG_ANSWERED": IGNORE,
+        "SERVICE_FAILED": speculation.failed,
+        "SPEECH_STARTED": listening.speech_started,
+        "SPEECH_STOPPED": listening.speech_stopped,
+        "STT_FINAL": listening.final,
+        "STT_PARTIAL": listening.partial,
+    },
     "THINKING": {
         "BARGE_IN": thinking.barge_in,
         "INTENT_RESOLVED": thinking.intent_resolved,
         "RAG_ANSWERED": thinking.rag_answered,
         "SERVICE_FAILED": thinking.failed,
+        "SPEECH_STARTED": thinking.speech_started,
         "STT_FINAL": thinking.final,
     },
     "SPEAKING": {
-        "BARGE_IN": speaking.barge_in,
+        "BARGE_IN": interruption.barge_in,
         "PLAYBACK_DONE": speaking.playback_done,
         "PLAYBACK_PROGRESS": speaking.progress,
         "SERVICE_FAILED": speaking.failed,
-        "SPEECH_STARTED": speaking.speech_started,
-        "STT_FINAL": speaking.final,
+        "SPEECH_STARTED": interruption.speech_started,
+        "SPEECH_STOPPED": interruption.speech_stopped,
+        "STT_FINAL": interruption.final,
+        "STT_PARTIAL": interruption.partial,
         "TTS_CHUNK_READY": speaking.chunk_ready,
         "TTS_COMPLETE": speaking.tts_complete,
     },
@@ -93,14 +118,23 @@ _ROWS: dict[Phase, dict[str, Cell]] = {
 TABLE: Final = _table()
 
 TIMERS: Final[dict[tuple[Phase, str], Cell]] = {
-    **{(phase, "endpoint"): listening.endpoint for phase in LIVE},
+    **{(phase, "endpoint"): endpointing.endpoint for phase in LIVE},
     **{(phase, "reconnect"): lifecycle.client_gone for phase in LIVE},
     **{(phase, "stt_deadline"): IGNORE for phase in ("IDLE", "SPEAKING", "INTERRUPT")},
+    **{(phase, "session_limit"): IGNORE for phase in ("THINKING", "SPEAKING", "INTERRUPT")},
+    ("IDLE", "session_limit"): lifecycle.limit_reached_before_anybody_came,
+    ("LISTENING", "session_limit"): announcements.limit_reached,
+    ("LISTENING", "greeting"): announcements.greet,
+    ("LISTENING", "away"): announcements.away,
+    ("LISTENING", "stable"): speculation.stable,
     ("LISTENING", "stt_deadline"): listening.final_is_missing,
     ("THINKING", "stt_deadline"): thinking.final_is_missing,
+    ("THINKING", "filler"): thinking.filler,
     ("THINKING", "floor_deadline"): thinking.floor_deadline,
     ("THINKING", "intent_deadline"): thinking.intent_deadline,
     ("THINKING", "answer_deadline"): thinking.answer_deadline,
+    ("SPEAKING", "barge_in"): interruption.long_enough,
+    ("SPEAKING", "false_interruption"): interruption.false_interruption,
     ("SPEAKING", "tts_deadline"): speaking.deadline,
     ("SPEAKING", "playback_deadline"): speaking.deadline,
     ("INTERRUPT", "interrupt_pause"): speaking.pause_over,
@@ -121,18 +155,33 @@ LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
     thinking.final: ("THINKING", "SPEAKING"),
     thinking.final_is_missing: ("THINKING", "SPEAKING"),
     thinking.floor_deadline: ("SPEAKING",),
-    speaking.barge_in: ("INTERRUPT",),
-    speaking.speech_started: ("INTERRUPT",),
-    speaking.final: ("INTERRUPT",),
-    speaking.playback_done: ("LISTENING",),
-    speaking.failed: ("LISTENING",),
-    speaking.deadline: ("LISTENING",),
+    interruption.barge_in: ("INTERRUPT",),
+    interruption.speech_started: ("INTERRUPT",),
+    interruption.partial: ("INTERRUPT",),
+    interruption.long_enough: ("INTERRUPT",),
+    interruption.final: ("INTERRUPT",),
+    announcements.greet: ("SPEAKING",),
+    announcements.away: ("SPEAKING",),
+    announcements.limit_reached: ("SPEAKING",),
+    lifecycle.handler_attached_while_listening: ("SPEAKING",),
+    lifecycle.limit_reached_before_anybody_came: ("ENDED",),
+    speaking.playback_done: ("LISTENING", "ENDED"),
+    speaking.failed: ("LISTENING", "ENDED"),
+    speaking.deadline: ("LISTENING", "ENDED"),
     speaking.pause_over: ("LISTENING",),
 }
 """Where a decision may lead; one that is not named here leads nowhere. The diagram in docs/state-machine.md is drawn
 from it, and tests hold it against what the decisions do."""
-AND_THEN: Final[dict[Handler, tuple[Phase, Phase]]] = {speaking.pause_over: ("LISTENING", "THINKING")}
-"""A decision that may go on at once: words that were held open the next turn."""
+AND_THEN: Final[dict[Handler, tuple[tuple[Phase, Phase], ...]]] = {
+    listening.final: (("THINKING", "SPEAKING"),),
+    listening.final_is_missing: (("THINKING", "SPEAKING"),),
+    speaking.pause_over: (("LISTENING", "THINKING"), ("LISTENING", "SPEAKING")),
+    speaking.playback_done: (("LISTENING", "SPEAKING"),),
+    speaking.failed: (("LISTENING", "SPEAKING"),),
+    speaking.deadline: (("LISTENING", "SPEAKING"),),
+}
+"""A decision that may go on at once: what was asked early is answered already, words that were held open the next
+turn, a conversation whose time is over ends with a farewell."""
 
 
 def edges() -> list[tuple[Phase, str, Phase]]:
@@ -140,5 +189,9 @@ def edges() -> list[tuple[Phase, str, Phase]]:
     cells = [(phase, name, cell) for (phase, name), cell in TABLE.items()]
     cells += [(phase, f"timer {name}", cell) for (phase, name), cell in TIMERS.items()]
     found = [(phase, name, after) for phase, name, cell in cells if callable(cell) for after in LEADS.get(cell, ())]
-    found += [(AND_THEN[cell][0], name, AND_THEN[cell][1]) for _, name, cell in cells if cell in AND_THEN]
+    found += [(before, name, after) for _, name, cell in cells for before, after in _and_then(cell)]
     return sorted(set(found))
+
+
+def _and_then(cell: Cell) -> tuple[tuple[Phase, Phase], ...]:
+    return AND_THEN.get(cell, ()) if callable(cell) else ()

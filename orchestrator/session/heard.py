@@ -1,5 +1,7 @@
 """What the user heard of an answer: a position in the audio, and the words up to there."""
 
+from itertools import chain
+
 from orchestrator.session.state import Playback
 
 MS_PER_CHARACTER = 70
@@ -23,8 +25,15 @@ def length_ms(playback: Playback) -> int:
 
 
 def heard_text(playback: Playback, position_ms: int) -> str:
-    """The words that fit into `position_ms`, by even share of the audio; whole words only."""
+    """The words that were spoken to their end before `position_ms`: where the synthesiser said when each begins, by
+    that; else by even share of the audio.
+    """
     if position_ms <= 0 or not length_ms(playback):
         return ""
+    if playback.words:
+        ends_ms = chain((at_ms for at_ms, _ in playback.words[1:]), (playback.audio_ms,))
+        said = zip(playback.words, ends_ms, strict=True)
+        # Both, because speech that is made anew after a change of owner has less audio than words were said to be in.
+        return " ".join(word for (at_ms, word), end_ms in said if at_ms < position_ms and end_ms <= position_ms)
     words = playback.text.split()
     return " ".join(words[: len(words) * position_ms // length_ms(playback)])

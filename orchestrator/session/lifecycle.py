@@ -2,11 +2,13 @@
 
 from events.derived import CommandIssued, SessionEnded
 from events.inputs import ClientDisconnected, HandlerDetached, SessionCloseRequested
+from orchestrator.session import announcements, speculation
 from orchestrator.session.commands import (
     AnswerQuestion,
     ClassifyIntent,
     CloseSession,
     Command,
+    ResumePlayback,
     SetMicrophone,
     Speak,
     StartTimer,
@@ -22,12 +24,15 @@ def opened(step: Step) -> None:
         step.reject("its policy cannot be read")
     else:
         enter(step, "IDLE")
+        if limit_ms := step.state.policy.goodbye.after_ms:
+            step.arm("session_limit", limit_ms)
 
 
 def client_connected(step: Step) -> None:
-    """CLIENT_CONNECTED in IDLE: somebody is there, so the microphone is listened to."""
+    """CLIENT_CONNECTED in IDLE: somebody is there, so the microphone is listened to, and the agent may speak first."""
     step.disarm("reconnect")
     enter(step, "LISTENING", "client_connected")
+    announcements.expect_greeting(step)
 
 
 def client_returned(step: Step) -> None:
@@ -47,30 +52,60 @@ def handler_attached(step: Step) -> None:
     step.do(SetMicrophone(MICROPHONE[step.phase]))
 
 
+def handler_attached_while_listening(step: Step) -> None:
+    """HANDLER_ATTACHED in LISTENING: also, the user can be greeted, and be missed, by voice."""
+    handler_attached(step)
+    if step.state.timer("greeting") is not None:
+        announcements.greet(step)
+    else:
+        announcements.expect_words(step)
+
+
 def handler_detached(step: Step) -> None:
     """HANDLER_DETACHED: speech that was playing over it cannot be heard any more."""
     assert isinstance(step.input, HandlerDetached)
     if step.state.handler_id:
         step.reject("another handler serves the session by now")
+    else:
+        step.disarm("away")
 
 
 def resumed(step: Step) -> None:
     """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state.
 
     What is asked again has its whole time again: the deadline of a stage begins anew. Whoever was connected was
-    connected to the old owner: the client has the usual time to come back, from now on.
+    connected to the old owner: the client has the usual time to come back, from now on. Questions that were asked
+    early, and what waited for more of the user's speech, are withdrawn: that speech went to the old owner.
     """
     if step.state.epoch == step.input.epoch:
         step.reject("this owner has resumed the session already")
         return
+    speculation.drop(step)
+    step.disarm("stable", "away", "barge_in", "false_interruption")
     for command in list(step.state.pending.values()):
         if command.incarnation != step.input.incarnation:
             if command.name == "PlayFiller":  # not worth a second try; the answer comes
                 step.do(StopPlayback(playback_id=command.target))
             else:
                 step.do(_again(step, command), retry_of=command.command_id)
+    deadlines = step.state.policy.deadlines
+    for speak in step.state.outstanding("Speak"):
+        _go_on_speaking(step, speak)
     if step.state.timer("reconnect") is None:
-        step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
+        step.arm("reconnect", deadlines.reconnect_ms)
+
+
+def _go_on_speaking(step: Step, speak: CommandIssued) -> None:
+    """What is made anew is awaited from its first chunk on. What this owner speaks already, because it acted before it
+    could say that it is there, is left alone; but the speech that it was paused for is of the old owner's time.
+    """
+    playback = step.state.playback
+    if speak.retry_of:
+        step.disarm("playback_deadline")
+    elif playback is not None and playback.is_paused:
+        step.do(ResumePlayback(playback_id=playback.playback_id))
+    if not any(step.state.timer(name) for name in ("tts_deadline", "playback_deadline")):
+        step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)  # what was paused had no deadline
 
 
 def _again(step: Step, command: CommandIssued) -> Command:
@@ -78,15 +113,22 @@ def _again(step: Step, command: CommandIssued) -> Command:
     text = state.task.text if state.task else ""
     match command.name:
         case "ClassifyIntent":
-            return ClassifyIntent(text=text)
+            return ClassifyIntent(speculation=_number(command, "speculation"), text=text)
         case "AnswerQuestion":
-            return AnswerQuestion(conversation_to=int(str(command.payload["conversation_to"])), text=text)
+            conversation_to, speculation_number = _number(command, "conversation_to"), _number(command, "speculation")
+            return AnswerQuestion(conversation_to=conversation_to, speculation=speculation_number, text=text)
         case "Speak":
             assert state.playback is not None, "an outstanding Speak has its playback"
-            position_ms = state.playback.position_ms
-            return Speak(from_ms=position_ms, playback_id=command.target, text=state.playback.text)
+            playback = state.playback
+            return Speak(
+                ends=playback.ends, from_ms=playback.position_ms, playback_id=command.target, text=playback.text
+            )
         case _:
             return _timer_again(step, command)
+
+
+def _number(command: CommandIssued, field: str) -> int:
+    return int(str(command.payload[field]))
 
 
 def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
@@ -97,12 +139,13 @@ def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
         "intent_deadline": deadlines.intent_ms,
         "answer_deadline": deadlines.answer_ms,
         "floor_deadline": deadlines.floor_ms,
+        "greeting": step.state.policy.greeting.wait_ms,
         "stt_deadline": deadlines.stt_ms,
         "tts_deadline": deadlines.tts_ms,
         "reconnect": deadlines.reconnect_ms,
     }.get(timer)
     if again_ms is None:
-        return StartTimer(due_at_us=int(str(command.payload["due_at_us"])), timer=timer)
+        return StartTimer(due_at_us=_number(command, "due_at_us"), timer=timer)
     return StartTimer(due_at_us=step.state.at_us + again_ms * 1000, timer=timer)
 
 
@@ -110,6 +153,11 @@ def close_requested(step: Step) -> None:
     """SESSION_CLOSE_REQUESTED: the conversation ends."""
     assert isinstance(step.input, SessionCloseRequested)
     end(step, step.input.reason or "close_requested")
+
+
+def limit_reached_before_anybody_came(step: Step) -> None:
+    """TIMER_FIRED `session_limit` in IDLE: there is nobody to say goodbye to."""
+    end(step, "time_limit")
 
 
 def client_gone(step: Step) -> None:
@@ -120,6 +168,7 @@ def client_gone(step: Step) -> None:
 def end(step: Step, reason: str) -> None:
     """End the session for good: nothing stays outstanding."""
     step.end_answer("interrupted")
+    speculation.drop(step)
     leave_turn(step)
     step.end_turn("session_closed")
     step.disarm(*[timer.target for timer in step.state.outstanding("StartTimer")])

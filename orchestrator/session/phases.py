@@ -26,16 +26,23 @@ MICROPHONE: dict[Phase, MicrophoneSetting] = {
     "INTERRUPT": "gated",
     "ENDED": "closed",
 }
-DEADLINES = ("intent_deadline", "answer_deadline", "floor_deadline", "tts_deadline", "playback_deadline")
+OF_THE_TURN = ("filler", "intent_deadline", "answer_deadline", "floor_deadline")
+OF_THE_PLAYBACK = ("tts_deadline", "playback_deadline", "barge_in", "false_interruption")
+"""Timers that end with it."""
 
 
 def enter(step: Step, phase: Phase, reason: str = "") -> None:
     """Change the phase and do what belongs to entering it. What belongs to leaving was done before."""
     step.say(StateChanged, from_phase=step.phase, reason=reason, to_phase=phase)
-    if phase != "INTERRUPT":
+    if phase != "INTERRUPT" and _microphone_set(step) != MICROPHONE[phase]:
         step.do(SetMicrophone(MICROPHONE[phase]))
     if (entry := _ENTRY.get(phase)) is not None:
         entry(step)
+
+
+def _microphone_set(step: Step) -> str:
+    """The setting that this step has asked for already: a phase that is only passed through repeats it."""
+    return next((issued.target for issued in reversed(step.commands) if issued.name == "SetMicrophone"), "")
 
 
 def leave_turn(step: Step) -> None:
@@ -43,7 +50,7 @@ def leave_turn(step: Step) -> None:
     stop_playback(step)
     if step.state.task is not None:
         step.do(CancelTask())
-    step.disarm(*DEADLINES)
+    step.disarm(*OF_THE_TURN, *OF_THE_PLAYBACK)
 
 
 def stop_playback(step: Step) -> None:
@@ -69,21 +76,31 @@ def _listening(step: Step) -> None:
 def _thinking(step: Step) -> None:
     state, policy = step.state, step.state.policy
     assert state.task is not None, "a turn was started just before"
-    if policy.filler.text:
-        step.do(PlayFiller(playback_id=f"filler-{state.turn}", text=policy.filler.text))
-    if state.task.intent is None:
-        step.do(ClassifyIntent(text=state.task.text))
-    step.do(AnswerQuestion(conversation_to=step.input.version - 1, text=state.task.text))
-    if state.task.intent is None:
+    text, asks_intent, asks_answer = state.task.text, state.task.intent is None, state.task.answer is None
+    if policy.filler.text and (asks_intent or asks_answer):
+        if policy.filler.delay_ms:
+            step.arm("filler", policy.filler.delay_ms)
+        elif not state.user_is_speaking:
+            play_filler(step)
+    if asks_intent and not state.outstanding("ClassifyIntent"):
+        step.do(ClassifyIntent(speculation=0, text=text))
+    if asks_answer and not state.outstanding("AnswerQuestion"):
+        step.do(AnswerQuestion(conversation_to=step.input.version - 1, speculation=0, text=text))
+    if asks_intent:
         step.arm("intent_deadline", policy.deadlines.intent_ms)
-    step.arm("answer_deadline", policy.deadlines.answer_ms)
+    if asks_answer:
+        step.arm("answer_deadline", policy.deadlines.answer_ms)
 
 
-def _speaking(step: Step) -> None:
-    state = step.state
-    assert state.task is not None, "the answer belongs to the open turn"
-    step.do(Speak(from_ms=0, playback_id=f"answer-{state.turn}", text=state.task.answer or ""))
-    step.arm("tts_deadline", state.policy.deadlines.tts_ms)
+def play_filler(step: Step) -> None:
+    """Say something while thinking."""
+    step.do(PlayFiller(playback_id=f"filler-{step.state.turn}", text=step.state.policy.filler.text))
+
+
+def speak(step: Step, command: Speak) -> None:
+    """In SPEAKING: say it, and expect its first audio."""
+    step.do(command)
+    step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)
 
 
 def _interrupt(step: Step) -> None:
@@ -94,6 +111,5 @@ _ENTRY: dict[Phase, Callable[[Step], None]] = {
     "IDLE": _idle,
     "LISTENING": _listening,
     "THINKING": _thinking,
-    "SPEAKING": _speaking,
     "INTERRUPT": _interrupt,
 }

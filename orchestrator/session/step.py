@@ -4,7 +4,8 @@ from typing import Any, TypeVar
 
 from events.derived import AnswerEnded, CommandIssued, EventRejected, Phase, TurnEnded
 from events.envelope import Derived, Event, Input, Result
-from orchestrator.session.commands import CancelTimer, Command, StartTimer
+from events.inputs import SttFinal
+from orchestrator.session.commands import AnswerQuestion, CancelTimer, ClassifyIntent, Command, Speak, StartTimer
 from orchestrator.session.evolve import apply
 from orchestrator.session.heard import heard_ms, heard_text
 from orchestrator.session.state import State
@@ -15,7 +16,7 @@ D = TypeVar("D", bound=Derived)
 class Step:
     """Collects events and commands. `say` evolves at once, so that a later line sees what an earlier one did."""
 
-    __slots__ = ("answered", "commands", "events", "input", "state")
+    __slots__ = ("answered", "commands", "events", "input", "is_awaited", "repeats_another", "state")
 
     def __init__(self, state: State, event: Input) -> None:
         self.state = state
@@ -24,6 +25,10 @@ class Step:
         self.commands: list[CommandIssued] = []
         self.answered: CommandIssued | None = None
         """The outstanding command that the input answers, if it is a result that counts."""
+        self.repeats_another = isinstance(event, SttFinal) and state.said_by_another(event)
+        """Whether the input says what another producer has just said."""
+        self.is_awaited = isinstance(event, SttFinal) and state.is_awaited(event)
+        """Whether the end of an utterance waits for the input."""
         if isinstance(event, Result):
             self.answered = state.answered(event)
         apply(state, event)
@@ -54,7 +59,7 @@ class Step:
         issued = self.say(
             CommandIssued,
             command_id=f"{where}/{command.name}/{target}" if target else f"{where}/{command.name}",
-            idempotency_key=f"{self.input.session_id}/{state.turn}/{command.stage}" if command.stage else "",
+            idempotency_key=state.pending[retry_of].idempotency_key if retry_of else self._idempotency_key(command),
             name=command.name,
             payload=command.payload(),
             retry_of=retry_of,
@@ -62,14 +67,29 @@ class Step:
         )
         self.commands.append(issued)
 
+    def _idempotency_key(self, command: Command) -> str:
+        """Session, turn and stage: stable over attempts. A guess belongs to the turn that it is made for; it is a stage
+        of its own, named by its input, and so is what the agent says between two turns.
+        """
+        state, stage, turn = self.state, command.stage, self.state.turn
+        if isinstance(command, ClassifyIntent | AnswerQuestion) and command.speculation:
+            stage, turn = f"{stage}/{state.inputs}", turn + 1
+        elif isinstance(command, Speak) and state.task is None:
+            stage = command.target
+        return f"{self.input.session_id}/{turn}/{stage}" if stage else ""
+
     def reject(self, reason: str) -> None:
         """The input is recorded and has no effect."""
         self.say(EventRejected, reason=reason)
 
     def arm(self, timer: str, delay_ms: int) -> None:
         """Start a timer, instead of the one of that name that may be running."""
+        self.arm_at(timer, self.state.at_us + delay_ms * 1000)
+
+    def arm_at(self, timer: str, due_at_us: int) -> None:
+        """As `arm`, for a moment in the session's time."""
         self.disarm(timer)
-        self.do(StartTimer(due_at_us=self.state.at_us + delay_ms * 1000, timer=timer))
+        self.do(StartTimer(due_at_us=due_at_us, timer=timer))
 
     def disarm(self, *timers: str) -> None:
         """Withdraw timers, where they are armed."""

@@ -1,11 +1,24 @@
-"""Decisions while thinking: the join of intent and answer, deadlines, failures, the filler."""
+"""Decisions while thinking: how a turn begins, the join of intent and answer, deadlines, failures, the filler."""
 
-from events.derived import ProcessingComplete
-from events.inputs import BargeIn
-from orchestrator.session.commands import StopPlayback
-from orchestrator.session.listening import begin_turn, spoken_words
-from orchestrator.session.phases import enter, leave_turn, stop_playback, withdraw
+from events.derived import ProcessingComplete, TurnStarted
+from events.inputs import BargeIn, SttFinal
+from orchestrator.session import endpointing, speculation
+from orchestrator.session.commands import Speak, StopPlayback
+from orchestrator.session.evolve import HELD_CHARS
+from orchestrator.session.phases import enter, leave_turn, play_filler, speak, stop_playback, withdraw
+from orchestrator.session.phrases import normal
 from orchestrator.session.step import Step
+from orchestrator.session.utterance import spoken_words
+
+TOO_MANY_FAILURES = "too_many_failures"
+
+
+def begin_turn(step: Step, text: str, via: str) -> None:
+    """An utterance counts: a turn starts, and THINKING with it. What was asked early may be answered already."""
+    step.disarm("endpoint", "stt_deadline", "stable", "away", "greeting")
+    step.say(TurnStarted, speculation=speculation.adopt(step, text), text=text, via=via)
+    enter(step, "THINKING")
+    _join(step)
 
 
 def intent_resolved(step: Step) -> None:
@@ -46,10 +59,10 @@ def final(step: Step) -> None:
     """STT_FINAL in THINKING: the user corrected or completed what they said, and the turn starts over; an empty one
     says that there was nothing to wait for.
     """
-    was_awaited = step.state.timer("stt_deadline") is not None
+    assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
-        _start_over(step, words, step.input.via)  # type: ignore[attr-defined]
-    elif was_awaited:
+        _start_over(step, words, step.input.via)
+    elif step.is_awaited and endpointing.is_quiet(step):
         _speak_if_it_waits(step)
 
 
@@ -57,13 +70,26 @@ def final_is_missing(step: Step) -> None:
     """TIMER_FIRED `stt_deadline` in THINKING: what was understood so far is all there will be."""
     if words := step.state.partial_text.strip():
         _start_over(step, words, "speech")
-    else:
+    elif endpointing.is_quiet(step):
         _speak_if_it_waits(step)
 
 
 def floor_deadline(step: Step) -> None:
     """TIMER_FIRED `floor_deadline`: the answer has waited long enough for the user."""
     _speak_if_it_waits(step)
+
+
+def filler(step: Step) -> None:
+    """TIMER_FIRED `filler`: the answer takes a while, so say something; but not to a user who is speaking."""
+    task = step.state.task
+    if endpointing.is_quiet(step) and task is not None and not task.is_processed:
+        play_filler(step)
+
+
+def speech_started(step: Step) -> None:
+    """SPEECH_STARTED while thinking: the user goes on, and the filler is silent."""
+    endpointing.speech_started(step)
+    stop_playback(step)
 
 
 def barge_in(step: Step) -> None:
@@ -90,30 +116,41 @@ def _complete(step: Step, fallback: str = "") -> None:
     """
     withdraw(step, "ClassifyIntent")
     withdraw(step, "AnswerQuestion")
-    step.disarm("intent_deadline", "answer_deadline")
+    step.disarm("filler", "intent_deadline", "answer_deadline")
     task = step.state.task
     assert task is not None, "THINKING lies within a turn"
     elapsed_us = step.state.at_us - task.started_at_us
+    ends = _ends(step, fallback)
     step.say(
         ProcessingComplete,
-        answer=step.state.policy.fallback.answer if fallback else task.answer,
+        answer=_fallback(step, ends) if fallback else task.answer,
         elapsed_us=elapsed_us,
+        ends=ends,
         fallback=fallback,
         intent=task.intent or "",
         saved_us=max(
             0, sum(min(us, elapsed_us) for us in (task.intent_elapsed_us, task.answer_elapsed_us)) - elapsed_us
         ),
     )
-    if _user_has_the_floor(step):
-        step.arm("floor_deadline", step.state.policy.deadlines.floor_ms)
-    else:
+    if endpointing.is_quiet(step):
         _speak(step, fallback)
+    else:
+        step.arm("floor_deadline", step.state.policy.deadlines.floor_ms)
 
 
-def _user_has_the_floor(step: Step) -> bool:
-    """The user is speaking, or has just spoken and it is not known yet what."""
-    state = step.state
-    return state.user_is_speaking or any(state.timer(name) for name in ("endpoint", "stt_deadline"))
+def _ends(step: Step, fallback: str) -> str:
+    """Why the session ends with this answer: the answers have failed too often, or the user has said goodbye."""
+    state, task = step.state, step.state.task
+    if fallback:
+        limit = state.policy.fallback.failures
+        return TOO_MANY_FAILURES if limit and state.answer_failures >= limit else ""
+    said_goodbye = task is not None and task.intent and task.intent == state.policy.goodbye.intent
+    return "goodbye" if said_goodbye else ""
+
+
+def _fallback(step: Step, ends: str) -> str:
+    fallback = step.state.policy.fallback
+    return fallback.goodbye if ends else fallback.answer
 
 
 def _speak_if_it_waits(step: Step) -> None:
@@ -122,12 +159,21 @@ def _speak_if_it_waits(step: Step) -> None:
 
 
 def _speak(step: Step, reason: str) -> None:
+    task = step.state.task
+    assert task is not None, "THINKING lies within a turn"
     step.disarm("floor_deadline")
     stop_playback(step)
     enter(step, "SPEAKING", reason)
+    answer = Speak(ends=task.ends, from_ms=0, playback_id=f"answer-{step.state.turn}", text=task.answer or "")
+    speak(step, answer)
 
 
 def _start_over(step: Step, words: str, via: str) -> None:
+    """More words: spoken ones join those before by policy, unless they repeat them; typed ones are a new question."""
+    task = step.state.task
+    assert task is not None, "THINKING lies within a turn"
+    merges = step.state.policy.thinking.more_words == "merge" and task.via == via == "speech"
+    joined = words if f"{normal(words)} ".startswith(f"{normal(task.text)} ") else f"{task.text} {words}"
     leave_turn(step)
-    step.end_turn("superseded")
-    begin_turn(step, words, via)
+    step.end_turn("merged" if merges else "superseded")
+    begin_turn(step, joined[:HELD_CHARS].rstrip() if merges else words, via)

@@ -168,7 +168,7 @@ class Conversation:
         return self.input(inputs.PlaybackDone, confirmed_by="client")
 
     def interrupts(self) -> "Conversation":
-        return self.input(inputs.SpeechStarted)
+        return self.input(inputs.BargeIn)
 
     def fires(self, timer: str) -> "Conversation":
         """Time passes until this timer is due, and it fires."""

@@ -45,5 +45,7 @@ class Faults:
 
     @classmethod
     def drawn(cls, chance: Random) -> "Faults":
-        """Some faults, some of them often."""
-        return cls(**{field.name: chance.choice(RATES) for field in fields(cls)})
+        """Some faults, some of them often; in some worlds few, or none."""
+        share = chance.choice((0.0, 0.3, 1.0, 1.0))
+        drawn = {field.name: (chance.random() < share, chance.choice(RATES)) for field in fields(cls)}
+        return cls(**{name: rate if is_there else 0.0 for name, (is_there, rate) in drawn.items()})

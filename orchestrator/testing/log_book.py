@@ -1,6 +1,7 @@
 """An independent reading of a session's log: what is going on by rules of its own, never by the core's."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from events import derived, inputs
 from events.derived import CommandIssued
@@ -29,18 +30,66 @@ LAST_WORDS = (
     inputs.PlaybackDone,
     inputs.TimerFired,
 )
+FAILS_SPEECH = ("tts_deadline", "playback_deadline")
 
 
 @dataclass(slots=True)
 class Answer:
-    """The answer that is being spoken, as the log tells it."""
+    """What the agent is saying, as the log tells it."""
 
     playback_id: str
     text: str
+    ends: str = ""
     audio_ms: int = 0
     chunks: int = 0
     complete: bool = False
+    total_ms: int = 0
     position_ms: int = 0
+    from_ms: int = 0
+    """Where it goes on under a new owner."""
+    paused_us: int | None = None
+    """The world's time since which it is paused."""
+    words: list[tuple[int, str]] = field(default_factory=list)
+    """When each word begins, as far as the synthesiser said so."""
+
+    @property
+    def can_be_interrupted(self) -> bool:
+        return self.ends in ("", "goodbye", "user_away")
+
+
+@dataclass(slots=True)
+class Turn:
+    """The open turn."""
+
+    text: str
+    via: str
+    at_us: int
+    processed: derived.ProcessingComplete | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Questions that were asked before the utterance was complete."""
+
+    number: int
+    text: str
+    is_answered: bool = False
+
+
+@dataclass(slots=True)
+class User:
+    """What the session was told of its user."""
+
+    is_speaking: bool = False
+    since_us: int = 0
+    stopped_us: int = 0
+    partial: str = ""
+    partial_us: int = 0
+    """When the partial became what it is."""
+    last_us: int = 0
+    """The world's time when they last did anything."""
+    said: tuple[list[str], str, int] | None = None
+    """The last words of a final, which producer said so, and when."""
 
 
 @dataclass(slots=True)
@@ -52,23 +101,36 @@ class Book:
     """The world's time when the phase began, or when it was granted its whole time again."""
     version: int = 0
     at_us: int = 0
-    inputs: int = 0
-    turn: int = 0
+    inputs_taken: int = 0
+    turns: int = 0
     epoch: int = 0
     session_id: str = ""
-    limits_us: dict[str, int] = field(default_factory=dict)
-    """How long a phase may take, by the recorded policy."""
+    policy: Policy = field(default_factory=Policy)
     client_id: str = ""
     handler_id: str = ""
     connected: set[str] = field(default_factory=set)
     """Clients that have connected since the last owner came."""
     owner: str = ""
     node: str = ""
-    partial: str = ""
-    in_turn: bool = False
+    user: User = field(default_factory=User)
+    turn: Turn | None = None
+    merges: int = 0
+    """How many turns the words of this one were merged from, less one."""
     held: str = ""
+    held_via: str = ""
     answer: Answer | None = None
+    guess: Guess | None = None
+    guesses: int = 0
+    """For the utterance that is being spoken."""
+    answer_failures: int = 0
+    speech_failures: int = 0
+    prompts: int = 0
+    limits: int = 0
+    limit_us: int = 0
+    """The world's time when the session's time was over."""
     outstanding: dict[str, CommandIssued] = field(default_factory=dict)
+    timers: dict[str, CommandIssued] = field(default_factory=dict)
+    """Those that are armed, by name."""
     closed: dict[str, str] = field(default_factory=dict)
     """Commands that are outstanding no more: command_id → answered, cancelled, stopped, withdrawn or retried."""
     issued: set[str] = field(default_factory=set)
@@ -84,36 +146,27 @@ class Book:
         about = getattr(event, "playback_id", None) or getattr(event, "target", None) or command.target
         return command if about == command.target else None
 
-    def timers(self) -> dict[str, CommandIssued]:
-        return {command.target: command for command in self.outstanding.values() if command.name == "StartTimer"}
-
     def is_outstanding(self, *names: str) -> bool:
         return any(command.name in names for command in self.outstanding.values())
-
-    def words_that_open_a_turn(self, event: Input) -> str:
-        """The words with which this input must open a turn; empty: it must not open any."""
-        if isinstance(event, inputs.SttFinal) and self.phase in ("LISTENING", "THINKING"):
-            return event.text.strip()
-        if isinstance(event, inputs.TimerFired) and self.what_it_answers(event):
-            if event.target == "interrupt_pause" and self.phase == "INTERRUPT":
-                return self.held
-            if event.target == "stt_deadline" and self.phase in ("LISTENING", "THINKING"):
-                return self.partial.strip()
-        return ""
 
     def is_new_owner(self, event: Input) -> bool:
         """Whether this resume is the first of its owner, in a session that is open."""
         return self.phase not in ("NEW", "ENDED") and event.incarnation != self.owner
 
-    def interrupts(self, event: Input) -> bool:
-        """Whether this input takes the floor from the agent."""
-        if self.phase != "SPEAKING" or self.answer is None:
+    def repeats(self, event: inputs.SttFinal) -> bool:
+        """Whether another producer has just said these words."""
+        if self.user.said is None:
             return False
-        if isinstance(event, inputs.BargeIn):
-            return event.playback_id in ("", self.answer.playback_id)
-        if isinstance(event, inputs.SttFinal):
-            return bool(event.text.strip())
-        return isinstance(event, inputs.SpeechStarted)
+        words, producer, at_us = self.user.said
+        is_recent = event.at_us - at_us <= self.policy.deadlines.stt_ms * 1000
+        return producer != event.producer and words == plain(event.text) and is_recent
+
+    def is_awaited(self, event: inputs.SttFinal) -> bool:
+        """Whether the end of an utterance waits for this final; not for a repetition, when it had other words."""
+        is_other = self.repeats(event) and not " ".join(plain(event.text)).startswith(
+            " ".join(plain(self.user.partial))
+        )
+        return "stt_deadline" in self.timers and not is_other
 
     def absorb(self, step: Seen) -> None:
         """Read one more step."""
@@ -125,24 +178,51 @@ class Book:
 
     def _absorb_input(self, step: Seen) -> None:
         event = step.input
-        self.inputs += 1
+        self.inputs_taken += 1
         if isinstance(event, Result):
-            self._absorb_result(event)
+            self._absorb_result(event, step.now_us)
         elif isinstance(event, inputs.SttFinal):
-            if event.text.strip() and self.phase != "IDLE":
-                self.partial = ""
-            if self.phase in ("SPEAKING", "INTERRUPT"):
-                self.held = f"{self.held} {event.text.strip()}".strip()
+            self._absorb_final(event, step)
         elif self.phase not in ("NEW", "ENDED"):
+            self._absorb_speech(event, step.now_us)
             self._absorb_connection(event, step.now_us)
         if isinstance(event, inputs.SessionOpened) and not self.session_id:
             self.session_id, self.owner, self.node = event.session_id, event.incarnation, node_of(event)
-            policy = Policy.model_validate(event.policy)
-            self.limits_us["THINKING"] = (policy.deadlines.answer_ms + policy.deadlines.floor_ms) * 1000
-            self.limits_us["INTERRUPT"] = policy.interruption.pause_ms * 1000
+            self.policy = Policy.model_validate(event.policy)
+
+    def _absorb_final(self, event: inputs.SttFinal, step: Seen) -> None:
+        words, user = event.text.strip(), self.user
+        user.last_us = step.now_us
+        if self.phase in ("NEW", "IDLE", "ENDED"):
+            return
+        if not words or self.repeats(event):
+            if self.is_awaited(event):  # nothing was said after all
+                self.guess, self.guesses, user.partial = None, 0, ""
+            return
+        user.said = plain(words), event.producer, event.at_us
+        user.partial, user.is_speaking = "", False
+        interrupts = any(isinstance(e, derived.UserInterrupted) for e in step.said)
+        if self.phase == "INTERRUPT" or interrupts:
+            self.held, self.held_via = f"{self.held} {words}".strip(), event.via
+
+    def _absorb_speech(self, event: Input, now_us: int) -> None:
+        user = self.user
+        match event:
+            case inputs.SpeechStarted():
+                user.is_speaking, user.since_us = True, event.at_us
+            case inputs.SpeechStopped():
+                user.is_speaking, user.stopped_us = False, event.at_us
+            case inputs.SttPartial():
+                if user.partial != event.text:
+                    user.partial, user.partial_us = event.text, event.at_us
+            case inputs.BargeIn():
+                pass
+            case _:
+                return
+        user.last_us = now_us
 
     def _absorb_connection(self, event: Input, now_us: int) -> None:
-        if node_of(event) != self.node and not isinstance(event, inputs.SessionResumed | inputs.SttPartial):
+        if node_of(event) != self.node and not isinstance(event, inputs.SessionResumed):
             return  # late, from before that node lost the session
         match event:
             case inputs.ClientConnected():
@@ -154,21 +234,23 @@ class Book:
                 self.handler_id = event.handler_id
             case inputs.HandlerDetached() if event.handler_id == self.handler_id:
                 self.handler_id = ""
-            case inputs.SttPartial():
-                self.partial = event.text
+                self.user.is_speaking = False
             case inputs.SessionResumed() if self.is_new_owner(event):
                 self.owner, self.node = event.incarnation, node_of(event)
                 self.client_id = self.handler_id = ""
                 self.connected.clear()
+                self.user.is_speaking, self.user.said, self.guess = False, None, None
                 self.epoch += 1
-                self.since_us = now_us
+                self.since_us = self.user.last_us = now_us
                 self.resumed = True
 
-    def _absorb_result(self, event: Result) -> None:
-        if self.what_it_answers(event) is None:
+    def _absorb_result(self, event: Result, now_us: int) -> None:
+        command = self.what_it_answers(event)
+        if command is None:
             return
         if isinstance(event, LAST_WORDS):
             self._close(event.command_id, "answered")
+        self._count_failures(event, command.name, now_us)
         answer = self.answer
         if answer is None or getattr(event, "playback_id", "") != answer.playback_id:
             return
@@ -176,32 +258,62 @@ class Book:
             case inputs.TtsChunkReady():
                 answer.chunks += 1
                 answer.audio_ms += event.duration_ms
+                answer.words += [(word.at_ms, word.text) for word in event.words]
             case inputs.TtsComplete():
-                answer.complete = True
+                answer.complete, answer.total_ms = True, event.duration_ms
             case inputs.PlaybackProgress() | inputs.PlaybackDone():
                 answer.position_ms = max(answer.position_ms, event.position_ms)
+
+    def _count_failures(self, event: Result, name: str, now_us: int) -> None:
+        """Of answers and of speech, in a row; and how often the session's time was over."""
+        match event:
+            case inputs.RagAnswered():
+                self.answer_failures = 0 if self.turn else self.answer_failures
+                self.guess = replace(self.guess, is_answered=True) if self.guess and not self.turn else self.guess
+            case inputs.ServiceFailed():
+                self.answer_failures += name == "AnswerQuestion" and self.turn is not None
+                self.speech_failures += name == "Speak"
+                if self.phase == "LISTENING":
+                    self.guess = None
+            case inputs.PlaybackDone() if name == "Speak":
+                self.speech_failures = 0
+            case inputs.TimerFired():
+                self.answer_failures += event.target == "answer_deadline"
+                self.speech_failures += event.target in FAILS_SPEECH
+                if event.target == "session_limit":
+                    self.limits += 1
+                    self.limit_us = self.limit_us or now_us
+                if event.target == "stt_deadline" and not self.user.partial.strip():  # nothing was said after all
+                    self.guess, self.guesses = None, 0
 
     def _absorb_derived(self, event: Event, now_us: int) -> None:
         match event:
             case derived.StateChanged():
                 self.phase, self.since_us = event.to_phase, now_us
-                self.partial = "" if event.to_phase == "LISTENING" else self.partial
+                self.user.partial = "" if event.to_phase == "LISTENING" else self.user.partial
+                self.prompts += event.reason == "user_away"
             case derived.TurnStarted():
-                self.turn += 1
-                self.in_turn, self.held, self.partial = True, "", ""
+                self._turn_starts(event)
+            case derived.ProcessingComplete() if self.turn is not None:
+                self.turn.processed = event
             case derived.TurnEnded():
-                self.in_turn = False
+                self.merges = self.merges + 1 if event.outcome == "merged" else 0
+                self.turn = None
             case derived.AnswerEnded():
                 self.answer = None
             case CommandIssued():
-                self._absorb_command(event)
+                self._absorb_command(event, now_us)
 
-    def _absorb_command(self, command: CommandIssued) -> None:
-        self.issued.add(command.command_id)
-        if command.retry_of:
-            self._close(command.retry_of, "retried")
-        if command.name in EXPECTS_RESULT:
-            self.outstanding[command.command_id] = command
+    def _turn_starts(self, event: derived.TurnStarted) -> None:
+        if event.speculation and self.guess is not None and self.guess.is_answered:
+            self.answer_failures = 0
+        self.turns += 1
+        self.turn = Turn(event.text, event.via, event.at_us)
+        self.held = self.held_via = self.user.partial = ""
+        self.guess, self.guesses, self.prompts = None, 0, 0
+
+    def _absorb_command(self, command: CommandIssued, now_us: int) -> None:
+        self._open(command)
         match command.name:
             case "CancelTask":
                 self.epoch += 1
@@ -212,12 +324,29 @@ class Book:
                 self._close(str(command.payload["command_id"]), "withdrawn")
             case "Speak":
                 self._speaks(command)
+            case "PausePlayback" if self.answer is not None:
+                self.answer.paused_us = now_us
+            case "ResumePlayback" if self.answer is not None:
+                self.answer.paused_us = None
+            case "AnswerQuestion" if self.turn is None:
+                self.guesses += 1
+                self.guess = Guess(int(str(command.payload["speculation"])), str(command.payload["text"]))
 
     def _speaks(self, command: CommandIssued) -> None:
         if self.answer is None or self.answer.playback_id != command.target:
-            self.answer = Answer(command.target, str(command.payload["text"]))
+            self.answer = Answer(command.target, str(command.payload["text"]), str(command.payload["ends"]))
         else:
-            self.answer.audio_ms, self.answer.complete = self.answer.position_ms, False
+            self.answer.audio_ms, self.answer.complete = int(str(command.payload["from_ms"])), False
+            self.answer.paused_us, self.answer.from_ms = None, int(str(command.payload["from_ms"]))
+
+    def _open(self, command: CommandIssued) -> None:
+        self.issued.add(command.command_id)
+        if command.retry_of:
+            self._close(command.retry_of, "retried")
+        if command.name in EXPECTS_RESULT:
+            self.outstanding[command.command_id] = command
+        if command.name == "StartTimer":
+            self.timers[command.target] = command
 
     def _close_all(self, names: tuple[str, ...], target: str, how: str) -> None:
         for command in list(self.outstanding.values()):
@@ -225,10 +354,21 @@ class Book:
                 self._close(command.command_id, how)
 
     def _close(self, command_id: str, how: str) -> None:
-        if self.outstanding.pop(command_id, None) is not None:
+        command = self.outstanding.pop(command_id, None)
+        if command is not None:
             self.closed[command_id] = how
+            if self.timers.get(command.target) is command:
+                del self.timers[command.target]
+
+
+Checker = Callable[[Book, Seen], Iterator[str]]
 
 
 def node_of(event: Input) -> str:
     """The node that a producer belongs to: it is called `node` or `node:part`."""
     return event.producer.partition(":")[0]
+
+
+def plain(text: str) -> list[str]:
+    """The words of a text, without case and punctuation."""
+    return "".join(c if c.isalnum() or c == "'" else " " for c in text.casefold()).split()

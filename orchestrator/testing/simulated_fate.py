@@ -1,5 +1,7 @@
 """What befalls a simulated session from outside: owners that go, clocks that jump, connections that break, nonsense."""
 
+from collections import Counter
+from random import Random
 from typing import Any
 
 from events.derived import CommandIssued, StateChanged
@@ -34,49 +36,58 @@ class Fate:
         self._world = world
         self._said = 0
         self._commands: list[CommandIssued] = []
+        self._occasions: Counter[str] = Counter()
 
     def notice(self, event: Event) -> None:
         """A committed event."""
         if isinstance(event, CommandIssued):
             self._commands.append(event)
         elif isinstance(event, StateChanged) and (within_us := SOON_US.get(event.to_phase)) is not None:
-            self._world.time.after(self._world.chance.randrange(within_us), self._strike)
+            self._threaten(event.to_phase, within_us)
         elif isinstance(event, PlaybackProgress | TtsComplete):
-            self._world.time.after(self._world.chance.randrange(300_000), self._strike)
+            self._threaten("playback", 300_000)
 
-    def _strike(self) -> None:
+    def _threaten(self, occasion: str, within_us: int) -> None:
+        """The same occasion bears the same danger, whatever else has happened."""
+        self._occasions[occasion] += 1
+        chance = self._world.chance(f"fate {occasion} {self._occasions[occasion]}")
+        self._world.time.after(chance.randrange(within_us), self._strike, chance)
+
+    def _strike(self, chance: Random) -> None:
         world, faults = self._world, self._world.faults
-        if world.happens(faults.clock_jumps / 2):
+        if chance.random() < faults.clock_jumps / 2:
             world.jump_clock()
-        if world.happens(faults.nonsense):
-            self._talk_nonsense()
-        if world.happens(faults.handler_losses / 2) and world.owner is not None and world.owner.handler is not None:
+        if chance.random() < faults.nonsense:
+            self._talk_nonsense(chance)
+        has_handler = world.owner is not None and world.owner.handler is not None
+        if chance.random() < faults.handler_losses / 2 and has_handler:
+            assert world.owner is not None, "it has a handler"
             world.marks.add("handler lost")
             world.owner.detach("peer connection failed")
         for how, rate in (("crash", faults.crashes), ("handover", faults.handovers), ("zombie", faults.zombies)):
-            if world.happens(rate / 3):
-                if how == "crash" and world.happens(faults.commit_then_crash):
+            if chance.random() < rate / 3:
+                if how == "crash" and chance.random() < faults.commit_then_crash:
                     world.crash_between_commit_and_effects()
                 else:
                     world.change_owner(how)
                 return
 
-    def _talk_nonsense(self) -> None:
+    def _talk_nonsense(self, chance: Random) -> None:
         """Somebody outside, with or without a sequence, says what nobody waits for."""
-        kind, fields = self._world.chance.choice(self._nonsense())
+        self._said += 1
+        kind, fields = chance.choice(self._nonsense(chance))
         self._world.marks.add("nonsense")
-        if self._world.chance.random() < 0.5:
-            self._said += 1
+        if chance.random() < 0.5:
             self._world.say_unnumbered(self._said, kind, **fields)
         else:
             self._world.say("outside", "service", kind, **fields)
 
-    def _nonsense(self) -> list[tuple[type[Input], dict[str, Any]]]:
-        chance, words = self._world.chance, f"n{len(self._world.log)}"
+    def _nonsense(self, chance: Random) -> list[tuple[type[Input], dict[str, Any]]]:
+        words, playback_id = f"n{self._said}a", chance.choice(("answer-1", "filler-1", "answer-99", "greeting"))
         command = chance.choice(self._commands)
         about = {"command_id": command.command_id if chance.random() < 0.8 else "nothing"}
         return [
-            (BargeIn, {"playback_id": chance.choice(("answer-1", "filler-1", "answer-99")), "source": "stt"}),
+            (BargeIn, {"playback_id": playback_id, "source": "stt", "position_ms": chance.randrange(20_000)}),
             (BargeIn, {"playback_id": "", "source": "stt"}),
             (ClientDisconnected, {"client_id": "nobody"}),
             (HandlerDetached, {"handler_id": "fastrtc_nothing"}),
@@ -86,6 +97,8 @@ class Fate:
             (SttFinal, {"text": words}),
             (SttFinal, {"text": ""}),
             (SttPartial, {"text": words}),
+            (SttPartial, {"text": "", "is_complete": True}),
+            (SttPartial, {"text": f"{words} please", "is_complete": True}),
             (
                 PlaybackDone,
                 {"playback_id": command.target, "confirmed_by": "client"} | self._but(command, "Speak", "PlayFiller"),

@@ -1,5 +1,11 @@
-"""The user of a simulated session: speaks, interrupts, types, hesitates, goes away and comes back, says goodbye."""
+"""The user of a simulated session: speaks, interrupts, listens, coughs, types, falls silent, goes away, says goodbye.
 
+What the user does at which time, and how each phase of the agent makes them act, are drawn from streams of their own:
+where a decision differs, the rest of the user's behaviour stays the same.
+"""
+
+from collections import Counter
+from random import Random
 from typing import Any
 
 from events.derived import StateChanged
@@ -14,72 +20,83 @@ from events.inputs import (
     TtsComplete,
 )
 from orchestrator.session import REDUCER_VERSION
+from orchestrator.testing import simulated_words as words
 from orchestrator.testing.simulated_world import World
 
-IMPULSES = {"THINKING": (0.25, 1_000_000), "SPEAKING": (0.6, 4_500_000), "INTERRUPT": (0.5, 150_000)}
+IMPULSES = {"THINKING": (0.3, 1_000_000), "SPEAKING": (0.9, 3_500_000), "INTERRUPT": (0.5, 150_000)}
 """Phase → how often it makes the user do something, and within which time."""
-
-IMPULSIVE = (30, 18, 36, 4, 5, 12)
-HURRIED = (25, 30, 5, 5, 15, 20)
-"""How often an impulse is to speak, type, barge in, send a blank line, leave, say goodbye."""
+SOUNDS = {"listen": words.backchannel, "cough": words.cough, "coughs": words.coughs}
+CALLS_WITHIN_US = 500_000
+REACTIONS = 10
+LISTENS_ON_US = 8_000_000
+ACTS = ("speak", "type", "cough", "leave", "connect again", "call again")
+USUAL = (60, 14, 9, 5, 3, 4)
+IN_REACTION = ("speak", "listen", "cough", "coughs", "type", "barge in", "type blank", "leave", "close")
+IMPULSIVE = (30, 30, 16, 8, 10, 18, 3, 3, 4)
+HURRIED = (25, 4, 6, 0, 30, 5, 5, 10, 12)
+"""How often each is done on an impulse; in INTERRUPT and else."""
 
 
 class User:
-    """Someone who wants to say so many things. Every word that is ever said is another one."""
+    """Someone who wants to say so many things, and reacts to what happens. Every word that is said is another one."""
 
     def __init__(self, world: World, turns: int) -> None:
         self.world = world
         self.phase = ""
         self.away = False
-        self._eager = world.chance.choice((0.3, 1.0, 1.0, 2.0))
+        chance = world.chance("user")
+        self.ending = chance.choices(("stays", "says goodbye", "stays away"), (6, 2, 1))[0]
+        self._eager = chance.choice((0.4, 0.8, 1.2, 2.0))
         """How ready the user is to act before the agent has finished."""
-        self._gone = False
-        self.ending = world.chance.choices(("stays", "says goodbye", "stays away"), (6, 2, 1))[0]
+        self._hurried = chance.random() < 0.25
+        self._silent_us = 25_000_000 if chance.random() < 0.2 else 0
+        """Some have little to say: so long may they be silent, beyond what is usual."""
+        self.busy_until_us = 0
+        """Until then the user comes back, or calls."""
+        self._is_done = self._gone = False
         self._left = turns
-        self._calls = 0
-        self._connections = 0
-        self._utterances = 0
+        self._acts = self._reactions = self._calls = self._connections = 0
+        self._entered: Counter[str] = Counter()
 
     @property
     def has_finished(self) -> bool:
-        return self._left <= 0 or self.phase == "ENDED"
+        return self._is_done or self.phase == "ENDED"
 
     def begin(self) -> None:
         """Open a session; the client usually is there at once."""
         self._gateway(SessionOpened, policy=self.world.policy.recorded(), reducer_version=REDUCER_VERSION)
-        prompt = self.world.chance.random() < 0.7
-        self.world.time.after(1_000 if prompt else self.world.chance.randrange(15_000_000), self.connect)
+        chance = self.world.chance("arrival")
+        prompt = chance.random() < 0.85
+        self._returns_after(1_000 if prompt else chance.randrange(15_000_000))
         if not prompt:
-            self.world.time.after(self.world.chance.randrange(3_000_000), self._speak_too_early)
+            self.world.time.after(chance.randrange(3_000_000), self._speak_too_early)
         self._soon()
 
     def notice(self, event: Event) -> None:
         """What was committed; sometimes it makes the user act at once."""
         if isinstance(event, StateChanged):
             self.phase = event.to_phase
-            rate, within_us = IMPULSES.get(self.phase, (0.0, 1))
-            if not self.has_finished and self.world.happens(rate * self._eager):
-                self.world.time.after(self.world.chance.randrange(within_us), self._interrupt)
-
-        elif isinstance(event, TtsComplete) and not self.has_finished and self.world.happens(0.4 * self._eager):
-            self.world.time.after(self.world.chance.randrange(400_000), self._interrupt)
+            self._feel(self.phase, *IMPULSES.get(self.phase, (0.0, 1)))
+        elif isinstance(event, TtsComplete):
+            self._feel("end", 0.4, 400_000)
 
     def connect(self) -> None:
         """Connect, with a microphone as a rule; when there is nobody to connect to, try again."""
-        owner, chance = self.world.owner, self.world.chance
+        owner = self.world.owner
         if owner is None:
-            self.world.time.after(300_000, self.connect)
+            self._returns_after(300_000)
             return
         if self.phase == "ENDED" or self._gone:
             return
         self.away = False
         self._connections += 1
+        chance = self.world.chance(f"connection {self._connections}")
         replaced, owner.client_id = owner.client_id, f"client-{self._connections}"
         self._gateway(ClientConnected, client_id=owner.client_id)
         if replaced:
             self.world.marks.add("client replaced")
         if chance.random() < 0.8:
-            self.world.time.after(chance.randrange(20_000, 1_000_000), self.call, self._connections)
+            self.world.time.after(chance.randrange(20_000, CALLS_WITHIN_US), self.call, self._connections)
 
     def call(self, connection: int) -> None:
         """Attach a microphone and a loudspeaker."""
@@ -92,7 +109,7 @@ class User:
     def lost(self) -> None:
         """The service hung up; come back to wherever it went on."""
         self.away = True
-        self.world.time.after(self._absence_us(), self.connect)
+        self._returns_after(self._absence_us(self.world.chance("absence")))
 
     def come_back(self) -> None:
         """If nobody is connected, be so."""
@@ -101,23 +118,22 @@ class User:
 
     def says_last(self) -> str:
         """One more plain utterance, by microphone where there is one."""
-        words = self._words(2)
         owner = self.world.owner
         assert owner is not None, "nothing goes wrong any more, so somebody owns the session"
         if owner.handler is not None:
-            owner.handler.hear(words, [])
+            owner.handler.ear.hear(words.plain("last"))
         else:
-            self._gateway(SttFinal, text=" ".join(words), via="text")
-        return " ".join(words)
+            self._gateway(SttFinal, text="lasta lastb", via="text")
+        return "lasta lastb"
 
     def goodbye(self) -> None:
         self._gateway(SessionCloseRequested, reason="goodbye")
 
     def knocks_after_the_end(self) -> None:
         """Messages that were on their way when the session ended."""
-        for _ in range(2):
+        for name in ("knocka", "knockb"):
             self.goodbye()
-            self._gateway(SttFinal, text=" ".join(self._words(1)), via="text")
+            self._gateway(SttFinal, text=name, via="text")
             self._gateway(BargeIn, playback_id="answer-1")
 
     def leave_for_good(self) -> None:
@@ -125,75 +141,107 @@ class User:
         if self.world.owner is not None:
             self.world.owner.leave("tab closed")
 
-    def _soon(self) -> None:
-        chance = self.world.chance
-        hurried = chance.random() < 0.25
-        self.world.time.after(chance.randrange(300_000 if hurried else int(6_000_000 / self._eager)), self._act)
+    def falls_silent(self) -> None:
+        """From now on the user does only what is asked."""
+        self._is_done = True
 
-    def _act(self) -> None:
+    def _soon(self) -> None:
+        if self._left <= 0:  # what comes of it may still make them react
+            self.world.time.after(LISTENS_ON_US, self.falls_silent)
+            return
+        self._acts += 1
+        chance = self.world.chance(f"act {self._acts}")
+        within_us = 300_000 if self._hurried else int(6_000_000 / self._eager)
+        waits_us = chance.randrange(within_us) + int(self._silent_us * chance.random())
+        self.world.time.after(waits_us, self._act, chance)
+
+    def _act(self, chance: Random) -> None:
         """One thing that users do, and then the next."""
         if self.has_finished:
             return
-        owner = self.world.owner
-        if owner is not None and not self.away:
-            does = self.world.chance.choices(
-                (self._speak, self._type, self._make_noise, self._leave, self._connect_again, self._call_again),
-                (55, 20, 6, 5, 3, 4),
-            )[0]
-            does()
+        if self.world.owner is not None and not self.away:
+            self._do(chance.choices(ACTS, USUAL)[0], chance, f"u{self._acts}")
         self._soon()
 
-    def _interrupt(self) -> None:
-        """Act on an impulse."""
-        if self.has_finished or self.world.owner is None or self.away:
+    def _feel(self, cause: str, rate: float, within_us: int) -> None:
+        """What happens may give an impulse; the same each time it happens for the same time."""
+        if not rate:
             return
-        does = self.world.chance.choices(
-            (self._speak, self._type, self._barge_in, self._type_blank, self._leave, self._close),
-            HURRIED if self.phase == "INTERRUPT" else IMPULSIVE,
-        )[0]
-        does()
+        self._entered[cause] += 1
+        name = f"{cause[0].lower()}{self._entered[cause]}"
+        chance = self.world.chance(f"impulse {name}")
+        feels = chance.random() < rate * self._eager
+        if feels and not self.has_finished:
+            self.world.time.after(chance.randrange(within_us), self._react, chance, name)
 
-    def _speak(self) -> None:
-        owner, chance = self.world.owner, self.world.chance
+    def _react(self, chance: Random, name: str) -> None:
+        """Act on an impulse."""
+        if not self.has_finished and self.world.owner is not None and not self.away and self._reactions < REACTIONS:
+            self._reactions += 1
+            weights = HURRIED if self.phase == "INTERRUPT" else IMPULSIVE
+            self._do(chance.choices(IN_REACTION, weights)[0], chance, name)
+
+    def _do(self, what: str, chance: Random, name: str) -> None:
+        match what:
+            case "speak":
+                self._speak(chance, name)
+            case "type":
+                self._type(chance, name)
+            case "type blank":
+                self._gateway(SttFinal, text=" \n", via="text")
+            case "barge in":
+                self._barge_in(chance)
+            case "leave":
+                self._leave(chance)
+            case "connect again":
+                self._connect_again()
+            case "call again":
+                self._call_again()
+            case "close":
+                self.goodbye()
+            case _:
+                self._make_sound(SOUNDS[what](chance))
+
+    def _speak(self, chance: Random, name: str) -> None:
+        owner = self.world.owner
         handler = owner.handler if owner else None
         if handler is None:
-            self._type()
-        elif not handler.speaking:
-            pauses = [chance.randrange(20_000, 900_000)] if chance.random() < 0.3 else []
-            handler.hear(self._words(chance.randrange(1, 5)), pauses)
-            self._left -= 1
+            self._type(chance, name)
+        elif not handler.ear.speaking:
+            handler.ear.hear(words.said(chance, name))
+            self._left -= name.startswith("u")
 
-    def _type(self) -> None:
+    def _type(self, chance: Random, name: str) -> None:
         if self.world.owner is not None and self.world.owner.client_id:
-            self._gateway(SttFinal, text=" ".join(self._words(self.world.chance.randrange(1, 3))), via="text")
-            self._left -= 1
+            text = " ".join(f"{name}{letter}" for letter in "ab"[: chance.randrange(1, 3)])
+            self._gateway(SttFinal, text=text, via="text")
+            self._left -= name.startswith("u")
 
     def _speak_too_early(self) -> None:
         """An outside speech-to-text service heard something before anybody was connected."""
-        self.world.say("outside", "stt", SttFinal, text=" ".join(self._words(1)))
+        self.world.say("outside", "stt", SttFinal, text="earlya")
 
-    def _type_blank(self) -> None:
-        self._gateway(SttFinal, text=" \n", via="text")
-
-    def _make_noise(self) -> None:
+    def _make_sound(self, speech: words.Speech) -> None:
         if self.world.owner is not None and self.world.owner.handler is not None:
-            self.world.owner.handler.hear([], [])
+            self.world.owner.handler.ear.hear(speech)
 
-    def _barge_in(self) -> None:
+    def _barge_in(self, chance: Random) -> None:
         """The browser noticed speech over a playback, or over whatever it thinks is playing."""
         owner = self.world.owner
         handler = owner.handler if owner else None
-        playing = handler.audible() if handler else ()
-        playback_id = playing[0] if playing else ""
-        if self.world.chance.random() < 0.15:
-            playback_id = "answer-1"  # the message was long under way
-        self._gateway(BargeIn, playback_id=playback_id, position_ms=100)
+        playing = (*handler.audible(), *handler.paused()) if handler else ()
+        playback_id, position_ms = playing[0] if playing else "", 0
+        if chance.random() < 0.6 and (heard := self.world.heard(playback_id)) is not None:
+            position_ms = heard.position_ms
+        if chance.random() < 0.15:
+            playback_id, position_ms = "answer-1", 0  # the message was long under way
+        self._gateway(BargeIn, playback_id=playback_id, position_ms=position_ms)
 
-    def _leave(self) -> None:
+    def _leave(self, chance: Random) -> None:
         if self.world.owner is not None and self.world.owner.client_id:
             self.world.owner.leave("tab reloaded")
             self.away = True
-            self.world.time.after(self._absence_us(), self.connect)
+            self._returns_after(self._absence_us(chance))
 
     def _connect_again(self) -> None:
         """A second window: it replaces the first, whose end is noticed later."""
@@ -209,19 +257,16 @@ class User:
         if self.world.owner is not None and self.world.owner.client_id:
             self.call(self._connections)
 
-    def _close(self) -> None:
-        self.goodbye()
+    def _returns_after(self, absence_us: int) -> None:
+        self.busy_until_us = max(self.busy_until_us, self.world.time.now_us + absence_us + CALLS_WITHIN_US)
+        self.world.time.after(absence_us, self.connect)
 
-    def _absence_us(self) -> int:
+    def _absence_us(self, chance: Random) -> int:
         """Mostly short; now and then longer than the session waits."""
         patience_us = self.world.policy.deadlines.reconnect_ms * 1000
-        if self.world.chance.random() < 0.06:
-            return patience_us + self.world.chance.randrange(10_000_000)
-        return self.world.chance.randrange(50_000, 2_500_000)
-
-    def _words(self, count: int) -> list[str]:
-        self._utterances += 1
-        return [f"u{self._utterances}.{index}" for index in range(count)]
+        if chance.random() < 0.06:
+            return patience_us + chance.randrange(10_000_000)
+        return chance.randrange(50_000, 2_500_000)
 
     def _gateway(self, kind: type[Input], **fields: Any) -> None:
         owner = self.world.owner

@@ -2,11 +2,18 @@
 
     python -m orchestrator.testing.simulation --seeds 0:20000 --jobs 2
 
-A seed decides everything, so a violation is found again with `simulate(seed).trace()`.
+A seed decides everything, so a violation is found again with `simulate(seed).trace()`. The user and the faults of a
+seed are the same under any policy, until a decision differs that they react to:
+
+    patient = Policy(interruption=Interruption(min_words=2))
+    for policy in (Policy(), patient):
+        runs = [simulate(seed, policy, Faults()) for seed in range(500)]
+        print(sum((run.decisions for run in runs), Counter()))
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from random import Random
 
 from events import derived
@@ -20,16 +27,20 @@ from orchestrator.session.policy import Policy
 from orchestrator.testing.checkers import AFTER, BEFORE
 from orchestrator.testing.conversation import golden
 from orchestrator.testing.faults import Faults
-from orchestrator.testing.log_book import Book
-from orchestrator.testing.marks import reached
+from orchestrator.testing.log_book import Book, Checker, plain
+from orchestrator.testing.marks import note
 from orchestrator.testing.simulated_fate import Fate
+from orchestrator.testing.simulated_policies import drawn
 from orchestrator.testing.simulated_steps import Seen
+from orchestrator.testing.simulated_time import START_US
 from orchestrator.testing.simulated_user import User
-from orchestrator.testing.simulated_world import START_US, BrokenReducerError, World
+from orchestrator.testing.simulated_world import BrokenReducerError, World
 
-TURNS = 4
+TURNS = 3
 LIMIT_US = 400_000_000
 """How long anything may take; longer than every deadline of a session."""
+SETTLED_US = 3_500_000
+"""A session that has said nothing for so long while it listens waits for its user, and for nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,11 @@ class Simulated:
     def golden(self) -> list[str]:
         return golden(self.log)
 
+    @property
+    def decisions(self) -> Counter[str]:
+        """What was decided, and how often: to compare the same seeds under two policies."""
+        return Counter(decided for event in self.log if (decided := _decision(event)))
+
     def recording(self) -> bytes:
         header = Header(reducer_version=REDUCER_VERSION, story=f"simulated from seed {self.seed}")
         return dump(header, map(encode, self.log))
@@ -69,7 +85,8 @@ class Simulated:
         wrong: dict[int, list[Violation]] = {}
         for violation in self.violations:
             wrong.setdefault(violation.version, []).append(violation)
-        lines = [f"seed {self.seed}  {self.faults}", f"{self.policy}"]
+        faults = {name: rate for name, rate in asdict(self.faults).items() if rate}
+        lines = [f"seed {self.seed}  faults {faults}", f"policy {self.policy.model_dump(exclude_defaults=True)}"]
         for step in self.seen:
             for event in (step.input, *step.said):
                 lines.append(_line(event, step.now_us))
@@ -87,9 +104,8 @@ def simulate(
     replayed: bool = True,
 ) -> Simulated:
     """Simulate one conversation and check it. What is not given is drawn from the seed."""
-    chance = Random(f"{seed}:setting")  # a string is seeded by its digest, whatever PYTHONHASHSEED is
-    drawn = _policy(chance)
-    run = Simulated(seed, policy or drawn, faults or Faults.drawn(chance))
+    policy = policy or drawn(Random(f"{seed}:policy"))  # a text is seeded by its digest, whatever PYTHONHASHSEED is
+    run = Simulated(seed, policy, faults or Faults.drawn(Random(f"{seed}:faults")))
     world = World(seed, run.policy, run.faults)
     user, fate = User(world, turns), Fate(world)
 
@@ -112,80 +128,85 @@ def simulate(
     return run
 
 
-def _policy(chance: Random) -> Policy:
-    """Deadlines that are met as a rule, and missed by what is slow."""
-    return Policy.model_validate(
-        {
-            "deadlines": {
-                "answer_ms": chance.choice((1_000, 2_000, 4_000)),
-                "intent_ms": chance.choice((600, 1_000)),
-                "playback_grace_ms": chance.choice((1_500, 3_000)),
-                "reconnect_ms": chance.choice((4_000, 60_000)),
-                "tts_ms": chance.choice((800, 3_000)),
-            },
-            "endpointing": {"delay_ms": chance.choice((0, 250, 800))},
-            "filler": {"text": chance.choice(("", "One moment please"))},
-            "intent": {"skip": chance.random() < 0.2},
-            "interruption": {"pause_ms": chance.choice((0, 50, 400, 400))},
-        }
-    )
-
-
 def _live(world: World, user: User) -> Iterator[str]:
-    """The conversation, then calm; the session must come to rest, answer a last utterance, and end when asked to."""
+    """The conversation, then calm; the session must come to rest, answer a last utterance, and end when it is due."""
     user.begin()
     world.time.run(lambda: user.has_finished, LIMIT_US)
     world.calm()
-    if user.phase != "ENDED" and user.ending == "stays away":
+    user.falls_silent()
+    if user.ending == "stays away":
         user.leave_for_good()
+    else:
+        _settle(world, user)
+        if user.phase != "ENDED":
+            user.come_back()
+            _settle(world, user)
+        if user.phase == "LISTENING":
+            yield from _last_words(world, user)
+    at_last = "LISTENING" if user.ending != "stays away" else "ENDED"
+    if user.ending == "says goodbye":
+        user.goodbye()
+        at_last = "ENDED"
     _rest(world)
-    if user.phase != "ENDED" and user.ending != "stays away":
-        user.come_back()
-        _rest(world)
-    if user.ending == "stays away" and user.phase != "ENDED":
-        yield f"nobody is there any more, and the session is still {user.phase}"
-    elif user.phase not in ("LISTENING", "ENDED"):
-        yield f"it rests in {user.phase}"
-    elif user.phase == "LISTENING":
-        yield from _last_words(world, user)
+    in_call = world.owner is not None and world.owner.handler is not None
+    if world.policy.goodbye.after_ms or (in_call and world.policy.away.text):
+        at_last = "ENDED"
+    if user.phase not in (at_last, "ENDED"):
+        yield f"it rests in {user.phase}, {at_last} is due"
     if user.phase == "ENDED":
         user.knocks_after_the_end()
         _rest(world)
 
 
 def _last_words(world: World, user: User) -> Iterator[str]:
-    """Nothing goes wrong any more: a plain utterance is answered, and a goodbye ends the session."""
+    """Nothing goes wrong any more: a plain utterance is answered."""
     before = len(world.log)
     words = user.says_last()
-    _rest(world)
+    _settle(world, user)
     new = world.log[before:]
-    heard = [event.text for event in new if isinstance(event, derived.TurnStarted)]
-    ended = [event.outcome for event in new if isinstance(event, derived.AnswerEnded | derived.TurnEnded)]
-    if heard != [words] or ended != ["finished", "completed"] or user.phase != "LISTENING":
-        yield f"{words!r} was heard as {heard} and answered {ended}; it rests in {user.phase}"
-    if user.ending == "says goodbye":
-        user.goodbye()
-        _rest(world)
-        if user.phase != "ENDED":
-            yield f"a goodbye leaves it in {user.phase}"
+    heard = [n for n, e in enumerate(new) if isinstance(e, derived.TurnStarted) and plain(e.text) == plain(words)]
+    since = new[heard[0] :] if heard else []
+    ended = [event.outcome for event in since if isinstance(event, derived.AnswerEnded | derived.TurnEnded)]
+    reasons = ("time_limit", "user_away")  # it was said too late
+    was_time = any(isinstance(event, derived.SessionEnded) and event.reason in reasons for event in new)
+    if ended[:2] != ["finished", "completed"] and not was_time:
+        yield f"{words!r} was heard {len(heard)} times and answered {ended}; it rests in {user.phase}"
 
 
 def _rest(world: World) -> None:
     world.time.run(lambda: False, LIMIT_US)
 
 
+def _settle(world: World, user: User) -> None:
+    """Until the session has been listening for a while, and nobody speaks; or until it has ended."""
+    end_us, since_us = world.time.now_us + LIMIT_US, world.time.now_us
+    while user.phase != "ENDED" and world.time.now_us < end_us:
+        waits_us = max(since_us, world.log_us, user.busy_until_us) + SETTLED_US - world.time.now_us
+        world.time.after(waits_us, lambda: None)
+        world.time.run(lambda: False, waits_us)
+        owner = world.owner
+        is_silent = owner is None or owner.handler is None or not owner.handler.ear.speaking
+        if user.phase == "LISTENING" and is_silent and world.log_us + SETTLED_US <= world.time.now_us:
+            return
+        since_us = world.time.now_us
+
+
 def _judge(run: Simulated) -> list[Violation]:
     """Read the log once, and let every checker look at every step."""
     book, violations = Book(), run.violations[:0]
     for step in run.seen:
-        run.marks |= reached(book, step)
-        for invariant, checker in BEFORE:
-            violations += [Violation(invariant, checker.__name__, step.input.version, m) for m in checker(book, step)]
+        note(run.marks, book, step)
+        violations += _check(BEFORE, book, step)
         book.absorb(step)
-        for invariant, checker in AFTER:
-            violations += [Violation(invariant, checker.__name__, step.input.version, m) for m in checker(book, step)]
+        violations += _check(AFTER, book, step)
         run.phases.add(book.phase)
     return violations
+
+
+def _check(checkers: tuple[tuple[str, Checker], ...], book: Book, step: Seen) -> Iterator[Violation]:
+    for invariant, checker in checkers:
+        for message in checker(book, step):
+            yield Violation(invariant, checker.__name__, step.input.version, message)
 
 
 def _each_input_once(world: World) -> Iterator[Violation]:
@@ -208,6 +229,25 @@ def _replays(run: Simulated) -> Iterator[Violation]:
     if divergence is not None:
         message = f"recorded {divergence.recorded!r}, replayed {divergence.replayed!r}"
         yield Violation("I-3", "a_replay_is_equal", divergence.line - 1, message)
+
+
+def _decision(event: Event) -> str:
+    """What an event decides, in a few words; empty: nothing that policies differ in."""
+    match event:
+        case derived.UserInterrupted():
+            return f"interrupted by {event.reason}"
+        case derived.AnswerEnded():
+            return f"answer {event.outcome}"
+        case derived.TurnEnded():
+            return f"turn {event.outcome}"
+        case derived.SessionEnded():
+            return f"session ended: {event.reason}"
+        case derived.EventRejected() if not event.reason.startswith(("stale", "the session has ended")):
+            return f"rejected: {event.reason}"
+        case CommandIssued(name="PausePlayback" | "ResumePlayback" | "PlayFiller" | "FinishUtterance"):
+            return event.name
+        case _:
+            return ""
 
 
 def _line(event: Event, now_us: int) -> str:

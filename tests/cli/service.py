@@ -55,14 +55,15 @@ class Serve:
                 return line.partition("orch is ready: open ")[2].split()[0]
         raise AssertionError(f"orch serve ended with {self._process.wait()}:\n{self.stderr}")
 
-    def stop(self) -> int:
+    def stop(self, by: signal.Signals = signal.SIGINT) -> int:
         """As Ctrl-C does; the exit code."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(by)
             out, err = self._process.communicate(timeout=30)
             self.stdout, self.stderr = out, self.stderr + err
         return self._process.returncode
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate(timeout=30)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate(timeout=30)

@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 import orchestrator
 from docs.write import pages
+from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 
@@ -44,19 +44,40 @@ def test_the_settings_page_names_every_setting() -> None:
     assert named == {field.name.upper() for field in fields(Settings)}
 
 
-def test_the_settings_page_tells_the_policy_as_it_is() -> None:
-    """Path and default of every number of the policy."""
-    page = (ROOT / "docs/settings.md").read_text()
-    told = dict(re.findall(r"^\| ([a-z_]+\.[a-z_]+) \| (.*?) ?\|", page, re.MULTILINE))
-    assert told == {path: _written(value) for path, value in _flat(Policy()).items()}
+def test_the_policy_page_names_every_field() -> None:
+    """The tables have each field once, and the text names none that is not in them."""
+    page = (ROOT / "docs/policy.md").read_text()
+    paths = [f"{part}.{name}" for part, values in Policy() for name, _ in values]
+    assert re.findall(r"^\| ([a-z_]+\.[a-z_]+) \|", page, re.MULTILINE) == paths
+    names = {*paths, *(path.partition(".")[2] for path in paths)}
+    said = set(re.findall(r"`([a-z]+\.[a-z_]+|[a-z_]+_ms)(?:: \w+)?`", page))
+    assert said - names == set()
 
 
-def _flat(policy: BaseModel) -> dict[str, object]:
-    return {f"{part}.{name}": value for part, values in policy for name, value in values}
+def test_the_example_of_the_policy_page_is_a_policy(tmp_path: Path) -> None:
+    """It is read without a complaint, and shows a field of almost every part."""
+    example, _ = _yaml_of_the_policy_page()
+    file = tmp_path / "policy.yaml"
+    file.write_text(example)
+    policy = read_policy(file)
+    shown = {part for part, values in policy if f"\n{part}:" in example}
+    assert set(Policy.model_fields) - shown == {"intent"}
+    assert policy.interruption.min_words == 1
 
 
-def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def test_the_error_of_the_policy_page_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message beside the wrong file, to the letter."""
+    _, wrong = _yaml_of_the_policy_page()
+    monkeypatch.chdir(tmp_path)
+    Path("policy.yaml").write_text(wrong)
+    with pytest.raises(PolicyFileError) as caught:
+        read_policy(Path("policy.yaml"))
+    (shown,) = re.findall(r"```text\n(.*?)\n```", (ROOT / "docs/policy.md").read_text(), re.DOTALL)
+    assert str(caught.value) == shown
+
+
+def _yaml_of_the_policy_page() -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/policy.md").read_text(), re.DOTALL)
 
 
 def test_a_setting_that_does_not_exist_is_an_error() -> None:
@@ -77,10 +98,20 @@ def test_pip_and_uv_are_held_to_the_same_versions() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"] == pins
 
 
-def test_the_example_of_the_testing_page_runs() -> None:
-    """docs/testing.md shows a conversation that really goes so."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/testing.md").read_text(), re.DOTALL)
-    exec(code, {})
+def test_the_examples_of_the_testing_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/testing.md shows a conversation that really goes so, and 500 sessions under two policies."""
+    page = (ROOT / "docs/testing.md").read_text()
+    conversation, comparison = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(conversation, {})
+    exec(comparison, {})
+    (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    assert directions(shown).items() <= directions(capsys.readouterr().out).items()
+
+
+def directions(table: str) -> dict[str, bool]:
+    """Decision → whether it became more frequent; the figures themselves move with every change of the simulation."""
+    rows = re.findall(r"^(.*?) +(\d+) → +(\d+)$", table, re.MULTILINE)
+    return {decision: int(before) < int(after) for decision, before, after in rows}
 
 
 @pytest.mark.parametrize("name", pages())

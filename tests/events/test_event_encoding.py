@@ -17,7 +17,9 @@ EVENTS = INPUTS | DERIVED
 
 def lines() -> list[bytes]:
     """Every line of every recording that this repository writes, one of each event that does not occur there."""
-    call = Conversation.in_phase("THINKING", policy=Policy.model_validate({"filler": {"text": "One moment."}}))
+    call = Conversation.in_phase(
+        "THINKING", policy=Policy.model_validate({"filler": {"delay_ms": 0, "text": "One moment."}})
+    )
     call.fails("PlayFiller").says("").input(INPUTS["HANDLER_DETACHED"], handler_id="x", reason="gone")
     call.input(INPUTS["CLIENT_DISCONNECTED"], client_id="browser-1").resumes("incarnation-2")
     call.answers("Yes.").fires("tts_deadline")

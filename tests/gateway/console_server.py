@@ -9,6 +9,7 @@ from aiohttp import WSMsgType, web
 
 import orchestrator.gateway
 from orchestrator.gateway.messages import ClientMessage, ServerMessage, encode, parse_client_message
+from orchestrator.gateway.server import SECURITY_HEADERS
 
 STATIC = Path(orchestrator.gateway.__file__).parent / "static"
 PATIENCE_S = 10.0
@@ -86,7 +87,7 @@ async def console_server() -> AsyncIterator[ConsoleServer]:
         return web.FileResponse(STATIC / "index.html")
 
     async def protect(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Content-Security-Policy"] = "default-src 'self'"
+        response.headers.update(SECURITY_HEADERS)
 
     app = web.Application()
     app.on_response_prepare.append(protect)

@@ -117,6 +117,17 @@ async def test_the_page_shows_what_is_said_and_every_line_of_the_log(page: Chrom
     assert page.console == []
 
 
+async def test_a_reply_that_comes_again_is_shown_once(page: Chromium, server: ConsoleServer) -> None:
+    """Who rejoins while it is being said is told it a second time."""
+    wire = await connect(page, server)
+    for text in ("Hi! How can I help?", "Hi! How can I help?"):
+        await wire.send(Reply(playback_id="p1", text=text, turn=1))
+    await wire.send(LogLine(line="both were sent"))
+    await page.wait_for("orch.log.at(-1) === 'both were sent'")
+    assert await page.evaluate("orch.conversation") == [{"who": "agent", "text": "Hi! How can I help?"}]
+    assert await page.evaluate("document.querySelectorAll('#conversation .agent').length") == 1
+
+
 async def test_each_phase_has_its_own_words_and_colour(page: Chromium, server: ConsoleServer) -> None:
     """One look tells the phase, and so does a screen reader."""
     wire = await connect(page, server)

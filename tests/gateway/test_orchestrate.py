@@ -92,6 +92,26 @@ async def test_a_client_that_lost_its_connection_comes_back(call: Connect, servi
     await back.until("reply", text="You said I am back.")
 
 
+async def test_an_answer_that_nobody_was_there_for_is_shown_to_the_client_that_comes_back(
+    call: Connect, service: Service
+) -> None:
+    """It was committed while the client was away: it waits, and is told after the phase."""
+    service.running.stubs.hold("answer")
+    client = await call()
+    session = await client.listening()
+    await client.say("text", text="hello")
+    await client.until("phase", phase="THINKING")
+    await client.socket.close()
+    await service.running.watch.event(session["session_id"], ClientDisconnected)
+    service.running.stubs.release("answer")
+    await service.running.watch.phase(session["session_id"], "SPEAKING")
+    back = await call(session_id=session["session_id"], resume_token=session["resume_token"])
+    await back.until("phase", phase="LISTENING", reason="playback_done")
+    replies = [(message["text"], message["turn"]) for message in back.heard if message["type"] == "reply"]
+    assert replies == [("You said hello.", 1)]
+    assert back.kinds()[:3] == ["session", "phase", "reply"]
+
+
 async def test_a_second_connection_replaces_the_first(call: Connect, service: Service) -> None:
     """The first is closed with 1008 and says no more; the second's words count once."""
     first = await call()

@@ -246,8 +246,8 @@ async def test_partials_are_reported_when_they_change():
     """The same words again are no news, nor are none."""
     bench = await Bench.set_up()
     for text in ("turn", "turn", "", "turn on"):
-        bench.stt.transcribe(Transcript(text, is_final=False))
-    assert [event.text for event in bench.events] == ["turn", "turn on"]
+        bench.stt.transcribe(Transcript(text, is_final=False, is_complete=text.endswith("on")))
+    assert [(event.text, event.is_complete) for event in bench.events] == [("turn", False), ("turn on", True)]
 
 
 async def test_a_broken_recogniser_owes_nothing(sentence):

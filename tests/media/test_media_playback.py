@@ -2,61 +2,18 @@
 
 import asyncio
 import time
-from array import array
 
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
 from orchestrator.media.opus import silence
-from orchestrator.media.playback import Playback, PlaybackEnd, PlaybackStopped
+from orchestrator.media.playback import PlaybackEnd, PlaybackStopped
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.track import AgentTrack
 from orchestrator.services.ports import SpeechChunk
+from tests.media.player import QUICK, Player, speech
 
-QUICK = MediaSettings(confirmation_timeout_ms=30)
 SILENCE = silence(QUICK.opus_bit_rate_bps, QUICK.opus_complexity)
-
-
-class Player:
-    """A playback and what it told the world."""
-
-    def __init__(self, settings: MediaSettings = QUICK) -> None:
-        self.told: list[dict[str, str | int]] = []
-        self.started = 0
-        self.progress: list[int] = []
-        self.heard_bytes = 0
-        self.playback = Playback(
-            "answer_1",
-            settings,
-            tell_client=self.told.append,
-            heard=self._heard,
-            on_started=self._started,
-            on_progress=self.progress.append,
-        )
-
-    def tick(self, times: int = 1) -> list[bytes]:
-        """What the next ticks of the track send, without the wait between them."""
-        packets = [self.playback.take_packet(lambda: 77) for _ in range(times)]
-        return [packet for packet in packets if packet is not None]
-
-    async def play_out(self) -> None:
-        """Tick until everything has left."""
-        async with asyncio.timeout(5):
-            while not self.playback.is_drained:
-                self.tick()
-                await asyncio.sleep(0)
-
-    def _started(self) -> None:
-        self.started += 1
-
-    def _heard(self, pcm: bytes) -> None:
-        self.heard_bytes += len(pcm)
-
-
-def speech(duration_ms: int, rate_hz: int = 24_000) -> SpeechChunk:
-    """A tone, which is all the same to a player."""
-    samples = array("h", (4000 * (-1) ** (i // 50) for i in range(rate_hz * duration_ms // 1000)))
-    return SpeechChunk(samples.tobytes(), rate_hz)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from events.codec import INPUTS
@@ -11,12 +12,32 @@ from fixtures.failures.edges_page import FIXTURES, PAGE, edges_by_recording, pag
 from orchestrator.replay.edges import Edge, edges_taken
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.commands import ANSWERS
+from orchestrator.session.fsm import edges
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import reduce
 from orchestrator.session.state import State
 
+CONNECTIONS = {"CLIENT_DISCONNECTED", "HANDLER_ATTACHED", "HANDLER_DETACHED"}
+RECOVERY = {"SESSION_RESUMED", "TTS_COMPLETE"}
+SPEECH = {"SPEECH_STARTED", "SPEECH_STOPPED", "STT_PARTIAL"}
+POLICIES: list[tuple[dict[str, Any], set[str]]] = [
+    (
+        {"filler": {"delay_ms": 0, "text": "One moment."}, "interruption": {"min_speech_ms": 0}},
+        {"HANDLER_ATTACHED", "HANDLER_DETACHED"},
+    ),
+    ({"filler": {"text": "One moment."}, "interruption": {"min_speech_ms": 1}}, CONNECTIONS | RECOVERY),
+    ({"interruption": {"min_speech_ms": 0, "min_words": 1}}, CONNECTIONS | RECOVERY),
+    ({"away": {"prompts": 1, "text": "Are you there?"}}, {"CLIENT_DISCONNECTED"} | RECOVERY | SPEECH),
+    ({"greeting": {"text": "Welcome."}}, {"CLIENT_DISCONNECTED"} | RECOVERY | SPEECH),
+    ({"goodbye": {"after_ms": 60_000}}, CONNECTIONS | RECOVERY | SPEECH),
+    ({"goodbye": {"intent": "greeting"}}, CONNECTIONS | RECOVERY | SPEECH),
+    ({"fallback": {"failures": 1}}, CONNECTIONS | RECOVERY | SPEECH),
+    ({"speculation": {"tries": 1}}, CONNECTIONS | RECOVERY),
+]
+"""Together they allow every decision; each without the inputs that lead to nothing new under it, or the states would be
+millions.
+"""
 PAYLOADS: dict[str, dict[str, Any]] = {
-    "SESSION_OPENED": {"policy": Policy.model_validate({"filler": {"text": "One moment."}}).recorded()},
     "CLIENT_CONNECTED": {"client_id": "browser"},
     "CLIENT_DISCONNECTED": {"client_id": "browser"},
     "HANDLER_ATTACHED": {"handler_id": "fastrtc"},
@@ -52,7 +73,7 @@ def test_the_trigger_is_an_event_or_a_timer() -> None:
         Edge("IDLE", "CLIENT_CONNECTED", "LISTENING"),
         Edge("LISTENING", "STT_FINAL", "THINKING"),
         Edge("THINKING", "RAG_ANSWERED", "SPEAKING"),
-        Edge("SPEAKING", "SPEECH_STARTED", "INTERRUPT"),
+        Edge("SPEAKING", "STT_FINAL", "INTERRUPT"),
         Edge("INTERRUPT", "interrupt_pause", "LISTENING"),
         Edge("LISTENING", "interrupt_pause", "THINKING"),
         Edge("SPEAKING", "PLAYBACK_DONE", "LISTENING"),
@@ -67,27 +88,42 @@ def test_sessions_of_one_recording_do_not_mix_their_triggers() -> None:
     assert set().union(*apart) == edges_taken(events)
 
 
-def reachable_edges() -> set[Edge]:
+def test_every_edge_of_the_diagram_can_be_taken() -> None:
+    """What the table says where decisions lead is no more than what they do."""
+    drawn = {Edge(before, trigger.removeprefix("timer "), after) for before, trigger, after in edges()}
+    assert drawn == reachable_edges()
+
+
+@cache
+def reachable_edges() -> frozenset[Edge]:
+    """All that the core can take, under one policy or another."""
+    return frozenset().union(*(_reachable_edges(policy, without) for policy, without in POLICIES))
+
+
+def _reachable_edges(policy: dict[str, Any], without: set[str]) -> set[Edge]:
     """The edges of every state that any input leads to, one state for all that no edge can tell apart."""
-    edges: set[Edge] = set()
+    opened = {"SESSION_OPENED": {"policy": Policy.model_validate(policy).recorded()}}
+    found: set[Edge] = set()
     seen = {_essence(State())}
     states = [State()]
     while states:
         state = states.pop()
-        for event in _inputs(state):
+        for event in _inputs(state, PAYLOADS | opened, without):
             step = reduce(state, event)
-            edges |= edges_taken(step.events)
+            found |= edges_taken(step.events)
             if (essence := _essence(step.state)) not in seen:
                 seen.add(essence)
                 states.append(step.state)
-    return edges
+    return found
 
 
-def _inputs(state: State) -> Iterator[Input]:
+def _inputs(state: State, payloads: dict[str, dict[str, Any]], without: set[str]) -> Iterator[Input]:
     """Everything that can happen in a state: each event by itself, each result of each outstanding command."""
     stamped = {"at_us": state.at_us + 1_000, "incarnation": f"after {state.epoch}", "session_id": "s"}
     for name, kind in INPUTS.items():
-        payload = stamped | PAYLOADS.get(name, {})
+        if name in without:
+            continue
+        payload = stamped | payloads.get(name, {})
         if not issubclass(kind, Result):
             yield kind(**payload)
             if "text" in payload:
@@ -100,12 +136,17 @@ def _inputs(state: State) -> Iterator[Input]:
 
 
 def _essence(state: State) -> tuple[object, ...]:
-    """What decides which edges a state has: phase, outstanding work, the join, the user's words, the client."""
-    task = state.task
+    """What decides which edges a state has: phase, outstanding work, the join, the user's words, who is connected,
+    what has been counted.
+    """
+    task, playback, guess = state.task, state.playback, state.speculation
     return (
         state.phase,
         frozenset((command.name, re.sub(r"\d+", "", command.target)) for command in state.pending.values()),
         task is not None and (task.intent is None, task.answer is None, task.is_processed),
         (state.held_text != "", state.partial_text != "", state.user_is_speaking),
-        state.client_id != "",
+        (state.client_id != "", state.handler_id != ""),
+        playback is not None and (playback.ends, playback.is_paused),
+        guess is not None and (guess.intent is None, guess.answer is None),
+        (state.away_prompts > 0, state.limits > 0),
     )

@@ -117,6 +117,12 @@ class StubHandler:
     def finish_utterance(self) -> None:
         self.told.append("finish utterance")
 
+    def pause(self, playback_id: str) -> None:
+        self.told.append(f"pause {playback_id}")
+
+    def resume(self, playback_id: str) -> None:
+        self.told.append(f"resume {playback_id}")
+
     def stop(self, playback_id: str) -> None:
         self.told.append(f"stop {playback_id}")
 
@@ -135,6 +141,7 @@ class StubClient:
         self.shown: list[str] = []
         self.ended: list[str] = []
         self.sent_away: list[str] = []
+        self.sent_to: list[str] = []
 
     def committed(self, event: Event, line: str | None) -> None:
         """Shown by what the observer sees."""
@@ -143,13 +150,14 @@ class StubClient:
         self.shown.append(text)
 
     def clear_text(self) -> None:
-        self.shown.clear()
+        """Forget the partial transcript; replies stay."""
 
     async def close(self, reason: str) -> None:
         self.ended.append(reason)
 
-    async def send_away(self, reason: str) -> None:
+    async def send_away(self, reason: str, address: str = "") -> None:
         self.sent_away.append(reason)
+        self.sent_to.append(address)
 
 
 class Watch:

@@ -3,10 +3,11 @@
 import asyncio
 from collections import defaultdict
 
-from events.derived import CommandIssued, StateChanged
+from events.derived import AnswerEnded, CommandIssued, StateChanged
 from events.envelope import Event
-from events.inputs import HandlerAttached, SessionCloseRequested, SpeechStarted, SttFinal, TtsComplete
+from events.inputs import BargeIn, HandlerAttached, SessionCloseRequested, SpeechStarted, SttFinal, TtsComplete
 from orchestrator.runtime.live import LiveSession
+from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.support import Running, StubClient, StubHandler, soon
 
@@ -77,6 +78,40 @@ async def test_words_that_supersede_others_cancel_their_task(running: Running) -
     assert running.stubs.cancelled == ["answer"]
     said = [event.payload["text"] for event in running.watch.all(live.session_id, CommandIssued, name="Speak")]
     assert said == ["You said second."]
+
+
+async def test_a_question_carries_what_was_said_before_it(running: Running) -> None:
+    """To the answer service alone; the first question of a conversation carries nothing."""
+    live = await running.listening()
+    for number, words in enumerate(("one", "two", "three"), 2):
+        running.node.report(SttFinal(session_id=live.session_id, text=words, via="text"))
+        await running.watch.phase(live.session_id, "LISTENING", number)
+    so_far = [
+        *(Line("user", "one"), Line("agent", "You said one.")),
+        *(Line("user", "two"), Line("agent", "You said two.")),
+    ]
+    answers = [request for stage, request in running.stubs.asked if stage == "answer"]
+    assert [request.text for request in answers] == ["one", "two", "three"]
+    assert [list(request.conversation) for request in answers] == [[], so_far[:2], so_far]
+    assert not [request for stage, request in running.stubs.asked if stage != "answer" and request.conversation]
+
+
+async def test_of_an_interrupted_answer_the_next_question_carries_what_was_heard(running: Running) -> None:
+    """Not what was synthesised, and not what was to be said: what the log says was heard."""
+    live = await running.listening()
+    handler = live.handler = StubHandler(plays_to_the_end=False)
+    running.node.report(HandlerAttached(session_id=live.session_id, handler_id=handler.handler_id))
+    running.node.report(SttFinal(session_id=live.session_id, text="tell me a long story"))
+    await running.watch.event(live.session_id, TtsComplete)
+    running.node.report(BargeIn(session_id=live.session_id))
+    heard = (await running.watch.event(live.session_id, AnswerEnded)).heard_text
+    await running.watch.phase(live.session_id, "LISTENING", 2)
+    running.node.report(SttFinal(session_id=live.session_id, text="a shorter one"))
+    await running.watch.event(live.session_id, TtsComplete, 2)
+    assert 0 < len(heard) < len("You said tell me a long story.")
+    assert running.stubs.asked[-1][1].text == "You said a shorter one."
+    (_, question) = [request for stage, request in running.stubs.asked if stage == "answer"]
+    assert question.conversation == (Line("user", "tell me a long story"), Line("agent", heard))
 
 
 async def test_two_sessions_at_once_share_nothing(running: Running) -> None:

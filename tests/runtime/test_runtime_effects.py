@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from events.derived import CommandIssued, EventRejected
+from events.derived import CommandIssued, EventRejected, StateChanged
 from events.envelope import Event
 from events.inputs import (
     HandlerAttached,
@@ -166,14 +166,16 @@ async def test_a_deadline_speaks_the_fallback(make_node: MakeNode) -> None:
     assert running.stubs.cancelled == ["answer"]
 
 
-async def test_nobody_who_could_hear_is_a_failure_in_words(running: Running) -> None:
-    """Neither handler nor client: SERVICE_FAILED says so."""
+async def test_an_answer_waits_for_somebody_as_long_as_its_deadline_lets_it(make_node: MakeNode) -> None:
+    """Neither handler nor client, and nobody comes: the deadline of speech ends the turn, and no failure is told."""
+    running = await make_node(policy=Policy(deadlines=Deadlines(tts_ms=20)))
     live = await running.listening()
     live.client = None
     running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
-    failed = await running.watch.event(live.session_id, ServiceFailed)
-    assert failed.error == "nobody is connected who could hear the answer"
     await running.watch.phase(live.session_id, "LISTENING", 2)
+    assert running.watch.all(live.session_id, StateChanged)[-1].reason == "tts_deadline"
+    assert not running.watch.all(live.session_id, ServiceFailed)
+    await soon(lambda: not live.closing)
 
 
 async def test_chunks_and_playback_are_reported_in_order(running: Running) -> None:
@@ -281,7 +283,7 @@ async def test_a_stage_cancelled_before_it_began_leaves_no_warning() -> None:
     effects = Effects(stubs.services(), reported.append)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        effects.perform(live, issued("ClassifyIntent", "intent", text="hello"))
+        effects.perform(live, issued("ClassifyIntent", "intent", speculation=0, text="hello"))
         effects.perform(live, issued("CancelTask", number=2))
         await soon(lambda: not live.closing)
         gc.collect()

@@ -13,12 +13,22 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events.derived import CommandIssued
-from events.inputs import ClientConnected, RagAnswered, SessionResumed, SttFinal, SttPartial
+from events.inputs import (
+    ClientConnected,
+    PlaybackDone,
+    PlaybackStarted,
+    RagAnswered,
+    ServiceFailed,
+    SessionResumed,
+    SttFinal,
+    SttPartial,
+)
 from orchestrator.runtime import inbox
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.embedded import find_server
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node, WrongShardCountError
+from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.laws import check_laws
 from tests.runtime.support import Running, StubClient, Stubs, Watch, soon, soon_in_redis
@@ -73,6 +83,48 @@ async def test_a_client_comes_back_to_the_next_node_with_the_same_token(make_nod
     await second.watch.phase(live.session_id, "SPEAKING")
 
 
+async def test_an_answer_goes_on_when_its_client_has_come_back_to_the_new_owner(make_node: MakeNode) -> None:
+    """The first node stops while it shows the answer. The next one issues it again and waits for the client."""
+
+    class Hanging(StubClient):
+        async def show_reply(self, playback_id: str, text: str) -> None:
+            await asyncio.Event().wait()
+
+    first = await make_node()
+    live = await first.listening(Hanging())
+    first.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await first.watch.event(live.session_id, PlaybackStarted)
+    await first.node.stop()
+    second = await make_node()
+    again = await second.watch.event(live.session_id, CommandIssued, name="Speak")
+    back, client = second.node.session(live.session_id), StubClient("browser-2")
+    assert again.retry_of
+    assert back is not None
+    await soon(lambda: any(task.get_name().endswith(":answer-1") for task in asyncio.all_tasks()))
+    await asyncio.sleep(0)  # it has begun, and found nobody
+    second.node.connect_client(back, client)
+    await second.watch.event(live.session_id, PlaybackDone)
+    assert client.shown == ["You said hello."]
+    assert not second.watch.all(live.session_id, ServiceFailed)
+
+
+async def test_the_conversation_so_far_goes_along_to_the_new_owner(make_node: MakeNode) -> None:
+    """It is read from the log: a question that is asked again has the same lines as the first time."""
+    first = await make_node()
+    live = await first.listening()
+    first.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await first.watch.phase(live.session_id, "LISTENING", 2)
+    first.stubs.hold("answer")
+    first.node.report(SttFinal(session_id=live.session_id, text="and now?", via="text"))
+    await soon(lambda: len(first.stubs.keys("answer")) == 2)
+    await first.node.stop()
+    second = await make_node()
+    await second.watch.event(live.session_id, RagAnswered)
+    (again,) = [request for stage, request in second.stubs.asked if stage == "answer"]
+    assert again.conversation == (Line("user", "hello"), Line("agent", "You said hello."))
+    assert again == [request for stage, request in first.stubs.asked if stage == "answer"][-1]
+
+
 async def test_a_node_whose_lease_was_taken_does_nothing_more(make_node: MakeNode, place: Place) -> None:
     """Somebody else acquires the shard: no commit, no effect, its stages are cancelled; later it may own it again."""
     running = await make_node(lease_ms=60_000)
@@ -105,11 +157,11 @@ async def test_a_lease_that_expired_unnoticed_is_lost_for_good(make_node: MakeNo
 
 async def test_a_slow_farewell_costs_no_other_lease(make_node: MakeNode, place: Place) -> None:
     """Giving one shard up may take longer than a lease lasts: the others are renewed meanwhile."""
-    running = await make_node(lease_ms=200)
+    running = await make_node(lease_ms=600)
     farewell = asyncio.Event()
 
     class SlowClient(StubClient):
-        async def send_away(self, reason: str) -> None:
+        async def send_away(self, reason: str, address: str = "") -> None:
             await farewell.wait()
 
     live = await running.listening(SlowClient())
@@ -118,7 +170,7 @@ async def test_a_slow_farewell_costs_no_other_lease(make_node: MakeNode, place: 
     await place.redis.delete(place.keys.lease(number))
     await soon(lambda: number not in running.node.shards)
     lease = place.keys.lease(next(iter(others)))
-    renewed = time.monotonic() + 0.5
+    renewed = time.monotonic() + 1.5
     await soon_in_redis(lambda: _is_after(renewed))
     assert await place.redis.exists(lease)
     assert {n: shard.lease.token for n, shard in running.node.shards.items()} == others
@@ -137,7 +189,7 @@ async def test_a_client_that_breaks_while_it_is_sent_away_keeps_nobody_from_goin
     running = await make_node(lease_ms=200)
 
     class BrokenClient(StubClient):
-        async def send_away(self, reason: str) -> None:
+        async def send_away(self, reason: str, address: str = "") -> None:
             raise ZeroDivisionError
 
     live = await running.listening(BrokenClient())

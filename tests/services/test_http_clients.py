@@ -9,7 +9,7 @@ from aiohttp import web
 from service_peers import Handler, Serve
 
 from orchestrator.services.http_clients import Endpoint, HttpAnswer, HttpIntent
-from orchestrator.services.ports import Answer, Intent, Request, ServiceError
+from orchestrator.services.ports import Answer, Intent, Line, Request, ServiceError
 
 
 def saying(answer: object) -> Handler:
@@ -33,6 +33,29 @@ async def test_a_question_carries_text_session_turn_and_idempotency_key(
     found = await intents.classify(Request("hello", session_id="s", turn=3, idempotency_key="s:3:intent"))
     assert found == Intent("greeting", 900)
     assert seen == ["/intent", {"text": "hello", "session_id": "s", "turn": 3}, "s:3:intent"]
+
+
+async def test_a_question_carries_the_conversation_so_far(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """Oldest line first; without one the body is as before."""
+    seen: list[object] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(await request.json())
+        return web.json_response({"answer": "yes"})
+
+    answers = HttpAnswer(http, await serve(handler))
+    so_far = (Line("user", "hello"), Line("agent", "Hi! How"))
+    await answers.answer(Request("and now?", session_id="s", turn=2, conversation=so_far))
+    await answers.answer(Request("hello", session_id="s", turn=1))
+    assert seen == [
+        {
+            "text": "and now?",
+            "session_id": "s",
+            "turn": 2,
+            "conversation": [{"role": "user", "text": "hello"}, {"role": "agent", "text": "Hi! How"}],
+        },
+        {"text": "hello", "session_id": "s", "turn": 1},
+    ]
 
 
 @pytest.mark.parametrize(

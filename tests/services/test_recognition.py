@@ -109,6 +109,14 @@ async def test_partials_grow_into_the_final(recognition: SphinxRecognition, say:
     assert isinstance(await listener.result(), Transcript)
 
 
+def test_an_utterance_is_complete_after_a_phrase_that_begins_no_other_one() -> None:
+    """So nobody is cut off who is about to say on which day, or more than yes."""
+    recognition = SphinxRecognition(["When are you open?", "when are you open on sunday", "yes", "where are you"])
+    said = ["um, where are you", "when are you open on Sunday", "when are you open", "yes", "where are"]
+    assert [recognition.completes(text) for text in said] == [True, True, False, False, False]
+    assert not SphinxRecognition(["where are you"], mode="general").completes("where are you")
+
+
 async def test_finishing_silence_gives_exactly_one_empty_final(recognition: SphinxRecognition) -> None:
     """Whoever waits for the final always gets it, with the time it took."""
     listener = await Listener.on(recognition)

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import aiohttp
 import pytest
 
 from orchestrator.services.http_clients import HttpAnswer, HttpIntent
 from orchestrator.services.http_speech import HttpTextToSpeech
-from orchestrator.services.ports import Answer, Intent, Request, ServiceError, SpeechChunk
+from orchestrator.services.ports import Answer, Intent, Line, Request, ServiceError, SpeechChunk
 from orchestrator.services.reference.answers import FolderAnswers
 from orchestrator.services.reference.content import Content
 from orchestrator.services.reference.intent import PhraseIntents
@@ -29,10 +30,19 @@ async def test_hello_is_a_greeting_and_is_greeted(http: aiohttp.ClientSession, u
     assert await HttpAnswer(http, url).answer(Request("hello")) == Answer("Hi! How can I help?")
 
 
+async def test_a_conversation_as_long_as_can_be_is_accepted_and_ignored(http: aiohttp.ClientSession, url: str) -> None:
+    """Forty lines of the longest words there are, each character of which JSON writes in twelve bytes."""
+    so_far = tuple(Line(role, "🙂" * 8_000) for role in ("user", "agent") * 20)
+    assert await HttpAnswer(http, url).answer(Request("hello", conversation=so_far)) == Answer("Hi! How can I help?")
+
+
 async def test_speech_arrives_with_its_words(http: aiohttp.ClientSession, url: str) -> None:
-    """The clients prefer JSON lines, which carry them."""
+    """The clients prefer JSON lines, which carry them, each with a later time than the one before."""
     chunks = [chunk async for chunk in HttpTextToSpeech(http, url).synthesize(Request("Hi! How can I help?"))]
-    assert [word.text for chunk in chunks for word in chunk.words] == ["Hi!", "How", "can", "I", "help?"]
+    words = [word for chunk in chunks for word in chunk.words]
+    assert [word.text for word in words] == ["Hi!", "How", "can", "I", "help?"]
+    assert all(word.at_ms < later.at_ms for word, later in pairwise(words))
+    assert words[-1].at_ms < sum(chunk.duration_ms for chunk in chunks)
     assert all(chunk.duration_ms == 200 for chunk in chunks[:-1])
 
 
@@ -51,7 +61,7 @@ async def test_a_plain_request_gets_raw_sound(http: aiohttp.ClientSession, url: 
         ("/query", b"{", 400),
         ("/stream", b'{"text": 3}', 400),
         ("/query", b'{"text": "%s"}' % (b"a" * 8_001), 400),
-        ("/query", b'{"text": "%s"}' % (b"a" * 70_000), 413),
+        ("/query", b'{"text": "%s"}' % (b"a" * 5_000_000), 413),
         ("/nothing", b"{}", 404),
     ],
 )

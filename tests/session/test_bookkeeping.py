@@ -5,11 +5,20 @@ import dataclasses
 import pytest
 
 from events.derived import CommandIssued, TurnEnded, TurnStarted
-from events.inputs import IntentResolved, SpeechStopped, SttFinal, SttPartial, TimerFired
+from events.inputs import (
+    IntentResolved,
+    RagAnswered,
+    ServiceFailed,
+    SpeechStarted,
+    SpeechStopped,
+    SttFinal,
+    SttPartial,
+    TimerFired,
+)
 from orchestrator.session import commands
 from orchestrator.session.evolve import IDS_KEPT, PRODUCERS_KEPT, evolve, fold
 from orchestrator.session.reducer import reduce
-from orchestrator.session.state import State
+from orchestrator.session.state import Playback, Speculation, State, Utterance
 from orchestrator.testing.conversation import Conversation
 
 SESSION = "auto_session_12345"
@@ -78,7 +87,8 @@ def test_the_producers_remembered_are_bounded(converse) -> None:
 
 def test_time_never_runs_backwards(converse) -> None:
     """Whatever the owner's clock does."""
-    call = converse("LISTENING").at(5_000).says("hello").at(1_000).input(SpeechStopped)
+    call = converse("LISTENING", endpointing={"incomplete_ms": 250}).at(5_000).says("hello")
+    call.at(1_000).input(SpeechStopped)
     assert call.state.at_us == 5_000_000
     assert call.outstanding("endpoint").payload["due_at_us"] == 5_250_000
 
@@ -124,13 +134,13 @@ def test_every_turn_that_starts_ends(converse) -> None:
     assert [type(mark) for mark in marks] == [TurnStarted, TurnEnded] * call.state.turn
     assert [mark.turn for mark in marks] == [n for turn in range(call.state.turn) for n in (turn + 1, turn + 1)]
     assert [mark.outcome for mark in marks[1::2]] == [
-        "superseded", "interrupted", "completed", "session_closed"
+        "merged", "interrupted", "completed", "session_closed"
     ]  # fmt: skip
 
 
 def test_command_ids_are_unique(converse) -> None:
     """Over a whole session and all its owners."""
-    call = eventful(converse("LISTENING", filler={"text": "One moment."}))
+    call = eventful(converse("LISTENING", filler={"delay_ms": 0, "text": "One moment."}))
     ids = [event.command_id for event in call.log if isinstance(event, CommandIssued)]
     assert len(ids) == len(set(ids)) > 50
 
@@ -174,6 +184,27 @@ def test_stopping_a_playback_leaves_another_alone(converse) -> None:
     assert evolve(call.state, stop).outstanding("Speak") == call.state.outstanding("Speak")
 
 
+@pytest.mark.parametrize("name", ["PausePlayback", "ResumePlayback"])
+def test_a_log_of_other_rules_that_pauses_what_does_not_play_can_be_folded(converse, name: str) -> None:
+    """evolve decides nothing, so it takes a log as it is."""
+    call = converse("LISTENING")
+    issued = call.last[-1].model_copy(
+        update={"name": name, "target": "answer-1", "payload": {"playback_id": "answer-1"}}
+    )
+    assert evolve(call.state, issued) == call.state
+
+
+@pytest.mark.parametrize(("kind", "said"), [(IntentResolved, {"intent": "x"}), (RagAnswered, {"answer": "Hi!"})])
+def test_a_log_of_other_rules_that_leaves_half_a_guess_can_be_folded(converse, kind: type, said: dict) -> None:
+    """One question failed, and the other was not withdrawn: its result is nobody's."""
+    call = converse("LISTENING", speculation={"tries": 1}).input(SttPartial, text="hello", is_complete=True)
+    asked = {name: call.outstanding(name).command_id for name in ("ClassifyIntent", "AnswerQuestion")}
+    other = {IntentResolved: "AnswerQuestion", RagAnswered: "ClassifyIntent"}[kind]
+    state = evolve(call.state, ServiceFailed(command_id=asked.pop(other), error="503"))
+    state = evolve(state, kind(command_id=asked.popitem()[1], **said))
+    assert (state.speculation, state.task, state.outstanding("ClassifyIntent", "AnswerQuestion")) == (None, None, [])
+
+
 def test_a_state_that_was_reduced_is_left_alone() -> None:
     """The step before can be decided again, differently."""
     call = Conversation.listening()
@@ -189,13 +220,16 @@ def test_copies_hold_every_field() -> None:
     assert call.state.copy().pending is not call.state.pending
 
 
+OTHERS = {"utterance": Utterance("x", "stt", 1), "speculation": Speculation(1, "x"), "playback": Playback("x", "x")}
+
+
 def test_different_states_have_different_hashes() -> None:
     """Every field but the policy counts."""
     state = Conversation.in_phase("SPEAKING").state
     for field in dataclasses.fields(State):
         other = state.copy()
         value = getattr(state, field.name)
-        changed = {str: "x", int: 99, dict: {"x": 1}, tuple: ("x",)}.get(type(value))
+        changed = {str: "x", int: 99, dict: {"x": 1}, tuple: ("x",)}.get(type(value), OTHERS.get(field.name))
         setattr(other, field.name, changed)
         assert (other.hash() == state.hash()) == (field.name == "policy"), field.name
 
@@ -204,7 +238,7 @@ def test_a_withdrawn_timer_is_stale(converse) -> None:
     """It came due while its cancellation was on the way."""
     call = converse("LISTENING").input(SpeechStopped)
     armed = call.outstanding("endpoint").command_id
-    call.interrupts().input(TimerFired, command_id=armed, target="endpoint")
+    call.input(SpeechStarted).input(TimerFired, command_id=armed, target="endpoint")
     assert call.commands == []
     assert call.last[-1].reason == "stale: its command is not outstanding"
 

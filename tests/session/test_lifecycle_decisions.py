@@ -1,6 +1,7 @@
 """Shows what clients, handlers, new owners and the end of a session lead to."""
 
 import pytest
+from glance import cancels, done, due_ms, timers
 
 from events.derived import EventRejected, StateChanged
 from events.inputs import (
@@ -12,11 +13,19 @@ from events.inputs import (
     PlaybackStarted,
     RagAnswered,
     SessionOpened,
+    SpeechStarted,
     SpeechStopped,
     TtsChunkReady,
     TtsComplete,
 )
-from orchestrator.session.commands import CloseSession, SetMicrophone, Speak, StartTimer, StopPlayback
+from orchestrator.session.commands import (
+    CloseSession,
+    ResumePlayback,
+    SetMicrophone,
+    Speak,
+    StartTimer,
+    StopPlayback,
+)
 from orchestrator.session.policy import Policy
 
 LIVE = ["IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRUPT"]
@@ -170,7 +179,7 @@ def test_an_answer_goes_on_in_the_middle_of_its_sentence(converse, complete: boo
         call.input(TtsComplete, chunks=1, duration_ms=3_000)
     call.after(1_000).input(PlaybackProgress, position_ms=1_000).after(60_000).resumes("incarnation-2")
     assert call.commands[:2] == [
-        Speak(from_ms=1_000, playback_id="answer-1", text="Hi! How can I help?"),
+        Speak(ends="", from_ms=1_000, playback_id="answer-1", text="Hi! How can I help?"),
         StartTimer(due_at_us=call.now_us + 3_000_000, timer="tts_deadline"),
     ]
     assert call.state.playback.audio_ms == 1_000
@@ -192,7 +201,7 @@ def test_an_answer_that_is_interrupted_right_after_resuming_was_heard_up_to_the_
 
 def test_a_filler_is_not_worth_a_second_try(converse) -> None:
     """The new owner withdraws it; the answer is on its way."""
-    call = converse("THINKING", filler={"text": "One moment."}).resumes("incarnation-2")
+    call = converse("THINKING", filler={"delay_ms": 0, "text": "One moment."}).resumes("incarnation-2")
     assert call.commands[0] == StopPlayback(playback_id="filler-1")
     assert not call.state.outstanding("PlayFiller")
 
@@ -248,3 +257,142 @@ def test_a_late_word_of_the_last_owner_about_connections_is_rejected(converse) -
     call.input(ClientConnected, client_id="browser-1", producer="node-1", producer_seq=100)
     assert call.last[-1].reason == "said by a node that does not own the session any more"
     assert call.state.client_id == "browser-2"
+
+
+EVERY_TIMER = {
+    "intent_deadline": 1_000,
+    "answer_deadline": 4_000,
+    "floor_deadline": 5_000,
+    "greeting": 2_000,
+    "stt_deadline": 3_000,
+    "tts_deadline": 3_000,
+    "reconnect": 60_000,
+}
+"""What has its whole time again under a new owner, in milliseconds."""
+
+
+def waiting_for(converse, timer: str):
+    """A conversation in which that timer is armed."""
+    match timer:
+        case "intent_deadline" | "answer_deadline":
+            return converse("THINKING")
+        case "floor_deadline":
+            return converse("THINKING").input(SpeechStarted).answers("Hi!")
+        case "greeting":
+            return converse("LISTENING", greeting={"text": "Welcome."})
+        case "stt_deadline":
+            return converse("LISTENING").input(SpeechStopped).fires("endpoint")
+        case "tts_deadline":
+            return converse("SPEAKING")
+        case _:
+            return converse("LISTENING").input(ClientDisconnected, client_id="browser-1")
+
+
+@pytest.mark.parametrize("timer", EVERY_TIMER)
+def test_whatever_a_new_owner_waits_for_has_its_whole_time_again(converse, timer: str) -> None:
+    """What passed while nobody owned the session does not count."""
+    call = waiting_for(converse, timer)
+    before = call.outstanding("StartTimer", timer)
+    call.at(90_000).resumes("incarnation-2")
+    assert due_ms(call, timer) == 90_000 + EVERY_TIMER[timer]
+    assert call.outstanding("StartTimer", timer).retry_of == before.command_id
+
+
+def test_what_waited_for_more_of_the_users_speech_is_withdrawn_by_a_new_owner(converse) -> None:
+    """That speech went to the old one."""
+    call = converse("SPEAKING").input(HandlerAttached, handler_id="fastrtc_1").input(SpeechStarted)
+    assert timers(call) == {"tts_deadline", "barge_in", "false_interruption"}
+    call.resumes("incarnation-2")
+    assert timers(call) == {"tts_deadline", "reconnect"}
+    assert not call.state.user_is_speaking
+
+
+def test_an_answer_that_was_paused_goes_on_under_a_new_owner(converse) -> None:
+    """It had no deadline while it was paused; its first chunk has one now."""
+    call = converse("SPEAKING").input(HandlerAttached, handler_id="fastrtc_1").speaks(chunks=10, chunk_ms=500)
+    call.at(2_000).input(SpeechStarted).at(9_000).resumes("incarnation-2")
+    assert done(call) == [
+        cancels("barge_in"),
+        cancels("false_interruption"),
+        Speak(ends="", from_ms=700, playback_id="answer-1", text="Hi! How can I help?"),
+        StartTimer(due_at_us=12_000_000, timer="tts_deadline"),
+        StartTimer(due_at_us=69_000_000, timer="reconnect"),
+    ]
+    assert not call.state.playback.is_paused
+
+
+@pytest.mark.parametrize("chunks", [0, 3])
+def test_an_answer_that_this_owner_paused_itself_goes_on_too(converse, chunks: int) -> None:
+    """Its events waited in the inbox before SESSION_RESUMED; it is not spoken anew, and it is not paused for ever."""
+    call = converse("THINKING").input(HandlerAttached, handler_id="fastrtc_1")
+    call.incarnation = "incarnation-2"
+    call.answers("Hi! How can I help you today?")
+    for index in range(chunks):
+        call.input(TtsChunkReady, index=index, duration_ms=500)
+    call.input(SpeechStarted).resumes("incarnation-2")
+    assert ResumePlayback(playback_id="answer-1") in done(call)
+    assert not [command for command in call.commands if isinstance(command, Speak)]
+    assert not call.state.playback.is_paused
+    assert timers(call) == {"tts_deadline", "reconnect"}
+    call.input(TtsChunkReady, index=chunks, duration_ms=500)
+    assert timers(call) == {"playback_deadline", "reconnect"}
+
+
+def test_an_answer_that_this_owner_plays_already_is_left_alone(converse) -> None:
+    """Nothing of it is made anew, so no first chunk is awaited."""
+    call = converse("THINKING")
+    call.incarnation = "incarnation-2"
+    call.answers("Hi!").speaks()
+    before = call.outstanding("playback_deadline")
+    call.resumes("incarnation-2")
+    assert [type(command) for command in call.commands] == [StartTimer]
+    assert (timers(call), call.outstanding("playback_deadline")) == ({"playback_deadline", "reconnect"}, before)
+
+
+@pytest.mark.parametrize("kind", [TtsChunkReady, PlaybackProgress])
+def test_audio_of_the_old_owner_is_not_awaited_by_the_new_one(converse, kind: type) -> None:
+    """It was reported before the new one could say that it is there; speech is made anew, its first chunk awaited."""
+    call = converse("SPEAKING").input(TtsChunkReady, index=0, duration_ms=500).at(2_000)
+    call.incarnation = "incarnation-2"
+    call.input(kind, **{TtsChunkReady: {"index": 1, "duration_ms": 500}, PlaybackProgress: {"position_ms": 1}}[kind])
+    call.input(TtsComplete, chunks=2, duration_ms=1_000).resumes("incarnation-2")
+    assert timers(call) == {"tts_deadline", "reconnect"}
+    assert due_ms(call, "tts_deadline") == 5_000
+
+
+def test_an_answer_that_plays_under_a_new_owner_is_not_resumed(converse) -> None:
+    """It is spoken anew."""
+    call = converse("SPEAKING").speaks().resumes("incarnation-2")
+    assert not [command for command in call.commands if isinstance(command, ResumePlayback)]
+
+
+def test_a_filler_that_waits_keeps_its_time_under_a_new_owner(converse) -> None:
+    """It measures the user's patience."""
+    call = converse("THINKING", filler={"delay_ms": 5_000, "text": "One moment."}).at(3_000).resumes("incarnation-2")
+    assert due_ms(call, "filler") == 6_000
+
+
+def test_words_that_are_held_are_not_lost_with_their_owner(converse) -> None:
+    """They open the next turn under the new one."""
+    call = converse("INTERRUPT").says("stop").resumes("incarnation-2").fires("interrupt_pause")
+    assert call.state.task.text == "stop"
+
+
+def test_the_answer_to_a_goodbye_still_ends_the_session_under_a_new_owner(converse) -> None:
+    """Why it ends is part of what is spoken anew."""
+    call = converse("THINKING", goodbye={"intent": "bye"}).answers("See you!", intent="bye").resumes("incarnation-2")
+    assert Speak(ends="goodbye", from_ms=0, playback_id="answer-1", text="See you!") in done(call)
+    assert call.played().state.phase == "ENDED"
+
+
+def test_the_end_of_a_voice_that_nobody_knows_changes_nothing(converse) -> None:
+    """There is none, and none is left afterwards."""
+    call = converse("LISTENING").input(SpeechStarted).input(HandlerDetached, handler_id="fastrtc_1")
+    assert (done(call), call.last[1:]) == ([], ())
+    assert call.state.user_is_speaking
+
+
+def test_speech_of_a_voice_that_is_gone_has_ended(converse) -> None:
+    """Its stop will not be reported."""
+    call = converse("LISTENING").input(HandlerAttached, handler_id="fastrtc_1").input(SpeechStarted)
+    assert not call.input(HandlerDetached, handler_id="fastrtc_1").state.user_is_speaking

@@ -12,7 +12,7 @@ LIVE = ["LISTENING", "THINKING", "SPEAKING", "INTERRUPT"]
 @pytest.mark.parametrize("phase", LIVE)
 def test_endpointing_waits_then_finishes_the_utterance(converse, phase: str) -> None:
     """A stop of speech is the end of the utterance when nothing follows for a while; the final then decides."""
-    call = converse(phase, endpointing={"delay_ms": 250})
+    call = converse(phase, endpointing={"complete_ms": 250, "incomplete_ms": 250})
     call.input(SpeechStopped, duration_ms=900)
     assert call.commands == [StartTimer(due_at_us=call.now_us + 250_000, timer="endpoint")]
     call.fires("endpoint")
@@ -23,7 +23,8 @@ def test_endpointing_waits_then_finishes_the_utterance(converse, phase: str) -> 
 @pytest.mark.parametrize("phase", ["LISTENING", "THINKING"])
 def test_words_that_were_understood_are_not_lost_with_the_final(converse, phase: str) -> None:
     """Speech-to-text that never finishes: after a while the last partial counts as the utterance."""
-    call = converse(phase).input(SpeechStarted).input(SttPartial, text="when are you open").input(SpeechStopped)
+    call = converse(phase, thinking={"more_words": "supersede"})
+    call.input(SpeechStarted).input(SttPartial, text="when are you open").input(SpeechStopped)
     turn = call.state.turn
     call.fires("endpoint").fires("stt_deadline")
     assert call.state.phase == "THINKING"
@@ -83,7 +84,7 @@ def test_a_barge_in_into_silence_is_stale(converse, phase: str) -> None:
 
 def test_words_while_thinking_start_the_turn_over(converse) -> None:
     """The user corrected themselves: the first turn is superseded, its task cancelled, its answer stale."""
-    call = converse("THINKING").after(100)
+    call = converse("THINKING", thinking={"more_words": "supersede"}).after(100)
     first = call.outstanding("AnswerQuestion").command_id
     call.says("no, wait")
     ended, started = (e for e in call.last if isinstance(e, TurnEnded | TurnStarted))

@@ -29,6 +29,7 @@ OUTSIDE = {
     *("orchestrator.gateway", "orchestrator.media", "orchestrator.runtime", "orchestrator.services", "projections"),
 }
 ALLOWED = {
+    "re",
     "collections",
     "dataclasses",
     "events",

@@ -15,6 +15,7 @@ from events.inputs import (
 )
 from orchestrator.session.commands import CancelTask, CancelTimer, ClearText, SetMicrophone, StartTimer, StopPlayback
 
+AT_ONCE = {"min_speech_ms": 0, "pause_ms": 50}
 INTERRUPTIONS = [(SpeechStarted, {}, "barge_in"), (BargeIn, {}, "barge_in"), (SttFinal, {"text": "stop"}, "user_input")]
 
 
@@ -95,7 +96,7 @@ def test_speech_that_fails_gives_the_floor_back(converse) -> None:
 @pytest.mark.parametrize(("kind", "fields", "reason"), INTERRUPTIONS, ids=lambda value: getattr(value, "__name__", ""))
 def test_speech_interrupts_speaking(converse, kind: type, fields: dict, reason: str) -> None:
     """Voice, a barge-in or a final: the answer stops, the task is cancelled, a short pause, then LISTENING."""
-    call = converse("SPEAKING", interruption={"pause_ms": 50}).speaks(chunks=10, chunk_ms=500).after(2_000)
+    call = converse("SPEAKING", interruption=AT_ONCE).speaks(chunks=10, chunk_ms=500).after(2_000)
     playing = call.outstanding("playback_deadline").command_id
     call.input(kind, **fields)
     assert call.state.phase == "INTERRUPT"
@@ -121,7 +122,7 @@ def test_words_over_the_answer_are_not_lost(converse) -> None:
 def test_only_the_first_turn_after_an_interruption_is_new_user_input(converse) -> None:
     """The mark says which words interrupted."""
     call = converse("SPEAKING").says("stop").fires("interrupt_pause").says("go on")
-    assert call.golden[-2] == "[auto_session_12345] STT FINAL | text=go on"
+    assert call.golden[-2] == "[auto_session_12345] STT FINAL | text=stop go on"
 
 
 def test_an_empty_final_interrupts_nothing(converse) -> None:

@@ -63,8 +63,8 @@ def test_step_4_intent_and_answer_start_in_parallel(converse) -> None:
         TurnStarted,
         StateChanged,
         SetMicrophone("gated"),
-        ClassifyIntent(text="hello"),
-        AnswerQuestion(conversation_to=call.state.version, text="hello"),
+        ClassifyIntent(speculation=0, text="hello"),
+        AnswerQuestion(conversation_to=call.state.version, speculation=0, text="hello"),
         StartTimer(due_at_us=3_000_000, timer="intent_deadline"),
         StartTimer(due_at_us=6_000_000, timer="answer_deadline"),
     )
@@ -93,7 +93,7 @@ def test_step_6_thinking_becomes_speaking(converse) -> None:
     assert [event.reason for event in call.last if isinstance(event, StateChanged)] == [""]
     assert call.commands[-3:] == [
         SetMicrophone("gated"),
-        Speak(from_ms=0, playback_id="answer-1", text="Hi! How can I help?"),
+        Speak(ends="", from_ms=0, playback_id="answer-1", text="Hi! How can I help?"),
         StartTimer(due_at_us=5_000_000, timer="tts_deadline"),
     ]
 

@@ -2,6 +2,7 @@
 
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 8000;
+const MOVE_MS = 100; // at most, before a conversation that moved is joined at its new place
 const PATIENCE_MS = 10000; // for the server's `session`; a socket that hangs is as bad as none
 const FAREWELL_MS = 2000; // for the server's close after our goodbye
 const FINAL_CODES = new Set([1000, 1008, 1009, 4404]);
@@ -19,6 +20,8 @@ export class Connection {
     this.sessionId = null;
     this.resumeToken = null;
     this.failures = 0;
+    this.place = url; // where the conversation was last heard of
+    this.elsewhere = null; // the address that `moved` named, until it was tried
     this.leaving = false; // after a goodbye or `ended`, no close code is a reason to come back
     this.socket = null;
     this.timer = null;
@@ -55,30 +58,38 @@ export class Connection {
   }
 
   #connect() {
-    const url = new URL(this.url);
+    // A conversation that moved is where it was last heard of, or where everybody is sent: both are tried in turn.
+    const url = new URL(this.elsewhere ?? (this.failures % 2 ? this.place : this.url));
+    this.elsewhere = null;
+    const place = new URL(url);
     if (this.sessionId) {
       url.searchParams.set("session_id", this.sessionId);
       url.searchParams.set("resume_token", this.resumeToken);
     }
     const socket = new WebSocket(url);
     this.socket = socket;
-    socket.onmessage = (event) => this.#received(event.data);
+    socket.onmessage = (event) => this.#received(event.data, place);
     socket.onclose = (event) => this.#closed(event);
     this.#after(PATIENCE_MS, () => this.#closed({ code: 1006, reason: "no answer" }));
     this.#become("connecting");
   }
 
-  #received(data) {
+  #received(data, place) {
     const message = JSON.parse(data);
     if (message.type === "session") {
       const rejoined = this.sessionId === message.session_id;
       this.sessionId = message.session_id;
       this.resumeToken = message.resume_token;
+      this.place = place;
       this.failures = 0;
       clearTimeout(this.timer);
       this.#become("open", { rejoined });
     }
     if (message.type === "ended") this.leaving = true;
+    if (message.type === "moved") {
+      this.elsewhere = this.#at(message.address);
+      this.place = this.elsewhere ?? this.place;
+    }
     this.onMessage(message);
   }
 
@@ -86,6 +97,12 @@ export class Connection {
     this.#drop();
     if (this.leaving || FINAL_CODES.has(code)) {
       this.#finish(this.leaving ? { code: 1000, reason: "" } : { code, reason });
+      return;
+    }
+    if (this.elsewhere && this.failures === 0) {
+      this.failures += 1; // sent on once more without having got in: that is a failure like others
+      this.#after(MOVE_MS * Math.random(), () => this.#connect());
+      this.#become("connecting");
       return;
     }
     // Half of the pause is random: a thousand pages must not come back in the same instant after a restart.
@@ -102,8 +119,18 @@ export class Connection {
     clearTimeout(this.timer);
     this.sessionId = null;
     this.resumeToken = null;
+    this.place = this.url;
+    this.elsewhere = null;
     this.failures = 0;
     this.#become("idle", { code, reason, rejoining });
+  }
+
+  /** Where a node that names its address takes connections; null if this page may not go there. */
+  #at(address) {
+    const url = new URL("orchestrate", address.endsWith("/") ? address : `${address}/`);
+    if (location.protocol === "https:" && url.protocol !== "https:") return null;
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    return url;
   }
 
   /** Forgets the socket first, so that nothing it still says can count. */

@@ -50,7 +50,9 @@ const ACTIONS = {
     if (is_final) said("user", text);
   },
   clear_text: () => partial(""),
-  reply: ({ playback_id, text }) => said("agent", text, playback_id),
+  reply: ({ playback_id, text }) => {
+    if (!view.replies.has(playback_id)) said("agent", text, playback_id); // it comes again to a page that rejoins
+  },
   log: ({ line }) => {
     remember(heard.log, line);
     view.log(line);
@@ -67,6 +69,7 @@ const ACTIONS = {
     if (code === "call_failed") call.refused(message);
     else view.notice("server", { title: "The server reports a problem.", text: message });
   },
+  moved: () => {}, // the connection follows by itself
   ended: ({ reason }) => {
     call.stop();
     view.phase("ENDED", { reason });

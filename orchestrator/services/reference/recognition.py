@@ -17,6 +17,7 @@ from typing import Literal, Self
 import orchestrator
 from orchestrator.services.ports import ServiceError, Transcript
 from orchestrator.services.reference.recognition_frames import Frame, FrameReader, Kind
+from orchestrator.session.phrases import ends_with, normal
 
 _log = logging.getLogger(__name__)
 
@@ -51,15 +52,17 @@ class SphinxRecognition:
         speakers_ready: int = 2,
         speakers_limit: int = 32,
     ) -> None:
+        phrases = list(phrases)
         settings = {
             "mode": mode,
-            "phrases": list(phrases),
+            "phrases": phrases,
             "decoders_ready": max(1, min(speakers_ready, speakers_limit)),
             "decoders_limit": max(1, speakers_limit),
         }
         if mode != "general" and not settings["phrases"]:
             raise ValueError(f"the recogniser's mode {mode!r} needs phrases; without any, use 'general'")
         self._configuration = Frame(Kind.CONFIGURE, payload=json.dumps(settings).encode()).encode()
+        self._closed = _closed(phrases) if mode != "general" else ()
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -112,6 +115,10 @@ class SphinxRecognition:
         recognizer = SphinxRecognizer(self, self._last_number, on_transcript, on_error)
         self._recognizers[self._last_number] = recognizer
         return recognizer
+
+    def completes(self, text: str) -> bool:
+        """Whether a text ends with a phrase after which nothing more is expected."""
+        return ends_with(text, self._closed)
 
     def send(self, frame: Frame) -> str:
         """Hand a frame to the process without waiting; what is wrong if that is not possible, else an empty text."""
@@ -217,6 +224,12 @@ class SphinxRecognition:
             await process.wait()
 
 
+def _closed(phrases: Iterable[str]) -> tuple[str, ...]:
+    """The phrases of more than one word that do not begin another one."""
+    known = {normal(phrase) for phrase in phrases}
+    return tuple(sorted(one for one in known if " " in one and not any(other.startswith(f"{one} ") for other in known)))
+
+
 class SphinxRecognizer:
     """One microphone's recogniser (see ports.Recognizer).
 
@@ -272,7 +285,8 @@ class SphinxRecognizer:
             elapsed_us = (time.perf_counter_ns() - self._finished_ns) // 1000
             self._call(lambda: self._on_transcript(Transcript(text, is_final=True, elapsed_us=elapsed_us)))
         elif not self._finished_ns:
-            self._call(lambda: self._on_transcript(Transcript(text, is_final=False)))
+            partial = Transcript(text, is_final=False, is_complete=self._service.completes(text))
+            self._call(lambda: self._on_transcript(partial))
 
     def fail(self, message: str) -> None:
         """Close the utterance and say why, if one is open."""

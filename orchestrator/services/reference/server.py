@@ -20,8 +20,9 @@ from orchestrator.services.speech_wire import JSON_LINES, RAW, SAMPLE_RATE_HEADE
 
 _log = logging.getLogger(__name__)
 
-_MAX_BODY_BYTES = 64 * 1024
 _MAX_TEXT_CHARACTERS = 8_000
+_MAX_BODY_BYTES = 4 * 1024 * 1024
+"""A question and the 40 lines before it, each as long as can be and in twelve bytes of JSON a character."""
 
 
 class ReferenceServer:
@@ -138,7 +139,10 @@ async def _generator(chunks: AsyncIterator[SpeechChunk]) -> Any:
 
 
 async def _asked(request: web.Request) -> Request:
-    """What the caller asks: a JSON body, or ?text= in the query. Raises HTTPBadRequest saying what is missing."""
+    """What the caller asks: a JSON body, or ?text= in the query. Raises HTTPBadRequest saying what is missing.
+
+    A `conversation` in it is ignored: these services answer each question by itself.
+    """
     document: Any = dict(request.query)
     body = await request.read()
     if body:

@@ -1,0 +1,141 @@
+"""How long a call is without an owner when its shard is handed over: released → first step committed by the new owner.
+
+Two nodes in one process, 64 shards, one call that waits for its answer, so that something has to be cancelled and asked
+again each time; its shard goes back and forth. Run: `uv run python bench/handover.py [HAND_OVERS] [CALLS]`
+"""
+
+import asyncio
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from cli.terminal import run as run_loop
+from events.envelope import Event
+from events.inputs import SessionOpened, SessionResumed, SttFinal
+from orchestrator.runtime import lease as leases
+from orchestrator.runtime.effects import Services
+from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.node import Node
+from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
+from orchestrator.session import REDUCER_VERSION
+from orchestrator.session.policy import Policy
+
+GOAL_MS = 200
+LEASE_MS = 60_000
+"""Longer than the run: nothing here may wait for a look at the leases."""
+
+
+class Ports:
+    """An answer that never comes."""
+
+    async def classify(self, request: Request) -> Intent:
+        return Intent("greeting", 900)
+
+    async def answer(self, request: Request) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
+        yield SpeechChunk(bytes(8_820), 22_050)
+
+    async def open(self, on_transcript: object, on_error: object) -> object:
+        raise NotImplementedError
+
+
+class Client:
+    """A text client that stays away."""
+
+    client_id = "bench"
+
+    def committed(self, event: Event, line: str | None) -> None: ...
+    async def show_reply(self, playback_id: str, text: str) -> None: ...
+    def clear_text(self) -> None: ...
+    async def close(self, reason: str) -> None: ...
+    async def send_away(self, reason: str, address: str = "") -> None: ...
+
+
+class Bench:
+    """Two nodes, and when what happened."""
+
+    def __init__(self, url: str) -> None:
+        self.resumed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        self.released_ns = 0
+        ports = Ports()
+        services = Services(ports, ports, ports, ports)  # type: ignore[arg-type]
+        self.nodes = [Node(url, services, observer=self._committed, lease_ms=LEASE_MS) for _ in range(2)]
+
+    def _committed(self, live: LiveSession, event: Event) -> None:
+        if isinstance(event, SessionResumed):
+            self.resumed.put_nowait((live.session_id, time.perf_counter_ns()))
+
+    async def calls(self, count: int) -> list[str]:
+        """So many conversations on one shard, each waiting for its answer."""
+        node = self.nodes[0]
+        number, shard = next(iter(node.shards.items()))
+        ids = [sid for n in range(100 * count) if node.keys.shard_of(sid := f"auto_session_{n}") == number][:count]
+        for session_id in ids:
+            live = shard.newborn(session_id)
+            node.report(
+                SessionOpened(session_id=session_id, policy=Policy().recorded(), reducer_version=REDUCER_VERSION)
+            )
+            node.connect_client(live, Client())
+            node.report(SttFinal(session_id=session_id, text="hello", via="text"))
+        while any(node.session(one).state.phase != "THINKING" for one in ids):  # type: ignore[union-attr] # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        return ids
+
+    async def hand_over(self, ids: list[str], giver: Node, taker: Node) -> tuple[float, float]:
+        """Milliseconds from the first word of giving up, and from the release, to the last call's next step."""
+        (heir,) = [one for one in giver._ownership._members.members if one.node == taker._members.node]
+        begun_ns = time.perf_counter_ns()
+        giver._ownership.hand_over(leases.shard(giver.keys, giver.keys.shard_of(ids[0])).name, heir)
+        done = [(await self.resumed.get())[1] for _ in ids]
+        return (max(done) - begun_ns) / 1e6, (max(done) - self.released_ns) / 1e6
+
+    def watch_releases(self) -> None:
+        release = leases.release
+
+        async def watched(*args: object) -> None:
+            self.released_ns = time.perf_counter_ns()
+            await release(*args)  # type: ignore[arg-type]
+
+        leases.release = watched  # type: ignore[assignment]
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+async def run(count: int, calls: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        async with EmbeddedRedis(Path(folder)) as url:
+            bench = Bench(url)
+            bench.watch_releases()
+            for node in bench.nodes:
+                await node.start()
+            gc.collect()
+            gc.freeze()  # as the service does when it has started (app.py): else one collection is the p99
+            ids = await bench.calls(calls)
+            for node in bench.nodes:
+                await node._ownership._look()  # each knows the other now
+            times = []
+            for number in range(count):
+                giver, taker = bench.nodes[number % 2], bench.nodes[1 - number % 2]
+                times.append(await bench.hand_over(ids, giver, taker))
+                await asyncio.gather(*(task for _, task in giver._ownership._leaving.values()))
+            for node in bench.nodes:
+                await node.stop()
+    for words, values in zip(("giving up →", "released →"), zip(*times, strict=True), strict=True):
+        p50, p99 = percentile(list(values), 0.5), percentile(list(values), 0.99)
+        print(f"{words} next step of {calls} call(s): p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {max(values):.1f} ms")
+    print(f"{count} hand-overs; goal: p99 ≤ {GOAL_MS} ms")
+    return int(percentile([released for _, released in times], 0.99) > GOAL_MS)
+
+
+if __name__ == "__main__":
+    numbers = [int(word) for word in sys.argv[1:]]
+    sys.exit(run_loop(run(*(numbers + [50, 1][len(numbers) :]))))

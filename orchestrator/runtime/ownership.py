@@ -1,0 +1,314 @@
+"""Ownership: what a node owns; how it takes it, keeps it, shares it with other nodes, and gives it up."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from faststream.redis import RedisBroker
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from orchestrator.runtime import lease as leases
+from orchestrator.runtime.connection import run_id
+from orchestrator.runtime.ingress import INGRESSES, Ingress
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.lease import Lease, Ownable
+from orchestrator.runtime.membership import Membership
+from orchestrator.runtime.shard import Shard
+from orchestrator.runtime.share import Member, fair_share, gifts, heirs
+from orchestrator.runtime.subscribers import Subscription
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 5.0
+"""How long a node that stops waits for a Redis that does not answer."""
+BACKOFF_S = 0.1
+MOVES = "the conversation moves to another process"
+ROUNDS_TO_GIVE = 16
+"""A node that owns everything gives its surplus away in about so many looks: never all calls at once."""
+
+Build = Callable[[Lease, str], Shard | Ingress]
+"""Makes what runs under a lease; the second argument is the run id of the server."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """Something owned and the subscription that feeds it."""
+
+    owner: Shard | Ingress
+    subscription: Subscription
+    server: str
+    """The run id of the server at the acquisition."""
+    begun: bool = False
+    """Its sessions are here."""
+
+    @property
+    def calls(self) -> int:
+        """How many conversations would have to move with it."""
+        return len(self.owner.sessions) if isinstance(self.owner, Shard) else 0
+
+
+class Ownership:
+    """What one node owns. It looks three times per lease, and at once when something was handed to it or is lost."""
+
+    def __init__(
+        self, redis: Redis, keys: Keys, broker: RedisBroker, members: Membership, build: Build, lease_ms: int
+    ) -> None:
+        self.running: dict[str, Holding] = {}
+        self.wake = asyncio.Event()
+        """Set to let the node look at once."""
+        self._taken = asyncio.Event()
+        """Set for an instant whenever something was taken."""
+        self.draining = False
+        """Nothing is taken any more."""
+        self._redis = redis
+        self._broker = broker
+        self._members = members
+        self._build = build
+        self._lease_ms = lease_ms
+        shards = [leases.shard(keys, number) for number in range(keys.shards)]
+        self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
+        self._total = Counter[str](what.kind for what in self._all.values())
+        self._leaving: dict[str, tuple[Holding, asyncio.Task[None]]] = {}
+        """What is being given up; until that is done, it is not taken again."""
+        self._offered: set[str] = set()
+        """What another node handed to this one."""
+        self._next_gift = 0.0
+        self._looking = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take what is free, and keep it. Raises RedisError."""
+        await self._look()
+        self._tasks = [
+            asyncio.create_task(self._keep(), name="leases"),
+            asyncio.create_task(self._listen(), name="handed over"),
+        ]
+
+    async def drain(self, reason: str) -> None:
+        """Hand everything over to the other nodes while its calls are alive; where there are none, give it back."""
+        self.draining = True
+        others: list[Member] = []
+        if self._tasks:
+            try:  # a look ends first, so that nothing is left half taken or half given up
+                async with asyncio.timeout(STOP_S), self._looking:
+                    others = await self._members.leave()
+            except (TimeoutError, RedisError, OSError) as error:
+                logger.warning("leaving without telling the other nodes: %s", error or "Redis does not answer")
+        for names, heir in self._bequeath(others):
+            self._leave(names, reason, heir)
+        self._leave(list(self.running), reason)
+        await asyncio.gather(*(task for _, task in self._leaving.values()))
+
+    async def stop(self, reason: str) -> None:
+        """As drain; then nothing is left that runs."""
+        await self.drain(reason)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._leave(list(self.running), reason)  # what a look that did not end in time had still taken
+        await asyncio.gather(*(task for _, task in self._leaving.values()))
+
+    def hand_over(self, name: str, heir: Member) -> None:
+        """Give something that is owned to another node, in the background."""
+        self._leave([name], MOVES, heir)
+
+    def coming(self, name: str) -> bool:
+        """Whether it is ours, but its sessions are not here yet."""
+        holding = self.running.get(name)
+        return holding is not None and not holding.begun and not holding.owner.lost.is_set()
+
+    async def address(self, name: str) -> str | None:
+        """Where its owner, or who will be in a moment, can be reached; None: nobody owns it, or we shall."""
+        if self.coming(name):
+            return None
+        return await leases.address(self._redis, self._all[name], self._members.node)
+
+    async def something_taken(self, at_most_s: float) -> None:
+        """Wait until something was taken, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._taken.wait()
+
+    async def _keep(self) -> None:
+        """It goes on whatever happens."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lease_ms / 3_000):  # wait_for may swallow a cancellation
+                    await self.wake.wait()
+            self.wake.clear()
+            try:
+                self._leave_lost()
+                await self._look()
+            except (RedisError, OSError) as error:
+                logger.warning("leases could not be kept: %s", error)
+            except Exception:
+                logger.exception("leases could not be kept")
+
+    async def _listen(self) -> None:
+        """Take at once what is handed to us."""
+        while True:
+            try:
+                if name := await self._members.told():
+                    self._offered.add(name)
+                    self.wake.set()
+            except (RedisError, OSError) as error:  # the looks will find it
+                logger.info("not listening for what is handed over: %s", error)
+                await asyncio.sleep(BACKOFF_S)
+
+    async def _look(self) -> None:
+        """Take what was handed to us, say that we live, renew, give the surplus away, take what is free.
+
+        The sign of life comes before the renewal: when a node dies, its share is free before its leases are.
+        """
+        async with self._looking:
+            server = await run_id(self._redis)
+            await self._take_offered(server)
+            if not self.draining:
+                await self._members.sign_of_life(self._owned())
+            await self._renew_all(server)
+            if not self.draining:
+                self._give_surplus()
+                await self._take_free(server)
+
+    def _owned(self) -> Counter[str]:
+        return Counter(holding.owner.lease.what.kind for holding in self.running.values())
+
+    def _leave_lost(self) -> None:
+        """Give up what cannot go on, whether or not Redis answers."""
+        lost = [
+            name
+            for name, holding in self.running.items()
+            if holding.owner.lost.is_set() or not holding.subscription.running
+        ]
+        self._leave(lost, MOVES)
+
+    async def _renew_all(self, server: str) -> None:
+        """What another node has taken is lost, and so is what belonged to an earlier life of the server."""
+        leaving = [holding for holding, _ in self._leaving.values()]  # nobody else may begin before its effects ended
+        held = [holding.owner.lease for holding in [*self.running.values(), *leaving]]
+        gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
+        gone |= {name for name, holding in self.running.items() if holding.server != server}
+        self._leave(sorted(gone & self.running.keys()), MOVES)
+
+    def _give_surplus(self) -> None:
+        """What we own beyond our share goes to nodes that have been there for a lease.
+
+        It is a few at a time, those without calls first. Shares among the settled ones are never smaller than shares
+        among all, by which nodes take: so nobody gives away what it would take back.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._next_gift:  # what was given last is not in the table yet
+            return
+        settled = self._members.settled()
+        reachable = {one.node for one in self._members.reachable()}
+        for kind, total in self._total.items():
+            few = max(1, total // ROUNDS_TO_GIVE)
+            to = [one for one in gifts(self._members.node, kind, total, settled) if one.node in reachable][:few]
+            for name, heir in zip(self._fewest_calls_first(kind), to, strict=False):
+                logger.info("%s goes to %s", name, heir.node)
+                self.hand_over(name, heir)
+                self._next_gift = now + self._lease_ms / 3_000
+
+    def _fewest_calls_first(self, kind: str) -> list[str]:
+        mine = [(one.calls, name) for name, one in self.running.items() if one.owner.lease.what.kind == kind]
+        return [name for _, name in sorted(mine)]
+
+    def _bequeath(self, others: list[Member]) -> list[tuple[list[str], Member]]:
+        """Who gets what when this node goes: calls are dealt out evenly, and none waits for the end of another."""
+        moves: list[tuple[list[str], Member]] = []
+        idle: dict[str, tuple[list[str], Member]] = {}
+        for kind, total in self._total.items():
+            names = self._fewest_calls_first(kind)
+            for name, heir in zip(names, heirs(len(names), kind, total, others), strict=False):
+                if self.running[name].calls:
+                    moves.append(([name], heir))
+                else:
+                    idle.setdefault(heir.node, ([], heir))[0].append(name)
+        return moves + list(idle.values())
+
+    async def _take_offered(self, server: str) -> None:
+        while self._offered and not self.draining:
+            offered, self._offered = self._offered, set()
+            await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), server)
+
+    async def _take_free(self, server: str) -> None:
+        """Up to our share. Each node begins at another place, so that they rarely want the same."""
+        members, owned = self._members.members, self._owned()
+        for kind, total in self._total.items():
+            room = fair_share(total, members, self._members.node) - owned[kind]
+            if room <= 0:
+                continue
+            wanted = self._not_ours(what for what in self._all.values() if what.kind == kind)
+            begin = sum(fair_share(total, members, one.node) for one in members if one.node < self._members.node)
+            free = deque(await leases.free(self._redis, wanted[begin:] + wanted[:begin]))
+            while free and room > 0:
+                room -= await self._take([free.popleft() for _ in range(min(room, len(free)))], server)
+
+    def _not_ours(self, wanted: Iterable[Ownable]) -> list[Ownable]:
+        return [what for what in wanted if what.name not in self.running and what.name not in self._leaving]
+
+    async def _take(self, wanted: list[Ownable], server: str) -> int:
+        """How many of them are ours now."""
+        got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
+        outcomes = await asyncio.gather(*(self._run(lease, server) for lease in got), return_exceptions=True)
+        for lease, outcome in zip(got, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                logger.error("%s could not be taken over", lease.what.name, exc_info=outcome)
+                self._leave([lease.what.name], MOVES)
+        self._taken.set()
+        self._taken.clear()
+        return len(got)
+
+    async def _run(self, lease: Lease, server: str) -> None:
+        owner = self._build(lease, server)
+        subscription = Subscription(self._broker, lease.what.stream, lease.cursor, owner.handle)
+        holding = self.running[lease.what.name] = Holding(owner, subscription, server)
+        if isinstance(owner, Shard):
+            await owner.take_over()
+        holding.begun = True
+        await subscription.start()
+
+    def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> None:
+        """Give up in the background: what takes its time must not cost the leases that are kept."""
+        if not names:
+            return
+        given_up = [self.running.pop(name) for name in names]
+        for holding in given_up:
+            holding.owner.lost.set()
+        task = asyncio.create_task(self._give_up(given_up, reason, heir), name="giving up")
+        self._leaving |= {name: (holding, task) for name, holding in zip(names, given_up, strict=True)}
+        task.add_done_callback(lambda _: self._left(names))
+
+    def _left(self, names: list[str]) -> None:
+        for name in names:
+            del self._leaving[name]
+        self.wake.set()
+
+    async def _give_up(self, given_up: list[Holding], reason: str, heir: Member | None) -> None:
+        """Stop reading, cancel and await what was started, only then let others take it; at last, send clients there.
+
+        A client that is slow to hang up keeps nobody waiting: what it still says goes to the new owner.
+        """
+        await _all_of(holding.subscription.stop() for holding in given_up)
+        await _all_of(holding.owner.give_up() for holding in given_up)
+        address = heir.address if heir else ""
+        held = [holding.owner.lease for holding in given_up]
+        try:
+            await leases.release(self._redis, held, heir.node if heir else "", address)
+            if heir:
+                await self._members.tell(heir.node, [lease.what.name for lease in held])
+        except (RedisError, OSError) as error:
+            logger.warning("leases could not be released (%s); they expire", error)
+        await _all_of(holding.owner.send_away(reason, address) for holding in given_up)
+
+
+async def _all_of(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """One that breaks keeps none of the others from its end."""
+    for error in await asyncio.gather(*parts, return_exceptions=True):
+        if isinstance(error, Exception):
+            logger.error("something broke while it was given up", exc_info=error)

@@ -1,0 +1,60 @@
+"""Endpointing: when an utterance counts as complete, so that speech-to-text gives its final."""
+
+from orchestrator.session.commands import FinishUtterance
+from orchestrator.session.phrases import ends_with
+from orchestrator.session.state import State
+from orchestrator.session.step import Step
+
+
+def speech_started(step: Step) -> None:
+    """SPEECH_STARTED: the user goes on, so the utterance is not complete yet; but its words are watched over."""
+    step.disarm("endpoint", "stt_deadline")
+    if step.state.partial_text:
+        step.arm("endpoint", step.state.policy.endpointing.watchdog_ms)
+
+
+def speech_stopped(step: Step) -> None:
+    """SPEECH_STOPPED: wait whether the user goes on."""
+    step.arm_at("endpoint", due_at_us(step.state))
+
+
+def partial(step: Step) -> None:
+    """STT_PARTIAL: more words change how long to wait; while the user still speaks, somebody must watch over them."""
+    state = step.state
+    armed = state.timer("endpoint")
+    if state.user_is_speaking:
+        if armed is None:
+            step.arm("endpoint", state.policy.endpointing.watchdog_ms)
+    elif armed is not None:
+        due_us = max(state.at_us, due_at_us(state))
+        if due_us != armed.payload["due_at_us"]:
+            step.arm_at("endpoint", due_us)
+
+
+def endpoint(step: Step) -> None:
+    """TIMER_FIRED `endpoint`: the user has finished, unless words came while somebody watched over them."""
+    state = step.state
+    again_us = state.partial_at_us + state.policy.endpointing.watchdog_ms * 1000
+    if state.user_is_speaking and again_us > state.at_us:
+        step.arm_at("endpoint", again_us)
+        return
+    step.do(FinishUtterance())
+    step.arm("stt_deadline", state.policy.deadlines.stt_ms)
+
+
+def due_at_us(state: State) -> int:
+    """When an utterance whose speech has stopped is complete. In microseconds of the session's time."""
+    rules, stopped_us = state.policy.endpointing, state.speech_stopped_at_us
+    complete_us = stopped_us + rules.complete_ms * 1000
+    incomplete_us = stopped_us + rules.incomplete_ms * 1000
+    if state.partial_is_complete or ends_with(state.partial_text, rules.phrases):
+        return complete_us
+    if rules.stable_ms and state.partial_text:
+        return min(incomplete_us, max(complete_us, state.partial_at_us + rules.stable_ms * 1000))
+    return incomplete_us
+
+
+def is_quiet(step: Step) -> bool:
+    """Whether the user is silent, and nothing they said is still being understood."""
+    state = step.state
+    return not state.user_is_speaking and not any(state.timer(name) for name in ("endpoint", "stt_deadline"))
