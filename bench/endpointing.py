@@ -1,0 +1,128 @@
+"""Endpointing: how many utterances a policy cuts, against how long it makes everybody wait.
+
+Run: `uv run python bench/endpointing.py`. It reads what VAD and recogniser reported in `bench/speech.jsonl` (see
+`record_speech.py`) and runs each policy over it: milliseconds of work, the same figures on every machine.
+
+An utterance is cut when the policy finishes it before the speaker has. `cut` is the share of those that pause (200 ms
+and more), so it depends on how long they pause: here up to 1400 ms, half of them above 550 ms. The delay goes from the
+true end of speech to the endpoint after it, over all utterances; speech-to-text comes on top with its own few
+milliseconds. Its mean is what to compare: of a policy with two delays the median shows only one. A star marks a policy
+that none betters in both, the share of cuts and the mean.
+
+phrases: all that the reference content expects to hear. closed: those of them that do not begin another one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spoken import PARTIAL, STARTED, STOPPED, Spoken, median, percentile, read
+
+from orchestrator.services.reference.content import load_content
+from orchestrator.session.endpointing import due_at_us
+from orchestrator.session.phrases import normal
+from orchestrator.session.policy import Endpointing, Policy
+from orchestrator.session.state import State
+
+FIXED_MS = (0, 100, 250, 400, 500, 600, 700, 800, 1_000)
+STABLE_MS = (400, 600, 800)
+ADAPTIVE_MS = ((0, 500), (250, 500), (250, 800), (250, 1_000))
+"""When it looks complete, and when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a policy does to the corpus."""
+
+    name: str
+    cut_percent: float
+    human_cut_percent: float
+    mean_ms: float
+    median_ms: float
+    p90_ms: float
+
+    def is_bettered_by(self, other: "Row") -> bool:
+        mine, theirs = (self.cut_percent, self.mean_ms), (other.cut_percent, other.mean_ms)
+        return mine != theirs and all(b <= a for a, b in zip(mine, theirs, strict=True))
+
+
+def due_ms(policy: Policy, stopped_ms: int, partial: str, partial_ms: int) -> int:
+    """When the utterance counts as complete, after a stop of the VAD."""
+    heard = State(
+        policy=policy, partial_text=partial, partial_at_us=partial_ms * 1000, speech_stopped_at_us=stopped_ms * 1000
+    )
+    return due_at_us(heard) // 1000
+
+
+def endpoints_ms(policy: Policy, spoken: Spoken) -> list[int]:
+    """When the policy would finish this utterance; more than once if the speaker goes on."""
+    found: list[int] = []
+    due: int | None = None
+    stopped_ms, partial, partial_ms = 0, "", 0
+    for said in spoken.heard:
+        if due is not None and due <= said.ms:
+            found.append(due)
+            due = None
+        if said.kind == STARTED:
+            due = None
+        elif said.kind == STOPPED:
+            stopped_ms = said.ms
+            due = due_ms(policy, stopped_ms, partial, partial_ms)
+        elif said.kind == PARTIAL:
+            partial, partial_ms = said.text, said.ms
+            if due is not None:
+                due = max(said.ms, due_ms(policy, stopped_ms, partial, partial_ms))
+    return found if due is None else [*found, due]
+
+
+def row(name: str, corpus: Sequence[Spoken], **fields: Any) -> Row:
+    policy = Policy(endpointing=Endpointing(**fields))
+    ends = {spoken: endpoints_ms(policy, spoken) for spoken in corpus}
+    cut = {spoken for spoken, found in ends.items() if found[0] < spoken.speech_ends_ms}
+
+    def share(of: Sequence[Spoken]) -> float:
+        return 100 * sum(spoken in cut for spoken in of) / len(of) if of else float("nan")
+
+    delays = [found[-1] - spoken.speech_ends_ms for spoken, found in ends.items()]
+    return Row(
+        name,
+        share([spoken for spoken in corpus if spoken.hesitates and not spoken.is_human]),
+        share([spoken for spoken in corpus if spoken.hesitates and spoken.is_human]),
+        sum(delays) / len(delays),
+        median(delays),
+        percentile(delays, 90),
+    )
+
+
+def rows(corpus: Sequence[Spoken]) -> list[Row]:
+    known = [normal(phrase) for phrase in load_content().phrases()]
+    closed = [phrase for phrase in known if not any(longer.startswith(f"{phrase} ") for longer in known)]
+    found = [row(f"fixed {ms}", corpus, complete_ms=ms, incomplete_ms=ms) for ms in FIXED_MS]
+    for complete_ms, incomplete_ms in ADAPTIVE_MS:
+        both: dict[str, Any] = {"complete_ms": complete_ms, "incomplete_ms": incomplete_ms}
+        name = f"{complete_ms} / {incomplete_ms}"
+        found += [
+            row(f"{name}, stable {ms}", corpus, stable_ms=ms, **both) for ms in STABLE_MS if ms < incomplete_ms + 200
+        ]
+        found.append(row(f"{name}, phrases", corpus, phrases=known, **both))
+        found.append(row(f"{name}, closed", corpus, phrases=closed, **both))
+    return sorted(found, key=lambda row: (row.cut_percent, row.mean_ms))
+
+
+def main() -> None:
+    corpus = read()
+    hesitating = [spoken for spoken in corpus if spoken.hesitates]
+    humans = sum(spoken.is_human for spoken in hesitating)
+    print(f"{len(corpus)} utterances; {len(hesitating)} pause, {humans} of them human")
+    print(f"{'complete / incomplete':28}{'cut':>9}{'human':>9}{'mean':>10}{'median':>9}{'p90':>9}")
+    found = rows(corpus)
+    for one in found:
+        star = " " if any(one.is_bettered_by(other) for other in found) else "*"
+        print(
+            f"{star} {one.name:26}{one.cut_percent:7.0f} %{one.human_cut_percent:7.0f} %"
+            f"{one.mean_ms:7.0f} ms{one.median_ms:6.0f} ms{one.p90_ms:6.0f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
