@@ -81,8 +81,7 @@ def floor_deadline(step: Step) -> None:
 
 def filler(step: Step) -> None:
     """TIMER_FIRED `filler`: the answer takes a while, so say something; but not to a user who is speaking."""
-    task = step.state.task
-    if endpointing.is_quiet(step) and task is not None and not task.is_processed:
+    if endpointing.is_quiet(step):
         play_filler(step)
 
 

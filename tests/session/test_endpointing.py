@@ -152,6 +152,16 @@ def test_words_of_a_voice_that_is_gone_are_complete(converse) -> None:
     assert done(call.fires("endpoint")) == [FinishUtterance(), arms("stt_deadline", 2_100 + 3_000)]
 
 
+def test_the_next_utterance_begins_without_words(converse) -> None:
+    """What was understood of the one before, and how complete it was, says nothing about it."""
+    call = speaking_user(converse).input(SttPartial, text="two teas", is_complete=True).input(SpeechStopped)
+    call.fires("endpoint").fires("stt_deadline")
+    assert (call.state.phase, call.state.partial_text, call.state.partial_is_complete) == ("THINKING", "", False)
+    call = speaking_user(converse).input(SttPartial, text="two teas", is_complete=True).says("two teas")
+    assert (call.state.phase, call.state.partial_text, call.state.partial_is_complete) == ("THINKING", "", False)
+    assert due_ms(call.at(2_000).input(SpeechStopped), "endpoint") == 3_000
+
+
 def test_words_that_were_taken_back_are_not_the_utterance(converse) -> None:
     """An empty final that was waited for says that there were none; what follows is another utterance."""
     call = speaking_user(converse).input(SttPartial, text="book", is_complete=True).at(2_000).input(SpeechStopped)

@@ -81,6 +81,17 @@ def test_without_timings_each_word_takes_an_even_share(position_ms: int, text: s
     assert heard_text(EVEN, position_ms) == text
 
 
+def test_a_word_that_begins_where_the_audio_ends_was_not_heard() -> None:
+    """Its own audio is not there yet."""
+    playback = Playback("answer-1", "one two", audio_ms=400, words=((0, "one"), (400, "two")))
+    assert heard_text(playback, 400) == "one"
+
+
+def test_the_first_millisecond_is_heard() -> None:
+    """Where it is all that a word takes."""
+    assert heard_text(Playback("answer-1", "one two", audio_ms=2, total_ms=2), 1) == "one"
+
+
 def test_of_nothing_nothing_was_heard() -> None:
     """An answer without words has no length to share."""
     assert heard_text(Playback("answer-1", ""), 100) == ""

@@ -288,8 +288,9 @@ def test_words_interrupt_and_wait_for_listening(converse) -> None:
 def test_a_backchannel_lets_the_agent_go_on(converse) -> None:
     """It is recorded and rejected, and nothing is waited for any more."""
     call = talking(converse).input(SpeechStarted).at(2_300).input(SpeechStopped).fires("endpoint").at(2_900)
-    call.says("Uh-huh.")
+    call.input(SttPartial, text="uh huh", is_complete=True).says("Uh-huh.")
     assert refused(call) == BACKCHANNEL
+    assert not call.state.partial_is_complete
     assert done(call) == [
         cancels("stt_deadline"),
         cancels("false_interruption"),

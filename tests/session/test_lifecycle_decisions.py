@@ -1,7 +1,8 @@
 """Shows what clients, handlers, new owners and the end of a session lead to."""
 
 import pytest
-from glance import cancels, done, due_ms, timers
+from essence import essence
+from glance import cancels, done, due_ms, refused, timers
 
 from events.derived import EventRejected, StateChanged
 from events.inputs import (
@@ -122,6 +123,14 @@ def test_closing_ends_the_session_with_its_reason(converse, phase: str) -> None:
     assert call.last[-1].reason == "close_requested"
 
 
+def test_whoever_closes_the_session_may_say_why(converse) -> None:
+    """The reason stands wherever the end is said."""
+    call = converse("LISTENING").closes("operator")
+    assert call.commands[-1] == CloseSession(reason="operator")
+    assert call.last[-1].reason == "operator"
+    assert call.golden[-1] == "[auto_session_12345] ⚫ ENDED (operator)"
+
+
 def test_a_new_owner_asks_again_what_is_outstanding(converse) -> None:
     """New ids that name the old ones, and a key that a service can deduplicate by."""
     call = converse("THINKING").after(500)
@@ -155,6 +164,17 @@ def test_resumed_twice_repeats_nothing(converse) -> None:
     call.resumes("incarnation-2")
     assert call.commands == []
     assert [*call.state.pending] == pending
+
+
+def test_an_owner_that_says_twice_that_it_is_there_changes_nothing(converse) -> None:
+    """Whoever has connected to it meanwhile stays, and what is paused stays paused."""
+    call = converse("SPEAKING").resumes("incarnation-2").connects("browser-2")
+    call.input(HandlerAttached, handler_id="fastrtc_2").input(SpeechStarted)
+    before = essence(call.state)
+    call.resumes("incarnation-2")
+    assert refused(call) == "this owner has resumed the session already"
+    assert essence(call.state) == before
+    assert done(call) == []
 
 
 def test_keys_are_stable_over_many_owners(converse) -> None:

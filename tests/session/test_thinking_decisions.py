@@ -6,6 +6,8 @@ from glance import arms, cancels, done, refused, the, timers
 from events.derived import ProcessingComplete, TurnEnded, TurnStarted
 from events.inputs import (
     BargeIn,
+    HandlerAttached,
+    HandlerDetached,
     IntentResolved,
     PlaybackDone,
     PlaybackStarted,
@@ -77,6 +79,22 @@ def test_a_late_answer_speaks_the_fallback(converse, with_intent: bool) -> None:
     withdrawn = [command.stage_name for command in call.commands if isinstance(command, CancelStage)]
     assert withdrawn == ["answer"] if with_intent else ["intent", "answer"]
     assert {command.name for command in call.state.pending.values()} == {"Speak", "StartTimer"}
+
+
+@pytest.mark.parametrize("how", ["late", "failed"])
+def test_nothing_of_the_services_is_waited_for_after_the_fallback(converse, how: str) -> None:
+    """Neither result nor deadline."""
+    call = converse("THINKING", deadlines={"answer_ms": 900}, filler={"delay_ms": 700, "text": "One moment."})
+    call = call.fails("AnswerQuestion") if how == "failed" else call.fires("answer_deadline")
+    assert timers(call) == {"tts_deadline"}
+    assert [command.name for command in call.state.outstanding("ClassifyIntent", "AnswerQuestion")] == []
+
+
+def test_the_first_result_withdraws_its_own_deadline_alone(converse) -> None:
+    """The other half is still awaited."""
+    assert done(converse("THINKING").input(IntentResolved, intent="x")) == [cancels("intent_deadline")]
+    assert done(converse("THINKING").input(RagAnswered, answer="Hi!")) == [cancels("answer_deadline")]
+    assert done(converse("THINKING").fails("ClassifyIntent")) == [cancels("intent_deadline")]
 
 
 def test_a_failed_answer_speaks_the_fallback(converse) -> None:
@@ -349,6 +367,7 @@ def test_an_answer_waits_for_the_floor(converse) -> None:
         Speak(ends="", from_ms=0, playback_id="answer-1", text="Hi!"),
         arms("tts_deadline", 4_900),
     ]
+    assert call.golden[-1] == "[auto_session_12345] 🔴 SPEAKING"
 
 
 def test_an_answer_that_waited_for_nothing_withdraws_the_wait(converse) -> None:
@@ -366,6 +385,24 @@ def test_an_answer_that_waits_is_not_spoken_over_a_user_whom_the_watchdog_interr
     call = call.says("") if end == "empty" else call.fires("stt_deadline")
     assert call.state.phase == "THINKING"
     assert call.fires("floor_deadline").state.phase == "SPEAKING"
+
+
+def test_an_empty_final_that_nobody_waited_for_gives_the_floor_to_nobody(converse) -> None:
+    """The user's voice is gone, so the answer waits for no more than its time; what is rejected has no effect."""
+    call = converse("THINKING").input(HandlerAttached, handler_id="fastrtc_1").input(SpeechStarted).answers("Hi!")
+    call.input(HandlerDetached, handler_id="fastrtc_1").says("")
+    assert (call.state.phase, refused(call), done(call)) == ("THINKING", "empty text", [])
+
+
+def test_a_turn_waits_for_no_utterance_before_it(converse) -> None:
+    """Words that were held begin it, though the final of others was waited for, or a guess."""
+    call = converse("INTERRUPT", interruption={"pause_ms": 9_000}).says("stop").input(SpeechStarted)
+    call.input(SpeechStopped).fires("endpoint").fires("interrupt_pause")
+    assert timers(call) == {"intent_deadline", "answer_deadline"}
+    call = converse("LISTENING", speculation={"stable_ms": 900, "tries": 1}).input(SpeechStarted)
+    call.input(SttPartial, text="hello")
+    assert "stable" in timers(call)
+    assert timers(call.says("hello")) == {"intent_deadline", "answer_deadline"}
 
 
 def test_a_fallback_waits_for_the_floor_too(converse) -> None:
