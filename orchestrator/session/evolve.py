@@ -206,7 +206,11 @@ def _playback_started(state: State, event: inputs.PlaybackStarted) -> None:
 
 
 def _playback_progress(state: State, event: inputs.PlaybackProgress) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id and event.position_ms > p.position_ms:
+    if (
+        (p := state.playback)
+        and p.playback_id == event.playback_id
+        and (event.position_ms > p.position_ms or (event.position_ms == p.position_ms and not p.position_at_us))
+    ):  # where the clock runs already, the same position again would only set it back
         moves = not p.is_paused
         state.playback = replace(p, position_ms=event.position_ms, position_at_us=event.at_us if moves else 0)
 
@@ -301,7 +305,7 @@ def _playback_paused(state: State, event: derived.CommandIssued) -> None:  # noq
 
 def _playback_resumed(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
     if (p := state.playback) is not None:
-        state.playback = replace(p, position_at_us=state.at_us if p.position_ms else 0, is_paused=False)
+        state.playback = replace(p, position_at_us=state.at_us if p.audio_ms else 0, is_paused=False)
 
 
 def _speculation_begins(state: State, event: derived.CommandIssued) -> None:

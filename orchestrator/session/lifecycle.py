@@ -33,6 +33,8 @@ def client_connected(step: Step) -> None:
     step.disarm("reconnect")
     enter(step, "LISTENING", "client_connected")
     announcements.expect_greeting(step)
+    if step.state.timer("greeting") is None:  # the voice may be there already
+        announcements.expect_words(step)
 
 
 def client_returned(step: Step) -> None:
@@ -82,6 +84,9 @@ def resumed(step: Step) -> None:
         return
     speculation.drop(step)
     step.disarm("stable", "away", "barge_in", "false_interruption")
+    playback = step.state.playback
+    if playback is not None and playback.is_paused:  # the speech that it was paused for is of the old owner's time
+        step.do(ResumePlayback(playback_id=playback.playback_id))
     for command in list(step.state.pending.values()):
         if command.incarnation != step.input.incarnation:
             if command.name == "PlayFiller":  # not worth a second try; the answer comes
@@ -97,13 +102,10 @@ def resumed(step: Step) -> None:
 
 def _go_on_speaking(step: Step, speak: CommandIssued) -> None:
     """What is made anew is awaited from its first chunk on. What this owner speaks already, because it acted before it
-    could say that it is there, is left alone; but the speech that it was paused for is of the old owner's time.
+    could say that it is there, is left alone.
     """
-    playback = step.state.playback
     if speak.retry_of:
         step.disarm("playback_deadline")
-    elif playback is not None and playback.is_paused:
-        step.do(ResumePlayback(playback_id=playback.playback_id))
     if not any(step.state.timer(name) for name in ("tts_deadline", "playback_deadline")):
         step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)  # what was paused had no deadline
 

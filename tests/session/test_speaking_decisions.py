@@ -1,6 +1,7 @@
 """Shows an answer being spoken: its chunks, its deadlines, its end, and how it is interrupted."""
 
 import pytest
+from glance import arms, cancels, done
 
 from events.derived import AnswerEnded, TurnEnded, UserInterrupted
 from events.inputs import (
@@ -41,6 +42,23 @@ def test_the_playback_deadline_follows_the_audio(converse) -> None:
     assert call.outstanding("playback_deadline").payload["due_at_us"] == (3_000 + 4_000 + 3_000) * 1_000
     call.input(TtsComplete, chunks=1, duration_ms=5_000)
     assert call.outstanding("playback_deadline").payload["due_at_us"] == (3_000 + 4_000 + 3_000) * 1_000
+
+
+def test_a_playback_that_progresses_slowly_has_its_time(converse) -> None:
+    """Each progress counts what is left anew, from the moment it is reported; each chunk does not."""
+    call = converse("SPEAKING").at(2_000).input(TtsChunkReady, index=0, duration_ms=5_000).input(PlaybackStarted)
+    call.at(4_000).input(PlaybackProgress, position_ms=500)
+    assert done(call) == [cancels("playback_deadline"), arms("playback_deadline", 4_000 + 4_500 + 3_000)]
+    assert done(call.at(5_000).input(TtsChunkReady, index=1, duration_ms=1_000)) == []
+    call.at(5_100).input(TtsComplete, chunks=2, duration_ms=6_000)
+    assert done(call) == [cancels("playback_deadline"), arms("playback_deadline", 5_100 + 5_500 + 3_000)]
+
+
+def test_a_playback_that_is_further_than_its_length_has_the_grace_alone(converse) -> None:
+    """Nothing is left of it."""
+    call = converse("SPEAKING").at(2_000).input(TtsChunkReady, index=0, duration_ms=1_400)
+    call.input(PlaybackProgress, position_ms=1_500)
+    assert done(call)[-1:] == [arms("playback_deadline", 5_000)]
 
 
 def test_an_answer_without_audio_is_waited_for_no_longer_than_the_grace(converse) -> None:
