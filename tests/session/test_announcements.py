@@ -162,6 +162,14 @@ def test_a_user_with_a_voice_who_says_nothing_is_away(converse) -> None:
     assert timers(converse("LISTENING", away=AWAY).says("hello").answers("Hi!").speaks().played()) == set()
 
 
+def test_a_user_whose_voice_was_there_before_their_client_is_missed_too(converse) -> None:
+    """Where they are greeted, from the greeting on."""
+    call = converse("IDLE", away=AWAY).input(HandlerAttached, handler_id="fastrtc_1").at(1_000).connects()
+    assert done(call)[-2:] == [ClearText(), arms("away", 16_000)]
+    call = converse("IDLE", away=AWAY, greeting=GREETING).input(HandlerAttached, handler_id="fastrtc_1").connects()
+    assert timers(call) == {"greeting"}
+
+
 def test_a_user_is_missed_from_the_end_of_an_answer_on(converse) -> None:
     """And from the end of every prompt."""
     call = in_a_call(converse, away=AWAY | {"after_ms": 700}).says("hello").answers("Hi!").speaks().played()

@@ -182,14 +182,26 @@ def test_an_answer_that_is_interrupted_while_it_is_paused_was_heard_up_to_the_pa
     assert heard_of(call)[0] == 700
 
 
-def test_a_start_that_is_reported_during_the_pause_moves_nothing(converse) -> None:
-    """The first frame left just before; what is paused stands still, and starts with the next progress."""
+def test_a_start_that_is_reported_during_the_pause_moves_nothing_yet(converse) -> None:
+    """The first frame left just before; what is paused stands still, and starts when it goes on."""
     call = chunk(speaking(converse), duration_ms=5_000).at(2_000).input(SpeechStarted).input(PlaybackStarted)
     assert (call.state.playback.position_ms, call.state.playback.position_at_us) == (0, 0)
     call.fires("false_interruption")
-    assert (call.state.playback.position_ms, call.state.playback.position_at_us) == (0, 0)
-    call.at(9_000).input(PlaybackProgress, position_ms=1_000)
-    assert call.state.playback.position_at_us == 9_000_000
+    assert (call.state.playback.position_ms, call.state.playback.position_at_us) == (0, 7_000_000)
+
+
+def test_a_playback_that_was_paused_before_its_first_chunk_starts_when_it_says_so(converse) -> None:
+    """There was nothing to go on with."""
+    call = speaking(converse).at(2_000).input(SpeechStarted).at(2_100).says("uh huh")
+    assert call.state.playback.position_at_us == 0
+    chunk(call.at(2_500), duration_ms=5_000).input(PlaybackStarted)
+    assert call.state.playback.position_at_us == 2_500_000
+
+
+def test_a_playback_of_which_the_start_was_not_reported_starts_with_its_first_progress(converse) -> None:
+    """Be it that it is at its beginning."""
+    call = chunk(speaking(converse), duration_ms=5_000).at(2_000).input(PlaybackProgress, position_ms=0)
+    assert (call.state.playback.position_ms, call.state.playback.position_at_us) == (0, 2_000_000)
 
 
 def test_progress_that_is_reported_during_the_pause_is_the_truth(converse) -> None:

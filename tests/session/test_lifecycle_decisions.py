@@ -334,6 +334,7 @@ def test_an_answer_that_was_paused_goes_on_under_a_new_owner(converse) -> None:
     assert done(call) == [
         cancels("barge_in"),
         cancels("false_interruption"),
+        ResumePlayback(playback_id="answer-1"),
         Speak(ends="", from_ms=700, playback_id="answer-1", text="Hi! How can I help?"),
         StartTimer(due_at_us=12_000_000, timer="tts_deadline"),
         StartTimer(due_at_us=69_000_000, timer="reconnect"),
