@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -45,7 +46,7 @@ class Wire:
 
     async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:
