@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from events.codec import BadEventError, decode_input
 from events.inputs import SessionOpened, SessionResumed
+from orchestrator.runtime.cluster import ClusterWire
 from orchestrator.runtime.commit import Committer, LostOwnershipError, Move
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.inbox import Inbox
@@ -24,8 +25,6 @@ from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
 
-INGRESSES = 4
-"""A producer keeps to one of them, so that its events keep their order."""
 OWN_BUSINESS = (SessionOpened, SessionResumed)
 """Said by nodes alone."""
 
@@ -34,7 +33,14 @@ class Ingress:
     """Forwards one ingress stream, under one lease."""
 
     def __init__(
-        self, redis: Redis, wire: Wire, keys: Keys, lease: Lease, server: str, inbox: Inbox, counters: Counters
+        self,
+        redis: Redis,
+        wire: Wire | ClusterWire,
+        keys: Keys,
+        lease: Lease,
+        server: str,
+        inbox: Inbox,
+        counters: Counters,
     ) -> None:
         self.lease = lease
         self.lost = asyncio.Event()
