@@ -41,9 +41,12 @@ class Ingress:
         server: str,
         inbox: Inbox,
         counters: Counters,
+        wake: asyncio.Event,
     ) -> None:
         self.lease = lease
         self.lost = asyncio.Event()
+        self._wake = wake
+        """Set to let the node look at once: what waits here is taken up by the next owner, most likely the same."""
         self._redis = redis
         self._keys = keys
         self._inbox = inbox
@@ -61,10 +64,14 @@ class Ingress:
             await self._committer.commit(moves)
         except (LostOwnershipError, RedisError) as error:
             logger.warning("%s is lost: %s", self.lease.what.name, error)
-            self.lost.set()
+            self._lose()
         except Exception:
             logger.exception("%s cannot go on", self.lease.what.name)
-            self.lost.set()
+            self._lose()
+
+    def _lose(self) -> None:
+        self.lost.set()
+        self._wake.set()
 
     async def _forward(self, entry_id: str, fields: dict[bytes, bytes]) -> Move:
         reason, line = "", fields.get(b"e", b"")

@@ -278,7 +278,16 @@ class Node:
 
     def _build(self, lease: Lease, server: str) -> Shard | Ingress:
         if lease.what.kind == "ingress":
-            return Ingress(self._redis, self._commits, self.keys, lease, server, self._inbox, self.counters)
+            return Ingress(
+                self._redis,
+                self._commits,
+                self.keys,
+                lease,
+                server,
+                self._inbox,
+                self.counters,
+                self._ownership.wake,
+            )
         return Shard(
             self._redis,
             self._commits,
