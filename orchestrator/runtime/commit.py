@@ -13,13 +13,10 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.runtime.connection import evalsha, load_scripts, run_id
+from orchestrator.runtime.connection import evalsha, load_scripts, pause_s, run_all, run_id
 from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
-
-BACKOFF_S = 0.05
-"""Between two looks at a Redis that does not answer."""
 
 
 class LostOwnershipError(Exception):
@@ -50,7 +47,7 @@ class Committer:
 
     async def commit(self, moves: Sequence[Move]) -> None:
         """Returns when every move is committed exactly once. Raises LostOwnershipError."""
-        rest = list(moves)
+        rest, failures = list(moves), 0
         while rest:
             outcome = await self._send(rest)
             if all(reply == b"OK" for reply in outcome):
@@ -64,7 +61,8 @@ class Committer:
                 raise LostOwnershipError(f"the cursor is at {cursor}, not at {rest[0].cursor}: Redis lost writes")
             if b"VERSION" in outcome:
                 raise LostOwnershipError("a session's log is not at the version we know")
-            await asyncio.sleep(BACKOFF_S if len(rest) == len(outcome) else 0)
+            failures = failures + 1 if len(rest) == len(outcome) else 0
+            await asyncio.sleep(pause_s(failures) if failures else 0)
 
     async def _send(self, moves: Sequence[Move]) -> list[Any]:
         calls = [
@@ -77,14 +75,17 @@ class Committer:
 
     async def _read_back(self) -> str:
         """The stored cursor, as soon as Redis answers. Raises LostOwnershipError."""
+        failures = 0
         while True:
             try:
                 server = await run_id(self._redis)
-                owner, cursor = await self._redis.hmget(self._owned_key, ["owner", "cursor"])
+                ((owner, cursor),) = await run_all(self._redis, [("HMGET", self._owned_key, "owner", "cursor")])
                 await load_scripts(self._redis)  # it may have forgotten them
-            except RedisError as error:
-                logger.warning("Redis does not answer (%s), looking again", error)
-                await asyncio.sleep(BACKOFF_S)
+            except (RedisError, OSError) as error:
+                if not failures:
+                    logger.warning("Redis does not answer (%s), looking until it does", error)
+                await asyncio.sleep(pause_s(failures))
+                failures += 1
                 continue
             if server != self._server:
                 raise LostOwnershipError("Redis was restarted")

@@ -81,7 +81,7 @@ class Ingress:
             logger.error("%s: dead letter %s: %s", self.lease.what.name, entry_id, reason)
             self._counters["dead_letters"] += 1
         what, before, self._cursor = self.lease.what, self._cursor, entry_id
-        return Move("pass", [what.owned, what.dead_letters], before, entry_id, (reason, line[:4096]))
+        return Move("pass", [what.owned, what.dead_letters, what.stream], before, entry_id, (reason, line[:4096], ""))
 
     async def _is_live(self, session_id: str) -> bool:
         sessions = self._keys.sessions(self._keys.shard_of(session_id))

@@ -33,6 +33,10 @@ class Keys:
     def feed(self, shard: int) -> str:
         return self._in(shard, "feed")
 
+    def positions(self, shard: int) -> str:
+        """Projection → the last pointer of the feed that it has in its own store; the feed is trimmed behind them."""
+        return self._in(shard, "positions")
+
     def unroutable(self, shard: int) -> str:
         return self._in(shard, "unroutable")
 

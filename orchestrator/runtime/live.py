@@ -64,6 +64,9 @@ class Client(Protocol):
         """Show an answer as text; returns when it has left."""
 
     def clear_text(self) -> None: ...
+    def warn(self, code: str, message: str) -> None:
+        """Something is wrong, and the conversation goes on; a sentence for people."""
+
     async def close(self, reason: str) -> None:
         """The conversation is over: say so, and hang up."""
 
@@ -112,6 +115,10 @@ class LiveSession:
     timers: Timers
     conversation: ConversationSoFar = field(default_factory=ConversationSoFar)
     """What was said, as far as it is committed."""
+    snapshot_version: int = 0
+    """The version up to which there is a snapshot."""
+    failures: int = 0
+    """Inputs on which the reducer raised: bugs of ours."""
     current_task: CurrentTask | None = None
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     """Work that must be awaited before the shard is given up: cancelled stages winding up, connections closing."""
@@ -181,6 +188,15 @@ class LiveSession:
         if self.client:
             self._part(self.client.send_away(reason, address))
         await self._closed()
+
+    def hush(self, reason: str) -> None:
+        """Nothing more can be taken from this caller for now: hang up; whoever it is comes back by themselves."""
+        for part in (
+            self.handler.close() if self.handler else None,
+            self.client.send_away(reason) if self.client else None,
+        ):
+            if part is not None:
+                self._part(part)
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
         """Nothing that refuses to end, or breaks while ending, keeps the rest from it."""

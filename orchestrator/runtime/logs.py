@@ -24,22 +24,30 @@ async def keys_of(redis: Redis, prefix: str = "voice") -> Keys:
     return Keys(int(stored), prefix) if stored else Keys(prefix=prefix)
 
 
-async def read_lines(redis: Redis, keys: Keys, session_id: str) -> list[bytes]:
-    """The canonical lines of a session's log, in order. Raises UnknownSessionError."""
+async def read_lines(
+    redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
+) -> list[bytes]:
+    """The canonical lines of a session's log, in order: of all steps, or of those that end at version `first` or later,
+    or of so many steps. Raises UnknownSessionError where there are none.
+    """
     lines: list[bytes] = []
-    start = "-"
-    while entries := await _range(redis, keys.log(session_id), start, "+"):
+    start = f"0-{first}" if first else "-"
+    while entries := await _range(redis, keys.log(session_id), start, "+", most or PAGE):
         for _, fields in entries:
             lines += fields[b"e"].split(b"\n")
         start = "(" + entries[-1][0].decode()
+        if most:
+            break
     if not lines:
         raise UnknownSessionError(f"no session {session_id!r} here; `orch sessions` lists those there are")
     return lines
 
 
-async def read_log(redis: Redis, keys: Keys, session_id: str) -> list[Event]:
-    """The committed events of a session, in order. Raises UnknownSessionError."""
-    return [decode(line) for line in await read_lines(redis, keys, session_id)]
+async def read_log(
+    redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
+) -> list[Event]:
+    """The committed events of a session, chosen as read_lines does. Raises UnknownSessionError, BadEventError."""
+    return [decode(line) for line in await read_lines(redis, keys, session_id, first=first, most=most)]
 
 
 async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
@@ -84,8 +92,8 @@ async def _lines(redis: Redis, keys: Keys, fields: dict[bytes, bytes]) -> list[b
     return [line for _, entry in entries for line in entry[b"e"].split(b"\n")]
 
 
-async def _range(redis: Redis, key: str, first: str, last: str) -> list[Entry]:
-    return cast("list[Entry]", await redis.xrange(key, first, last, count=PAGE))
+async def _range(redis: Redis, key: str, first: str, last: str, most: int = PAGE) -> list[Entry]:
+    return cast("list[Entry]", await redis.xrange(key, first, last, count=most))
 
 
 def _pairs(reply: object) -> list[tuple[str, list[Entry]]]:

@@ -17,13 +17,14 @@ from orchestrator.runtime import lease as leases
 from orchestrator.runtime.connection import connect, load_scripts
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.effects import Effects, Services
-from orchestrator.runtime.inbox import Inbox
+from orchestrator.runtime.inbox import MOST_QUEUED, Inbox
 from orchestrator.runtime.ingress import INGRESSES, Ingress
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import Client, LiveSession
 from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.ownership import Ownership
+from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.subscribers import broker
 from orchestrator.runtime.wire import Wire
@@ -37,6 +38,8 @@ FIND_S = 2.0
 """How long a client that has come back is held while its conversation is on its way."""
 FIND_AGAIN_S = 0.05
 STOPPING = "the service is stopping"
+DELAYED = "the service cannot keep what is said right now; what was said waits, and is answered later"
+PING_S = 1.0
 
 
 class NotReadyError(RuntimeError):
@@ -67,12 +70,15 @@ class Node:
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
         self._commits = Wire(self._redis)
-        self._inbox = Inbox(self._redis, self.keys)
+        self._inbox = Inbox(self._redis, self.keys, self._warn_of_delay, self._hush)
         self._effects = Effects(services, self._inbox.append)
         self._broker = broker(redis_url, self.keys.shards + INGRESSES + 8)
         self._members = Membership(self._redis, self.keys, lease_ms)
         self._members.address = address
-        self._ownership = Ownership(self._redis, self.keys, self._broker, self._members, self._build, lease_ms)
+        self._committed = Committed(self._redis, self.keys, self.counters)
+        self._ownership = Ownership(
+            self._redis, self.keys, self._broker, self._members, self._build, self._committed, lease_ms
+        )
         self._secret = token_bytes(32)
         """Until the shared one is known, nobody can show a token."""
         self._stopping = False
@@ -125,7 +131,13 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        return not self._stopping and bool(self.shards)
+        """Whether it takes new calls."""
+        return not self._stopping and bool(self.shards) and not self._inbox.is_stalled
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for Redis that nobody who was sent away may come back yet."""
+        return self._inbox.is_stalled and self._inbox.queued >= MOST_QUEUED
 
     @property
     def sessions(self) -> list[LiveSession]:
@@ -141,6 +153,8 @@ class Node:
         shards = self.shards
         if self._stopping:
             raise NotReadyError("this node is being stopped, so it takes no more calls; try again, at another")
+        if self._inbox.is_stalled:
+            raise NotReadyError(f"this node takes no calls now: {DELAYED}")
         if not self.ready:
             raise NotReadyError("this node owns no shard, so it can take no call; try another, or later")
         while True:
@@ -188,6 +202,20 @@ class Node:
             logger.warning("nobody knows where %s is: %s", session_id, error or "its shard has no owner")
         return ""
 
+    def _warn_of_delay(self, is_delayed: bool) -> None:
+        if is_delayed:
+            logger.error("Redis does not take what is said; it waits here until it does")
+            for live in self.sessions:
+                if live.client is not None:
+                    live.client.warn("delayed", DELAYED)
+
+    def _hush(self) -> None:
+        """Redis has been away for too long: whoever speaks on would fill the memory."""
+        logger.error("%d events wait for Redis: callers are sent away until it answers", self._inbox.queued)
+        self.counters["overflows"] += 1
+        for live in self.sessions:
+            live.hush(DELAYED)
+
     def report(self, event: Input) -> None:
         """Say that something happened. Never waits; order is kept per session."""
         self._inbox.append(event)
@@ -205,8 +233,9 @@ class Node:
     async def ping(self) -> bool:
         """Whether Redis answers."""
         try:
-            return bool(await self._redis.ping())
-        except RedisError:
+            async with asyncio.timeout(PING_S):
+                return bool(await self._redis.ping())
+        except (TimeoutError, RedisError):
             return False
 
     async def _check_shard_count(self) -> None:
@@ -236,6 +265,7 @@ class Node:
             self._inbox,
             self._effects,
             self.counters,
+            self._committed,
             self._observer,
             self._ownership.wake,
         )

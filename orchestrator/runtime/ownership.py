@@ -13,11 +13,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import run_id
+from orchestrator.runtime.connection import pause_s, run_id
 from orchestrator.runtime.ingress import INGRESSES, Ingress
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lease import Lease, Ownable
 from orchestrator.runtime.membership import Membership
+from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.share import Member, fair_share, gifts, heirs
 from orchestrator.runtime.subscribers import Subscription
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 STOP_S = 5.0
 """How long a node that stops waits for a Redis that does not answer."""
-BACKOFF_S = 0.1
 MOVES = "the conversation moves to another process"
 ROUNDS_TO_GIVE = 16
 """A node that owns everything gives its surplus away in about so many looks: never all calls at once."""
@@ -56,7 +56,14 @@ class Ownership:
     """What one node owns. It looks three times per lease, and at once when something was handed to it or is lost."""
 
     def __init__(
-        self, redis: Redis, keys: Keys, broker: RedisBroker, members: Membership, build: Build, lease_ms: int
+        self,
+        redis: Redis,
+        keys: Keys,
+        broker: RedisBroker,
+        members: Membership,
+        build: Build,
+        committed: Committed,
+        lease_ms: int,
     ) -> None:
         self.running: dict[str, Holding] = {}
         self.wake = asyncio.Event()
@@ -69,6 +76,8 @@ class Ownership:
         self._broker = broker
         self._members = members
         self._build = build
+        self._committed = committed
+        self._server = ""
         self._lease_ms = lease_ms
         shards = [leases.shard(keys, number) for number in range(keys.shards)]
         self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
@@ -151,6 +160,7 @@ class Ownership:
 
     async def _listen(self) -> None:
         """Take at once what is handed to us."""
+        failures = 0
         while True:
             try:
                 if name := await self._members.told():
@@ -158,7 +168,10 @@ class Ownership:
                     self.wake.set()
             except (RedisError, OSError) as error:  # the looks will find it
                 logger.info("not listening for what is handed over: %s", error)
-                await asyncio.sleep(BACKOFF_S)
+                await asyncio.sleep(pause_s(failures))
+                failures += 1
+            else:
+                failures = 0
 
     async def _look(self) -> None:
         """Take what was handed to us, say that we live, renew, give the surplus away, take what is free.
@@ -167,6 +180,9 @@ class Ownership:
         """
         async with self._looking:
             server = await run_id(self._redis)
+            if self._server not in ("", server):  # before anything new is committed
+                await self._committed.compare()
+            self._server = server
             await self._take_offered(server)
             if not self.draining:
                 await self._members.sign_of_life(self._owned())

@@ -5,19 +5,23 @@ here that could be stranded. What we change of FastStream, and what it gains, is
 version is pinned, and tests/runtime/ hold it to what we rely on.
 """
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-import faststream.redis.subscriber.usecases.stream_subscriber as stream_subscriber
+from anyio import Event
 from faststream import AckPolicy
 from faststream.redis import RedisBroker, StreamSub
 from faststream.redis.subscriber.usecases.stream_subscriber import StreamBatchSubscriber
+from redis.exceptions import RedisError
+
+from orchestrator.runtime.connection import keep_alive, pause_s
+
+logger = logging.getLogger(__name__)
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 """Stream id and fields, as Redis has them."""
-
-# Stock value 5 s: too long for a call. The name is read at each use.
-setattr(stream_subscriber, "CONSUME_ERROR_BACKOFF_SECONDS", 0.1)  # noqa: B010 - not exported, so typed as absent
 
 
 class _CursorSub(StreamSub):
@@ -31,9 +35,30 @@ class _CursorSub(StreamSub):
 
 
 class _CursorSubscriber(StreamBatchSubscriber):
-    """Hands a batch straight to the handler: no envelope, no dependency injection, no middleware to pay for."""
+    """Hands a batch straight to the handler: no envelope, no dependency injection, no middleware to pay for.
+
+    It reads for as long as it runs, whatever happens. The stock loop waits 5 s after a lost connection, which is too
+    long for a call, and ends with an error that Redis replies, whereupon it is restarted at once, again and again.
+    """
 
     __slots__ = ()
+
+    async def _consume(self, *args: Any, start_signal: Event) -> None:
+        start_signal.set()
+        failures = 0
+        while self.running:
+            try:
+                await self._get_msgs(*args)
+            except (RedisError, OSError) as error:
+                if not failures:  # said once, however long it lasts
+                    logger.info("cannot read %s (%s), trying until it works", self._stream_sub.name, error)
+            except Exception:
+                logger.exception("reading %s broke", self._stream_sub.name)
+            else:
+                failures = 0
+                continue
+            await asyncio.sleep(pause_s(failures))
+            failures += 1
 
     async def consume_one(self, msg: Any) -> None:
         if self.running:
@@ -47,7 +72,6 @@ def broker(url: str, max_connections: int) -> RedisBroker:
     No socket timeout: under Python 3.11 redis-py pays for it with a task per command. A peer that is gone without a
     word is noticed by TCP keep-alive.
     """
-    keep_alive: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     return RedisBroker(
         url,
         apply_types=False,
@@ -55,7 +79,7 @@ def broker(url: str, max_connections: int) -> RedisBroker:
         graceful_timeout=2.0,
         max_connections=max_connections,
         socket_timeout=None,
-        **keep_alive,
+        **keep_alive(url),
     )
 
 
@@ -83,4 +107,5 @@ class Subscription:
 
     @property
     def running(self) -> bool:
-        return bool(self._subscriber.running)
+        """Whether it reads; one whose reading has ended for any reason at all is of no use any more."""
+        return bool(self._subscriber.running) and any(not task.done() for task in self._subscriber.tasks)

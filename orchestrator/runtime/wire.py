@@ -5,20 +5,27 @@ every event takes twice (docs/decisions/002). Its connection object alone does t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-TIMEOUT_S = 10.0
+from orchestrator.runtime.connection import TIMEOUT_S
+
+Exchange = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 
 class Wire:
     """Commands on one connection, in the order of the calls. What is lost is not sent again."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, connected: Callable[[Exchange], Awaitable[None]] | None = None) -> None:
+        """`connected` is awaited on each new connection before anything else goes out on it; what it raises, the call
+        raises, and the commands were not sent.
+        """
         self._connection: Any = redis.connection_pool.make_connection()
+        self._connected = connected
         self._turn = asyncio.Lock()
 
     async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -28,6 +35,10 @@ class Wire:
         async with self._turn:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
+                    if not self._connection.is_connected:
+                        await self._connection.connect()
+                        if self._connected is not None:
+                            await self._connected(self._exchange)
                     return await self._exchange(commands)
             except BaseException:
                 await self._connection.disconnect(nowait=True)  # replies may still come: never read them as others'
@@ -35,8 +46,7 @@ class Wire:
 
     async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         connection = self._connection
-        await connection.connect()
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:

@@ -1,6 +1,7 @@
 """Fixtures of the runtime tests: one real Redis per worker, a key prefix per test, nodes that are always stopped."""
 
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node
 from orchestrator.session.policy import Policy
 from tests.runtime.laws import check_laws
+from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, Stubs, Watch, soon_in_redis
 
 logging.getLogger("faststream").setLevel(logging.WARNING)
@@ -87,3 +89,13 @@ def _stopped(node: Any) -> bool:
 async def running(make_node: MakeNode) -> Running:
     """One node."""
     return await make_node()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A Redis of the test's own, to be killed."""
+    with tempfile.TemporaryDirectory(prefix="orch-kill-") as folder:
+        server = Server(folder)
+        await server.start()
+        yield server
+        await server.kill()

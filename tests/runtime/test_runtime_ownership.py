@@ -1,11 +1,7 @@
 """Ownership: one owner at a time, clean hand-over, take-over after a loss, and what survives it."""
 
 import asyncio
-import os
-import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +21,12 @@ from events.inputs import (
 )
 from orchestrator.runtime import inbox
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.embedded import find_server
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node, WrongShardCountError
 from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.laws import check_laws
+from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, StubClient, Stubs, Watch, soon, soon_in_redis
 
 
@@ -212,6 +208,7 @@ async def test_a_log_that_cannot_be_read_keeps_the_other_sessions_alive(
     second = await make_node()
     await second.watch.event(live.session_id, SessionResumed)
     assert f"{stranger} cannot be taken over: unknown event type" in caplog.text
+    assert second.node.counters["unrecoverable"] == 1
     await second.node.stop()
     await place.redis.delete(place.keys.log(stranger))
     await place.redis.srem(place.keys.sessions(number), stranger)
@@ -234,45 +231,6 @@ async def test_a_node_that_finds_no_redis_says_so_and_stops(tmp_path: Path) -> N
         await node.start()
     async with asyncio.timeout(1):
         await node.stop()
-
-
-class Server:
-    """A Redis server that may be killed and started again at the same socket."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self.url = f"unix://{folder}/r.sock"
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *(find_server(), "--port", "0", "--unixsocket", f"{self._folder}/r.sock", "--dir", self._folder),
-            *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        async with Redis.from_url(self.url) as redis:
-            await soon_in_redis(lambda: _answers(redis))
-
-    async def kill(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
-
-
-async def _answers(redis: Redis) -> bool:
-    try:
-        return bool(await redis.ping())
-    except RedisError:
-        return False
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="orch-kill-") as folder:
-        server = Server(folder)
-        await server.start()
-        yield server
-        await server.kill()
 
 
 async def test_a_server_that_was_killed_and_started_again_loses_nothing(server: Server) -> None:
