@@ -58,6 +58,8 @@ async def kill_redis(world: World) -> None:
 async def kill_redis_and_cut(world: World) -> None:
     """As a power failure: the end of the append-only file is gone too, from a random byte on."""
     await world.server.kill()
-    world.cut.append(world.server.cut(world.chance, CUT_AT_MOST))
+    count, lost = await world.server.lose(world.chance, CUT_AT_MOST)
+    world.cut.append(count)
+    world.lost_versions.append(lost)
     await world.server.start()
     world.restarted = True

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
+MISSED = re.compile(r"Redis lost versions (?P<first>\d+) to (?P<last>\d+) of (?P<session>\S+), which were committed")
 POLICY = """
 deadlines: {intent_ms: 10000, answer_ms: 10000, tts_ms: 10000}
 fallback: {failures: 0}
@@ -90,6 +92,14 @@ class Fleet:
     def any_address(self) -> str:
         """What a load balancer would choose: a node that answers its health check, or seemed to a moment ago."""
         return random.choice([node.url for node in self.nodes if not node.paused] or ["http://127.0.0.1:1"])
+
+    def missed_versions(self) -> list[tuple[str, int, int]]:
+        """Of each loss that a node has reported: session, the last version that is left, the last there had been."""
+        return [
+            (found["session"], int(found["first"]) - 1, int(found["last"]))
+            for log in sorted(self._folder.glob("node-*.log"))
+            for found in MISSED.finditer(log.read_text(errors="replace"))
+        ]
 
     def tracebacks(self) -> list[str]:
         """What no fault excuses: exceptions that nobody expected, in the words of the nodes."""

@@ -4,26 +4,23 @@ import asyncio
 import random
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from orchestrator.runtime.embedded import find_server
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.logs import list_sessions
+from tests.runtime.redis_server import Server
 
-PATIENCE_S = 30.0
 
-
-class RedisServer:
+class RedisServer(Server):
     """`async with RedisServer("always") as server:` is up at `server.url`, and stays there over every restart."""
 
     def __init__(self, appendfsync: str = "everysec") -> None:
-        self._appendfsync = appendfsync
-        self._folder = Path(tempfile.mkdtemp(prefix="orch-chaos-"))  # where paths are short enough for a socket
-        self.url = f"unix://{self._folder / 'redis.sock'}"
-        self._process: asyncio.subprocess.Process | None = None
-        self._is_cut = False
+        super().__init__(tempfile.mkdtemp(prefix="orch-chaos-"), appendfsync)  # short enough for a socket's path
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -31,55 +28,46 @@ class RedisServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.kill()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(Path(self.url.removeprefix("unix://")).parent)
 
-    async def start(self) -> None:
-        """Return when it answers, its file loaded, and written anew if its end was cut off."""
-        socket = self.url.removeprefix("unix://")
-        self._process = await asyncio.create_subprocess_exec(
-            *(find_server(), "--port", "0", "--unixsocket", socket, "--dir", str(self._folder), "--save", ""),
-            *("--appendonly", "yes", "--appendfsync", self._appendfsync, "--maxmemory-policy", "noeviction"),
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        async with Redis.from_url(self.url) as redis, asyncio.timeout(PATIENCE_S):
-            while not await _answers(redis):
-                assert self._process.returncode is None, "Redis did not start"
-                await asyncio.sleep(0.01)
-            if self._is_cut:
-                await rewritten(redis)
-                self._is_cut = False
+    async def lose(self, chance: random.Random, at_most: int) -> tuple[int, dict[str, tuple[int, int]]]:
+        """Of a server that is down: cut some bytes off its file, as a power failure would.
 
-    async def kill(self) -> None:
-        """As `kill -9`."""
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-            self._process = None
+        Returns how many, and which versions were lost of each session: the last that is left, and the last there was.
+        """
+        async with self._aside() as redis:
+            before = await _versions(redis)
+        count = chance.randint(1, min(at_most, self.written - 1))
+        self.cut(self.written - count)
+        async with self._aside() as redis:
+            await _rewritten(redis)
+            after = await _versions(redis)
+        lost = {session: (after.get(session, 0), last) for session, last in before.items()}
+        return count, {session: (kept, last) for session, (kept, last) in lost.items() if kept != last}
 
-    def cut(self, chance: random.Random, at_most: int) -> int:
-        """Cut some bytes off the end of the append-only file, as a power failure would; returns how many."""
-        assert self._process is None, "only of a server that is down"
-        files = [self._folder / "appendonly.aof", *sorted(self._folder.glob("appendonlydir/*.incr.aof"))]
-        path = next(file for file in reversed(files) if file.exists())
-        size = path.stat().st_size
-        count = chance.randint(1, min(at_most, size - 1))
-        with path.open("r+b") as file:
-            file.truncate(size - count)
-        self._is_cut = True
-        return count
+    @asynccontextmanager
+    async def _aside(self) -> AsyncIterator[Redis]:
+        """The server, where no node finds it."""
+        await self.start("aside.sock")
+        try:
+            async with Redis.from_url(self.url.replace("r.sock", "aside.sock")) as redis:
+                yield redis
+        finally:
+            await self.kill()
 
 
-async def rewritten(redis: Redis) -> None:
+async def _versions(redis: Redis) -> dict[str, int]:
+    keys, versions = Keys(), {}
+    for session_id in await list_sessions(redis, keys):
+        ((last, _),) = await redis.xrevrange(keys.log(session_id), count=1)
+        versions[session_id] = int(last.decode().partition("-")[2])
+    return versions
+
+
+async def _rewritten(redis: Redis) -> None:
     """Write the append-only file anew. Redis cuts a file that ends within a transaction off in the middle of it, and
     carries out that half at the next start; so this is due before anything is written after a cut.
     """
     await redis.bgrewriteaof()
     while (await redis.info("persistence"))["aof_rewrite_in_progress"]:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.01)
-
-
-async def _answers(redis: Redis) -> bool:
-    try:
-        return bool(await redis.ping())
-    except (RedisError, OSError):  # not yet, or it is still loading
-        return False

@@ -39,9 +39,10 @@ async def test_a_redis_that_is_killed_has_everything_that_it_acknowledged() -> N
 
 
 async def test_a_redis_that_has_lost_its_last_writes_never_leads_to_a_wrong_answer() -> None:
-    """The end of its file is cut off at random places. What was lost is lost; what is left obeys every law."""
+    """The end of its file is cut off at random places. What is left obeys every law, and the nodes say what is not."""
     async with World(Size(nodes=1, sessions=10, producers=4, rate_hz=80), seed=3) as world:
         await world.hurt(faults.kill_redis_and_cut, 3)
         found = await world.findings(may_lose=True)
     held(found)
-    assert found.lost, "nothing was cut off that anybody misses"
+    assert found.counts["versions lost"] > 0
+    assert found.counts["versions missed"] > 0

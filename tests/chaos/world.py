@@ -48,6 +48,8 @@ class World:
     """From a Redis that is ready again to everything handled that waited in it."""
     cut: list[int] = field(default_factory=list)
     """Bytes that were cut off the append-only file."""
+    lost_versions: list[dict[str, tuple[int, int]]] = field(default_factory=list)
+    """With each cut: session → the last version that was left, and the last there had been."""
     restarted: bool = False
     """The last fault was one of Redis."""
 
@@ -108,7 +110,22 @@ class World:
         await self._hang_up()
         found = await check(self.redis, self.keys, self.producers, self.callers, self.fleet.notes, may_lose=may_lose)
         found.violations += self.fleet.tracebacks()
+        self._compare_what_the_nodes_miss(found)
         return found
+
+    def _compare_what_the_nodes_miss(self, found: Findings) -> None:
+        """Each loss they report is one, and from its first version on. What a node never saw committed it cannot miss:
+        the reply to the last commits was under way.
+        """
+        lost = [(session, *versions) for cut in self.lost_versions for session, versions in cut.items()]
+        missed = self.fleet.missed_versions()
+        found.counts["versions lost"] = sum(last - kept for _, kept, last in lost)
+        found.counts["versions missed"] = sum(last - kept for _, kept, last in missed)
+        found.violations += [
+            f"{session} is said to have lost versions {kept + 1} to {last}, but has not"
+            for session, kept, last in missed
+            if not any((session, kept) == loss[:2] and last <= loss[2] for loss in lost)
+        ]
 
     async def _hang_up(self) -> None:
         self._stop.set()
