@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from events.derived import AnswerEnded, CommandIssued, EventRejected, Phase, TurnEnded
 from events.envelope import Derived, Event, Input, Result
 from events.inputs import SttFinal
-from orchestrator.session.commands import AnswerQuestion, CancelTimer, ClassifyIntent, Command, Speak, StartTimer
+from orchestrator.session.commands import CancelTimer, Command, StartTimer
 from orchestrator.session.evolve import apply
 from orchestrator.session.heard import heard_ms, heard_text
 from orchestrator.session.state import State
@@ -52,31 +52,25 @@ class Step:
         return event
 
     def do(self, command: Command, retry_of: str = "") -> None:
-        """Want something done. The id is derived from the input, never from the count of derived events."""
+        """Want something done. The id is derived from the input, never from the count of derived events.
+
+        What a service is asked has a key that is stable over attempts: the id of the first one. Session, turn and stage
+        would not do: when Redis has lost the end of a log, another question may be asked under the same three.
+        """
         state = self.state
-        where = f"{self.input.session_id}/{self.input.incarnation}/{state.inputs}"
-        target = command.target
+        where, target = f"{self.input.session_id}/{self.input.incarnation}/{state.inputs}", command.target
+        command_id = f"{where}/{command.name}/{target}" if target else f"{where}/{command.name}"
+        first = state.pending[retry_of].idempotency_key if retry_of else command_id
         issued = self.say(
             CommandIssued,
-            command_id=f"{where}/{command.name}/{target}" if target else f"{where}/{command.name}",
-            idempotency_key=state.pending[retry_of].idempotency_key if retry_of else self._idempotency_key(command),
+            command_id=command_id,
+            idempotency_key=first if command.stage else "",
             name=command.name,
             payload=command.payload(),
             retry_of=retry_of,
             target=target,
         )
         self.commands.append(issued)
-
-    def _idempotency_key(self, command: Command) -> str:
-        """Session, turn and stage: stable over attempts. A guess belongs to the turn that it is made for; it is a stage
-        of its own, named by its input, and so is what the agent says between two turns.
-        """
-        state, stage, turn = self.state, command.stage, self.state.turn
-        if isinstance(command, ClassifyIntent | AnswerQuestion) and command.speculation:
-            stage, turn = f"{stage}/{state.inputs}", turn + 1
-        elif isinstance(command, Speak) and state.task is None:
-            stage = command.target
-        return f"{self.input.session_id}/{turn}/{stage}" if stage else ""
 
     def reject(self, reason: str) -> None:
         """The input is recorded and has no effect."""
