@@ -85,8 +85,8 @@ def _rule(recorded: Sequence[Event], replayed: Sequence[Event]) -> str:
     surplus = Counter(map(_key, recorded))
     surplus.subtract(map(_key, replayed))
     is_missing, is_extra = one is not None and surplus[_key(one)] > 0, other is not None and surplus[_key(other)] < 0
-    if isinstance(one, CommandIssued) and isinstance(other, CommandIssued) and one.name == other.name:
-        return "ORCH1001" if is_missing and is_extra else "ORCH1002" if is_missing else "ORCH1003"
+    if is_missing and is_extra and isinstance(one, CommandIssued) and one.name == getattr(other, "name", ""):
+        return "ORCH1001"
     if one is not None and is_missing:
         return _one_sided(one, "ORCH1002", "ORCH1011")
     if other is not None and is_extra:
@@ -100,6 +100,8 @@ def _mismatch(one: Event, other: Event) -> str:
         return "ORCH1007" if differing & {"version", "at_us"} else "ORCH1010"
     if differing <= {"at_us", "event_id", "version"}:
         return "ORCH1007"
+    if differing <= Event.model_fields.keys():
+        return "ORCH1010"
     if isinstance(one, CommandIssued):
         return "ORCH1001"
     return "ORCH1005" if isinstance(one, StateChanged) else "ORCH1010"

@@ -83,7 +83,7 @@ _RULES: Final = (
     Rule(
         "ORCH1010",
         "event mismatch",
-        "The same event is said with other contents, or an input is counted under another turn or epoch.",
+        "The same event is said with other contents, or counted under another turn or epoch.",
         ("a measure, a text or an outcome is computed otherwise",),
         _SEE,
     ),
