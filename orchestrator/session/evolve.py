@@ -283,8 +283,7 @@ def _command_issued(state: State, event: derived.CommandIssued) -> None:
     if event.retry_of:
         state.pending.pop(event.retry_of, None)
     if event.name in OUTSTANDING:
-        # The hash is of the step, not of the command: the reducer adds it when the step is complete.
-        state.pending[event.command_id] = event.but(state_hash="") if event.state_hash else event
+        state.pending[event.command_id] = event
     if (cancel := _CANCELS.get(event.name)) is not None:
         cancel(state, event)
     if (begin := _BEGINS.get(event.name)) is not None:

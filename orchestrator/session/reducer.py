@@ -44,5 +44,5 @@ def reduce(state: State, event: Input) -> Step:
         making.reject("said by a node that does not own the session any more")
     else:
         decide(making, TABLE[making.phase, logged.type])  # type: ignore[attr-defined]
-    making.events[-1] = making.events[-1].but(state_hash=making.state.hash())
+    making.close()
     return Step(making.state, tuple(making.events), tuple(making.commands))
