@@ -10,8 +10,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.commit import position
-from orchestrator.runtime.ingress import INGRESSES
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Ownable
 
 PATIENCE_S = 60.0

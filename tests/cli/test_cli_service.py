@@ -63,16 +63,17 @@ def test_export_writes_a_recording_that_replays(session_id: str, env: dict[str, 
     file = tmp_path / "call.jsonl"
     assert orch("export", session_id, "-o", str(file), env=env).exit_code == 0
     assert orch("export", session_id, env=env).stdout.encode() == file.read_bytes()
-    of_file = orch("replay", str(file), env=env)
-    of_session = orch("replay", session_id, env=env)
+    assert orch("replay", session_id, str(file), env=env).exit_code == 0
+    of_file = orch("show", str(file), env=env)
+    of_session = orch("show", session_id, env=env)
     assert (of_file.exit_code, of_session.exit_code) == (0, 0), of_file.stderr
     assert of_file.stdout == of_session.stdout
     assert of_file.stdout.count("STT FINAL | text=") == 2
 
 
 def test_tail_follows_the_golden_log(session_id: str, env: dict[str, str]) -> None:
-    """From the session's beginning; the same lines as the replay's."""
-    expected = orch("replay", session_id, env=env).stdout.splitlines()
+    """From the session's beginning; the same lines as `orch show`."""
+    expected = orch("show", session_id, env=env).stdout.splitlines()
     tail = subprocess.Popen([*ORCH, "tail", session_id], env=env, stdout=subprocess.PIPE, text=True)
     assert tail.stdout is not None
     lines = [tail.stdout.readline().rstrip("\n") for _ in expected]
