@@ -189,6 +189,22 @@ async def test_a_node_that_drains_deals_its_calls_out_to_the_others(make_node: M
     await first.node.stop()
 
 
+async def test_a_node_that_drains_hands_over_to_a_slow_node_rather_than_to_nobody(
+    make_node: MakeNode, place: Place
+) -> None:
+    """The only other one has been silent for most of a lease, on a busy machine: clients still learn where it is."""
+    first = await make_node(lease_ms=60_000)
+    await first.listening()
+    slow = Membership(place.redis, place.keys, lease_ms=60_000)
+    slow.address = "http://slow"
+    await slow.sign_of_life({})
+    since, seen, rest = (await place.redis.hget(place.keys.nodes, slow.node)).decode().split(" ", 2)  # type: ignore[union-attr]
+    await place.redis.hset(place.keys.nodes, slow.node, f"{since} {int(seen) - 50_000} {rest}")
+    await first.node.drain()
+    assert first.clients[0].sent_to == ["http://slow"]
+    assert await slow.told() in {leases.shard(place.keys, number).name for number in range(4)}
+
+
 async def test_a_node_that_drains_alone_gives_everything_back(make_node: MakeNode) -> None:
     """The next start goes on from there at once."""
     first = await make_node(lease_ms=60_000)
