@@ -102,6 +102,7 @@ class Shard:
                 continue
             live = self._admit(session_id, state)
             live.conversation = conversation
+            live.call_follows = bool(state.handler_id)
             self._inbox.append(SessionResumed(session_id=live.session_id, reducer_version=REDUCER_VERSION))
             self._counters["take_overs"] += 1
 
