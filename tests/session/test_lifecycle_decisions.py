@@ -279,6 +279,19 @@ def test_what_the_new_owner_asked_itself_is_not_asked_again(converse) -> None:
     assert call.outstanding("AnswerQuestion").retry_of == ""
 
 
+def test_every_part_of_the_owners_node_says_who_is_connected(converse) -> None:
+    """A producer is `node` or `node:part`: what stands before the colon opened or resumed the session."""
+    call = converse("NEW")
+    call.producer = "node-1:gateway"
+    call.opens()
+    call.producer = "node-1:media"
+    assert call.input(HandlerAttached, handler_id="fastrtc_1").state.handler_id == "fastrtc_1"
+    call.producer = "node-2:runtime"
+    call.resumes("incarnation-2")
+    call.producer = "node-2:media"
+    assert call.input(HandlerAttached, handler_id="fastrtc_2").state.handler_id == "fastrtc_2"
+
+
 def test_a_late_word_of_the_last_owner_about_connections_is_rejected(converse) -> None:
     """Who is connected is said by the owner's node; what an earlier one says arrives late."""
     call = converse("LISTENING")

@@ -391,3 +391,18 @@ def test_a_handler_that_comes_leaves_the_guess_alone(converse) -> None:
     call = partial(guessing(converse), "hello").input(HandlerAttached, handler_id="fastrtc_1")
     assert len(call.state.outstanding("ClassifyIntent", "AnswerQuestion")) == 2
     assert due_ms(call, "endpoint") == 6_000
+
+
+def test_an_utterance_that_came_to_nothing_leaves_no_guess_to_the_next(converse) -> None:
+    """The recogniser took its words back and gave no final: the same words are another utterance, with its own tries."""
+    call = partial(partial(guessing(converse, tries=1), "hello"), "").input(SpeechStopped).fires("endpoint")
+    call.fires("stt_deadline")
+    assert (call.state.tries, call.state.speculation) == (0, None)
+    assert asked(partial(call.input(SpeechStarted), "hello")) == both(1, "hello")
+
+
+def test_a_timer_takes_no_guess_back(converse) -> None:
+    """But the one that says that nothing was said."""
+    call = partial(guessing(converse), "hello").input(SpeechStopped)
+    partial(call, "").fires("endpoint")
+    assert (call.state.tries, call.state.speculation) == (1, Speculation(1, "hello"))
