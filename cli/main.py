@@ -49,6 +49,10 @@ def replay(
     step: Annotated[bool, typer.Option("--step", help="Step by step, by your commands.")] = False,
     speed: Annotated[str, typer.Option(help="Print the golden log as it goes: 1x as it was, 4x, or max.")] = "",
     dump_state: Annotated[bool, typer.Option("--dump-state", help="Print the state at the end, as JSON.")] = False,
+    without: Annotated[list[str], typer.Option(help="What if this input had not come: 41 or SESSION:41.")] = [],  # noqa: B006
+    insert: Annotated[str, typer.Option(help="What if these inputs had come, too: a file of events.")] = "",
+    settings: Annotated[list[str], typer.Option("--set", help="What if: interruption.min_words=2.")] = [],  # noqa: B006
+    policy: Annotated[str, typer.Option(help="What if this policy file had been in force.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One line of JSON per recording.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
@@ -72,6 +76,15 @@ def show(
 ) -> None:
     """Show a conversation; without an option its golden log."""
     _run("show", source, detailed=detailed, timeline=timeline, as_json=as_json, full=full)
+
+
+@app.command()
+def why(
+    source: Source,
+    version: Annotated[str, typer.Argument(help="The event: 41 or SESSION:41.", metavar="VERSION")],
+) -> None:
+    """Say what an event came from, and what would have had to be different."""
+    _run("why", source, version)
 
 
 @app.command()

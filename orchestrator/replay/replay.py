@@ -21,6 +21,8 @@ from orchestrator.session.evolve import apply
 from orchestrator.session.reducer import Step, reduce
 from orchestrator.session.state import State
 
+REDUCER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Whatever a reducer that is wrong may raise."""
 Listener = Callable[[State, Step], None]
 """Is told each step: the state before it, and what today's reducer made of its input."""
 
@@ -131,7 +133,7 @@ class Replayer:
             return
         try:
             step = reduce(session.state, event)
-        except Exception as error:  # noqa: BLE001 - whatever the reducer under test raises is a finding
+        except REDUCER_ERRORS as error:
             self._diverges(session, (event, *self._rest_of_step()), (), error=_where(error))
             return
         said = step.events
@@ -255,7 +257,7 @@ class Replayer:
             try:
                 for event in events:
                     apply(state, event)
-            except Exception:  # noqa: BLE001 - a log that today's evolve cannot fold has been reported already
+            except REDUCER_ERRORS:  # it has been reported already that today's evolve cannot fold this log
                 session.is_lost = session.follows = True
             session.state, session.last = state, tuple(events)
         if self.look is not None and isinstance(events[0], Input):
