@@ -78,6 +78,17 @@ def show(
     _run("show", source, detailed=detailed, timeline=timeline, as_json=as_json, full=full)
 
 
+@app.command("import")
+def import_(
+    source: Source,
+    as_fixture: Annotated[str, typer.Option("--as-fixture", help="What the test is called.", metavar="NAME")] = "",
+    story: Annotated[str, typer.Option(help="What it is for, in a sentence.")] = "",
+    folder: Annotated[str, typer.Option(help="Where the recordings of your tests are: tests/recordings.")] = "",
+) -> None:
+    """Turn a recorded session into a test of your project."""
+    _run("import_", source, as_fixture=as_fixture, story=story, folder=folder)
+
+
 @app.command()
 def why(
     source: Source,
