@@ -45,6 +45,14 @@ def replay(
     keep_going: Annotated[bool, typer.Option("--keep-going", "-k", help="Go on after a divergence.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Also check what must hold in every log.")] = False,
     incomplete: Annotated[str, typer.Option(help="`ok`: the file may end where its writer crashed.")] = "",
+    until: Annotated[str, typer.Option(help="Stop there: 41, SESSION:41, 12.5s, STT_FINAL, Speak[2].")] = "",
+    step: Annotated[bool, typer.Option("--step", help="Step by step, by your commands.")] = False,
+    speed: Annotated[str, typer.Option(help="Print the golden log as it goes: 1x as it was, 4x, or max.")] = "",
+    dump_state: Annotated[bool, typer.Option("--dump-state", help="Print the state at the end, as JSON.")] = False,
+    without: Annotated[list[str], typer.Option(help="What if this input had not come: 41 or SESSION:41.")] = [],  # noqa: B006
+    insert: Annotated[str, typer.Option(help="What if these inputs had come, too: a file of events.")] = "",
+    settings: Annotated[list[str], typer.Option("--set", help="What if: interruption.min_words=2.")] = [],  # noqa: B006
+    policy: Annotated[str, typer.Option(help="What if this policy file had been in force.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One line of JSON per recording.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
@@ -68,6 +76,26 @@ def show(
 ) -> None:
     """Show a conversation; without an option its golden log."""
     _run("show", source, detailed=detailed, timeline=timeline, as_json=as_json, full=full)
+
+
+@app.command("import")
+def import_(
+    source: Source,
+    as_fixture: Annotated[str, typer.Option("--as-fixture", help="What the test is called.", metavar="NAME")] = "",
+    story: Annotated[str, typer.Option(help="What it is for, in a sentence.")] = "",
+    folder: Annotated[str, typer.Option(help="Where the recordings of your tests are: tests/recordings.")] = "",
+) -> None:
+    """Turn a recorded session into a test of your project."""
+    _run("import_", source, as_fixture=as_fixture, story=story, folder=folder)
+
+
+@app.command()
+def why(
+    source: Source,
+    version: Annotated[str, typer.Argument(help="The event: 41 or SESSION:41.", metavar="VERSION")],
+) -> None:
+    """Say what an event came from, and what would have had to be different."""
+    _run("why", source, version)
 
 
 @app.command()
