@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from redis.asyncio import Redis
 
+from orchestrator.runtime.connection import connect
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import keys_of
@@ -17,5 +18,5 @@ async def store() -> AsyncIterator[tuple[Redis, Keys]]:
     settings = Settings.from_environment()
     async with AsyncExitStack() as stack:
         url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
-        redis = await stack.enter_async_context(Redis.from_url(url))
+        redis = await stack.enter_async_context(connect(url))
         yield redis, await keys_of(redis)

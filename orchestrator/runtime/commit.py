@@ -13,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from orchestrator.runtime.cluster import ClusterWire
 from orchestrator.runtime.connection import evalsha, load_scripts, pause_s, run_all, run_id
 from orchestrator.runtime.wire import Wire
 
@@ -37,12 +38,12 @@ class Move:
 class Committer:
     """Commits under one owner token, until it is lost."""
 
-    def __init__(self, redis: Redis, wire: Wire, owned_key: str, token: str, server: str) -> None:
+    def __init__(self, redis: Redis, wire: Wire | ClusterWire, owned_key: str, token: str, server: str) -> None:
         self._redis = redis
         self._wire = wire
         self._owned_key = owned_key
         self._token = token
-        self._server = server
+        self.server = server
         """The run id of the server at the acquisition."""
 
     async def commit(self, moves: Sequence[Move]) -> None:
@@ -69,7 +70,7 @@ class Committer:
             evalsha(move.script, move.keys, [self._token, move.cursor, move.next_cursor, *move.args]) for move in moves
         ]
         try:
-            return await self._wire.call(calls)
+            return await self._wire.call(self._owned_key, calls)
         except (RedisError, OSError) as error:
             return [error]
 
@@ -78,7 +79,7 @@ class Committer:
         failures = 0
         while True:
             try:
-                server = await run_id(self._redis)
+                server = await run_id(self._redis, self._owned_key)
                 ((owner, cursor),) = await run_all(self._redis, [("HMGET", self._owned_key, "owner", "cursor")])
                 await load_scripts(self._redis)  # it may have forgotten them
             except (RedisError, OSError) as error:
@@ -87,7 +88,7 @@ class Committer:
                 await asyncio.sleep(pause_s(failures))
                 failures += 1
                 continue
-            if server != self._server:
+            if server != self.server:
                 raise LostOwnershipError("Redis was restarted")
             if owner is None or _text(owner) != self._token:
                 raise LostOwnershipError("another owner has taken it")

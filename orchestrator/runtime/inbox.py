@@ -19,10 +19,9 @@ from redis.exceptions import RedisError
 
 from events.codec import encode
 from events.envelope import Input
-from orchestrator.runtime.connection import pause_s
+from orchestrator.runtime.connection import pause_s, wire
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.second_life import Accepted
-from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Inbox:
         it is to silence whoever says so much. Nothing that is appended all the same is ever dropped.
         """
         self._accepted = Accepted(keys)
-        self._wire = Wire(redis, self._accepted.compare)
+        self._wire = wire(redis, self._accepted.compare)
         self._keys = keys
         self._producer = f"node-{uuid4().hex[:12]}"
         self._sequence = 0
@@ -169,7 +168,7 @@ class Inbox:
             # As one transaction: a blocked reader wakes once and gets them all, instead of the first alone.
             commands = [("MULTI",), *commands, ("EXEC",)]
         try:
-            replies = await self._wire.call(commands)
+            replies = await self._wire.call(stream, commands)
         except (RedisError, OSError) as error:
             return [error]
         return replies[-1] if isinstance(replies[-1], list) else replies

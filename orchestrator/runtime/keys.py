@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from zlib import crc32
 
+INGRESSES = 4
+"""A producer keeps to one of them, so that its events keep their order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

@@ -1,13 +1,15 @@
 """Reading what was committed: session logs, the list of sessions, and a live tail."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from events.codec import decode
 from events.envelope import Event
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime import lease as leases
+from orchestrator.runtime.keys import INGRESSES, Keys
 
 PAGE = 500
 
@@ -61,6 +63,32 @@ async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
     async for key in redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000):
         found.add(key.decode().removesuffix(":log").partition(":session:")[2])
     return {session_id: session_id in live for session_id in sorted(found)}
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How the service is doing, as Redis has it."""
+
+    shards: int
+    owned: int
+    nodes: int
+    sessions: int
+    waiting: int
+    """Events in inboxes and ingresses that nobody has handled yet."""
+    dead_letters: int
+
+
+async def backlog(redis: Redis, keys: Keys) -> Backlog:
+    """What there is, of all shards and ingresses."""
+    every = [leases.shard(keys, n) for n in range(keys.shards)] + [leases.ingress(keys, n) for n in range(INGRESSES)]
+    owned = sessions = waiting = dead_letters = 0
+    for what in every:
+        owned += what.kind == "shard" and bool(await redis.exists(what.lease))
+        sessions += await redis.scard(what.sessions)
+        dead_letters += await redis.xlen(what.dead_letters)
+        cursor = cast("bytes", await redis.hget(what.owned, "cursor") or b"0-0").decode()
+        waiting += len(cast("list[Entry]", await redis.xrange(what.stream, f"({cursor}")))
+    return Backlog(keys.shards, owned, await redis.hlen(keys.nodes), sessions, waiting, dead_letters)
 
 
 async def now(redis: Redis, keys: Keys) -> dict[str, str]:

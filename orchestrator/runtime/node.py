@@ -8,18 +8,20 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from secrets import token_bytes
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from events.codec import prepare
 from events.envelope import Event, Input
 from events.inputs import ClientConnected, SessionOpened
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import connect, load_scripts
+from orchestrator.runtime.connection import connect, load_scripts, wire
 from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.durability import durability
 from orchestrator.runtime.effects import Effects, Services
 from orchestrator.runtime.inbox import MOST_QUEUED, Inbox
-from orchestrator.runtime.ingress import INGRESSES, Ingress
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.ingress import Ingress
+from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import Client, LiveSession
 from orchestrator.runtime.membership import Membership
@@ -27,7 +29,6 @@ from orchestrator.runtime.ownership import Ownership
 from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.subscribers import broker
-from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
 
@@ -46,8 +47,16 @@ class NotReadyError(RuntimeError):
     """The node owns no shard (yet, or any more), so it can take no call."""
 
 
-class WrongShardCountError(RuntimeError):
+class UnusableRedisError(RuntimeError):
+    """Redis is named or set up in a way that cannot be used; the message says what to do."""
+
+
+class WrongShardCountError(UnusableRedisError):
     """Redis holds sessions under another number of shards; changing it would move live sessions."""
+
+
+class WrongAddressError(UnusableRedisError):
+    """The URL does not say what kind of Redis is there."""
 
 
 class Node:
@@ -69,7 +78,7 @@ class Node:
         self._policy = (policy or Policy()).recorded()
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
-        self._commits = Wire(self._redis)
+        self._commits = wire(self._redis)
         self._inbox = Inbox(self._redis, self.keys, self._warn_of_delay, self._hush)
         self._effects = Effects(services, self._inbox.append)
         self._broker = broker(redis_url, self.keys.shards + INGRESSES + 8)
@@ -84,10 +93,14 @@ class Node:
         self._stopping = False
 
     async def start(self) -> None:
-        """Connect and take what is free. Raises WrongShardCountError, and RedisError when Redis is away."""
+        """Connect and take what is free. Raises WrongShardCountError, WrongAddressError, and RedisError when Redis is
+        away.
+        """
         prepare()
+        await self._check_kind()
         await self._check_shard_count()
         self._secret = await self._shared_secret()
+        await self._say_what_is_kept()
         await load_scripts(self._redis)
         await self._broker.connect()
         await self._ownership.start()
@@ -237,6 +250,16 @@ class Node:
                 return bool(await self._redis.ping())
         except (TimeoutError, RedisError):
             return False
+
+    async def _check_kind(self) -> None:
+        if not isinstance(self._redis, RedisCluster) and (await self._redis.info("cluster"))["cluster_enabled"]:
+            raise WrongAddressError("this is a Redis Cluster: name it by redis+cluster://host:port, any node of it")
+
+    async def _say_what_is_kept(self) -> None:
+        for server in await durability(self._redis):
+            logger.info("%s", server.line())
+            for words in server.warnings():
+                logger.warning("%s", words)
 
     async def _check_shard_count(self) -> None:
         await self._redis.set(self.keys.shard_count, self.keys.shards, nx=True)

@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import pause_s, run_id
-from orchestrator.runtime.ingress import INGRESSES, Ingress
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.connection import pause_s, run_ids
+from orchestrator.runtime.ingress import Ingress
+from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease, Ownable
 from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.second_life import Committed
@@ -31,6 +31,8 @@ MOVES = "the conversation moves to another process"
 ROUNDS_TO_GIVE = 16
 """A node that owns everything gives its surplus away in about so many looks: never all calls at once."""
 
+Servers = Callable[[str], str]
+"""The run id of the server that has a key; empty: unknown."""
 Build = Callable[[Lease, str], Shard | Ingress]
 """Makes what runs under a lease; the second argument is the run id of the server."""
 
@@ -77,7 +79,6 @@ class Ownership:
         self._members = members
         self._build = build
         self._committed = committed
-        self._server = ""
         self._lease_ms = lease_ms
         shards = [leases.shard(keys, number) for number in range(keys.shards)]
         self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
@@ -179,17 +180,15 @@ class Ownership:
         The sign of life comes before the renewal: when a node dies, its share is free before its leases are.
         """
         async with self._looking:
-            server = await run_id(self._redis)
-            if self._server not in ("", server):  # before anything new is committed
-                await self._committed.compare()
-            self._server = server
-            await self._take_offered(server)
+            servers = await run_ids(self._redis)
+            await self._committed.compare(servers)  # before anything new is committed
+            await self._take_offered(servers)
             if not self.draining:
                 await self._members.sign_of_life(self._owned())
-            await self._renew_all(server)
+            await self._renew_all(servers)
             if not self.draining:
                 self._give_surplus()
-                await self._take_free(server)
+                await self._take_free(servers)
 
     def _owned(self) -> Counter[str]:
         return Counter(holding.owner.lease.what.kind for holding in self.running.values())
@@ -203,12 +202,14 @@ class Ownership:
         ]
         self._leave(lost, MOVES)
 
-    async def _renew_all(self, server: str) -> None:
+    async def _renew_all(self, servers: Servers) -> None:
         """What another node has taken is lost, and so is what belonged to an earlier life of the server."""
         leaving = [holding for holding, _ in self._leaving.values()]  # nobody else may begin before its effects ended
         held = [holding.owner.lease for holding in [*self.running.values(), *leaving]]
         gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
-        gone |= {name for name, holding in self.running.items() if holding.server != server}
+        for name, holding in self.running.items():
+            if servers(holding.owner.lease.what.lease) not in ("", holding.server):
+                gone.add(name)
         self._leave(sorted(gone & self.running.keys()), MOVES)
 
     def _give_surplus(self) -> None:
@@ -247,12 +248,12 @@ class Ownership:
                     idle.setdefault(heir.node, ([], heir))[0].append(name)
         return moves + list(idle.values())
 
-    async def _take_offered(self, server: str) -> None:
+    async def _take_offered(self, servers: Servers) -> None:
         while self._offered and not self.draining:
             offered, self._offered = self._offered, set()
-            await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), server)
+            await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), servers)
 
-    async def _take_free(self, server: str) -> None:
+    async def _take_free(self, servers: Servers) -> None:
         """Up to our share. Each node begins at another place, so that they rarely want the same."""
         members, owned = self._members.members, self._owned()
         for kind, total in self._total.items():
@@ -263,15 +264,17 @@ class Ownership:
             begin = sum(fair_share(total, members, one.node) for one in members if one.node < self._members.node)
             free = deque(await leases.free(self._redis, wanted[begin:] + wanted[:begin]))
             while free and room > 0:
-                room -= await self._take([free.popleft() for _ in range(min(room, len(free)))], server)
+                room -= await self._take([free.popleft() for _ in range(min(room, len(free)))], servers)
 
     def _not_ours(self, wanted: Iterable[Ownable]) -> list[Ownable]:
         return [what for what in wanted if what.name not in self.running and what.name not in self._leaving]
 
-    async def _take(self, wanted: list[Ownable], server: str) -> int:
+    async def _take(self, wanted: list[Ownable], servers: Servers) -> int:
         """How many of them are ours now."""
         got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
-        outcomes = await asyncio.gather(*(self._run(lease, server) for lease in got), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self._run(lease, servers(lease.what.lease)) for lease in got), return_exceptions=True
+        )
         for lease, outcome in zip(got, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 logger.error("%s could not be taken over", lease.what.name, exc_info=outcome)

@@ -7,10 +7,12 @@ of its own that were accepted are appended again.
 
 import logging
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import MovedError, RedisError, ResponseError
 
 from events.codec import decode
 from orchestrator.runtime.commit import position
@@ -34,7 +36,6 @@ class Accepted:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._server = ""
         self._last: defaultdict[int, deque[tuple[str, bytes]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self.lost: dict[int, list[bytes]] = {}
         """By shard, what must be appended again, before anything newer."""
@@ -45,23 +46,32 @@ class Accepted:
         self.lost.pop(shard, None)
 
     async def compare(self, exchange: Exchange) -> None:
-        """Called with each new connection. Raises SecondLifeError when the server is not the one it was, once."""
-        server = _run_id(await exchange([("INFO", "server")]))
-        if self._server in ("", server):
-            self._server = server
-            return
+        """Called with each new connection. Raises SecondLifeError when something that was accepted is not there."""
+        found = False
         for shard, entries in self._last.items():
             stream = self._keys.inbox(shard)
-            there = _last_id(*await exchange([("XINFO", "STREAM", stream)]))
+            (reply,) = await exchange([("XINFO", "STREAM", stream)])
+            if isinstance(reply, MovedError):
+                continue  # on another master of the cluster
+            there = _last_id(reply)
             again = [line for entry, line in entries if position(entry) > position(there)]
             if again:
                 logger.error(
                     "Redis lost %d accepted entries of %s, after %s: appended again", len(again), stream, there
                 )
                 self.lost[shard] = self.lost.get(shard, []) + again
-        self._last.clear()
-        self._server = server
-        raise SecondLifeError("Redis was started again")
+                entries.clear()
+                found = True
+        if found:
+            raise SecondLifeError("Redis has lost what it had accepted")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The last steps of a session: version and state hash of each; and the run id of the server that has them."""
+
+    server: str = ""
+    steps: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
 
 class Committed:
@@ -71,43 +81,46 @@ class Committed:
         self._redis = redis
         self._keys = keys
         self._counters = counters
-        self._seen: OrderedDict[str, deque[tuple[int, str]]] = OrderedDict()
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def note(self, session_id: str, version: int, state_hash: str) -> None:
-        """A step up to this version is committed."""
+    def note(self, session_id: str, server: str, version: int, state_hash: str) -> None:
+        """A step up to this version is committed, on that server."""
         seen = self._seen.get(session_id)
         if seen is None:
-            seen = self._seen[session_id] = deque(maxlen=REMEMBERED)
+            seen = self._seen[session_id] = _Seen()
             if len(self._seen) > SESSIONS_REMEMBERED:
                 self._seen.popitem(last=False)
-        seen.append((version, state_hash))
+        seen.server = server
+        seen.steps.append((version, state_hash))
 
-    async def compare(self) -> None:
-        """Say and count what is gone, and forget it. Raises RedisError."""
+    async def compare(self, servers: Callable[[str], str]) -> None:
+        """Say and count what is gone since the last time, where a session is on another server, or in another life of
+        it. Raises RedisError.
+        """
         for session_id, seen in list(self._seen.items()):
-            newest = seen[-1][0]
-            while seen and not await self._is_there(session_id, *seen[-1]):
-                seen.pop()
-            kept = seen[-1][0] if seen else 0
-            if kept < newest:
-                self._counters["lost_versions"] += newest - kept
-                logger.error("Redis lost versions %d to %d of %s, which were committed", kept + 1, newest, session_id)
-            if not seen:
-                del self._seen[session_id]
+            key = self._keys.log(session_id)
+            if (server := servers(key)) in ("", seen.server):
+                continue
+            before, seen.server = seen.server, server
+            if before:
+                await self._compare(session_id, seen)
+
+    async def _compare(self, session_id: str, seen: "_Seen") -> None:
+        newest = seen.steps[-1][0]
+        while seen.steps and not await self._is_there(session_id, *seen.steps[-1]):
+            seen.steps.pop()
+        kept = seen.steps[-1][0] if seen.steps else 0
+        if kept < newest:
+            self._counters["lost_versions"] += newest - kept
+            logger.error("Redis lost versions %d to %d of %s, which were committed", kept + 1, newest, session_id)
+        if not seen.steps:
+            del self._seen[session_id]
 
     async def _is_there(self, session_id: str, version: int, state_hash: str) -> bool:
         """Whether the log has this very version, and not another one of the same number."""
         entry = f"0-{version}"
         found: Any = await self._redis.xrange(self._keys.log(session_id), entry, entry)
         return bool(found) and decode(found[0][1][b"e"].rpartition(b"\n")[2]).state_hash == state_hash
-
-
-def _run_id(replies: list[Any]) -> str:
-    (info,) = replies
-    if isinstance(info, Exception):
-        raise info
-    text = info.decode() if isinstance(info, bytes) else str(info)
-    return text.partition("run_id:")[2].partition("\r")[0]
 
 
 def _last_id(reply: Any) -> str:

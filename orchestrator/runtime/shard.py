@@ -13,6 +13,7 @@ from events.codec import BadEventError, decode_input, encode
 from events.derived import EventRejected
 from events.envelope import Event, Input
 from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
+from orchestrator.runtime.cluster import ClusterWire
 from orchestrator.runtime.commit import Committer, LostOwnershipError, Move, position
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.effects import Effects
@@ -58,7 +59,7 @@ class Shard:
     def __init__(
         self,
         redis: Redis,
-        wire: Wire,
+        wire: Wire | ClusterWire,
         keys: Keys,
         lease: Lease,
         server: str,
@@ -101,6 +102,7 @@ class Shard:
                 continue
             live = self._admit(session_id, state)
             live.conversation = conversation
+            live.call_follows = bool(state.handler_id)
             self._inbox.append(SessionResumed(session_id=live.session_id, reducer_version=REDUCER_VERSION))
             self._counters["take_overs"] += 1
 
@@ -244,7 +246,7 @@ class Shard:
         if live is None or step is None:
             return
         live.state = step.state
-        self._committed.note(live.session_id, step.state.version, step.events[-1].state_hash)
+        self._committed.note(live.session_id, self._committer.server, step.state.version, step.events[-1].state_hash)
         self._counters["inputs"] += 1
         self._counters["rejected"] += isinstance(step.events[-1], EventRejected)
         live.conversation.hear(step.events)

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from hiredis import pack_command
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from orchestrator.runtime.connection import TIMEOUT_S
+TIMEOUT_S = 10.0
+"""A command that is not answered in this time has failed."""
 
 Exchange = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 
@@ -20,17 +20,19 @@ Exchange = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 class Wire:
     """Commands on one connection, in the order of the calls. What is lost is not sent again."""
 
-    def __init__(self, redis: Redis, connected: Callable[[Exchange], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, make_connection: Callable[[], Any], connected: Callable[[Exchange], Awaitable[None]] | None = None
+    ) -> None:
         """`connected` is awaited on each new connection before anything else goes out on it; what it raises, the call
         raises, and the commands were not sent.
         """
-        self._connection: Any = redis.connection_pool.make_connection()
+        self._connection = make_connection()
         self._connected = connected
         self._turn = asyncio.Lock()
 
-    async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies, errors of single commands among them as values. Raises RedisError or TimeoutError when the
-        connection failed: then nobody knows what was done.
+    async def call(self, key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:  # noqa: ARG002 - see ClusterWire
+        """The replies to commands that are all about `key` or its neighbours, errors of single commands among them as
+        values. Raises RedisError or TimeoutError when the connection failed: then nobody knows what was done.
         """
         async with self._turn:
             try:

@@ -5,7 +5,6 @@ policy, which never changes and may be long, is left out: the first event of the
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,15 +29,13 @@ class _Snapshot:
     turn_began: int
 
 
-@cache
-def _adapter() -> TypeAdapter[_Snapshot]:
-    return TypeAdapter(_Snapshot)
+_SNAPSHOT = TypeAdapter(_Snapshot, config=None)
 
 
 def dump(state: State, conversation: ConversationSoFar) -> bytes:
     """A snapshot of a session, as JSON."""
     snapshot = _Snapshot(REDUCER_VERSION, state, conversation.said, conversation.turn_began)
-    return _adapter().dump_json(snapshot, exclude={"state": {"policy"}})
+    return _SNAPSHOT.dump_json(snapshot, exclude={"state": {"policy"}})
 
 
 def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
@@ -46,7 +43,7 @@ def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
     its state may not have the fields that today's has.
     """
     try:
-        snapshot = _adapter().validate_json(data)
+        snapshot = _SNAPSHOT.validate_json(data)
     except ValidationError as error:
         raise BadSnapshotError(f"not a snapshot: {error.errors(include_url=False, include_input=False)[0]}") from error
     if snapshot.reducer_version != REDUCER_VERSION:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from events import inputs
-from events.codec import encode
+from events.codec import decode, encode
 from events.derived import CommandIssued, Phase
 from events.envelope import Derived, Event, Input, Result
 from events.recording import Header, dump, parse
@@ -133,6 +133,8 @@ class Conversation:
         self.state = step.state
         self.steps.append(step)
         for said in step.events:
+            if decode(encode(said)) != said:
+                raise BrokenLawError(f"cannot be read back: {encode(said)[:200]!r}")
             apply(self._folded, said)
         if self._folded.hash() != self.state.hash():
             raise BrokenLawError(f"after {encode(event)[:200]!r} the state is not the fold of the log")

@@ -225,7 +225,10 @@ def _replays(run: Simulated) -> Iterator[Violation]:
     """I-3: a replay of the recording says every event again, byte for byte."""
     if not run.log:
         return
-    divergence = replay(parse(run.recording(), f"seed {run.seed}")).divergence
+    recording = parse(run.recording(), f"seed {run.seed}")
+    if [*recording.events()] != run.log:
+        yield Violation("I-3", "what_is_said_can_be_read_back", len(run.log), "the log is not what was said")
+    divergence = replay(recording).divergence
     if divergence is not None:
         message = f"recorded {divergence.recorded!r}, replayed {divergence.replayed!r}"
         yield Violation("I-3", "a_replay_is_equal", divergence.line - 1, message)

@@ -15,18 +15,20 @@ from tests.runtime.support import soon_in_redis
 class Server:
     """It listens at the same socket in each of its lives, with its append-only file in `folder`."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, appendfsync: str = "always") -> None:
         self._folder = folder
+        self._appendfsync = appendfsync
         self.url = f"unix://{folder}/r.sock"
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
+    async def start(self, socket: str = "r.sock") -> None:
+        """Return when it answers, at its socket or for once at another one in its folder."""
         self._process = await asyncio.create_subprocess_exec(
-            *(find_server(), "--port", "0", "--unixsocket", f"{self._folder}/r.sock", "--dir", self._folder),
-            *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            *(find_server(), "--port", "0", "--unixsocket", f"{self._folder}/{socket}", "--dir", self._folder),
+            *("--appendonly", "yes", "--appendfsync", self._appendfsync, "--save", ""),
             stdout=asyncio.subprocess.DEVNULL,
         )
-        async with Redis.from_url(self.url) as redis:
+        async with Redis.from_url(f"unix://{self._folder}/{socket}") as redis:
             await soon_in_redis(lambda: _answers(redis))
 
     async def kill(self) -> None:

@@ -139,7 +139,7 @@ async def one_turn(running: Running, proxy: LossyProxy, needle: bytes) -> None:
     assert proxy.lost == 1
     assert len(running.watch.all(live.session_id, TurnStarted)) == 1
     for stage in ("intent", "answer"):
-        assert running.stubs.keys(stage) == [f"{live.session_id}/1/{stage}"]
+        assert len(running.stubs.keys(stage)) == 1
     assert running.clients[0].shown == [] or running.clients[0].shown == ["You said hello."]
 
 

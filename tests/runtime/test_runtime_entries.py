@@ -100,6 +100,21 @@ async def test_an_ingress_that_failed_once_goes_on_at_once(make_node: MakeNode, 
         await running.node.stop()
 
 
+async def test_the_events_of_a_batch_are_routed_in_one_round_trip(make_node: MakeNode, place: Place) -> None:
+    """A question to Redis for each of them would set the pace: their rate would be that of round trips."""
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy:
+        running = await make_node(url=proxy.url)
+        live = await running.listening()
+        proxy.count(b"SISMEMBER")
+        async with place.redis.pipeline(transaction=True) as pipeline:
+            for number in range(1, 41):
+                pipeline.xadd(place.keys.ingress(0), {"e": line(live.session_id, producer="p", producer_seq=number)})
+            await pipeline.execute()
+        await running.watch.event(live.session_id, SttPartial, 40)
+        assert proxy.requests == 1
+        await running.node.stop()
+
+
 async def test_an_event_for_an_unknown_session_is_a_dead_letter_of_the_ingress(
     running: Running, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from events.derived import CommandIssued
 from events.inputs import (
     ClientConnected,
+    HandlerAttached,
     PlaybackDone,
     PlaybackStarted,
     RagAnswered,
@@ -22,12 +23,13 @@ from events.inputs import (
 from orchestrator.runtime import inbox
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.node import Node, WrongShardCountError
 from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server
-from tests.runtime.support import Running, StubClient, Stubs, Watch, soon, soon_in_redis
+from tests.runtime.support import Running, StubClient, StubHandler, Stubs, Watch, soon, soon_in_redis
 
 
 async def thinking(running: Running) -> str:
@@ -102,6 +104,44 @@ async def test_an_answer_goes_on_when_its_client_has_come_back_to_the_new_owner(
     await second.watch.event(live.session_id, PlaybackDone)
     assert client.shown == ["You said hello."]
     assert not second.watch.all(live.session_id, ServiceFailed)
+
+
+async def moved_while_it_speaks(make_node: MakeNode) -> tuple[Running, LiveSession, StubClient]:
+    """A call whose owner stops in the middle of an answer; the client is back, the call is not yet."""
+    first = await make_node()
+    live = await first.listening()
+    live.handler = StubHandler(plays_to_the_end=False)
+    first.node.report(HandlerAttached(session_id=live.session_id, handler_id=live.handler.handler_id))
+    first.node.report(SttFinal(session_id=live.session_id, text="hello"))
+    await first.watch.event(live.session_id, PlaybackStarted)
+    await first.node.stop()
+    second = await make_node()
+    await second.watch.event(live.session_id, CommandIssued, name="Speak")
+    back, client = second.node.session(live.session_id), StubClient("browser-2")
+    assert back is not None
+    second.node.connect_client(back, client)
+    await second.watch.event(live.session_id, ClientConnected)
+    return second, back, client
+
+
+async def test_an_answer_goes_on_aloud_in_the_call_that_follows_its_client(make_node: MakeNode) -> None:
+    """A client comes back with its WebSocket first; who was in a call must not read the rest of the sentence."""
+    second, back, client = await moved_while_it_speaks(make_node)
+    back.handler = handler = StubHandler("fastrtc_2")
+    second.node.report(HandlerAttached(session_id=back.session_id, handler_id=handler.handler_id))
+    await second.watch.event(back.session_id, PlaybackDone)
+    assert "play answer-1" in handler.told
+    assert client.shown == []
+
+
+async def test_an_answer_is_shown_when_no_call_follows_its_client(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not waited for long: the microphone may be gone for good."""
+    monkeypatch.setattr("orchestrator.runtime.live.CALL_FOLLOWS_S", 0.05)
+    second, back, client = await moved_while_it_speaks(make_node)
+    await second.watch.event(back.session_id, PlaybackDone)
+    assert client.shown == ["You said hello."]
 
 
 async def test_the_conversation_so_far_goes_along_to_the_new_owner(make_node: MakeNode) -> None:
