@@ -126,7 +126,7 @@ def _results(log: list[Event], found: Findings) -> Iterator[str]:
     turns = {event.turn: event.text for event in log if isinstance(event, TurnStarted)}
     for event in log:
         found.counts["take-overs"] += isinstance(event, SessionResumed)
-        if not isinstance(event, TERMINAL):
+        if type(event) not in TERMINAL:
             continue
         if event.event_id in rejected:
             found.counts["stale results"] += 1
