@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Option("--url", help="Address of the running service.")]
-Sources = Annotated[list[str], typer.Argument(help="What to replay.", metavar="SOURCE...")]
+Sources = Annotated[list[str], typer.Argument(help="What to replay.", metavar="SOURCE")]
 Source = Annotated[str, typer.Argument(help="A recording, - or a session id.", metavar="SOURCE")]
 SessionId = Annotated[str, typer.Argument(help="A session id; `orch sessions` lists them.", metavar="SESSION")]
 
