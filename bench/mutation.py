@@ -1,11 +1,12 @@
 """Mutation testing of the pure core: do the tests notice when a line of orchestrator/session is wrong?
 
-    uv run --with mutmut==3.8.1 python -m bench.mutation [--workers N] [--only speaking --only thinking]
+    uv run --with mutmut==3.8.1 python -m bench.mutation [--workers N] [--only speaking --only thinking] [--again]
 
-mutmut goes first, within functions: per mutant it runs the tests that call the function ([tool.mutmut] has how). What
-it left alive, and what runs at import, is for bench/mutants.py. All of it happens in a copy of the tree as git would
-commit it, so nothing is left here but the report: build/mutation.md has the score per file, and each survivor with its
-reason from bench/mutation_reasons.toml. Exit status 1: less than 90 % is killed, or a survivor has no reason.
+bench/mutants.py makes the mutants, bench/mutant_trial.py tries them, in a copy of the tree as git would commit it. It
+takes an hour of one core, and may be done in pieces: what a file's mutants came to is kept in build/mutation/ until the
+file changes, and docs/mutation.md is written from all of it: the score per file, and each survivor with its reason from
+bench/mutation_reasons.toml. `--again` tries the survivors only: for new tests. Exit status 1: less than 90 % is killed,
+a file was not tried, or a survivor has no reason.
 """
 
 import argparse
@@ -17,18 +18,20 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
-from bench.mutants import Mutant, mutants, survivors
+from bench.mutant_trial import Trial
+from bench.mutants import mutants
 
 ROOT = Path(__file__).parents[1]
 CORE = Path("orchestrator/session")
-REPORT = ROOT / "build" / "mutation.md"
+KEPT = ROOT / "build" / "mutation"
+REPORT = ROOT / "docs" / "mutation.md"
 REASONS = Path(__file__).with_name("mutation_reasons.toml")
-MUTMUT = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", "run", "--max-children"]
-KILLED = {1, 3, 24, 36, 152, 255, -24}
-"""mutmut's exit codes for tests that failed or never ended."""
 GOAL = 90
 
 
@@ -41,63 +44,92 @@ def copy_tree(to: Path) -> None:
             shutil.copyfile(ROOT / name, to / name)
 
 
-def run_mutmut(files: list[Path], workers: int) -> dict[Path, dict[str, bool]]:
-    """Whether it killed a mutant, by file and mutmut's name for the mutant."""
-    chosen = [".".join(file.with_suffix("").parts) + ".*" for file in files if file.stem != "__init__"]
-    with Path("mutmut.log").open("w") as log:
-        status = subprocess.run([*MUTMUT, str(workers), *chosen], stdout=log, stderr=log, check=False).returncode
-    if status:
-        raise SystemExit("mutmut failed:\n" + Path("mutmut.log").read_text("utf-8").replace("\r", "\n")[-4_000:])
-    metas = {file: json.loads(Path(f"mutants/{file}.meta").read_text("utf-8")) for file in files}
-    return {file: {n: code in KILLED for n, code in meta["exit_code_by_key"].items()} for file, meta in metas.items()}
+@dataclass(frozen=True)
+class Tried:
+    """What a file's mutants came to: how many there are, and line and change of the survivors."""
+
+    file: Path
+    mutants: int
+    alive: list[tuple[int, str]]
 
 
-def report(total: Counter[str], alive: list[Mutant], reasons: dict[str, str]) -> tuple[str, float]:
+def kept(file: Path) -> Path:
+    """Where it is kept what a file's mutants came to, until the file changes."""
+    return KEPT / f"{file.stem}-{sha256(file.read_bytes()).hexdigest()[:16]}.json"
+
+
+def keep(tried: Tried) -> None:
+    kept(tried.file).write_text(json.dumps([tried.mutants, tried.alive], indent=1, ensure_ascii=False), "utf-8")
+
+
+def last_time(file: Path) -> Tried:
+    mutants, alive = json.loads(kept(file).read_text("utf-8"))
+    return Tried(file, mutants, [(line, change) for line, change in alive])
+
+
+def report(tried: list[Tried], reasons: dict[str, str]) -> tuple[str, float]:
     """The report, and the score in percent."""
-    left = Counter(mutant.file.name for mutant in alive)
-    overall = 100 * (1 - left.total() / total.total())
-    lines = ["# Mutation testing of orchestrator/session", ""]
+    lines = ["# Mutation testing of orchestrator/session", "", "Written by `bench/mutation.py`, which says how.", ""]
     lines += ["| File | Mutants | Survivors | Killed |", "|---|--:|--:|--:|"]
-    lines += [f"| {name} | {n} | {left[name]} | {100 * (1 - left[name] / n):.1f} % |" for name, n in total.items()]
-    lines += [f"| **all** | {total.total()} | {left.total()} | **{overall:.1f} %** |"]
-    for why in ("", *sorted({reasons[mutant.change] for mutant in alive if mutant.change in reasons})):
-        found = [mutant for mutant in alive if reasons.get(mutant.change, "") == why]
-        lines += ["", f"## {why or 'No reason given'}", "", *([] if found else ["none"])]
-        for mutant in sorted(found, key=lambda mutant: (mutant.file, mutant.line, mutant.change)):
-            was, now = mutant.change.partition(": ")[2].split(" → ", 1)
-            lines += [f"- {mutant.file}:{mutant.line}", "  ```diff", f"  - {was}", f"  + {now}", "  ```"]
-    return "\n".join(lines) + "\n", overall
+    alive = [(reasons.get(change, ""), t.file.name, line, change) for t in tried for line, change in t.alive]
+    rows = [(t.file.name, t.mutants, len(t.alive)) for t in tried if t.mutants]
+    rows += [("**all**", sum(t.mutants for t in tried), len(alive))]
+    lines += [f"| {name} | {made} | {left} | {killed_percent(made, left):.1f} % |" for name, made, left in rows]
+    for why, group in groupby(sorted(alive), key=itemgetter(0)):
+        lines += ["", f"## {why or 'No reason given'}", "", "```diff"]
+        for _, name, line, change in group:
+            was, now = change.partition(": ")[2].split(" → ", 1)
+            lines += [f"  {name}:{line}", f"- {was}", f"+ {now}"]
+        lines += ["```"]
+    return "\n".join(lines) + "\n", killed_percent(*rows[-1][1:])
+
+
+def killed_percent(made: int, left: int) -> float:
+    return 100 * (1 - left / max(1, made))
+
+
+def try_all(files: list[Path], workers: int, again: bool) -> None:
+    """Try the mutants of these files, and keep what came of it."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as scratch:
+        copy_tree(Path(scratch))
+        os.chdir(scratch)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        sys.path[:] = [scratch, *(path for path in sys.path if Path(path).resolve() != ROOT)]
+        trial = Trial(workers)
+        for file in files:
+            began, todo = time.monotonic(), [*mutants(file)]
+            before = last_time(file) if again else Tried(file, len(todo), [(m.line, m.change) for m in todo])
+            todo = [mutant for mutant in todo if (mutant.line, mutant.change) in before.alive]
+            alive = sorted((mutant.line, mutant.change) for mutant in trial.survivors(todo))
+            keep(Tried(file, before.mutants, alive))
+            print(f"{file.name}: {len(alive)} of {len(todo)} survive, {time.monotonic() - began:.0f} s", flush=True)
+        os.chdir(ROOT)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", action="append", metavar="MODULE", help="a module of the core; may be repeated")
-    args, began = parser.parse_args(), time.monotonic()
+    parser.add_argument("--again", action="store_true", help="try the survivors of the last time only")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    files = sorted(CORE.rglob("*.py"))
+    chosen = [file for only in args.only for file in files if file.stem == only] if args.only else files
+    try_all(chosen, args.workers, args.again)
     groups = tomllib.loads(REASONS.read_text("utf-8")).get("reason", [])
     reasons = {change: group["why"] for group in groups for change in group["mutants"]}
-    with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as scratch:
-        copy_tree(Path(scratch))
-        os.chdir(scratch)
-        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-        sys.path[:] = [scratch, *(path for path in sys.path if Path(path).resolve() != ROOT)]
-        files = [file for file in sorted(CORE.rglob("*.py")) if not args.only or file.stem in args.only]
-        killed = run_mutmut(files, args.workers)
-        todo = [m for file in files for m in mutants(file, {name for name, dead in killed[file].items() if not dead})]
-        total = Counter({file.name: sum(killed[file].values()) for file in files}) + Counter(m.file.name for m in todo)
-        took_min = (time.monotonic() - began) / 60
-        print(f"{total.total()} mutants, {len(todo)} left after mutmut's {took_min:.0f} min", flush=True)
-        alive = survivors(todo, args.workers)
-        os.chdir(ROOT)
-    text, score = report(total, alive, reasons)
-    REPORT.parent.mkdir(exist_ok=True)
+    tried = [last_time(file) for file in files if kept(file).exists()]
+    text, score = report(tried, reasons)
     REPORT.write_text(text, "utf-8")
-    unexplained = [mutant for mutant in alive if mutant.change not in reasons]
     print(text.partition("\n\n## ")[0])
-    for change in sorted({*reasons} - {mutant.change for mutant in alive}) if not args.only else ():
+    missing = [file.name for file in files if not kept(file).exists()]
+    alive = {change for t in tried for _, change in t.alive}
+    unexplained = alive - {*reasons}
+    for change in sorted({*reasons} - alive) if not missing else ():
         print(f"a reason for what does not survive: {change}")
-    print(f"{len(unexplained)} survivors without a reason: {REPORT}, after {(time.monotonic() - began) / 60:.0f} min")
-    sys.exit(score < GOAL or bool(unexplained))
+    print(f"{len(unexplained)} survivors without a reason; files not tried: {', '.join(missing) or 'none'}")
+    sys.exit(score < GOAL or bool(unexplained) or bool(missing))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,12 @@ def sessions() -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Say what this Redis promises to keep, how the service is doing, and what is wrong. Exit code 1: something is."""
+    _run("doctor")
+
+
+@app.command()
 def export(
     source: Source,
     output: Annotated[str, typer.Option("--output", "-o", help="File to write; -: standard output.")] = "-",

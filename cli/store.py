@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from events.codec import decode
 from events.inputs import SessionOpened
 from events.recording import Header, dump
+from orchestrator.runtime.connection import connect
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import keys_of, read_lines
@@ -20,7 +21,7 @@ async def store() -> AsyncIterator[tuple[Redis, Keys]]:
     settings = Settings.from_environment()
     async with AsyncExitStack() as stack:
         url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
-        redis = await stack.enter_async_context(Redis.from_url(url))
+        redis = await stack.enter_async_context(connect(url))
         yield redis, await keys_of(redis)
 
 

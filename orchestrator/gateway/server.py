@@ -15,7 +15,7 @@ from orchestrator.gateway.rate import RateLimit
 from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.live import LiveSession
-from orchestrator.runtime.node import Node, NotReadyError
+from orchestrator.runtime.node import DELAYED, Node, NotReadyError
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,9 @@ class Gateway:
     async def _join(self, request: web.Request, client: WebSocketClient) -> LiveSession | None:
         """The session that a connection is for: a new one, or the one that it names and holds the token of."""
         session_id = request.query.get("session_id", "")
+        if session_id and self._node.is_full:
+            await client.send_away(DELAYED)
+            return None
         if session_id:
             return await self._come_back(client, session_id, request.query.get("resume_token", ""))
         if len(self._node.sessions) >= self._max_sessions:

@@ -8,25 +8,27 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from secrets import token_bytes
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from events.codec import prepare
 from events.envelope import Event, Input
 from events.inputs import ClientConnected, SessionOpened
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import connect, load_scripts
+from orchestrator.runtime.connection import connect, load_scripts, wire
 from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.durability import durability
 from orchestrator.runtime.effects import Effects, Services
-from orchestrator.runtime.inbox import Inbox
-from orchestrator.runtime.ingress import INGRESSES, Ingress
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.inbox import MOST_QUEUED, Inbox
+from orchestrator.runtime.ingress import Ingress
+from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import Client, LiveSession
 from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.ownership import Ownership
+from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.subscribers import broker
-from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
 
@@ -37,14 +39,24 @@ FIND_S = 2.0
 """How long a client that has come back is held while its conversation is on its way."""
 FIND_AGAIN_S = 0.05
 STOPPING = "the service is stopping"
+DELAYED = "the service cannot keep what is said right now; what was said waits, and is answered later"
+PING_S = 1.0
 
 
 class NotReadyError(RuntimeError):
     """The node owns no shard (yet, or any more), so it can take no call."""
 
 
-class WrongShardCountError(RuntimeError):
+class UnusableRedisError(RuntimeError):
+    """Redis is named or set up in a way that cannot be used; the message says what to do."""
+
+
+class WrongShardCountError(UnusableRedisError):
     """Redis holds sessions under another number of shards; changing it would move live sessions."""
+
+
+class WrongAddressError(UnusableRedisError):
+    """The URL does not say what kind of Redis is there."""
 
 
 class Node:
@@ -66,22 +78,29 @@ class Node:
         self._policy = (policy or Policy()).recorded()
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
-        self._commits = Wire(self._redis)
-        self._inbox = Inbox(self._redis, self.keys)
+        self._commits = wire(self._redis)
+        self._inbox = Inbox(self._redis, self.keys, self._warn_of_delay, self._hush)
         self._effects = Effects(services, self._inbox.append)
         self._broker = broker(redis_url, self.keys.shards + INGRESSES + 8)
         self._members = Membership(self._redis, self.keys, lease_ms)
         self._members.address = address
-        self._ownership = Ownership(self._redis, self.keys, self._broker, self._members, self._build, lease_ms)
+        self._committed = Committed(self._redis, self.keys, self.counters)
+        self._ownership = Ownership(
+            self._redis, self.keys, self._broker, self._members, self._build, self._committed, lease_ms
+        )
         self._secret = token_bytes(32)
         """Until the shared one is known, nobody can show a token."""
         self._stopping = False
 
     async def start(self) -> None:
-        """Connect and take what is free. Raises WrongShardCountError, and RedisError when Redis is away."""
+        """Connect and take what is free. Raises WrongShardCountError, WrongAddressError, and RedisError when Redis is
+        away.
+        """
         prepare()
+        await self._check_kind()
         await self._check_shard_count()
         self._secret = await self._shared_secret()
+        await self._say_what_is_kept()
         await load_scripts(self._redis)
         await self._broker.connect()
         await self._ownership.start()
@@ -125,7 +144,13 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        return not self._stopping and bool(self.shards)
+        """Whether it takes new calls."""
+        return not self._stopping and bool(self.shards) and not self._inbox.is_stalled
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for Redis that nobody who was sent away may come back yet."""
+        return self._inbox.is_stalled and self._inbox.queued >= MOST_QUEUED
 
     @property
     def sessions(self) -> list[LiveSession]:
@@ -141,6 +166,8 @@ class Node:
         shards = self.shards
         if self._stopping:
             raise NotReadyError("this node is being stopped, so it takes no more calls; try again, at another")
+        if self._inbox.is_stalled:
+            raise NotReadyError(f"this node takes no calls now: {DELAYED}")
         if not self.ready:
             raise NotReadyError("this node owns no shard, so it can take no call; try another, or later")
         while True:
@@ -188,6 +215,20 @@ class Node:
             logger.warning("nobody knows where %s is: %s", session_id, error or "its shard has no owner")
         return ""
 
+    def _warn_of_delay(self, is_delayed: bool) -> None:
+        if is_delayed:
+            logger.error("Redis does not take what is said; it waits here until it does")
+            for live in self.sessions:
+                if live.client is not None:
+                    live.client.warn("delayed", DELAYED)
+
+    def _hush(self) -> None:
+        """Redis has been away for too long: whoever speaks on would fill the memory."""
+        logger.error("%d events wait for Redis: callers are sent away until it answers", self._inbox.queued)
+        self.counters["overflows"] += 1
+        for live in self.sessions:
+            live.hush(DELAYED)
+
     def report(self, event: Input) -> None:
         """Say that something happened. Never waits; order is kept per session."""
         self._inbox.append(event)
@@ -205,9 +246,20 @@ class Node:
     async def ping(self) -> bool:
         """Whether Redis answers."""
         try:
-            return bool(await self._redis.ping())
-        except RedisError:
+            async with asyncio.timeout(PING_S):
+                return bool(await self._redis.ping())
+        except (TimeoutError, RedisError):
             return False
+
+    async def _check_kind(self) -> None:
+        if not isinstance(self._redis, RedisCluster) and (await self._redis.info("cluster"))["cluster_enabled"]:
+            raise WrongAddressError("this is a Redis Cluster: name it by redis+cluster://host:port, any node of it")
+
+    async def _say_what_is_kept(self) -> None:
+        for server in await durability(self._redis):
+            logger.info("%s", server.line())
+            for words in server.warnings():
+                logger.warning("%s", words)
 
     async def _check_shard_count(self) -> None:
         await self._redis.set(self.keys.shard_count, self.keys.shards, nx=True)
@@ -226,7 +278,16 @@ class Node:
 
     def _build(self, lease: Lease, server: str) -> Shard | Ingress:
         if lease.what.kind == "ingress":
-            return Ingress(self._redis, self._commits, self.keys, lease, server, self._inbox, self.counters)
+            return Ingress(
+                self._redis,
+                self._commits,
+                self.keys,
+                lease,
+                server,
+                self._inbox,
+                self.counters,
+                self._ownership.wake,
+            )
         return Shard(
             self._redis,
             self._commits,
@@ -236,6 +297,7 @@ class Node:
             self._inbox,
             self._effects,
             self.counters,
+            self._committed,
             self._observer,
             self._ownership.wake,
         )

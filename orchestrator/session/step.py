@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from events.derived import AnswerEnded, CommandIssued, EventRejected, Phase, TurnEnded, TurnStarted
 from events.envelope import Derived, Event, Input
 from events.inputs import SttFinal
-from orchestrator.session.commands import AnswerQuestion, CancelTimer, ClassifyIntent, Command, Speak, StartTimer
+from orchestrator.session.commands import CancelTimer, Command, StartTimer
 from orchestrator.session.evolve import apply
 from orchestrator.session.heard import heard_ms, heard_text
 from orchestrator.session.state import State
@@ -59,33 +59,24 @@ class Step:
         return event
 
     def do(self, command: Command, retry_of: str = "") -> None:
-        """Want something done. The id is derived from the input, never from the count of derived events."""
+        """Want something done. The id is derived from the input, never from the count of derived events.
+
+        What a service is asked has a key that is stable over attempts: the id of the first one. Session, turn and stage
+        would not do: when Redis has lost the end of a log, another question may be asked under the same three.
+        """
         name, target = command.name, command.target
+        command_id = f"{self._where}/{name}/{target}" if target else f"{self._where}/{name}"
+        first = self.state.pending[retry_of].idempotency_key if retry_of else command_id
         issued = self.say(
             CommandIssued,
-            command_id=f"{self._where}/{name}/{target}" if target else f"{self._where}/{name}",
-            idempotency_key=self.state.pending[retry_of].idempotency_key
-            if retry_of
-            else self._idempotency_key(command),
+            command_id=command_id,
+            idempotency_key=first if command.stage else "",
             name=name,
             payload=command.payload(),
             retry_of=retry_of,
             target=target,
         )
         self.commands.append(issued)
-
-    def _idempotency_key(self, command: Command) -> str:
-        """Session, turn and stage: stable over attempts. A guess belongs to the turn that it is made for; it is a stage
-        of its own, named by its input, and so is what the agent says between two turns.
-        """
-        state, stage, turn = self.state, command.stage, self.state.turn
-        if not stage:
-            return ""
-        if isinstance(command, ClassifyIntent | AnswerQuestion) and command.speculation:
-            stage, turn = f"{stage}/{state.inputs}", turn + 1
-        elif isinstance(command, Speak) and state.task is None:
-            stage = command.target
-        return f"{self.session_id}/{turn}/{stage}"
 
     def reject(self, reason: str) -> None:
         """The input is recorded and has no effect."""

@@ -73,7 +73,7 @@ class Rules:
     new_id_again: bool = True
     """What is asked again gets a new command id. Code: session.lifecycle.resumed, session.step.Step.do."""
     trim_at_cursor: bool = True
-    """The inbox is trimmed by its owner, below the stored cursor. Code: none, nothing is trimmed yet."""
+    """The inbox is trimmed by its owner, below the stored cursor. Code: lua/commit.lua, lua/pass.lua."""
 
 
 class Input(NamedTuple):

@@ -181,7 +181,17 @@ def test_keys_are_stable_over_many_owners(converse) -> None:
     """However often a stage is asked again, a service sees one key."""
     call = converse("SPEAKING")
     keys = {call.resumes(f"incarnation-{n}").outstanding("Speak").idempotency_key for n in range(2, 6)}
-    assert keys == {"auto_session_12345/1/speech"}
+    assert len(keys) == 1
+
+
+def test_a_question_in_the_place_of_one_that_was_lost_is_another_question(converse) -> None:
+    """Redis may lose the end of a log. A service that remembers what it answered under a key must not give the lost
+    question's answer to the one that is asked in its place.
+    """
+    lost = converse("LISTENING").says("where are you").outstanding("AnswerQuestion")
+    asked = converse("LISTENING").resumes("incarnation-2").says("when are you open").outstanding("AnswerQuestion")
+    assert lost.turn == asked.turn
+    assert lost.idempotency_key != asked.idempotency_key
 
 
 @pytest.mark.parametrize(("timer", "limit_ms"), [("intent_deadline", 1_000), ("answer_deadline", 4_000)])
@@ -267,6 +277,19 @@ def test_what_the_new_owner_asked_itself_is_not_asked_again(converse) -> None:
     call.says("hello").resumes("incarnation-2")
     assert [command.name for command in call.commands] == ["StartTimer"]
     assert call.outstanding("AnswerQuestion").retry_of == ""
+
+
+def test_every_part_of_the_owners_node_says_who_is_connected(converse) -> None:
+    """A producer is `node` or `node:part`: what stands before the colon opened or resumed the session."""
+    call = converse("NEW")
+    call.producer = "node-1:gateway"
+    call.opens()
+    call.producer = "node-1:media"
+    assert call.input(HandlerAttached, handler_id="fastrtc_1").state.handler_id == "fastrtc_1"
+    call.producer = "node-2:runtime"
+    call.resumes("incarnation-2")
+    call.producer = "node-2:media"
+    assert call.input(HandlerAttached, handler_id="fastrtc_2").state.handler_id == "fastrtc_2"
 
 
 def test_a_late_word_of_the_last_owner_about_connections_is_rejected(converse) -> None:

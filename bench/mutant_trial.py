@@ -1,0 +1,163 @@
+"""Tries mutants of the core, each in a process that imports the core anew, and finds those that no test notices.
+
+mutmut's own runner switches mutants on after the import, so it cannot try tables, defaults and constants; and it has no
+quick sieve as the recordings are, which notice most mutants in half a second.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from coverage import Coverage
+
+from bench.mutants import Mutant
+
+PAGES = "tests/docs/test_the_pages_tell_the_truth.py"
+TESTS = (
+    *("tests/session", "tests/replay", "-k", "not replays_to_itself and not story_writes"),  # Trial.recordings replay
+    *(f"{PAGES}::test_pages_drawn_from_the_code_are_up_to_date", f"{PAGES}::test_the_policy_page_names_every_field"),
+    "--ignore=tests/session/test_purity.py",  # reads the source as text: it cannot tell what the code does
+    "--ignore=tests/session/test_against_the_naive_model.py",
+    "--ignore=tests/session/test_any_order.py",
+)
+"""The two long searches by Hypothesis are left out: what only they would notice counts as a survivor here."""
+TELLING = {"policy": PAGES, "fsm": PAGES}
+"""The tests that tell most about a module, where they are not its own."""
+PYTEST = (
+    *("-q", "--rootdir=.", "--assert=plain", "--hypothesis-seed=0"),
+    *(f"-p{plugin}" for plugin in ("asyncio", "hypothesispytest", "syrupy", "no:cacheprovider", "no:randomly")),
+)
+BASELINE_S = 600
+
+
+@dataclass(eq=False)
+class Calls:
+    """A pytest plugin: which lines of the core each test runs, and how long the test takes."""
+
+    took_s: dict[str, float] = field(default_factory=dict)
+    tests: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+    """By file and line; an empty name stands for what runs at import."""
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._coverage.switch_context(nodeid)
+        self.took_s[nodeid] = time.monotonic()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.took_s[nodeid] = time.monotonic() - self.took_s[nodeid]
+
+    @classmethod
+    def observed(cls) -> "Calls":
+        """Run the tests. Raises RuntimeError if one fails."""
+        import pytest
+
+        calls = cls()
+        calls._coverage = coverage = Coverage(data_file=None, config_file=False, include=["orchestrator/session/*"])
+        with contextlib.redirect_stdout(io.StringIO()) as output, coverage.collect():
+            failed = pytest.main([*PYTEST, *TESTS], plugins=[calls])
+        if failed:
+            raise RuntimeError(f"without any mutation, a test fails:\n{output.getvalue()}")
+        data = coverage.get_data()
+        calls.tests = {Path(file).name: data.contexts_by_lineno(file) for file in data.measured_files()}
+        del calls._coverage
+        return calls
+
+    def tests_for(self, mutant: Mutant) -> list[str]:
+        """The tests that call the mutant's function, all where it runs at import; those of its module first."""
+        lines = self.tests.get(mutant.file.name, {})
+        called = {test for line in mutant.function for test in lines.get(line, ())}
+        tests: Collection[str] = called if called and "" not in called else self.took_s
+        telling = TELLING.get(mutant.file.stem, f"tests/session/test_{mutant.file.stem}")
+        return sorted(tests, key=lambda test: (not test.startswith(telling), self.took_s[test]))
+
+
+class Overlay(SourceFileLoader):
+    """Finds and loads one module, from another source than its file."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        super().__init__(".".join(mutant.file.with_suffix("").parts).removesuffix(".__init__"), str(mutant.file))
+        self.source = mutant.source
+
+    def find_spec(self, fullname: str, *_: Any) -> ModuleSpec | None:
+        found = fullname == self.name
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=self) if found else None
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self.source, self.path, "exec", dont_inherit=True)
+
+
+class Trial:
+    """Tries mutants in forks of this process, which has loaded what the tests need, but nothing of the core."""
+
+    def __init__(self, workers: int) -> None:
+        """Raises RuntimeError if a test fails without any mutation."""
+        import pytest
+
+        from events.recording import parse
+
+        self.workers = workers
+        with contextlib.redirect_stdout(io.StringIO()):
+            pytest.main(["--markers", *PYTEST])
+        for module in ("events.codec", "hypothesis.strategies", "rapidfuzz"):
+            importlib.import_module(module)
+        self.recordings = [parse(f.read_bytes(), f.name) for f in sorted(Path("fixtures").rglob("*.jsonl"))]
+        with ProcessPoolExecutor(1, get_context("fork")) as pool:
+            self.calls = pool.submit(Calls.observed).result()
+        assert "orchestrator" not in sys.modules, "the forks import the core"
+        began, file = time.monotonic(), Path("orchestrator/session/evolve.py")
+        if not [*self._surviving([Mutant(file, 0, "", file.read_text("utf-8"), range(0))], BASELINE_S)]:
+            raise RuntimeError("without any mutation, a recording or a test fails")
+        self.limit_s = 20 + 4 * (time.monotonic() - began)
+
+    def survivors(self, todo: Iterable[Mutant]) -> list[Mutant]:
+        """Those that no recording and no test notices. One that never ends is noticed."""
+        return [*self._surviving(todo, self.limit_s)]
+
+    def _surviving(self, todo: Iterable[Mutant], limit_s: float) -> Iterator[Mutant]:
+        queue, running = [*todo][::-1], dict[int, tuple[Mutant, float]]()
+        while queue or running:
+            while queue and len(running) < self.workers:
+                mutant = queue.pop()
+                running[self._start(mutant)] = (mutant, time.monotonic() + limit_s)
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                mutant, _ = running.pop(pid)
+                if status == 0:
+                    yield mutant
+                continue
+            for late in (pid for pid, (_, until) in running.items() if time.monotonic() > until):
+                os.kill(late, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def _start(self, mutant: Mutant) -> int:
+        """Fork a process that exits with 0 if nothing is noticed."""
+        if pid := os.fork():
+            return pid
+        noticed = True
+        try:
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            sys.meta_path.insert(0, Overlay(mutant))  # type: ignore[arg-type]
+            noticed = self._is_noticed(mutant)
+        finally:
+            os._exit(noticed)
+
+    def _is_noticed(self, mutant: Mutant) -> bool:
+        import pytest
+
+        from orchestrator.replay.replay import replay
+
+        if any(replay(recording).divergence for recording in self.recordings):
+            return True
+        return bool(pytest.main([*PYTEST, "-x", *self.calls.tests_for(mutant)]))
