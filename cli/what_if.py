@@ -3,14 +3,13 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from cli.show import events_of, golden
+from cli.side_by_side import side_by_side
 from cli.sources import whole
 from events.codec import BadEventError, decode_input
 from events.envelope import Event, Input
@@ -19,7 +18,7 @@ from orchestrator.replay.decisions import changed, decisions, typical_ms, waits_
 from orchestrator.replay.what_if import Change, WhatIf, what_if
 
 SCHEMA = "orch.what_if/1"
-WIDTH = 62
+COLUMNS = "as it was", "as it would be"
 
 
 class BadChangeError(ValueError):
@@ -51,7 +50,7 @@ def run(
         print(json.dumps({"recordings": [_json(one) for one in found], "schema": SCHEMA}, ensure_ascii=False, indent=2))
         return 0
     if len(found) == 1:
-        for line in _side_by_side([*golden(found[0].old)], [*golden(found[0].new.events)]):
+        for line in side_by_side([*golden(found[0].old)], [*golden(found[0].new.events)], *COLUMNS):
             print(line)
         print()
     for line in _table(found):
@@ -102,16 +101,6 @@ def _input(old: list[Event], text: str) -> Input:
                 return event
             raise BadChangeError(f"--without {text}: that is said by the reducer; only inputs can be left out")
     raise BadChangeError(f"--without {text}: there is no such version")
-
-
-def _side_by_side(old: list[str], new: list[str]) -> list[str]:
-    """Two golden logs in two columns; what stands in one alone is marked."""
-    lines = [f"  {'as it was':{WIDTH}}    as it would be"]
-    for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        for left, right in zip_longest(old[a:b], new[c:d], fillvalue=""):
-            sign = " " if tag == "equal" else "|"
-            lines.append(f"{sign} {left:{WIDTH}}  {sign} {right}".rstrip())
-    return lines
 
 
 def _table(found: list[Compared]) -> list[str]:

@@ -36,7 +36,7 @@ class RecordingFile(pytest.Module):
         return self
 
     def collect(self) -> Iterator[pytest.Function]:
-        yield pytest.Function.from_parent(self, name="replays", callobj=_test_of(self.path))
+        yield pytest.Function.from_parent(self, name=self.path.stem, callobj=_test_of(self.path))
 
 
 def _test_of(path: Path) -> Callable[..., None]:
@@ -47,6 +47,7 @@ def _test_of(path: Path) -> Callable[..., None]:
 
         assert golden_of(path) == snapshot(name=path.stem, extension_class=golden_file(path.parent))
 
+    replays.__name__ = path.stem  # syrupy wants the snapshot's name to contain the test's
     return replays
 
 

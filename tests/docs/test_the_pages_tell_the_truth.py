@@ -110,8 +110,9 @@ def test_pip_and_uv_are_held_to_the_same_versions() -> None:
 def test_the_examples_of_the_testing_page_run(capsys: pytest.CaptureFixture[str]) -> None:
     """docs/testing.md shows a conversation that really goes so, and 500 sessions under two policies."""
     page = (ROOT / "docs/testing.md").read_text()
-    conversation, comparison = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    conversation, decision, comparison = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(conversation, {})
+    exec(decision, {})
     exec(comparison, {})
     (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     assert directions(shown).items() <= directions(capsys.readouterr().out).items()

@@ -24,7 +24,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(project: Path, *arguments: str) -> tuple[int, str]:
     """A pytest of its own."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "-q", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:asyncio",
+        "-q",
+        *arguments,
+    ]
     done = subprocess.run(
         command, cwd=project, env=environment(project), capture_output=True, text=True, timeout=60, check=False
     )
@@ -36,7 +48,7 @@ def test_a_recording_is_a_snapshot_test(project: Path) -> None:
     recordings = project / "tests" / "recordings"
     code, said = run(project)
     assert code == 1, said
-    code, said = run(project, "--snapshot-update")
+    code, said = run(project, "--snapshot-update", "-W", "error")
     assert code == 0, said
     golden = recordings / "greeting.golden"
     assert golden.read_text().splitlines() == CALL.golden
@@ -90,7 +102,7 @@ def test_no_other_file_becomes_a_test(project: Path) -> None:
     """Only recordings in the folders that are named."""
     code, said = run(project, "--collect-only")
     assert code == 0
-    assert "greeting.jsonl::replays" in said
+    assert "greeting.jsonl::greeting" in said
     assert "call.jsonl" not in said
     (project / "pytest.ini").write_text("[pytest]\norch_recordings = elsewhere\n")
     assert run(project, "--collect-only")[0] == 5
