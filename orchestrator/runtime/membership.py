@@ -60,6 +60,10 @@ class Membership:
         """The others that showed a sign of life just now: one that is silent may be gone."""
         return [one for one in self.members if one.node != self.node and one.silent_ms <= self._lease_ms / 2]
 
+    def shows_life(self, address: str) -> bool:
+        """Whether there is a node at this address; one that is silent may be gone."""
+        return any(one.address == address and one.silent_ms <= self._lease_ms / 2 for one in self.members)
+
     def settled(self) -> list[Member]:
         """Who has been there for a lease: a node that comes and goes moves nothing."""
         return [one for one in self.members if one.age_ms >= self._lease_ms]

@@ -75,6 +75,7 @@ class Node:
     ) -> None:
         self.keys = keys or Keys()
         self.counters = Counters()
+        self._lease_ms = lease_ms
         self._policy = (policy or Policy()).recorded()
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
@@ -205,7 +206,7 @@ class Node:
         """
         name = leases.shard(self.keys, self.keys.shard_of(session_id)).name
         try:
-            async with asyncio.timeout(FIND_S):
+            async with asyncio.timeout(FIND_S + self._lease_ms / 1_000):  # so long the lease of a dead owner holds
                 while not self.owns(session_id):
                     address = await self._ownership.address(name)
                     if address is not None:

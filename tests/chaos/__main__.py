@@ -54,6 +54,7 @@ def tell(name: str, world: World, found: Findings) -> None:
     for words, values in (
         ("take-over after kill -9", world.take_overs_ms),
         ("Redis ready → all handled", world.returns_ms),
+        ("client lost → back", [away for caller in world.callers for away in caller.away_ms]),
         ("producer → owner", found.delays_ms),
     ):
         if values:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urljoin
@@ -23,6 +24,8 @@ class Caller:
         self.shown: dict[str, str] = {}
         """Playback id → what the agent said."""
         self.connections = 0
+        self.away_ms: list[float] = []
+        """From each loss of its connection until it was back in its conversation."""
         self.over = ""
         """Why it is over: the conversation ended, or was forgotten."""
         self._http = http
@@ -31,6 +34,7 @@ class Caller:
         self._token = ""
         self._place = self._moved_to = ""
         self._failures = 0
+        self._lost_s = 0.0
         self._listening = asyncio.Event()
         self._work = asyncio.create_task(self._run())
 
@@ -51,6 +55,7 @@ class Caller:
             with suppress(aiohttp.ClientError, OSError):  # a node that is gone
                 await self._converse(address)
             if not self.over:
+                self._lost_s = self._lost_s or time.monotonic()
                 await self._pause()
 
     async def _pause(self) -> None:
@@ -80,6 +85,9 @@ class Caller:
             case "session":
                 self.session_id, self._token = message["session_id"], message["resume_token"]
                 self._place, self._failures = address, 0
+                if self._lost_s:
+                    self.away_ms.append((time.monotonic() - self._lost_s) * 1_000)
+                    self._lost_s = 0.0
             case "phase":
                 self.phase = message["phase"]
                 if self.phase == "LISTENING":

@@ -9,7 +9,7 @@ from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.share import fair_share
 from tests.runtime.conftest import MakeNode, Place
-from tests.runtime.support import PATIENCE_S, Running, StubClient, soon, soon_in_redis
+from tests.runtime.support import PATIENCE_S, Running, StubClient, a_session_on, soon, soon_in_redis
 
 LEASE_MS = 300
 
@@ -166,6 +166,21 @@ async def test_what_is_kept_for_a_node_that_died_is_free_again_soon(make_node: M
     await soon_in_redis(lambda: _is_free(place, lease))
     (again,) = await leases.acquire(place.redis, [lease.what], 60_000, "here", "one")
     await leases.release(place.redis, [again])
+
+
+async def test_nobody_is_sent_to_a_node_that_is_silent(make_node: MakeNode, place: Place) -> None:
+    """Its lease holds still, but it is dead: who comes for one of its conversations waits here for the take-over."""
+    dead = Membership(place.redis, place.keys, 2 * LEASE_MS)
+    dead.address = "http://dead"
+    await dead.sign_of_life({"shard": 1})
+    held = await leases.acquire(place.redis, [leases.shard(place.keys, 0)], 1_000, dead.address, dead.node)
+    assert len(held) == 1
+    running = await make_node(lease_ms=LEASE_MS)
+    session_id = a_session_on(place.keys, 0)
+    await soon(lambda: not running.node._members.shows_life(dead.address))
+    assert not running.node.owns(session_id)
+    assert await running.node.find(session_id) == ""
+    assert running.node.owns(session_id)
 
 
 async def _is_free(place: Place, lease: leases.Lease) -> bool:
