@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Option("--url", help="Address of the running service.")]
-Sources = Annotated[list[str], typer.Argument(help="What to replay.", metavar="SOURCE...")]
+Sources = Annotated[list[str], typer.Argument(help="What to replay.", metavar="SOURCE")]
 Source = Annotated[str, typer.Argument(help="A recording, - or a session id.", metavar="SOURCE")]
 SessionId = Annotated[str, typer.Argument(help="A session id; `orch sessions` lists them.", metavar="SESSION")]
 
@@ -45,6 +45,14 @@ def replay(
     keep_going: Annotated[bool, typer.Option("--keep-going", "-k", help="Go on after a divergence.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Also check what must hold in every log.")] = False,
     incomplete: Annotated[str, typer.Option(help="`ok`: the file may end where its writer crashed.")] = "",
+    until: Annotated[str, typer.Option(help="Stop there: 41, SESSION:41, 12.5s, STT_FINAL, Speak[2].")] = "",
+    step: Annotated[bool, typer.Option("--step", help="Step by step, by your commands.")] = False,
+    speed: Annotated[str, typer.Option(help="Print the golden log as it goes: 1x as it was, 4x, or max.")] = "",
+    dump_state: Annotated[bool, typer.Option("--dump-state", help="Print the state at the end, as JSON.")] = False,
+    without: Annotated[list[str], typer.Option(help="What if this input had not come: 41 or SESSION:41.")] = [],  # noqa: B006
+    insert: Annotated[str, typer.Option(help="What if these inputs had come, too: a file of events.")] = "",
+    settings: Annotated[list[str], typer.Option("--set", help="What if: interruption.min_words=2.")] = [],  # noqa: B006
+    policy: Annotated[str, typer.Option(help="What if this policy file had been in force.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One line of JSON per recording.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
@@ -70,6 +78,26 @@ def show(
     _run("show", source, detailed=detailed, timeline=timeline, as_json=as_json, full=full)
 
 
+@app.command("import")
+def import_(
+    source: Source,
+    as_fixture: Annotated[str, typer.Option("--as-fixture", help="What the test is called.", metavar="NAME")] = "",
+    story: Annotated[str, typer.Option(help="What it is for, in a sentence.")] = "",
+    folder: Annotated[str, typer.Option(help="Where the recordings of your tests are: tests/recordings.")] = "",
+) -> None:
+    """Turn a recorded session into a test of your project."""
+    _run("import_", source, as_fixture=as_fixture, story=story, folder=folder)
+
+
+@app.command()
+def why(
+    source: Source,
+    version: Annotated[str, typer.Argument(help="The event: 41 or SESSION:41.", metavar="VERSION")],
+) -> None:
+    """Say what an event came from, and what would have had to be different."""
+    _run("why", source, version)
+
+
 @app.command()
 def explain(
     rule: Annotated[str, typer.Argument(help="Such as ORCH1001; none: list all.", metavar="[RULE]")] = "",
@@ -79,9 +107,13 @@ def explain(
 
 
 @app.command()
-def tail(session: Annotated[str, typer.Argument(help="One session; none: all.", metavar="[SESSION]")] = "") -> None:
+def tail(
+    session: Annotated[str, typer.Argument(help="One session; none: all.", metavar="[SESSION]")] = "",
+    types: Annotated[list[str], typer.Option("--type", help="Only these, such as STT_* or Speak.")] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per event.")] = False,
+) -> None:
     """Follow the golden log, live."""
-    _run("tail", session)
+    _run("tail", session, types=types, as_json=as_json)
 
 
 @app.command()
@@ -98,11 +130,49 @@ def doctor() -> None:
 
 @app.command()
 def export(
-    session: SessionId,
+    source: Source,
     output: Annotated[str, typer.Option("--output", "-o", help="File to write; -: standard output.")] = "-",
+    form: Annotated[str, typer.Option("--format", help="jsonl (a recording) or mermaid (a diagram).")] = "jsonl",
+    redact: Annotated[
+        str, typer.Option(help="none, default (letters become x) or hash (words become others).")
+    ] = "none",
 ) -> None:
-    """Write a session's log as a recording."""
-    _run("export", session, output)
+    """Write a conversation as a recording or as a diagram."""
+    _run("export", source, output, form=form, redact=redact)
+
+
+@app.command()
+def diff(one: Source, other: Annotated[str, typer.Argument(help="The other.", metavar="OTHER")]) -> None:
+    """Compare two conversations. Exit code 1: they decide otherwise."""
+    _run("diff", one, other)
+
+
+@app.command()
+def verify(sources: Sources) -> None:
+    """Check that recordings are sound: lines, versions, state hashes, invariants, checksum. Exit code 2: one is not."""
+    _run("verify", sources)
+
+
+@app.command()
+def fork(
+    source: Source,
+    at: Annotated[str, typer.Option("--at", help="The last input taken: 41, 12.5s, STT_FINAL[2].")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the file.")],
+    session: Annotated[str, typer.Option("--session", help="The id of the new session.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="File to write; none: only say what would be.")] = "",
+) -> None:
+    """Take the beginning of a conversation as one of its own."""
+    _run("fork", source, at=at, reason=reason, session=session, output=output)
+
+
+@app.command()
+def events(
+    name: Annotated[str, typer.Argument(help="Such as STT_FINAL; none: list all.", metavar="[TYPE]")] = "",
+    schema: Annotated[bool, typer.Option("--schema", help="JSON Schema of all.")] = False,
+    asyncapi: Annotated[bool, typer.Option("--asyncapi", help="AsyncAPI document.")] = False,
+) -> None:
+    """Say what can happen: every event, who says it and what it changes."""
+    _run("events", name, schema=schema, as_asyncapi=asyncapi)
 
 
 def _run(command: str, *arguments: object, **options: object) -> None:

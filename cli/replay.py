@@ -42,6 +42,17 @@ def run(**chosen: Any) -> int:
     except NoSourceError as error:
         say(f"✗ {error}")
         return USAGE
+    if options.incomplete not in ("", "ok"):
+        say(f"✗ --incomplete {options.incomplete}: the only word is ok")
+        return USAGE
+    if options.without or options.insert or options.settings or options.policy:
+        return _what_if(sources, options)
+    if options.until or options.step or options.speed or options.dump_state:
+        return _watch(sources, options)
+    return _replay(sources, options)
+
+
+def _replay(sources: list[str], options: Options) -> int:
     how = How(keep_going=options.keep_going, check=options.check, is_incomplete=options.incomplete == "ok")
     verdicts: list[Verdict] = []
     for verdict in replay_sources(sources, how, options.jobs, shows_progress=not options.quiet):
@@ -58,6 +69,45 @@ def run(**chosen: Any) -> int:
     if any(verdict.outcome == "interrupted" for verdict in verdicts):
         say(f"interrupted: {report.total(verdicts)}")
     return worst(verdicts)
+
+
+def _what_if(sources: list[str], options: Options) -> int:
+    """With a change; a different outcome is what was asked for, and no failure."""
+    from cli.what_if import BadChangeError, run
+
+    try:
+        return run(
+            sources,
+            without=options.without,
+            insert=options.insert,
+            settings=options.settings,
+            policy=options.policy,
+            as_json=options.as_json or options.as_jsonl,
+        )
+    except BadChangeError as error:
+        say(f"✗ {error}")
+        return USAGE
+
+
+def _watch(sources: list[str], options: Options) -> int:
+    """One recording, as closely as is wanted."""
+    from cli.watch import BadPlaceError, BadSpeedError, dump, walk, watch
+
+    if len(sources) != 1:
+        say("✗ --until, --step, --speed and --dump-state look at one recording")
+        return USAGE
+    try:
+        verdict, replayer, steps = watch(sources[0], until=options.until, speed=options.speed, keep_steps=options.step)
+    except (BadPlaceError, BadSpeedError) as error:
+        say(f"✗ {error}")
+        return USAGE
+    if options.step:
+        walk(steps)
+    if options.dump_state:
+        print(dump(replayer))
+    for line in (report.line(verdict), *report.details(verdict)):
+        say(line)
+    return verdict.exit_code
 
 
 def _print(verdict: Verdict, *, quiet: bool) -> None:

@@ -49,7 +49,7 @@ def opened(
         return stream(_blocks(sys.stdin.buffer.read, advance), "standard input", may_be_cut=may_be_cut)
     if is_file(source):
         return stream(_of_file(Path(source), advance), source, may_be_cut=may_be_cut)
-    from cli.export import recording_of  # only a session needs Redis
+    from cli.store import recording_of  # only a session needs Redis
 
     return stream([run_loop(recording_of(source))], source)
 

@@ -5,10 +5,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from redis.asyncio import Redis
 
+from events.codec import decode
+from events.inputs import SessionOpened
+from events.recording import Header, dump
 from orchestrator.runtime.connection import connect
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import keys_of
+from orchestrator.runtime.logs import keys_of, read_lines
 from orchestrator.settings import Settings
 
 
@@ -20,3 +23,12 @@ async def store() -> AsyncIterator[tuple[Redis, Keys]]:
         url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
         redis = await stack.enter_async_context(connect(url))
         yield redis, await keys_of(redis)
+
+
+async def recording_of(session_id: str) -> bytes:
+    """The bytes of a session's recording. Raises UnknownSessionError."""
+    async with store() as (redis, keys):
+        lines = await read_lines(redis, keys, session_id)
+    opened = decode(lines[0])
+    version = opened.reducer_version if isinstance(opened, SessionOpened) else ""
+    return dump(Header(reducer_version=version), lines)

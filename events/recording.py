@@ -6,6 +6,7 @@ together, an input first. A recording with `"derived": false` holds inputs alone
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain
 from typing import Literal
 
@@ -28,6 +29,8 @@ class Header(BaseModel):
     format: Literal["orch.recording"] = "orch.recording"
     format_version: Literal[1] = 1
     reducer_version: str = ""
+    sha256: str = ""
+    """Of all lines after this one, each with its end; empty, as in a file that a person wrote: nobody has counted."""
     story: str = ""
 
 
@@ -95,4 +98,12 @@ def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool) -> Iterator[
 
 def dump(header: Header, lines: Iterable[bytes]) -> bytes:
     """The bytes of a recording."""
-    return b"".join(line + b"\n" for line in (header.model_dump_json().encode(), *lines))
+    head = header.model_dump_json(exclude=None if header.sha256 else {"sha256"}).encode()
+    return b"".join(line + b"\n" for line in (head, *lines))
+
+
+def sealed(header: Header, lines: Iterable[bytes]) -> bytes:
+    """The bytes of a recording whose header carries the checksum of its lines."""
+    lines = [*lines]
+    checksum = sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
+    return dump(header.model_copy(update={"sha256": checksum}), lines)

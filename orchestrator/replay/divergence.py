@@ -28,6 +28,8 @@ class Divergence:
     """The step before, in the same session."""
     state: State
     """The state before the step."""
+    after: State | None
+    """The state after it, as today's reducer has it; None: there is none."""
     opened_at_us: int
     recorded_by: str
     """The version of the reducer that recorded this part of the log."""

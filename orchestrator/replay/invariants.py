@@ -118,7 +118,8 @@ def an_interruption_stops_the_agent(book: Book, step: Sequence[Event]) -> Iterat
 def timers_fire_when_due(book: Book, step: Sequence[Event]) -> Iterator[str]:
     """I-9 (ORCH1008): a timer that counts was armed, and does not fire before it is due; none outlives the session."""
     event = step[0]
-    armed = book.outstanding.get(event.command_id) if isinstance(event, inputs.TimerFired) else None
+    counts = isinstance(event, inputs.TimerFired) and event.cause
+    armed = book.outstanding.get(event.command_id) if counts else None  # type: ignore[attr-defined]
     if armed is not None and event.at_us < int(str(armed.payload.get("due_at_us", 0))):
         yield f"timer {armed.target} fires {int(str(armed.payload['due_at_us'])) - event.at_us} us early"
     if isinstance(step[-1], derived.SessionEnded):

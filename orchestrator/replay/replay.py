@@ -21,6 +21,8 @@ from orchestrator.session.evolve import apply
 from orchestrator.session.reducer import Step, reduce
 from orchestrator.session.state import State
 
+REDUCER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Whatever a reducer that is wrong may raise."""
 Listener = Callable[[State, Step], None]
 """Is told each step: the state before it, and what today's reducer made of its input."""
 
@@ -131,7 +133,7 @@ class Replayer:
             return
         try:
             step = reduce(session.state, event)
-        except Exception as error:  # noqa: BLE001 - whatever the reducer under test raises is a finding
+        except REDUCER_ERRORS as error:
             self._diverges(session, (event, *self._rest_of_step()), (), error=_where(error))
             return
         said = step.events
@@ -143,18 +145,19 @@ class Replayer:
             if said[0].__dict__ != event.__dict__ or lines != [encode(one) for one in said[1:]]:
                 recorded = (event, *self._rest_of_step(lines))
                 if recorded != (said[: len(recorded)] if self._is_incomplete and self._is_over else said):
-                    self._diverges(session, recorded, said)
+                    self._diverges(session, recorded, said, after=step.state)
                     return
             else:
                 found.line += len(lines)
-        if self.listen is not None:
-            self.listen(session.state, step)
-        if self.look is not None:
-            self.look(said)
+        before = session.state
         session.state, session.last = step.state, said
         found.size += len(said)
         found.inputs += 1
         found.commands += len(step.commands)
+        if self.listen is not None:
+            self.listen(before, step)
+        if self.look is not None:
+            self.look(said)
 
     def _rest_of_step(self, lines: Sequence[bytes] = ()) -> list[Event]:
         """All that the recording has of this step; what was read beyond it is read again."""
@@ -217,6 +220,7 @@ class Replayer:
         *,
         is_done: int = 0,
         error: str = "",
+        after: State | None = None,
     ) -> None:
         """Note it, and go on from what was recorded; `is_done`: so much of it is in the state already."""
         if error or not replayed:
@@ -233,6 +237,7 @@ class Replayer:
             replayed_step=replayed,
             before=() if is_done else session.last,
             state=session.state,
+            after=after,
             opened_at_us=session.opened_at_us,
             recorded_by=session.segments[-1].recorded_by,
             error=error,
@@ -245,19 +250,18 @@ class Replayer:
 
     def _fold(self, session: Session, events: Sequence[Event]) -> None:
         """Go on from what was recorded."""
-        if self.look is not None and isinstance(events[0], Input):
-            self.look(events)
         self.found.size += len(events)
         self.found.commands += sum(isinstance(event, CommandIssued) for event in events)
-        if session.is_lost:
-            return
-        state = session.state.copy()
-        try:
-            for event in events:
-                apply(state, event)
-        except Exception:  # noqa: BLE001 - a log that today's evolve cannot fold has been reported already
-            session.is_lost = session.follows = True
-        session.state, session.last = state, tuple(events)
+        if not session.is_lost:
+            state = session.state.copy()
+            try:
+                for event in events:
+                    apply(state, event)
+            except REDUCER_ERRORS:  # it has been reported already that today's evolve cannot fold this log
+                session.is_lost = session.follows = True
+            session.state, session.last = state, tuple(events)
+        if self.look is not None and isinstance(events[0], Input):
+            self.look(events)
 
 
 def _where(error: Exception) -> str:

@@ -82,6 +82,19 @@ def test_tail_follows_the_golden_log(session_id: str, env: dict[str, str]) -> No
     assert lines == expected
 
 
+def test_tail_shows_only_what_is_asked_for(session_id: str, env: dict[str, str]) -> None:
+    """By type and by command, and as JSON."""
+    log = orch("show", session_id, "--json", env=env).stdout.splitlines()
+    finals = [line for line in log if '"type":"STT_FINAL"' in line]
+    command = [*ORCH, "tail", session_id, "--type", "STT_F*", "--json"]
+    tail = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    assert tail.stdout is not None
+    lines = [tail.stdout.readline().rstrip("\n") for _ in finals]
+    tail.terminate()
+    tail.communicate(timeout=10)
+    assert lines == finals
+
+
 def test_tail_of_all_sessions_begins_now(serve: Serve, session_id: str, env: dict[str, str]) -> None:
     """What other conversations say from now on; nothing of those before."""
     tail = subprocess.Popen([*ORCH, "tail"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from orchestrator.runtime.connection import connect
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node
@@ -53,7 +54,7 @@ class Place:
 async def place(redis_url: str) -> AsyncIterator[Place]:
     """A prefix of one's own; when the test is over, everything under it must obey the laws."""
     keys = Keys(shards=4, prefix=f"test-{uuid4().hex[:8]}")
-    async with Redis.from_url(redis_url) as redis:
+    async with connect(redis_url) as redis:  # redis-py's defaults swallow a timeout now and then: a test would hang
         yield Place(redis_url, keys, redis)
         await check_laws(redis, keys)
 

@@ -154,10 +154,13 @@ class Story:
             return await read_log(redis, self.keys, self.session_id)
         return []
 
-    def asked(self) -> Counter[str]:
-        """Idempotency keys, and how often something was asked under each; without the session's name."""
-        keys = (request.idempotency_key for stubs in self.nodes for _, request in stubs.asked)
-        return Counter(key.partition("/")[2] for key in keys)
+    def asked(self) -> dict[tuple[int, str], Counter[str]]:
+        """Of each question, by turn and stage: under which idempotency keys it was asked, and how often."""
+        questions: dict[tuple[int, str], Counter[str]] = {}
+        for stubs in self.nodes:
+            for stage, request in stubs.asked:
+                questions.setdefault((request.turn, stage), Counter())[request.idempotency_key] += 1
+        return questions
 
     def shown(self) -> list[str]:
         """What the caller was shown, in order; a repetition is once."""
