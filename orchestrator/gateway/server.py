@@ -1,4 +1,4 @@
-"""The gateway's HTTP side: the WebSocket /orchestrate, the console page, health."""
+"""The gateway's HTTP side: the WebSocket /orchestrate and whom it refuses, the console page, health."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A node: the sessions that live in this process, and what the edge asks of them."""
+"""A node: the sessions that live in this process; it opens, finds and refuses calls, and tells callers of a slow Redis."""
 
 import asyncio
 import hmac
