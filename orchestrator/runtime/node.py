@@ -1,4 +1,4 @@
-"""A node: the sessions that live in this process; it opens, finds and refuses calls, and tells callers of a slow Redis."""
+"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says when Redis is slow."""
 
 import asyncio
 import hmac

@@ -1,4 +1,4 @@
-"""Nothing lost, doubled or mixed up: what must hold when all is over. They read Redis and what was written down outside, and ask no node."""
+"""Nothing lost, doubled or mixed up: what must hold when all is over, by Redis and what was written down outside."""
 
 import json
 from collections import Counter, defaultdict
