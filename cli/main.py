@@ -195,11 +195,20 @@ def _expected() -> tuple[type[Exception], ...]:
     from redis.exceptions import RedisError
 
     from events.recording import BadRecordingError
+    from orchestrator.replay.sound import UnsoundLogError
     from orchestrator.runtime.embedded import NoRedisServerError
     from orchestrator.runtime.logs import UnknownSessionError
     from orchestrator.settings import SettingsError
 
-    return (BadRecordingError, SettingsError, NoRedisServerError, UnknownSessionError, RedisError, OSError)
+    return (
+        BadRecordingError,
+        UnsoundLogError,
+        SettingsError,
+        NoRedisServerError,
+        UnknownSessionError,
+        RedisError,
+        OSError,
+    )
 
 
 def main() -> None:
