@@ -26,6 +26,14 @@ class Changes:
     turns: dict[tuple[str, int], Row] = field(default_factory=dict)
     transcript: dict[tuple[str, int], Row] = field(default_factory=dict)
 
+    def add(self, more: "Changes") -> None:
+        """Changes of other sessions, to be written together with these."""
+        self.events += more.events
+        self.transitions += more.transitions
+        self.sessions |= more.sessions
+        self.turns |= more.turns
+        self.transcript |= more.transcript
+
 
 def new_session(session_id: str, shard: int) -> Row:
     """The row of a session of which nothing has been seen."""

@@ -1,5 +1,6 @@
 """The database of the history: rows and positions are written in one transaction, or not at all."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -8,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, and_, delete, event, func, insert, select, update
+from sqlalchemy import Table, and_, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from projections.history import tables
-from projections.history.fold import Changes, Row, SessionHistory
+from projections.history.fold import Changes, Row, SessionHistory, folded
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ HistoryError = SQLAlchemyError
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _UPSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 128
+LAYOUT_NAME = "history"
+SETTLE_S = 60.0
 
 
 class BadDatabaseError(ValueError):
@@ -90,8 +93,16 @@ class History:
         if (file := self._file()) is not None:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # it holds what users said
+        try:
+            await self._make_tables()
+        except HistoryError:  # somebody else has just made them: to look and to make is not one step
+            await self._make_tables()
+
+    async def _make_tables(self) -> None:
         async with self._engine.begin() as connection:
             await connection.run_sync(tables.metadata.create_all)
+            new = self._upsert(tables.layout).on_conflict_do_nothing()
+            await connection.execute(new, {"name": LAYOUT_NAME, "version": tables.LAYOUT})
 
     def exists(self) -> bool:
         """Whether there may be one; a reader makes no file."""
@@ -105,24 +116,27 @@ class History:
     async def close(self) -> None:
         await self._engine.dispose()
 
-    async def is_of_another_layout(self) -> bool:
-        """Whether the tables were made by another version of orch, so that they must be made anew."""
-        async with self._reading() as connection:
-            stored = await connection.scalar(select(tables.layout.c.version).where(tables.layout.c.name == "history"))
-        return stored != tables.LAYOUT
-
-    async def lay_out(self) -> None:
-        """Make the folded tables anew and empty; `refold` fills them. The archive stays."""
+    async def lay_out(self) -> int:
+        """Where another version of orch has made the folded tables, make them anew from the archive, in one
+        transaction; how many sessions that were. Raises HistoryError, BadEventError.
+        """
+        column, done = tables.layout.c, 0
         async with self._engine.begin() as connection:
+            ours = update(tables.layout).where(column.name == LAYOUT_NAME, column.version != tables.LAYOUT)
+            if (await connection.execute(ours.values(version=tables.LAYOUT))).rowcount == 0:
+                return 0
+            shards = dict(
+                (await connection.execute(select(tables.sessions.c.session_id, tables.sessions.c.shard))).all()
+            )
             for table in tables.FOLDED:
-                await connection.run_sync(table.drop, checkfirst=True)
+                await connection.run_sync(table.drop)
                 await connection.run_sync(table.create)
-
-    async def is_laid_out(self) -> None:
-        """All sessions are folded under this layout."""
-        async with self._engine.begin() as connection:
-            row = {"name": "history", "version": tables.LAYOUT}
-            await self._write_rows(connection, tables.layout, [row], replaces=True)
+            for session_id, shard in shards.items():
+                changes = folded(session_id, shard, await _lines(connection, session_id, 1, 2**53))
+                changes.events.clear()  # they are where they were
+                await self._write_changes(connection, changes)
+                done += 1
+        return done
 
     async def positions(self, streams: Sequence[str]) -> dict[str, Position]:
         """How far each of these is projected; one that is new begins at 0."""
@@ -160,14 +174,8 @@ class History:
 
     async def lines(self, session_id: str, first: int = 1, last: int = 2**53) -> list[bytes]:
         """The archived lines of a session between two versions, in order."""
-        column = tables.events.c
-        query = (
-            select(column.line)
-            .where(column.session_id == session_id, column.version.between(first, last))
-            .order_by(column.version)
-        )
         async with self._reading() as connection:
-            return [line.encode() for line in await connection.scalars(query)]
+            return await _lines(connection, session_id, first, last)
 
     async def archived(self) -> dict[str, int]:
         """Every session of the archive → its last version."""
@@ -206,12 +214,16 @@ class History:
                 await _move(connection, move)
             for session_id in anew:
                 await _forget(connection, session_id)
-            await self._write_rows(connection, tables.events, changes.events)
-            await self._write_rows(connection, tables.transitions, changes.transitions)
-            await self._write_rows(connection, tables.sessions, list(changes.sessions.values()), replaces=True)
-            await self._write_rows(connection, tables.turns, list(changes.turns.values()), replaces=True)
-            await self._write_rows(connection, tables.transcript, list(changes.transcript.values()), replaces=True)
+            await self._write_changes(connection, changes)
             await self._write_rows(connection, tables.unroutable, list(dead_letters), replaces=True)
+
+    async def settle(self) -> None:
+        """Return when all that is committed would survive a loss of power. Raises HistoryError, TimeoutError."""
+        if self._file() is None:
+            return  # PostgreSQL waits for its disk before it says that something is committed
+        async with self._reading() as connection, asyncio.timeout(SETTLE_S):
+            while (await connection.execute(text("PRAGMA wal_checkpoint(FULL)"))).one()[0]:  # noqa: ASYNC110 - 1: somebody reads
+                await asyncio.sleep(0.1)
 
     async def forget(self, session_ids: Sequence[str]) -> None:
         """Remove sessions from all tables, the archive too."""
@@ -228,6 +240,13 @@ class History:
     async def forget_dead_letters(self, before_ms: int) -> None:
         async with self._engine.begin() as connection:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
+
+    async def _write_changes(self, connection: AsyncConnection, changes: Changes) -> None:
+        await self._write_rows(connection, tables.events, changes.events)
+        await self._write_rows(connection, tables.transitions, changes.transitions)
+        await self._write_rows(connection, tables.sessions, list(changes.sessions.values()), replaces=True)
+        await self._write_rows(connection, tables.turns, list(changes.turns.values()), replaces=True)
+        await self._write_rows(connection, tables.transcript, list(changes.transcript.values()), replaces=True)
 
     async def _write_rows(
         self, connection: AsyncConnection, table: Table, rows: Sequence[Row], *, replaces: bool = False
@@ -264,9 +283,11 @@ def _engine(url: URL) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    """Readers never wait for the writer; what is committed survives the machine's death: logs are deleted for it."""
+    """Readers never wait for the writer. Losing power may cost the last rows together with their position: to wait for
+    the disk with every commit would slow the Redis beside us, and with it calls (`settle` waits when it matters).
+    """
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -281,6 +302,12 @@ async def _move(connection: AsyncConnection, move: Move) -> None:
     )
     if moved.rowcount != 1:
         raise PositionMovedError(f"{new.stream} is not at {expected.seq} any more")
+
+
+async def _lines(connection: AsyncConnection, session_id: str, first: int, last: int) -> list[bytes]:
+    column = tables.events.c
+    query = select(column.line).where(column.session_id == session_id, column.version.between(first, last))
+    return [line.encode() for line in await connection.scalars(query.order_by(column.version))]
 
 
 async def _forget(connection: AsyncConnection, session_id: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from events.recording import parse
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
 from projections.history.store import History, Move, Position, database_url
-from tests.projections.history import FIXTURES, KEYS, actual, expected, logs
+from tests.projections.history_rows import FIXTURES, KEYS, actual, expected, logs
 
 
 def test_a_real_call_with_an_interruption() -> None:

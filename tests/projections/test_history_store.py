@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.runtime.keys import Keys
 from projections.history.fold import Changes, folded, steps
 from projections.history.store import BadDatabaseError, History, Move, Position, PositionMovedError, database_url
-from tests.projections.history import actual, expected, logs
+from tests.projections.history_rows import actual, expected, logs
 
 SESSION_ID, LINES = next(iter(logs().items()))
 KEYS = Keys(4)
