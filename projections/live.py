@@ -23,12 +23,15 @@ from projections.spans import SessionSpans
 logger = logging.getLogger(__name__)
 
 EVERY_S = 0.25
-SLICE = 100
-"""Events that are folded before others may run: about half a millisecond."""
+SLICE = 25
+"""Events that are folded before others may run: a quarter of a millisecond."""
+REST_S = 0.002
+"""Between slices, so that a turn that is under way meets few of them."""
 MOST_EVENTS = 50_000
 MOST_SPANS = 20_000
 """They wait while the collector does not answer; what comes beyond is given up."""
-BATCH = 512
+BATCH = 32
+"""Spans per request: encoding them holds the interpreter for one or two milliseconds, and calls wait for that."""
 CLOSE_S = 2.0
 """How long a service that stops waits for the collector."""
 
@@ -113,7 +116,7 @@ class Live:
         self._present = self._now()
         return self.meters.page()
 
-    async def work_off(self) -> None:
+    async def work_off(self, rest_s: float = 0) -> None:
         """Fold all events that wait."""
         async with self._working:
             while self._events:
@@ -123,7 +126,7 @@ class Live:
                     for span in await self._fold(event):
                         self._record(of_span(span))
                         self._queue(span)
-                await asyncio.sleep(0)
+                await asyncio.sleep(rest_s)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -136,7 +139,7 @@ class Live:
             due = loop.time() + EVERY_S
             await asyncio.sleep(EVERY_S)
             self.meters.record(Measurement("orch.eventloop.lag", max(0.0, loop.time() - due)))
-            await self.work_off()
+            await self.work_off(REST_S)
 
     def _forget(self) -> None:
         """What other nodes have taken; should it come back, its log is read."""
