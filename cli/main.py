@@ -132,13 +132,17 @@ def doctor() -> None:
 def export(
     source: Source,
     output: Annotated[str, typer.Option("--output", "-o", help="File to write; -: standard output.")] = "-",
-    form: Annotated[str, typer.Option("--format", help="jsonl (a recording) or mermaid (a diagram).")] = "jsonl",
+    form: Annotated[
+        str, typer.Option("--format", help="jsonl (a recording), mermaid (a diagram), otlp, otlp-json or perfetto.")
+    ] = "jsonl",
     redact: Annotated[
         str, typer.Option(help="none, default (letters become x) or hash (words become others).")
     ] = "none",
+    layout: Annotated[str, typer.Option(help="Of a trace: session (one in all) or turn (one per turn).")] = "session",
+    content: Annotated[bool, typer.Option("--content", help="Of a trace: also what was said.")] = False,
 ) -> None:
-    """Write a conversation as a recording or as a diagram."""
-    _run("export", source, output, form=form, redact=redact)
+    """Write a conversation as a recording, as a diagram or as a trace."""
+    _run("export", source, output, form=form, redact=redact, layout=layout, content=content)
 
 
 @app.command()

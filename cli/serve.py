@@ -23,6 +23,7 @@ def run(host: str, port: int) -> int:
     )
     for talkative in ("aiohttp.access", "aioice.ice"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # of a collector that is down we say so once
     try:
         settings = replace(Settings.from_environment(), host=host, port=port)
         run_loop(_serve(settings))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from docs import command_pages, state_machine
+from docs.metric_table import table as metric_table
 from docs.policy_fields import schema, table
 
 HERE = Path(__file__).parent
@@ -16,6 +17,7 @@ def pages() -> dict[str, str]:
         **command_pages.pages(),
         "state-machine.md": state_machine.page(),
         "policy.md": (HERE / "policy.md").read_text().partition(DRAWN)[0] + DRAWN + table() + "\n",
+        "observability.md": (HERE / "observability.md").read_text().partition(DRAWN)[0] + DRAWN + metric_table() + "\n",
         "policy.schema.json": json.dumps(schema(), ensure_ascii=False, indent=2, sort_keys=True) + "\n",
     }
 

@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
+
+from projections.span import Layout
 
 
 class SettingsError(ValueError):
@@ -32,6 +34,18 @@ def _recognizer(value: str) -> str:
     if value not in ("domain", "phrases", "general"):
         raise ValueError("it may be domain, phrases or general")
     return value
+
+
+def _layout(value: str) -> str:
+    if value not in get_args(Layout):
+        raise ValueError(f"it may be {' or '.join(get_args(Layout))}")
+    return value
+
+
+def _yes_or_no(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("it may be true or false")
+    return value == "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,10 @@ class Settings:
     max_sessions: int = 20
     ice_host_addresses: tuple[str, ...] = ()
     """Local addresses for WebRTC; empty: all but loopback."""
+    trace_layout: Layout = "session"
+    """session: a conversation is one trace; turn: each of its turns is one."""
+    trace_content: bool = False
+    """Whether traces tell what was said."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -100,6 +118,8 @@ _READ: dict[str, Callable[[str], Any]] = {
     "policy_file": Path,
     "address": _address,
     "recognizer": _recognizer,
+    "trace_layout": _layout,
+    "trace_content": _yes_or_no,
     "allowed_origins": _words,
     "ice_host_addresses": _words,
 }

@@ -43,12 +43,14 @@ class Gateway:
         media: MediaSettings,
         allowed_origins: frozenset[str] = frozenset(),
         max_sessions: int = 20,
+        metrics: Callable[[], Awaitable[web.Response]] | None = None,
     ) -> None:
         self._node = node
         self._services = services
         self._media = media
         self._allowed_origins = allowed_origins
         self._max_sessions = max_sessions
+        self._metrics = metrics
         self._calls: set[Call] = set()
 
     def app(self) -> web.Application:
@@ -62,6 +64,8 @@ class Gateway:
                 web.static("/static", STATIC),
             ]
         )
+        if self._metrics is not None:
+            app.router.add_get("/metrics", self._show_metrics)
         app.on_shutdown.append(self._send_all_away)
         return app
 
@@ -86,6 +90,10 @@ class Gateway:
             "counters": dict(node.counters),
         }
         return web.json_response(body, status=200 if ready else 503)
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        assert self._metrics is not None, "else there is no such page"
+        return await self._metrics()
 
     async def _orchestrate(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S)

@@ -24,6 +24,7 @@ from orchestrator.runtime.ingress import Ingress
 from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import Client, LiveSession
+from orchestrator.runtime.logs import read_log
 from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.ownership import Ownership
 from orchestrator.runtime.second_life import Committed
@@ -156,6 +157,15 @@ class Node:
     @property
     def sessions(self) -> list[LiveSession]:
         return [live for shard in self.shards.values() for live in shard.sessions.values()]
+
+    @property
+    def queued(self) -> int:
+        """Events of this process that wait for Redis."""
+        return self._inbox.queued
+
+    async def read_log(self, session_id: str) -> list[Event]:
+        """The committed events of a session. Raises UnknownSessionError, BadEventError, RedisError."""
+        return await read_log(self._redis, self.keys, session_id)
 
     def session(self, session_id: str) -> LiveSession | None:
         """A session that lives in this process."""
