@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from events.codec import BadEventError
+from orchestrator.runtime.archiver import NAME
 from orchestrator.runtime.connection import connect, run_all
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.dead_letters import DeadLetters
@@ -28,8 +29,6 @@ from projections.history.store import History, HistoryError, Move, Position, Pos
 
 logger = logging.getLogger(__name__)
 
-NAME = "history"
-"""Under which the positions are published."""
 GATHER_S = 0.1
 """How long a batch waits for those of other shards: a commit of its own for each would cost more than all the rest."""
 MOST = 256

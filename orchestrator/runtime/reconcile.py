@@ -38,7 +38,7 @@ async def reconcile(redis: Redis, keys: Keys, history: History, session_id: str)
     try:
         log = await read_lines(redis, keys, session_id)
     except UnknownSessionError:
-        return Repair() if archive else Repair(words="its log is gone, and it was never archived")
+        return Repair()  # archived, or purged
     if log == archive:
         return Repair()
     known = (await history.load([session_id])).get(session_id)

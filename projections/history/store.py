@@ -270,7 +270,9 @@ class History:
 
 def _engine(url: URL) -> AsyncEngine:
     try:
-        engine = create_async_engine(url, pool_size=2, pool_pre_ping=url.get_backend_name() == "postgresql")
+        engine = create_async_engine(
+            url, pool_size=2, hide_parameters=True, pool_pre_ping=url.get_backend_name() == "postgresql"
+        )
     except ModuleNotFoundError as error:
         raise BadDatabaseError(
             f"no driver for {url.drivername}: install it with `pip install orch[postgres]`"

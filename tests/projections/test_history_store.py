@@ -4,9 +4,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Text, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from orchestrator.runtime.keys import Keys
+from projections.history import tables
 from projections.history.fold import Changes, folded, steps
 from projections.history.store import BadDatabaseError, History, Move, Position, PositionMovedError, database_url
 from tests.projections.history_rows import actual, expected, logs
@@ -65,3 +69,28 @@ async def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 def test_another_database_is_refused_in_words(url: str, words: str) -> None:
     with pytest.raises(BadDatabaseError, match=words):
         database_url(url, Path("/nowhere"))
+
+
+async def test_tables_of_another_version_of_orch_are_made_anew_from_the_archive(tmp_path: Path) -> None:
+    """In one transaction; the archive stays as it is, and nothing is asked of Redis."""
+    async with History(database_url("", tmp_path)) as history:
+        start = (await history.positions(["feed"]))["feed"]
+        await history.write([Move(start, Position("feed", 3))], changes_of(LINES))
+        assert await history.lay_out() == 0
+        engine = create_async_engine(history.url)
+        async with engine.begin() as connection:
+            await connection.execute(text("UPDATE layout SET version = 0"))
+            await connection.execute(text("DROP TABLE turns"))
+            await connection.execute(text("CREATE TABLE turns (another INTEGER)"))
+            await connection.execute(text("DELETE FROM transcript"))
+        await engine.dispose()
+        assert await history.lay_out() == 1
+        assert await actual(history) == expected({SESSION_ID: LINES}, KEYS)
+        assert await history.lay_out() == 0
+
+
+async def test_what_a_user_says_cannot_stop_the_history(tmp_path: Path) -> None:
+    """PostgreSQL cannot keep the character zero; it is replaced where the tables show words."""
+    column = tables.turns.c.text.type
+    assert column.process_bind_param("a\0b", postgresql.dialect()) == "a\ufffdb"  # type: ignore[union-attr]
+    assert all(not isinstance(one.type, Text) for table in tables.FOLDED for one in table.c)

@@ -1,7 +1,6 @@
 """Gaps, forks, a database that fails, poison: the history comes right by itself, and no call notices."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +8,16 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from events.inputs import SttFinal
+from orchestrator.runtime.archiver import NAME
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.projecting import NAME, Projecting
+from orchestrator.runtime.projecting import Projecting
 from orchestrator.runtime.reconcile import ends
 from projections.history.store import History
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, started, talk
 from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, a_session_on, soon, soon_in_redis
-
-
-@pytest.fixture
-async def corner(place: Place, make_node: MakeNode) -> AsyncIterator[tuple[Place, Running]]:
-    """A node and what it writes, of which the test breaks something: nothing of it is left for the laws."""
-    running = await make_node()
-    yield place, running
-    await running.node.stop()
-    await place.redis.delete(*[key async for key in place.redis.scan_iter(f"{place.keys.prefix}:*")])
 
 
 async def equal(place: Place, database: Any) -> None:
