@@ -1,69 +1,120 @@
-"""`orch replay`: the golden log on standard output, the verdict on standard error."""
+"""`orch replay`: run recordings through today's reducer and compare. The report goes to standard output."""
 
+import json
 import sys
-import time
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-from cli.terminal import run as run_loop
+from cli.replay_files import How, replay_sources
+from cli.sources import NoSourceError, expand
 from cli.terminal import say
-from events.codec import encode
-from events.recording import BadRecordingError, Recording, parse
-from orchestrator.replay.replay import Divergence, Replay, differing_fields, replay
-from orchestrator.session import REDUCER_VERSION
-from projections.golden_log import GoldenLog
-
-EQUAL, DIVERGED, UNREADABLE = 0, 1, 2
+from orchestrator.replay import report
+from orchestrator.replay.verdict import USAGE, Verdict, worst
 
 
-def run(sources: list[str], quiet: bool) -> int:
-    """Replay each source; the exit code is that of the worst."""
-    return max(_replay_one(source, quiet=quiet) for source in sources)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    sources: list[str]
+    keep_going: bool = False
+    check: bool = False
+    incomplete: str = ""
+    until: str = ""
+    step: bool = False
+    speed: str = ""
+    dump_state: bool = False
+    as_json: bool = False
+    as_jsonl: bool = False
+    quiet: bool = False
+    jobs: int = 0
+    without: tuple[str, ...] = ()
+    insert: str = ""
+    settings: tuple[str, ...] = ()
+    policy: str = ""
 
 
-def _replay_one(source: str, *, quiet: bool) -> int:
-    started = time.perf_counter()
+def run(**chosen: Any) -> int:
+    """The exit code is that of the worst verdict: 0 equal, 1 diverged, 2 unreadable, 4 an invariant is broken."""
+    options = Options(**chosen)
     try:
-        recording = _read(source)
-        result = replay(recording)
-    except (BadRecordingError, LookupError, OSError) as error:
+        sources = expand(options.sources)
+    except NoSourceError as error:
         say(f"✗ {error}")
-        return UNREADABLE
-    if not quiet:
-        golden = GoldenLog()
-        for event in result.events:
-            if (line := golden.line(event)) is not None:
-                print(line)
+        return USAGE
+    if options.incomplete not in ("", "ok"):
+        say(f"✗ --incomplete {options.incomplete}: the only word is ok")
+        return USAGE
+    if options.without or options.insert or options.settings or options.policy:
+        return _what_if(sources, options)
+    if options.until or options.step or options.speed or options.dump_state:
+        return _watch(sources, options)
+    return _replay(sources, options)
+
+
+def _replay(sources: list[str], options: Options) -> int:
+    how = How(keep_going=options.keep_going, check=options.check, is_incomplete=options.incomplete == "ok")
+    verdicts: list[Verdict] = []
+    for verdict in replay_sources(sources, how, options.jobs, shows_progress=not options.quiet):
+        verdicts.append(verdict)
+        if options.as_jsonl:
+            print(json.dumps(report.as_json(verdict), ensure_ascii=False), flush=True)
+        elif not options.as_json:
+            _print(verdict, quiet=options.quiet)
+    if options.as_json:
+        document = {"exit_code": worst(verdicts), "recordings": [report.as_json(verdict) for verdict in verdicts]}
+        print(json.dumps({"schema": report.SCHEMA} | document, ensure_ascii=False, indent=2))
+    if len(sources) > 1 and not (options.quiet or options.as_json or options.as_jsonl):
+        print(report.total(verdicts))
+    if any(verdict.outcome == "interrupted" for verdict in verdicts):
+        say(f"interrupted: {report.total(verdicts)}")
+    return worst(verdicts)
+
+
+def _what_if(sources: list[str], options: Options) -> int:
+    """With a change; a different outcome is what was asked for, and no failure."""
+    from cli.what_if import BadChangeError, run
+
+    try:
+        return run(
+            sources,
+            without=options.without,
+            insert=options.insert,
+            settings=options.settings,
+            policy=options.policy,
+            as_json=options.as_json or options.as_jsonl,
+        )
+    except BadChangeError as error:
+        say(f"✗ {error}")
+        return USAGE
+
+
+def _watch(sources: list[str], options: Options) -> int:
+    """One recording, as closely as is wanted."""
+    from cli.watch import BadPlaceError, BadSpeedError, dump, walk, watch
+
+    if len(sources) != 1:
+        say("✗ --until, --step, --speed and --dump-state look at one recording")
+        return USAGE
+    try:
+        verdict, replayer, steps = watch(sources[0], until=options.until, speed=options.speed, keep_steps=options.step)
+    except (BadPlaceError, BadSpeedError) as error:
+        say(f"✗ {error}")
+        return USAGE
+    if options.step:
+        walk(steps)
+    if options.dump_state:
+        print(dump(replayer))
+    for line in (report.line(verdict), *report.details(verdict)):
+        say(line)
+    return verdict.exit_code
+
+
+def _print(verdict: Verdict, *, quiet: bool) -> None:
+    if verdict.outcome == "unreadable":
+        say(report.line(verdict))
+    elif not quiet or verdict.exit_code:
+        print(report.line(verdict))
+        for line in report.details(verdict):
+            print(line)
         sys.stdout.flush()
-    if result.divergence is not None:
-        _explain(source, recording, result.divergence)
-        return DIVERGED
-    say(_verdict(source, recording, result, time.perf_counter() - started))
-    return EQUAL
-
-
-def _read(source: str) -> Recording:
-    """A file where there is one of that name, else a session of the running service."""
-    path = Path(source)
-    if path.exists() or path.suffix:
-        return parse(path.read_bytes(), source)
-    from cli.export import recording_of  # only a session needs Redis
-
-    return parse(run_loop(recording_of(source)), source)
-
-
-def _verdict(source: str, recording: Recording, result: Replay, seconds: float) -> str:
-    states = ", ".join(f"{sid} {s.phase} {s.hash()}" for sid, s in result.states.items())
-    what = "identical" if recording.header.derived else "completed (inputs alone)"
-    return (
-        f"✓ {source}: {what}, {len(result.events)} events, {result.commands} commands, {states}, {seconds * 1e3:.1f} ms"
-    )
-
-
-def _explain(source: str, recording: Recording, found: Divergence) -> None:
-    say(f"✗ {source} diverged at line {found.line}")
-    say(f"  recorded by reducer {recording.header.reducer_version or '(unknown)'}, replayed with {REDUCER_VERSION}")
-    say(f"  recorded    {encode(found.recorded).decode() if found.recorded else '(nothing)'}")
-    say(f"  replayed    {encode(found.replayed).decode() if found.replayed else '(nothing)'}")
-    if found.recorded and found.replayed:
-        for name, (recorded, replayed) in differing_fields(found).items():
-            say(f"  differs     {name}: {recorded!r} → {replayed!r}")

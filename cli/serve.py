@@ -12,7 +12,7 @@ from cli.terminal import run as run_loop
 from cli.terminal import say
 from orchestrator.app import Orchestrator
 from orchestrator.runtime.embedded import NoRedisServerError
-from orchestrator.runtime.node import WrongShardCountError
+from orchestrator.runtime.node import UnusableRedisError
 from orchestrator.services.ports import ServiceError
 from orchestrator.settings import Settings, SettingsError
 
@@ -23,10 +23,11 @@ def run(host: str, port: int) -> int:
     )
     for talkative in ("aiohttp.access", "aioice.ice"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # of a collector that is down we say so once
     try:
         settings = replace(Settings.from_environment(), host=host, port=port)
         run_loop(_serve(settings))
-    except (SettingsError, NoRedisServerError, WrongShardCountError, ServiceError, RedisError, OSError) as error:
+    except (SettingsError, NoRedisServerError, UnusableRedisError, ServiceError, RedisError, OSError) as error:
         say(f"✗ orch serve cannot start: {error}")
         return 2
     return 0

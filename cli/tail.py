@@ -1,25 +1,32 @@
 """`orch tail`: the golden log as it is written."""
 
+from fnmatch import fnmatchcase
+
 from cli.store import store
 from cli.terminal import run as run_loop
 from cli.terminal import say
+from events.codec import encode
+from orchestrator.replay.words import name, short
 from orchestrator.runtime.logs import follow, now
 from projections.golden_log import GoldenLog
 
 
-def run(session_id: str) -> int:
+def run(session_id: str, *, types: list[str], as_json: bool) -> int:
     try:
-        run_loop(_follow(session_id))
+        run_loop(_follow(session_id, types, as_json=as_json))
     except KeyboardInterrupt:
         return 0
     return 0
 
 
-async def _follow(session_id: str) -> None:
+async def _follow(session_id: str, types: list[str], *, as_json: bool) -> None:
     golden = GoldenLog()
     async with store() as (redis, keys):
         positions = {keys.log(session_id): "0"} if session_id else await now(redis, keys)
         say(f"following {session_id or 'all sessions'} (stop with Ctrl-C)")
         async for event in follow(redis, keys, positions):
-            if (line := golden.line(event)) is not None:
+            if types and not any(fnmatchcase(name(event), pattern) for pattern in types):
+                continue
+            line = encode(event).decode() if as_json else short(event) if types else golden.line(event)
+            if line is not None:
                 print(line, flush=True)

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from docs import state_machine
+from docs import command_pages, state_machine
+from docs.metric_table import table as metric_table
 from docs.policy_fields import schema, table
 
 HERE = Path(__file__).parent
@@ -13,14 +14,17 @@ DRAWN = "<!-- The rest is written by `python -m docs.write`. -->\n"
 def pages() -> dict[str, str]:
     """File name → text."""
     return {
+        **command_pages.pages(),
         "state-machine.md": state_machine.page(),
         "policy.md": (HERE / "policy.md").read_text().partition(DRAWN)[0] + DRAWN + table() + "\n",
+        "observability.md": (HERE / "observability.md").read_text().partition(DRAWN)[0] + DRAWN + metric_table() + "\n",
         "policy.schema.json": json.dumps(schema(), ensure_ascii=False, indent=2, sort_keys=True) + "\n",
     }
 
 
 def main() -> None:
     for name, text in pages().items():
+        (HERE / name).parent.mkdir(exist_ok=True)
         (HERE / name).write_text(text)
 
 

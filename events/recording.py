@@ -6,14 +6,14 @@ together, an input first. A recording with `"derived": false` holds inputs alone
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from events.codec import BadEventError, decode
 from events.envelope import Event
-
-NEWLINE = b"\n"
 
 
 class BadRecordingError(ValueError):
@@ -29,6 +29,8 @@ class Header(BaseModel):
     format: Literal["orch.recording"] = "orch.recording"
     format_version: Literal[1] = 1
     reducer_version: str = ""
+    sha256: str = ""
+    """Of all lines after this one, each with its end; empty, as in a file that a person wrote: nobody has counted."""
     story: str = ""
 
 
@@ -53,26 +55,55 @@ class Recording:
 
 def parse(data: bytes, name: str) -> Recording:
     """Read a recording's bytes; events are decoded later. Raises BadRecordingError."""
-    if not data.strip():
+    header, lines = stream([data], name)
+    return Recording(name, header, tuple(lines))
+
+
+def stream(blocks: Iterable[bytes], name: str, *, may_be_cut: bool = False) -> tuple[Header, Iterator[bytes]]:
+    """Read a recording as it comes: the header, and the lines after it, one by one. `may_be_cut`: a last line that has
+    no end is left out, as it is when the writer crashed. Raises BadRecordingError, also from the iterator.
+    """
+    data, rest = b"", iter(blocks)
+    while b"\n" not in data and (block := next(rest, b"")):
+        data += block
+    if not data.strip() and not any(block.strip() for block in rest):
         raise BadRecordingError(f"{name}: the file is empty; a recording starts with a header line")
-    head, _, rest = data.partition(b"\n")
+    head, _, data = data.partition(b"\n")
+    return _header(head, name), _lines(chain((data,), rest), name, may_be_cut=may_be_cut)
+
+
+def _header(line: bytes, name: str) -> Header:
     try:
-        header = Header.model_validate_json(head)
+        return Header.model_validate_json(line)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise BadRecordingError(
             f"{name}, line 1: not the header of a recording: {where + ': ' if where else ''}{problem['msg']}"
         ) from error
-    if rest and not rest.endswith(b"\n"):
-        raise BadRecordingError(f"{name}, line {rest.count(NEWLINE) + 2}: the file ends in the middle of a line")
-    lines = tuple(rest.split(b"\n")[:-1])
-    for index, line in enumerate(lines):
-        if not line.strip():
-            raise BadRecordingError(f"{name}, line {index + 2}: empty line")
-    return Recording(name, header, lines)
+
+
+def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool) -> Iterator[bytes]:
+    number, cut = 1, b""
+    for block in blocks:
+        *whole, cut = (cut + block).split(b"\n")
+        if not all(whole):
+            yield from whole[: whole.index(b"")]
+            raise BadRecordingError(f"{name}, line {number + whole.index(b'') + 1}: empty line")
+        yield from whole
+        number += len(whole)
+    if cut and not may_be_cut:
+        raise BadRecordingError(f"{name}, line {number + 1}: the file ends in the middle of a line")
 
 
 def dump(header: Header, lines: Iterable[bytes]) -> bytes:
     """The bytes of a recording."""
-    return b"".join(line + b"\n" for line in (header.model_dump_json().encode(), *lines))
+    head = header.model_dump_json(exclude=None if header.sha256 else {"sha256"}).encode()
+    return b"".join(line + b"\n" for line in (head, *lines))
+
+
+def sealed(header: Header, lines: Iterable[bytes]) -> bytes:
+    """The bytes of a recording whose header carries the checksum of its lines."""
+    lines = [*lines]
+    checksum = sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
+    return dump(header.model_copy(update={"sha256": checksum}), lines)

@@ -1,10 +1,13 @@
-"""JSON Schema of every event, for producers in other languages and for editors."""
+"""JSON Schema and AsyncAPI of every event, for producers in other languages and for editors."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from events.codec import DERIVED, INPUTS
+
+SCHEMA_VERSION = 1
 
 
 def json_schema() -> dict[str, Any]:
@@ -15,3 +18,45 @@ def json_schema() -> dict[str, Any]:
     document["discriminator"] = {"propertyName": "type"}
     document["oneOf"] = [refs[(model, "serialization")] for model in models]
     return document
+
+
+def asyncapi() -> dict[str, Any]:
+    """An AsyncAPI document: what outside producers may send (docs/producers.md), and what a session's log carries."""
+    schemas = json_schema()["$defs"]
+
+    def channel(address: str, words: str, names: Iterable[str]) -> dict[str, Any]:
+        messages = {name: {"$ref": f"#/components/messages/{name}"} for name in names}
+        return {"address": address, "description": words, "messages": messages}
+
+    models = {name: model.__name__ for name, model in (INPUTS | DERIVED).items()}
+    document: dict[str, Any] = _moved(
+        {
+            "asyncapi": "3.0.0",
+            "info": {"title": "orch events", "version": str(SCHEMA_VERSION)},
+            "channels": {
+                "ingress": channel("voice:ingress:{k}", "Where outside producers write inputs.", INPUTS),
+                "log": channel("voice:{shard}:session:{session_id}:log", "What was committed, in order.", models),
+            },
+            "operations": {
+                "produce": {"action": "receive", "channel": {"$ref": "#/channels/ingress"}},
+                "follow": {"action": "send", "channel": {"$ref": "#/channels/log"}},
+            },
+            "components": {
+                "messages": {
+                    name: {"contentType": "application/json", "payload": {"$ref": f"#/components/schemas/{model}"}}
+                    for name, model in models.items()
+                },
+                "schemas": schemas,
+            },
+        }
+    )
+    return document
+
+
+def _moved(document: Any) -> Any:
+    """JSON Schema keeps its definitions under `$defs`, AsyncAPI under `components`."""
+    if isinstance(document, dict):
+        return {name: _moved(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return [_moved(value) for value in document]
+    return document.replace("#/$defs/", "#/components/schemas/") if isinstance(document, str) else document

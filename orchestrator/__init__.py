@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     )
     from orchestrator.session.policy import Policy
     from orchestrator.settings import Settings, SettingsError
+    from orchestrator.testing.conversation import Conversation, given
     from orchestrator.testing.simulation import simulate
 
 _HOME = {
     "Answer": "orchestrator.services.ports",
+    "Conversation": "orchestrator.testing.conversation",
     "Intent": "orchestrator.services.ports",
     "Line": "orchestrator.services.ports",
     "Orchestrator": "orchestrator.app",
@@ -36,11 +38,13 @@ _HOME = {
     "SpeechChunk": "orchestrator.services.ports",
     "SpokenWord": "orchestrator.services.ports",
     "Transcript": "orchestrator.services.ports",
+    "given": "orchestrator.testing.conversation",
     "simulate": "orchestrator.testing.simulation",
 }
 
 __all__ = [
     "Answer",
+    "Conversation",
     "Intent",
     "Line",
     "Orchestrator",
@@ -52,6 +56,7 @@ __all__ = [
     "SpeechChunk",
     "SpokenWord",
     "Transcript",
+    "given",
     "simulate",
 ]
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Literal, cast
 
 from aiohttp import web
+from redis.exceptions import RedisError
 
 from events.envelope import Event
 from orchestrator.gateway.server import Gateway
@@ -17,6 +19,7 @@ from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.projecting import Projecting
 from orchestrator.services.http_clients import HttpAnswer, HttpIntent, open_session
 from orchestrator.services.http_speech import HttpTextToSpeech
 from orchestrator.services.ports import SpeechToTextPort
@@ -31,6 +34,12 @@ from orchestrator.services.text_functions import answer_port, intent_port
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 from projections.golden_log import GoldenLog
+from projections.history.store import BadDatabaseError, History, database_url
+from projections.live import Live
+from projections.meters import CONTENT_TYPE
+from projections.registry import METRICS
+
+logger = logging.getLogger(__name__)
 
 RecognizerMode = Literal["domain", "phrases", "general"]
 
@@ -76,10 +85,20 @@ class Orchestrator:
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
+        history = _open_history(settings)
         policy = await asyncio.to_thread(_read_policy, settings)
         services = await self._fill_ports()
         self.redis_url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
         self.node = Node(self.redis_url, services, observer=self._committed, policy=policy)
+        self._telemetry = telemetry = Live(
+            self._present,
+            self._log_of,
+            lambda session_id: self.node.session(session_id) is not None,
+            layout=settings.trace_layout,
+            with_content=settings.trace_content,
+        )
+        stack.push_async_callback(telemetry.close)
+        telemetry.start()
         stack.push_async_callback(self.node.stop)
         gateway = Gateway(
             self.node,
@@ -87,10 +106,14 @@ class Orchestrator:
             media=MediaSettings(ice_host_addresses=settings.ice_host_addresses),
             allowed_origins=frozenset(settings.allowed_origins),
             max_sessions=settings.max_sessions,
+            metrics=self._metrics,
         )
         await self._listen(gateway.app())
         self.node.address = settings.address or ("" if settings.is_everywhere else self.url)  # known only now
         await self.node.start()
+        projecting = Projecting(self.redis_url, self.node.keys, history, lambda: self.node.shards, self.node.counters)
+        stack.push_async_callback(projecting.stop)
+        await projecting.start()
         stack.push_async_callback(self.node.drain)  # first of all, while we can still tell clients where to go
         gc.collect()
         gc.freeze()  # what is there now stays: collecting it again and again would cost calls some milliseconds
@@ -104,13 +127,35 @@ class Orchestrator:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _committed(self, live: LiveSession, event: Event) -> None:
-        """The golden log of the service, and what the session's client is shown."""
+        """The golden log of the service, what the session's client is shown, metrics and traces."""
+        self._telemetry.note(event)
         line = self._golden.line(event)
         if live.client is not None:
             live.client.committed(event, line)
         printed = self._masked.line(event) if self._masked else line
         if self._print_line is not None and printed is not None:
             self._print_line(printed)
+
+    def _present(self) -> dict[str, float]:
+        """What gauges and the runtime's counters say now."""
+        node = self.node
+        counted = {metric.name: node.counters[metric.counted] for metric in METRICS.values() if metric.counted}
+        return {
+            "orch.session.active": len(node.sessions),
+            "orch.shard.owned": len(node.shards),
+            "orch.inbox.queued": node.queued,
+            **counted,
+        }
+
+    async def _metrics(self) -> web.Response:
+        return web.Response(body=await self._telemetry.page(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _log_of(self, session_id: str) -> list[Event]:
+        try:
+            return await self.node.read_log(session_id)
+        except (LookupError, ValueError, RedisError, OSError) as error:
+            logger.warning("no trace of %s: its log cannot be read: %s", session_id, error)
+            return []
 
     async def _fill_ports(self) -> Services:
         settings, own = self.settings, self._own
@@ -147,6 +192,14 @@ class Orchestrator:
             return speech_to_text_port(self._own["stt"])
         mode = cast("RecognizerMode", self.settings.recognizer)
         return await self._stack.enter_async_context(SphinxRecognition(content.phrases(), mode=mode))
+
+
+def _open_history(settings: Settings) -> History:
+    """The database itself is opened later: a service whose database is away takes calls."""
+    try:
+        return History(database_url(settings.sql_url, settings.data_dir))
+    except BadDatabaseError as error:
+        raise SettingsError(f"ORCH_SQL_URL: {error}") from error
 
 
 def _read_policy(settings: Settings) -> Policy:

@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
+
+from projections.span import Layout
 
 
 class SettingsError(ValueError):
@@ -34,6 +36,18 @@ def _recognizer(value: str) -> str:
     return value
 
 
+def _layout(value: str) -> str:
+    if value not in get_args(Layout):
+        raise ValueError(f"it may be {' or '.join(get_args(Layout))}")
+    return value
+
+
+def _yes_or_no(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("it may be true or false")
+    return value == "true"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Each field is the environment variable `ORCH_<FIELD>`; what is not set has the default given here."""
@@ -45,7 +59,9 @@ class Settings:
     redis_url: str = ""
     """Empty: an embedded server."""
     data_dir: Path = field(default_factory=default_data_dir)
-    """Holds the embedded server's append-only file."""
+    """Holds the embedded server's append-only file, and the history where it is a file."""
+    sql_url: str = ""
+    """The database of the history; empty: history.db in the data directory."""
     intent_url: str = ""
     answer_url: str = ""
     tts_url: str = ""
@@ -60,6 +76,10 @@ class Settings:
     max_sessions: int = 20
     ice_host_addresses: tuple[str, ...] = ()
     """Local addresses for WebRTC; empty: all but loopback."""
+    trace_layout: Layout = "session"
+    """session: a conversation is one trace; turn: each of its turns is one."""
+    trace_content: bool = False
+    """Whether traces tell what was said."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -88,7 +108,7 @@ class Settings:
         return self.host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
-_NOT_OURS = frozenset({"ORCH_CHROMIUM"})
+_NOT_OURS = frozenset({"ORCH_CHROMIUM", "ORCH_KILLS"})
 """Read by the tests."""
 _READ: dict[str, Callable[[str], Any]] = {
     "port": int,
@@ -98,6 +118,8 @@ _READ: dict[str, Callable[[str], Any]] = {
     "policy_file": Path,
     "address": _address,
     "recognizer": _recognizer,
+    "trace_layout": _layout,
+    "trace_content": _yes_or_no,
     "allowed_origins": _words,
     "ice_host_addresses": _words,
 }

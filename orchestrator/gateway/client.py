@@ -84,6 +84,9 @@ class WebSocketClient:
     def clear_text(self) -> None:
         self.tell(messages.ClearText())
 
+    def warn(self, code: str, message: str) -> None:
+        self.tell(messages.ErrorReport(code=code, message=message))
+
     def stop(self) -> None:
         """The connection is gone: nothing more can be sent."""
         self._sender.cancel()

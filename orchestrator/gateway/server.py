@@ -1,4 +1,4 @@
-"""The gateway's HTTP side: the WebSocket /orchestrate, the console page, health."""
+"""The gateway's HTTP side: the WebSocket /orchestrate and whom it refuses, the console page, health."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from orchestrator.gateway.rate import RateLimit
 from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.live import LiveSession
-from orchestrator.runtime.node import Node, NotReadyError
+from orchestrator.runtime.node import DELAYED, Node, NotReadyError
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,14 @@ class Gateway:
         media: MediaSettings,
         allowed_origins: frozenset[str] = frozenset(),
         max_sessions: int = 20,
+        metrics: Callable[[], Awaitable[web.Response]] | None = None,
     ) -> None:
         self._node = node
         self._services = services
         self._media = media
         self._allowed_origins = allowed_origins
         self._max_sessions = max_sessions
+        self._metrics = metrics
         self._calls: set[Call] = set()
 
     def app(self) -> web.Application:
@@ -62,6 +64,8 @@ class Gateway:
                 web.static("/static", STATIC),
             ]
         )
+        if self._metrics is not None:
+            app.router.add_get("/metrics", self._show_metrics)
         app.on_shutdown.append(self._send_all_away)
         return app
 
@@ -87,6 +91,10 @@ class Gateway:
         }
         return web.json_response(body, status=200 if ready else 503)
 
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        assert self._metrics is not None, "else there is no such page"
+        return await self._metrics()
+
     async def _orchestrate(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S)
         await socket.prepare(request)
@@ -110,6 +118,9 @@ class Gateway:
     async def _join(self, request: web.Request, client: WebSocketClient) -> LiveSession | None:
         """The session that a connection is for: a new one, or the one that it names and holds the token of."""
         session_id = request.query.get("session_id", "")
+        if session_id and self._node.is_full:
+            await client.send_away(DELAYED)
+            return None
         if session_id:
             return await self._come_back(client, session_id, request.query.get("resume_token", ""))
         if len(self._node.sessions) >= self._max_sessions:
@@ -129,6 +140,8 @@ class Gateway:
         if known and not self._node.owns(session_id):
             address = await self._node.find(session_id)
         live = self._node.session(session_id)
+        if known and live is None and self._node.owns(session_id):
+            live = await self._node.promised(session_id)
         if known and live is not None:
             return self._rejoin(live, client, token)
         if known and not self._node.owns(session_id):

@@ -1,88 +1,304 @@
-"""Re-run the reducer over a recording's inputs and compare everything it says with what was recorded."""
+"""Re-runs the reducer over a recording's inputs and compares all that it says, and the state behind it.
 
+A recording is read once, line by line: what is kept does not grow with it, but for the state of each session. Lines are
+compared as bytes, because the encoding is canonical; only inputs and differences are decoded.
+"""
+
+import pickle
+import traceback
+import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
-from events.codec import encode
+from events.codec import BadEventError, decode, encode
+from events.derived import CommandIssued
 from events.envelope import Event, Input
-from events.recording import BadRecordingError, Recording
-from orchestrator.session.reducer import reduce
+from events.inputs import SessionOpened, SessionResumed
+from events.recording import BadRecordingError, Header, Recording
+from orchestrator.replay.divergence import Divergence, at, first_difference
+from orchestrator.replay.rules import RULES
+from orchestrator.session.evolve import apply
+from orchestrator.session.reducer import Step, reduce
 from orchestrator.session.state import State
 
+REDUCER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Whatever a reducer that is wrong may raise."""
+KEPT_LIVE = 256
+"""So many sessions of a recording are kept at hand."""
+Listener = Callable[[State, Step], None]
+"""Is told each step: the state before it, and what today's reducer made of its input."""
 
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """The first place where recording and replay differ; None: that one says nothing there."""
 
-    line: int
-    recorded: Event | None
-    replayed: Event | None
+@dataclass(slots=True)
+class Segment:
+    """The part of a session's log that one version of the reducer recorded."""
+
+    recorded_by: str
+    first_version: int
+    last_version: int = 0
+    divergence: Divergence | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """How far the replay of one session has come."""
+
+    session_id: str
+    opened_at_us: int
+    segments: list[Segment] = field(default_factory=list)
+    last: tuple[Event, ...] = ()
+    """The last step, of a session that is not packed."""
+    follows: bool = False
+    """It has diverged: what was recorded is folded, not compared, until another version of the reducer takes over."""
+    is_lost: bool = False
+    """What was recorded cannot be folded any more."""
+    _live: State | None = field(default_factory=State)
+    _packed: bytes = b""
+
+    @property
+    def state(self) -> State:
+        if self._live is not None:
+            return self._live
+        state: State = pickle.loads(zlib.decompress(self._packed))  # noqa: S301 - packed below
+        return state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._live = state
+
+    def pack(self) -> None:
+        """Make it small: a file may hold any number of sessions, few of them at a time."""
+        self.segments[-1].last_version = self.state.version
+        self._packed, self._live, self.last = zlib.compress(pickle.dumps(self.state), 1), None, ()
 
 
 @dataclass(slots=True)
 class Replay:
-    """What a replay found: the replayed events in the order of the recording, and where each session got to."""
+    """What a replay has found so far."""
 
+    name: str
+    header: Header
+    sessions: dict[str, Session] = field(default_factory=dict)
+    divergences: list[Divergence] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    states: dict[str, State] = field(default_factory=dict)
+    """What was said; kept only where asked for."""
+    size: int = 0
+    """How many events."""
+    inputs: int = 0
     commands: int = 0
-    divergence: Divergence | None = None
+    line: int = 1
+    """The last line that was read."""
+
+    @property
+    def divergence(self) -> Divergence | None:
+        return self.divergences[0] if self.divergences else None
+
+    @property
+    def states(self) -> dict[str, State]:
+        return {name: session.state for name, session in self.sessions.items()}
 
 
-def replay(recording: Recording) -> Replay:
-    """Replay to the end, or to the first divergence. Raises BadRecordingError for a file that cannot be a log.
+def replay(recording: Recording, *, keep_going: bool = False) -> Replay:
+    """Replay a recording that is in memory, and keep what is said. Raises BadRecordingError."""
+    replayer = Replayer(recording.header, recording.name, keep_going=keep_going)
+    replayer.listen = lambda _, step: replayer.found.events.extend(step.events)
+    return replayer.run(recording.lines)
 
-    The lines are compared as bytes (the encoding is canonical), so only inputs and differences are decoded. A line
-    that differs only in form (another schema version, another order of keys) is no divergence.
+
+class Replayer:
+    """Replays the lines of one recording, each session to its end or its first divergence.
+
+    `keep_going`: to its end in any case; after a divergence it goes on from the state that was recorded.
+    `is_incomplete`: the recording may stop in the middle of a step, where its writer crashed.
     """
-    result = Replay()
-    said: deque[Event] = deque()
-    """What the last step said and the recording has not confirmed yet."""
-    for index, recorded_line in enumerate(recording.lines):
+
+    def __init__(self, header: Header, name: str, *, keep_going: bool = False, is_incomplete: bool = False) -> None:
+        self.found = Replay(name, header)
+        self.listen: Listener | None = None
+        """Is told each step as it is said today."""
+        self.look: Callable[[Sequence[Event]], None] | None = None
+        """Is told each step as it was recorded, or said, where inputs alone were."""
+        self._keeps_going = keep_going
+        self._is_incomplete = is_incomplete
+        self._source: Iterator[bytes] = iter(())
+        self._ahead: deque[bytes] = deque()
+        """Lines that were read too far."""
+        self._lines = self._read()
+        self._is_over = False
+        self._session: Session | None = None
+        """Whose step it is."""
+        self._recent: dict[str, Session] = {}
+
+    def run(self, lines: Iterable[bytes]) -> Replay:
+        """Replay all of them. Raises BadRecordingError with the line, for a file that cannot be a log."""
+        found = self.found
+        self._source, self._lines = iter(lines), self._read()
+        try:
+            while (line := next(self._lines, None)) is not None:
+                found.line += 1
+                self._step(line)
+        except BadEventError as error:
+            raise BadRecordingError(f"{found.name}, line {found.line}: {error}") from error
+        for session in self._recent.values():
+            session.segments[-1].last_version = session.state.version
+        return found
+
+    def _step(self, line: bytes) -> None:
+        """Replay the step that begins with this line. Raises BadEventError."""
+        found = self.found
+        event = decode(line)
+        session = self._session
+        if session is None or session.session_id != event.session_id or isinstance(event, SessionResumed):
+            session = self._session = self._turn_to(event)
+        if session.follows or not isinstance(event, Input):
+            self._not_compared(session, event)
+            return
+        try:
+            step = reduce(session.state, event)
+        except REDUCER_ERRORS as error:
+            self._diverges(session, (event, *self._rest_of_step()), (), error=_where(error))
+            return
+        said = step.events
         if not said:
-            event = recording.event(index)
-            if not isinstance(event, Input):
-                result.divergence = Divergence(index + 2, event, None)
-                return result
-            said.extend(_step(result, recording, index, event))
-        if not recording.header.derived:
-            said.clear()
-            continue
-        replayed = said.popleft()
-        if (line := encode(replayed)) != recorded_line and encode(recorded := recording.event(index)) != line:
-            result.divergence = Divergence(index + 2, recorded, replayed)
-            return result
-    if said:
-        result.divergence = Divergence(len(recording.lines) + 2, None, said[0])
-    return result
+            self._repeats(session, event)
+            return
+        if found.header.derived:
+            lines = list(islice(self._lines, len(said) - 1))
+            if said[0].__dict__ != event.__dict__ or lines != [encode(one) for one in said[1:]]:
+                recorded = (event, *self._rest_of_step(lines))
+                if recorded != (said[: len(recorded)] if self._is_incomplete and self._is_over else said):
+                    self._diverges(session, recorded, said, after=step.state)
+                    return
+            else:
+                found.line += len(lines)
+        before = session.state
+        session.last, session.state = said, step.state
+        found.size += len(said)
+        found.inputs += 1
+        found.commands += len(step.commands)
+        if self.listen is not None:
+            self.listen(before, step)
+        if self.look is not None:
+            self.look(said)
+
+    def _rest_of_step(self, lines: Sequence[bytes] = ()) -> list[Event]:
+        """All that the recording has of this step; what was read beyond it is read again."""
+        rest: list[Event] = []
+        for line in chain(lines, self._lines):
+            self.found.line += 1
+            event = decode(line)
+            if isinstance(event, Input):
+                self.found.line -= 1
+                self._ahead.extendleft(reversed(lines[len(rest) :] or [line]))
+                self._lines = self._read()
+                return rest
+            rest.append(event)
+        self._is_over = True
+        return rest
+
+    def _read(self) -> Iterator[bytes]:
+        while self._ahead:
+            yield self._ahead.popleft()
+        for line in self._source:  # noqa: UP028 - `yield from` would close the source with this generator
+            yield line
+
+    def _turn_to(self, event: Event) -> Session:
+        """The session of an event. Those that have not been heard of for long are packed."""
+        known = self.found.sessions.get(event.session_id)
+        session = self._segment(event) if known is None or isinstance(event, SessionResumed) else known
+        self._recent.pop(session.session_id, None)
+        self._recent[session.session_id] = session
+        if len(self._recent) > KEPT_LIVE:
+            self._recent.pop(next(iter(self._recent))).pack()
+        return session
+
+    def _segment(self, event: Event) -> Session:
+        """The session of an event that may be its first, or under which another version of the reducer took over."""
+        sessions = self.found.sessions
+        if event.session_id not in sessions:
+            sessions[event.session_id] = Session(event.session_id, event.at_us)
+        session = sessions[event.session_id]
+        before = session.segments[-1] if session.segments else None
+        recorded_by = before.recorded_by if before else self.found.header.reducer_version
+        if isinstance(event, SessionOpened | SessionResumed) and event.reducer_version:
+            recorded_by = event.reducer_version
+        if before is None or before.recorded_by != recorded_by:
+            if before is not None:
+                before.last_version = session.state.version
+            session.segments.append(Segment(recorded_by, session.state.version + 1))
+            session.follows = session.is_lost
+        return session
+
+    def _not_compared(self, session: Session, event: Event) -> None:
+        """After a divergence; or the recording says more about the last input than today's reducer."""
+        if session.follows:
+            self._fold(session, (event, *self._rest_of_step()))
+        else:
+            last = session.last
+            self._diverges(session, (*last, event, *self._rest_of_step()), last, is_done=len(last))
+
+    def _repeats(self, session: Session, event: Input) -> None:
+        """A repetition leaves no trace, so that a log cannot hold one; unless it counted when it was recorded."""
+        if event.version != session.state.version + 1:
+            where = f"{self.found.name}, line {self.found.line}"
+            raise BadRecordingError(f"{where}: repeats an input that the log holds already")
+        self._diverges(session, (event, *self._rest_of_step()), ())
+
+    def _diverges(
+        self,
+        session: Session,
+        recorded: tuple[Event, ...],
+        replayed: tuple[Event, ...],
+        *,
+        is_done: int = 0,
+        error: str = "",
+        after: State | None = None,
+    ) -> None:
+        """Note it, and go on from what was recorded; `is_done`: so much of it is in the state already."""
+        if error or not replayed:
+            rule, place = RULES["ORCH1009" if error else "ORCH1007"], 0
+        else:
+            rule, place = first_difference(recorded, replayed)
+        divergence = Divergence(
+            rule=rule,
+            line=self.found.line - len(recorded) + 1 + place,
+            session_id=session.session_id,
+            recorded=at(recorded, place),
+            replayed=at(replayed, place),
+            recorded_step=recorded,
+            replayed_step=replayed,
+            before=() if is_done else session.last,
+            state=session.state,
+            after=after,
+            opened_at_us=session.opened_at_us,
+            recorded_by=session.segments[-1].recorded_by,
+            error=error,
+        )
+        self.found.divergences.append(divergence)
+        if session.segments[-1].divergence is None:
+            session.segments[-1].divergence = divergence
+        session.follows = not self._keeps_going
+        self._fold(session, recorded[is_done:])
+
+    def _fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Go on from what was recorded."""
+        self.found.size += len(events)
+        self.found.commands += sum(isinstance(event, CommandIssued) for event in events)
+        if not session.is_lost:
+            state = session.state.copy()
+            try:
+                for event in events:
+                    apply(state, event)
+            except REDUCER_ERRORS:  # it has been reported already that today's evolve cannot fold this log
+                session.is_lost = session.follows = True
+            session.last, session.state = tuple(events), state
+        if self.look is not None and isinstance(events[0], Input):
+            self.look(events)
 
 
-def _step(result: Replay, recording: Recording, index: int, event: Input) -> Sequence[Event]:
-    step = reduce(result.states.get(event.session_id, State()), event)
-    if not step.events:
-        raise BadRecordingError(f"{recording.name}, line {index + 2}: repeats an input that the log holds already")
-    result.states[event.session_id] = step.state
-    result.commands += len(step.commands)
-    result.events += step.events
-    return step.events
-
-
-def differing_fields(divergence: Divergence) -> dict[str, tuple[object, object]]:
-    """Field → (recorded, replayed), where both sides have an event; nested payloads with dotted names."""
-    recorded = divergence.recorded.model_dump() if divergence.recorded else {}
-    replayed = divergence.replayed.model_dump() if divergence.replayed else {}
-    return _differences(recorded, replayed, "")
-
-
-def _differences(
-    recorded: dict[str, object], replayed: dict[str, object], path: str
-) -> dict[str, tuple[object, object]]:
-    found: dict[str, tuple[object, object]] = {}
-    for name in sorted(recorded.keys() | replayed.keys()):
-        left, right = recorded.get(name), replayed.get(name)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{path}{name}.")
-        elif left != right:
-            found[path + name] = (left, right)
-    return found
+def _where(error: Exception) -> str:
+    """An exception and the line of code that raised it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno}, {place.name})"

@@ -1,6 +1,6 @@
 """Committing: batches of chained script calls, and what to do when nobody knows whether one happened.
 
-Every outcome except all-OK or NOT_OWNER is ambiguous (DESIGN §7): a lost reply, a refused cursor, an error. The steps
+Every outcome except all-OK or NOT_OWNER is ambiguous: a lost reply, a refused cursor, an error. The steps
 are kept; owner token and cursor are read back; what lies at or below the cursor is committed, the rest is sent again.
 """
 
@@ -13,13 +13,11 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.runtime.connection import evalsha, load_scripts, run_id
+from orchestrator.runtime.cluster import ClusterWire
+from orchestrator.runtime.connection import evalsha, load_scripts, pause_s, run_all, run_id
 from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
-
-BACKOFF_S = 0.05
-"""Between two looks at a Redis that does not answer."""
 
 
 class LostOwnershipError(Exception):
@@ -40,17 +38,17 @@ class Move:
 class Committer:
     """Commits under one owner token, until it is lost."""
 
-    def __init__(self, redis: Redis, wire: Wire, owned_key: str, token: str, server: str) -> None:
+    def __init__(self, redis: Redis, wire: Wire | ClusterWire, owned_key: str, token: str, server: str) -> None:
         self._redis = redis
         self._wire = wire
         self._owned_key = owned_key
         self._token = token
-        self._server = server
+        self.server = server
         """The run id of the server at the acquisition."""
 
     async def commit(self, moves: Sequence[Move]) -> None:
         """Returns when every move is committed exactly once. Raises LostOwnershipError."""
-        rest = list(moves)
+        rest, failures = list(moves), 0
         while rest:
             outcome = await self._send(rest)
             if all(reply == b"OK" for reply in outcome):
@@ -64,29 +62,33 @@ class Committer:
                 raise LostOwnershipError(f"the cursor is at {cursor}, not at {rest[0].cursor}: Redis lost writes")
             if b"VERSION" in outcome:
                 raise LostOwnershipError("a session's log is not at the version we know")
-            await asyncio.sleep(BACKOFF_S if len(rest) == len(outcome) else 0)
+            failures = failures + 1 if len(rest) == len(outcome) else 0
+            await asyncio.sleep(pause_s(failures) if failures else 0)
 
     async def _send(self, moves: Sequence[Move]) -> list[Any]:
         calls = [
             evalsha(move.script, move.keys, [self._token, move.cursor, move.next_cursor, *move.args]) for move in moves
         ]
         try:
-            return await self._wire.call(calls)
+            return await self._wire.call(self._owned_key, calls)
         except (RedisError, OSError) as error:
             return [error]
 
     async def _read_back(self) -> str:
         """The stored cursor, as soon as Redis answers. Raises LostOwnershipError."""
+        failures = 0
         while True:
             try:
-                server = await run_id(self._redis)
-                owner, cursor = await self._redis.hmget(self._owned_key, ["owner", "cursor"])
+                server = await run_id(self._redis, self._owned_key)
+                ((owner, cursor),) = await run_all(self._redis, [("HMGET", self._owned_key, "owner", "cursor")])
                 await load_scripts(self._redis)  # it may have forgotten them
-            except RedisError as error:
-                logger.warning("Redis does not answer (%s), looking again", error)
-                await asyncio.sleep(BACKOFF_S)
+            except (RedisError, OSError) as error:
+                if not failures:
+                    logger.warning("Redis does not answer (%s), looking until it does", error)
+                await asyncio.sleep(pause_s(failures))
+                failures += 1
                 continue
-            if server != self._server:
+            if server != self.server:
                 raise LostOwnershipError("Redis was restarted")
             if owner is None or _text(owner) != self._token:
                 raise LostOwnershipError("another owner has taken it")

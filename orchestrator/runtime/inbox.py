@@ -1,14 +1,17 @@
 """Appending to inboxes: the one way in for producers of this process.
 
 Stop-and-wait: one ordered queue per shard, the next batch leaves when the last was acknowledged, and what was not is
-sent again under the same sequence numbers. So order is kept, and a repetition is recognised by the reducer.
+sent again under the same sequence numbers. So order is kept, and a repetition is recognised by the reducer. A Redis
+that came back without its last writes gets those again that it had accepted from here, before anything newer.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 from redis.asyncio import Redis
@@ -16,15 +19,19 @@ from redis.exceptions import RedisError
 
 from events.codec import encode
 from events.envelope import Input
+from orchestrator.runtime.connection import pause_s, wire
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.wire import Wire
+from orchestrator.runtime.second_life import Accepted
 
 logger = logging.getLogger(__name__)
 
-BACKOFF_S = 0.05
 BATCH = 128
 CLOSE_S = 2.0
 """How long a node that stops tries to append what is still queued."""
+STALL_S = 1.0
+"""What could not be appended for so long is a stall: callers are told that they wait."""
+MOST_QUEUED = 20_000
+"""Events, some 10 MB: what twenty calls say in half a minute. Then those who say so much are sent away."""
 
 
 def now_us() -> int:
@@ -35,16 +42,42 @@ def now_us() -> int:
 class Inbox:
     """Appends events to the inbox of their session's shard, in the order of the calls."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._wire = Wire(redis)
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        stalls: Callable[[bool], None] = lambda _: None,
+        overflows: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stalls` is told when appending begins to hang, and when it works again; `overflows` when the queue is full:
+        it is to silence whoever says so much. Nothing that is appended all the same is ever dropped.
+        """
+        self._accepted = Accepted(keys)
+        self._wire = wire(redis, self._accepted.compare)
         self._keys = keys
         self._producer = f"node-{uuid4().hex[:12]}"
         self._sequence = 0
-        self._queues: dict[int, deque[bytes]] = {}
+        self._turn = asyncio.Lock()
+        """One append at a time, so that none overtakes what must be appended again."""
+        self._queues: defaultdict[int, deque[bytes]] = defaultdict(deque)
         self._senders: dict[int, asyncio.Task[None]] = {}
+        self._appended: Counter[int] = Counter()
         self._arrived: Counter[int] = Counter()
         self._moved = asyncio.Event()
-        self._failing: set[str] = set()
+        self._failing: set[int] = set()
+        self._stalled: set[int] = set()
+        self._stalls = stalls
+        self._overflows = overflows
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether something has been waiting to be appended for more than STALL_S."""
+        return bool(self._stalled)
+
+    @property
+    def queued(self) -> int:
+        """How many events wait to be appended."""
+        return self._appended.total() - self._arrived.total()
 
     def append(self, event: Input) -> None:
         """Queue an event; producer, sequence, id and observation time are set here. Never waits."""
@@ -65,45 +98,80 @@ class Inbox:
 
     def _put(self, event: Input) -> None:
         shard = self._keys.shard_of(event.session_id)
-        self._queues.setdefault(shard, deque()).append(encode(event))
+        self._queues[shard].append(encode(event))
+        self._appended[shard] += 1
+        self._wake(shard)
+        if self._stalled and self.queued % MOST_QUEUED == 0:  # again with each so many, if it was in vain
+            self._overflows()
+
+    def _wake(self, shard: int) -> None:
         if shard not in self._senders:
             self._senders[shard] = asyncio.create_task(self._send(shard), name=f"inbox:{shard:02d}")
 
     async def _send(self, shard: int) -> None:
-        queue, stream = self._queues[shard], self._keys.inbox(shard)
+        queue = self._queues[shard]
         try:
-            while queue:
+            while queue or shard in self._accepted.lost:
                 batch = [queue[index] for index in range(min(len(queue), BATCH))]
-                if await self._append(stream, batch):
-                    for _ in batch:
-                        queue.popleft()
-                    self._arrived[shard] += len(batch)
-                    self._moved.set()
-                else:
-                    await asyncio.sleep(BACKOFF_S)
+                await self._deliver(shard, batch)
+                for _ in batch:
+                    queue.popleft()
+                self._arrived[shard] += len(batch)
+                self._moved.set()
         finally:
             del self._senders[shard]
 
-    async def _append(self, stream: str, batch: list[bytes]) -> bool:
-        """Whether all of it arrived; if not, all of it is sent again."""
-        commands: list[tuple[str | bytes, ...]] = [("XADD", stream, "*", "e", line) for line in batch]
+    async def _deliver(self, shard: int, batch: list[bytes]) -> None:
+        """Append until it works."""
+        alarm = asyncio.get_running_loop().call_later(STALL_S, self._stall, shard)
+        failures = 0
+        try:
+            while not await self._append(shard, batch):
+                for other in self._accepted.lost:
+                    self._wake(other)
+                await asyncio.sleep(pause_s(failures))
+                failures += 1
+        finally:
+            alarm.cancel()
+            if shard in self._stalled:
+                self._stalled.discard(shard)
+                if not self._stalled:
+                    self._stalls(False)
+
+    def _stall(self, shard: int) -> None:
+        first = not self._stalled
+        self._stalled.add(shard)
+        if first:
+            self._stalls(True)
+
+    async def _append(self, shard: int, batch: list[bytes]) -> bool:
+        """Whether all of it arrived; if not, all of it is to be sent again."""
+        stream = self._keys.inbox(shard)
+        async with self._turn:
+            lines = self._accepted.lost.get(shard, []) + batch
+            replies = await self._xadd(stream, lines)
+            failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
+            if failed is None:
+                self._accepted.note(shard, replies, lines)
+        if failed is not None and shard not in self._failing:  # said once, however long it lasts
+            self._failing.add(shard)
+            logger.warning("append to %s failed (%s), trying until it works", stream, failed)
+        elif failed is None and shard in self._failing:
+            self._failing.discard(shard)
+            logger.warning("appending to %s works again", stream)
+        return failed is None
+
+    async def _xadd(self, stream: str, lines: list[bytes]) -> list[Any]:
+        """What Redis says of each."""
+        commands: list[tuple[str | bytes, ...]] = [("XADD", stream, "*", "e", line) for line in lines]
         if len(commands) > 1:
             # As one transaction: a blocked reader wakes once and gets them all, instead of the first alone.
             commands = [("MULTI",), *commands, ("EXEC",)]
         try:
-            replies = await self._wire.call(commands)
+            replies = await self._wire.call(stream, commands)
         except (RedisError, OSError) as error:
-            replies = [error]
-        if replies and isinstance(replies[-1], list):
-            replies = replies[-1]  # what EXEC says of each
-        failed = [reply for reply in replies if isinstance(reply, Exception)]
-        if failed and stream not in self._failing:  # said once, however long it lasts
-            self._failing.add(stream)
-            logger.warning("append to %s failed (%s), trying until it works", stream, failed[0])
-        elif not failed and stream in self._failing:
-            self._failing.discard(stream)
-            logger.warning("appending to %s works again", stream)
-        return not failed
+            return [error]
+        return replies[-1] if isinstance(replies[-1], list) else replies
 
     async def close(self) -> None:
         """Send what is queued, as far as that is possible soon, then hang up."""
@@ -112,13 +180,13 @@ class Inbox:
         for sender in (senders := list(self._senders.values())):
             sender.cancel()
         await asyncio.gather(*senders, return_exceptions=True)
-        if lost := sum(map(len, self._queues.values())):
+        if lost := self.queued:
             logger.error("%d events could not be appended: Redis does not answer", lost)
         await self._wire.close()
 
     async def flush(self) -> None:
         """Wait until everything queued so far has arrived; what is queued meanwhile is not waited for."""
-        goals = {shard: self._arrived[shard] + len(queue) for shard, queue in self._queues.items()}
+        goals = dict(self._appended)
         while any(self._arrived[shard] < goal for shard, goal in goals.items()):
             self._moved.clear()
             await self._moved.wait()

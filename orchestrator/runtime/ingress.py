@@ -12,8 +12,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events.codec import BadEventError, decode_input
+from events.envelope import Input
 from events.inputs import SessionOpened, SessionResumed
+from orchestrator.runtime.cluster import ClusterWire
 from orchestrator.runtime.commit import Committer, LostOwnershipError, Move
+from orchestrator.runtime.connection import run_all
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.inbox import Inbox
 from orchestrator.runtime.keys import Keys
@@ -24,8 +27,6 @@ from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
 
-INGRESSES = 4
-"""A producer keeps to one of them, so that its events keep their order."""
 OWN_BUSINESS = (SessionOpened, SessionResumed)
 """Said by nodes alone."""
 
@@ -34,10 +35,20 @@ class Ingress:
     """Forwards one ingress stream, under one lease."""
 
     def __init__(
-        self, redis: Redis, wire: Wire, keys: Keys, lease: Lease, server: str, inbox: Inbox, counters: Counters
+        self,
+        redis: Redis,
+        wire: Wire | ClusterWire,
+        keys: Keys,
+        lease: Lease,
+        server: str,
+        inbox: Inbox,
+        counters: Counters,
+        wake: asyncio.Event,
     ) -> None:
         self.lease = lease
         self.lost = asyncio.Event()
+        self._wake = wake
+        """Set to let the node look at once: what waits here is taken up by the next owner, most likely the same."""
         self._redis = redis
         self._keys = keys
         self._inbox = inbox
@@ -50,42 +61,57 @@ class Ingress:
         if self.lost.is_set():
             return
         try:
-            moves = [await self._forward(stream_id.decode(), fields) for stream_id, fields in batch]
+            read = [_read(fields.get(b"e", b"")) for _, fields in batch]
+            live = await self._which_live({event.session_id for event, _ in read if event and event.session_id})
+            moves = [
+                await self._forward(stream_id.decode(), fields.get(b"e", b""), event, reason, live)
+                for (stream_id, fields), (event, reason) in zip(batch, read, strict=True)
+            ]
             await self._inbox.flush()  # the cursor moves when the inboxes have it
             await self._committer.commit(moves)
         except (LostOwnershipError, RedisError) as error:
             logger.warning("%s is lost: %s", self.lease.what.name, error)
-            self.lost.set()
+            self._lose()
         except Exception:
             logger.exception("%s cannot go on", self.lease.what.name)
-            self.lost.set()
+            self._lose()
 
-    async def _forward(self, entry_id: str, fields: dict[bytes, bytes]) -> Move:
-        reason, line = "", fields.get(b"e", b"")
-        try:
-            event = decode_input(line) if line else None
-            if event is None:
-                reason = "the entry has no field e"
-            elif isinstance(event, OWN_BUSINESS):
-                reason = f"{event.type} is said by nodes alone"
-            elif event.producer_seq and not event.producer:
-                reason = "producer_seq counts the events of a producer, but the event names no producer"
-            else:
-                routed = await route(event, self._is_live, self._session_of)
+    def _lose(self) -> None:
+        self.lost.set()
+        self._wake.set()
+
+    async def _forward(
+        self, entry_id: str, line: bytes, event: Input | None, reason: str, live: dict[str, bool]
+    ) -> Move:
+        """Hand an event to the inbox of its session; what belongs to none keeps its reason."""
+
+        async def is_live(session_id: str) -> bool:
+            if session_id not in live:  # the session of a handler
+                live.update(await self._which_live({session_id}))
+            return live[session_id]
+
+        if event is not None:
+            try:
+                routed = await route(event, is_live, self._session_of)
                 if not routed.producer_seq and not routed.event_id:
                     routed = routed.model_copy(update={"event_id": f"{self.lease.what.name}:{entry_id}"})
                 self._inbox.forward(routed)
-        except (BadEventError, UnroutableError) as error:
-            reason = str(error)
+            except UnroutableError as error:
+                reason = str(error)
         if reason:
             logger.error("%s: dead letter %s: %s", self.lease.what.name, entry_id, reason)
             self._counters["dead_letters"] += 1
         what, before, self._cursor = self.lease.what, self._cursor, entry_id
-        return Move("pass", [what.owned, what.dead_letters], before, entry_id, (reason, line[:4096]))
+        return Move("pass", [what.owned, what.dead_letters, what.stream], before, entry_id, (reason, line[:4096], ""))
 
-    async def _is_live(self, session_id: str) -> bool:
-        sessions = self._keys.sessions(self._keys.shard_of(session_id))
-        return bool(await self._redis.sismember(sessions, session_id))
+    async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
+        """Which of them are live sessions, in one round trip: a question per event would set the pace of all of them.
+
+        Raises RedisError.
+        """
+        asked = sorted(session_ids)
+        calls = [("SISMEMBER", self._keys.sessions(self._keys.shard_of(one)), one) for one in asked]
+        return {one: bool(found) for one, found in zip(asked, await run_all(self._redis, calls), strict=True)}
 
     async def _session_of(self, handler_id: str) -> str:
         session_id = await self._redis.get(self._keys.handler(handler_id))
@@ -97,3 +123,18 @@ class Ingress:
 
     async def send_away(self, reason: str, address: str) -> None:
         """Nobody is connected to an ingress."""
+
+
+def _read(line: bytes) -> tuple[Input | None, str]:
+    """An event that may be sent from outside, or the reason why this is none."""
+    if not line:
+        return None, "the entry has no field e"
+    try:
+        event = decode_input(line)
+    except BadEventError as error:
+        return None, str(error)
+    if isinstance(event, OWN_BUSINESS):
+        return None, f"{event.type} is said by nodes alone"
+    if event.producer_seq and not event.producer:
+        return None, "producer_seq counts the events of a producer, but the event names no producer"
+    return event, ""

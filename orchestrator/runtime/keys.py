@@ -1,7 +1,10 @@
-"""The names of everything in Redis, and which shard a session belongs to."""
+"""The names of everything in Redis, how many shards there are, and which one a session belongs to."""
 
 from dataclasses import dataclass
 from zlib import crc32
+
+INGRESSES = 4
+"""A producer keeps to one of them, so that its events keep their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,10 @@ class Keys:
 
     def feed(self, shard: int) -> str:
         return self._in(shard, "feed")
+
+    def positions(self, shard: int) -> str:
+        """Projection → the last pointer of the feed that it has in its own store; the feed is trimmed behind them."""
+        return self._in(shard, "positions")
 
     def unroutable(self, shard: int) -> str:
         return self._in(shard, "unroutable")

@@ -81,14 +81,14 @@ async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str
     return [
         Lease(what, token, reply[0].decode(), tuple(sorted(member.decode() for member in reply[1])))
         for what, token, reply in zip(free, tokens, replies, strict=True)
-        if reply is not None
+        if reply is not None and not isinstance(reply, Exception)
     ]
 
 
 async def free(redis: Redis, wanted: list[Ownable]) -> list[Ownable]:
     """Which of them nobody holds now."""
     held = await run_all(redis, [("EXISTS", what.lease) for what in wanted])
-    return [what for what, taken in zip(wanted, held, strict=True) if not taken]
+    return [what for what, taken in zip(wanted, held, strict=True) if taken == 0]
 
 
 async def address(redis: Redis, what: Ownable, node: str) -> str | None:
@@ -100,9 +100,12 @@ async def address(redis: Redis, what: Ownable, node: str) -> str | None:
 
 
 async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
-    """Keep them; returns those that are lost, and with them everything that was started under them."""
+    """Keep them; returns those that are lost, and with them everything that was started under them.
+
+    Of a master of a cluster that does not answer nothing is known: what it has is kept for now.
+    """
     replies = await run_all(redis, [evalsha("renew", [one.what.lease], [one.token, lease_ms]) for one in held])
-    return [one for one, renewed in zip(held, replies, strict=True) if not renewed]
+    return [one for one, renewed in zip(held, replies, strict=True) if renewed == 0]
 
 
 async def release(redis: Redis, held: list[Lease], heir: str = "", address: str = "") -> None:

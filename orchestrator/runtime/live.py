@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 END_S = 5.0
 """How long something that was cancelled may take to wind up."""
+CALL_FOLLOWS_S = 2.0
+"""How long the call of a client that has come back is waited for; as long as a greeting waits for the voice."""
 
 
 class PlaybackEnd(Protocol):
@@ -64,6 +66,9 @@ class Client(Protocol):
         """Show an answer as text; returns when it has left."""
 
     def clear_text(self) -> None: ...
+    def warn(self, code: str, message: str) -> None:
+        """Something is wrong, and the conversation goes on; a sentence for people."""
+
     async def close(self, reason: str) -> None:
         """The conversation is over: say so, and hang up."""
 
@@ -112,13 +117,21 @@ class LiveSession:
     timers: Timers
     conversation: ConversationSoFar = field(default_factory=ConversationSoFar)
     """What was said, as far as it is committed."""
+    snapshot_version: int = 0
+    """The version up to which there is a snapshot."""
+    failures: int = 0
+    """Inputs on which the reducer raised: bugs of ours."""
     current_task: CurrentTask | None = None
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     """Work that must be awaited before the shard is given up: cancelled stages winding up, connections closing."""
+    call_follows: bool = False
+    """The user was in a call with the owner before; the client comes back first, and its call after it."""
     _client: Client | None = field(default=None, init=False)
     _handler: Handler | None = field(default=None, init=False)
     _somebody: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     """Set for as long as there is a client or a handler."""
+    _in_a_call: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set for as long as there is a handler."""
 
     @property
     def client(self) -> Client | None:
@@ -145,11 +158,25 @@ class LiveSession:
             self._somebody.clear()
         else:
             self._somebody.set()
+        if self._handler is None:
+            self._in_a_call.clear()
+        else:
+            self._in_a_call.set()
+            self.call_follows = False
 
     async def somebody_is_connected(self) -> None:
-        """Return when there is a client or a handler: at once, or with the first that comes."""
-        while self._client is None and self._handler is None:  # it may have left again before we were woken
-            await self._somebody.wait()
+        """Return when there is a client or a handler: at once, or with the first that comes; but where a call follows
+        its client, that is waited for a little.
+        """
+        while self._handler is None and (self._client is None or self.call_follows):
+            if self._client is None:  # it may have left again before we were woken
+                await self._somebody.wait()
+                continue
+            try:
+                async with asyncio.timeout(CALL_FOLLOWS_S):
+                    await self._in_a_call.wait()
+            except TimeoutError:
+                self.call_follows = False
 
     def task(self) -> CurrentTask:
         """The current task; a new one where there is none."""
@@ -181,6 +208,15 @@ class LiveSession:
         if self.client:
             self._part(self.client.send_away(reason, address))
         await self._closed()
+
+    def hush(self, reason: str) -> None:
+        """Nothing more can be taken from this caller for now: hang up; whoever it is comes back by themselves."""
+        for part in (
+            self.handler.close() if self.handler else None,
+            self.client.send_away(reason) if self.client else None,
+        ):
+            if part is not None:
+                self._part(part)
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
         """Nothing that refuses to end, or breaks while ending, keeps the rest from it."""

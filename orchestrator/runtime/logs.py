@@ -1,13 +1,15 @@
 """Reading what was committed: session logs, the list of sessions, and a live tail."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from events.codec import decode
 from events.envelope import Event
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime import lease as leases
+from orchestrator.runtime.keys import INGRESSES, Keys
 
 PAGE = 500
 
@@ -24,22 +26,30 @@ async def keys_of(redis: Redis, prefix: str = "voice") -> Keys:
     return Keys(int(stored), prefix) if stored else Keys(prefix=prefix)
 
 
-async def read_lines(redis: Redis, keys: Keys, session_id: str) -> list[bytes]:
-    """The canonical lines of a session's log, in order. Raises UnknownSessionError."""
+async def read_lines(
+    redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
+) -> list[bytes]:
+    """The canonical lines of a session's log, in order: of all steps, or of those that end at version `first` or later,
+    or of so many steps. Raises UnknownSessionError where there are none.
+    """
     lines: list[bytes] = []
-    start = "-"
-    while entries := await _range(redis, keys.log(session_id), start, "+"):
+    start = f"0-{first}" if first else "-"
+    while entries := await _range(redis, keys.log(session_id), start, "+", most or PAGE):
         for _, fields in entries:
             lines += fields[b"e"].split(b"\n")
         start = "(" + entries[-1][0].decode()
+        if most:
+            break
     if not lines:
         raise UnknownSessionError(f"no session {session_id!r} here; `orch sessions` lists those there are")
     return lines
 
 
-async def read_log(redis: Redis, keys: Keys, session_id: str) -> list[Event]:
-    """The committed events of a session, in order. Raises UnknownSessionError."""
-    return [decode(line) for line in await read_lines(redis, keys, session_id)]
+async def read_log(
+    redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
+) -> list[Event]:
+    """The committed events of a session, chosen as read_lines does. Raises UnknownSessionError, BadEventError."""
+    return [decode(line) for line in await read_lines(redis, keys, session_id, first=first, most=most)]
 
 
 async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
@@ -53,6 +63,32 @@ async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
     async for key in redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000):
         found.add(key.decode().removesuffix(":log").partition(":session:")[2])
     return {session_id: session_id in live for session_id in sorted(found)}
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How the service is doing, as Redis has it."""
+
+    shards: int
+    owned: int
+    nodes: int
+    sessions: int
+    waiting: int
+    """Events in inboxes and ingresses that nobody has handled yet."""
+    dead_letters: int
+
+
+async def backlog(redis: Redis, keys: Keys) -> Backlog:
+    """What there is, of all shards and ingresses."""
+    every = [leases.shard(keys, n) for n in range(keys.shards)] + [leases.ingress(keys, n) for n in range(INGRESSES)]
+    owned = sessions = waiting = dead_letters = 0
+    for what in every:
+        owned += what.kind == "shard" and bool(await redis.exists(what.lease))
+        sessions += await redis.scard(what.sessions)
+        dead_letters += await redis.xlen(what.dead_letters)
+        cursor = cast("bytes", await redis.hget(what.owned, "cursor") or b"0-0").decode()
+        waiting += len(cast("list[Entry]", await redis.xrange(what.stream, f"({cursor}")))
+    return Backlog(keys.shards, owned, await redis.hlen(keys.nodes), sessions, waiting, dead_letters)
 
 
 async def now(redis: Redis, keys: Keys) -> dict[str, str]:
@@ -84,8 +120,8 @@ async def _lines(redis: Redis, keys: Keys, fields: dict[bytes, bytes]) -> list[b
     return [line for _, entry in entries for line in entry[b"e"].split(b"\n")]
 
 
-async def _range(redis: Redis, key: str, first: str, last: str) -> list[Entry]:
-    return cast("list[Entry]", await redis.xrange(key, first, last, count=PAGE))
+async def _range(redis: Redis, key: str, first: str, last: str, most: int = PAGE) -> list[Entry]:
+    return cast("list[Entry]", await redis.xrange(key, first, last, count=most))
 
 
 def _pairs(reply: object) -> list[tuple[str, list[Entry]]]:

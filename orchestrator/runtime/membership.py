@@ -47,13 +47,22 @@ class Membership:
         self.members = await self._call(self._lease_ms, json.dumps({"address": self.address, "owned": owned}))
 
     async def leave(self) -> list[Member]:
-        """Be a member no more; returns who is left. Raises RedisError."""
+        """Be a member no more; returns who is left to take what we own. Raises RedisError.
+
+        Where nobody can be reached just now, it is whoever has been silent for less than a lease: on a busy machine
+        nodes are slow, and one that is gone is no worse an heir than nobody. Only where there is one, clients are told
+        where to go.
+        """
         self.members = await self._call(0, "")
-        return self.reachable()
+        return self.reachable() or [one for one in self.members if one.node != self.node]
 
     def reachable(self) -> list[Member]:
         """The others that showed a sign of life just now: one that is silent may be gone."""
         return [one for one in self.members if one.node != self.node and one.silent_ms <= self._lease_ms / 2]
+
+    def shows_life(self, address: str) -> bool:
+        """Whether there is a node at this address; one that is silent may be gone."""
+        return any(one.address == address and one.silent_ms <= self._lease_ms / 2 for one in self.members)
 
     def settled(self) -> list[Member]:
         """Who has been there for a lease: a node that comes and goes moves nothing."""

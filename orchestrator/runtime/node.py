@@ -1,4 +1,4 @@
-"""A node: the sessions that live in this process, and what the edge asks of them."""
+"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says when Redis is slow."""
 
 import asyncio
 import hmac
@@ -8,25 +8,28 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from secrets import token_bytes
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from events.codec import prepare
 from events.envelope import Event, Input
 from events.inputs import ClientConnected, SessionOpened
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import connect, load_scripts
+from orchestrator.runtime.connection import connect, load_scripts, wire
 from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.durability import durability
 from orchestrator.runtime.effects import Effects, Services
-from orchestrator.runtime.inbox import Inbox
-from orchestrator.runtime.ingress import INGRESSES, Ingress
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.inbox import MOST_QUEUED, Inbox
+from orchestrator.runtime.ingress import Ingress
+from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import Client, LiveSession
+from orchestrator.runtime.logs import read_log
 from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.ownership import Ownership
+from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.subscribers import broker
-from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
 
@@ -37,14 +40,24 @@ FIND_S = 2.0
 """How long a client that has come back is held while its conversation is on its way."""
 FIND_AGAIN_S = 0.05
 STOPPING = "the service is stopping"
+DELAYED = "the service cannot keep what is said right now; what was said waits, and is answered later"
+PING_S = 1.0
 
 
 class NotReadyError(RuntimeError):
     """The node owns no shard (yet, or any more), so it can take no call."""
 
 
-class WrongShardCountError(RuntimeError):
+class UnusableRedisError(RuntimeError):
+    """Redis is named or set up in a way that cannot be used; the message says what to do."""
+
+
+class WrongShardCountError(UnusableRedisError):
     """Redis holds sessions under another number of shards; changing it would move live sessions."""
+
+
+class WrongAddressError(UnusableRedisError):
+    """The URL does not say what kind of Redis is there."""
 
 
 class Node:
@@ -63,25 +76,33 @@ class Node:
     ) -> None:
         self.keys = keys or Keys()
         self.counters = Counters()
+        self._lease_ms = lease_ms
         self._policy = (policy or Policy()).recorded()
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
-        self._commits = Wire(self._redis)
-        self._inbox = Inbox(self._redis, self.keys)
+        self._commits = wire(self._redis)
+        self._inbox = Inbox(self._redis, self.keys, self._warn_of_delay, self._hush)
         self._effects = Effects(services, self._inbox.append)
         self._broker = broker(redis_url, self.keys.shards + INGRESSES + 8)
         self._members = Membership(self._redis, self.keys, lease_ms)
         self._members.address = address
-        self._ownership = Ownership(self._redis, self.keys, self._broker, self._members, self._build, lease_ms)
+        self._committed = Committed(self._redis, self.keys, self.counters)
+        self._ownership = Ownership(
+            self._redis, self.keys, self._broker, self._members, self._build, self._committed, lease_ms
+        )
         self._secret = token_bytes(32)
         """Until the shared one is known, nobody can show a token."""
         self._stopping = False
 
     async def start(self) -> None:
-        """Connect and take what is free. Raises WrongShardCountError, and RedisError when Redis is away."""
+        """Connect and take what is free. Raises WrongShardCountError, WrongAddressError, and RedisError when Redis is
+        away.
+        """
         prepare()
+        await self._check_kind()
         await self._check_shard_count()
         self._secret = await self._shared_secret()
+        await self._say_what_is_kept()
         await load_scripts(self._redis)
         await self._broker.connect()
         await self._ownership.start()
@@ -125,11 +146,26 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        return not self._stopping and bool(self.shards)
+        """Whether it takes new calls."""
+        return not self._stopping and bool(self.shards) and not self._inbox.is_stalled
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for Redis that nobody who was sent away may come back yet."""
+        return self._inbox.is_stalled and self._inbox.queued >= MOST_QUEUED
 
     @property
     def sessions(self) -> list[LiveSession]:
         return [live for shard in self.shards.values() for live in shard.sessions.values()]
+
+    @property
+    def queued(self) -> int:
+        """Events of this process that wait for Redis."""
+        return self._inbox.queued
+
+    async def read_log(self, session_id: str) -> list[Event]:
+        """The committed events of a session. Raises UnknownSessionError, BadEventError, RedisError."""
+        return await read_log(self._redis, self.keys, session_id)
 
     def session(self, session_id: str) -> LiveSession | None:
         """A session that lives in this process."""
@@ -141,6 +177,8 @@ class Node:
         shards = self.shards
         if self._stopping:
             raise NotReadyError("this node is being stopped, so it takes no more calls; try again, at another")
+        if self._inbox.is_stalled:
+            raise NotReadyError(f"this node takes no calls now: {DELAYED}")
         if not self.ready:
             raise NotReadyError("this node owns no shard, so it can take no call; try another, or later")
         while True:
@@ -178,7 +216,7 @@ class Node:
         """
         name = leases.shard(self.keys, self.keys.shard_of(session_id)).name
         try:
-            async with asyncio.timeout(FIND_S):
+            async with asyncio.timeout(FIND_S + self._lease_ms / 1_000):  # so long the lease of a dead owner holds
                 while not self.owns(session_id):
                     address = await self._ownership.address(name)
                     if address is not None:
@@ -187,6 +225,34 @@ class Node:
         except (TimeoutError, RedisError, OSError) as error:
             logger.warning("nobody knows where %s is: %s", session_id, error or "its shard has no owner")
         return ""
+
+    def _warn_of_delay(self, is_delayed: bool) -> None:
+        if is_delayed:
+            logger.error("Redis does not take what is said; it waits here until it does")
+            for live in self.sessions:
+                if live.client is not None:
+                    live.client.warn("delayed", DELAYED)
+
+    def _hush(self) -> None:
+        """Redis has been away for too long: whoever speaks on would fill the memory."""
+        logger.error("%d events wait for Redis: callers are sent away until it answers", self._inbox.queued)
+        self.counters["overflows"] += 1
+        for live in self.sessions:
+            live.hush(DELAYED)
+
+    async def promised(self, session_id: str) -> LiveSession | None:
+        """A session whose SESSION_OPENED is still waiting to be committed, as soon as it is; None: it never will.
+
+        Its shard may have changed its owner between the promise and the commit: the new one has it in its inbox.
+        """
+        begun = self.keys.state(session_id)
+        try:
+            async with asyncio.timeout(FIND_S):
+                while self.owns(session_id) and not await self._redis.exists(begun):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(FIND_AGAIN_S)
+        except (TimeoutError, RedisError, OSError) as error:
+            logger.warning("%s was promised, but has not begun: %s", session_id, error or "nothing of it is here")
+        return self.session(session_id)
 
     def report(self, event: Input) -> None:
         """Say that something happened. Never waits; order is kept per session."""
@@ -205,9 +271,20 @@ class Node:
     async def ping(self) -> bool:
         """Whether Redis answers."""
         try:
-            return bool(await self._redis.ping())
-        except RedisError:
+            async with asyncio.timeout(PING_S):
+                return bool(await self._redis.ping())
+        except (TimeoutError, RedisError):
             return False
+
+    async def _check_kind(self) -> None:
+        if not isinstance(self._redis, RedisCluster) and (await self._redis.info("cluster"))["cluster_enabled"]:
+            raise WrongAddressError("this is a Redis Cluster: name it by redis+cluster://host:port, any node of it")
+
+    async def _say_what_is_kept(self) -> None:
+        for server in await durability(self._redis):
+            logger.info("%s", server.line())
+            for words in server.warnings():
+                logger.warning("%s", words)
 
     async def _check_shard_count(self) -> None:
         await self._redis.set(self.keys.shard_count, self.keys.shards, nx=True)
@@ -226,7 +303,16 @@ class Node:
 
     def _build(self, lease: Lease, server: str) -> Shard | Ingress:
         if lease.what.kind == "ingress":
-            return Ingress(self._redis, self._commits, self.keys, lease, server, self._inbox, self.counters)
+            return Ingress(
+                self._redis,
+                self._commits,
+                self.keys,
+                lease,
+                server,
+                self._inbox,
+                self.counters,
+                self._ownership.wake,
+            )
         return Shard(
             self._redis,
             self._commits,
@@ -236,6 +322,7 @@ class Node:
             self._inbox,
             self._effects,
             self.counters,
+            self._committed,
             self._observer,
             self._ownership.wake,
         )

@@ -13,11 +13,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import run_id
-from orchestrator.runtime.ingress import INGRESSES, Ingress
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.connection import pause_s, run_ids
+from orchestrator.runtime.ingress import Ingress
+from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease, Ownable
 from orchestrator.runtime.membership import Membership
+from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.share import Member, fair_share, gifts, heirs
 from orchestrator.runtime.subscribers import Subscription
@@ -26,11 +27,12 @@ logger = logging.getLogger(__name__)
 
 STOP_S = 5.0
 """How long a node that stops waits for a Redis that does not answer."""
-BACKOFF_S = 0.1
 MOVES = "the conversation moves to another process"
 ROUNDS_TO_GIVE = 16
 """A node that owns everything gives its surplus away in about so many looks: never all calls at once."""
 
+Servers = Callable[[str], str]
+"""The run id of the server that has a key; empty: unknown."""
 Build = Callable[[Lease, str], Shard | Ingress]
 """Makes what runs under a lease; the second argument is the run id of the server."""
 
@@ -56,7 +58,14 @@ class Ownership:
     """What one node owns. It looks three times per lease, and at once when something was handed to it or is lost."""
 
     def __init__(
-        self, redis: Redis, keys: Keys, broker: RedisBroker, members: Membership, build: Build, lease_ms: int
+        self,
+        redis: Redis,
+        keys: Keys,
+        broker: RedisBroker,
+        members: Membership,
+        build: Build,
+        committed: Committed,
+        lease_ms: int,
     ) -> None:
         self.running: dict[str, Holding] = {}
         self.wake = asyncio.Event()
@@ -69,6 +78,7 @@ class Ownership:
         self._broker = broker
         self._members = members
         self._build = build
+        self._committed = committed
         self._lease_ms = lease_ms
         shards = [leases.shard(keys, number) for number in range(keys.shards)]
         self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
@@ -123,10 +133,13 @@ class Ownership:
         return holding is not None and not holding.begun and not holding.owner.lost.is_set()
 
     async def address(self, name: str) -> str | None:
-        """Where its owner, or who will be in a moment, can be reached; None: nobody owns it, or we shall."""
+        """Where its owner, or who will be in a moment, can be reached; None: nobody owns it, or we shall, or its owner
+        has shown no sign of life: it is probably dead, and will be followed by somebody who is not.
+        """
         if self.coming(name):
             return None
-        return await leases.address(self._redis, self._all[name], self._members.node)
+        address = await leases.address(self._redis, self._all[name], self._members.node)
+        return None if address and not self._members.shows_life(address) else address
 
     async def something_taken(self, at_most_s: float) -> None:
         """Wait until something was taken, or for so long."""
@@ -151,6 +164,7 @@ class Ownership:
 
     async def _listen(self) -> None:
         """Take at once what is handed to us."""
+        failures = 0
         while True:
             try:
                 if name := await self._members.told():
@@ -158,7 +172,10 @@ class Ownership:
                     self.wake.set()
             except (RedisError, OSError) as error:  # the looks will find it
                 logger.info("not listening for what is handed over: %s", error)
-                await asyncio.sleep(BACKOFF_S)
+                await asyncio.sleep(pause_s(failures))
+                failures += 1
+            else:
+                failures = 0
 
     async def _look(self) -> None:
         """Take what was handed to us, say that we live, renew, give the surplus away, take what is free.
@@ -166,14 +183,15 @@ class Ownership:
         The sign of life comes before the renewal: when a node dies, its share is free before its leases are.
         """
         async with self._looking:
-            server = await run_id(self._redis)
-            await self._take_offered(server)
+            servers = await run_ids(self._redis)
+            await self._committed.compare(servers)  # before anything new is committed
+            await self._take_offered(servers)
             if not self.draining:
                 await self._members.sign_of_life(self._owned())
-            await self._renew_all(server)
+            await self._renew_all(servers)
             if not self.draining:
                 self._give_surplus()
-                await self._take_free(server)
+                await self._take_free(servers)
 
     def _owned(self) -> Counter[str]:
         return Counter(holding.owner.lease.what.kind for holding in self.running.values())
@@ -187,12 +205,14 @@ class Ownership:
         ]
         self._leave(lost, MOVES)
 
-    async def _renew_all(self, server: str) -> None:
+    async def _renew_all(self, servers: Servers) -> None:
         """What another node has taken is lost, and so is what belonged to an earlier life of the server."""
         leaving = [holding for holding, _ in self._leaving.values()]  # nobody else may begin before its effects ended
         held = [holding.owner.lease for holding in [*self.running.values(), *leaving]]
         gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
-        gone |= {name for name, holding in self.running.items() if holding.server != server}
+        for name, holding in self.running.items():
+            if servers(holding.owner.lease.what.lease) not in ("", holding.server):
+                gone.add(name)
         self._leave(sorted(gone & self.running.keys()), MOVES)
 
     def _give_surplus(self) -> None:
@@ -231,12 +251,12 @@ class Ownership:
                     idle.setdefault(heir.node, ([], heir))[0].append(name)
         return moves + list(idle.values())
 
-    async def _take_offered(self, server: str) -> None:
+    async def _take_offered(self, servers: Servers) -> None:
         while self._offered and not self.draining:
             offered, self._offered = self._offered, set()
-            await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), server)
+            await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), servers)
 
-    async def _take_free(self, server: str) -> None:
+    async def _take_free(self, servers: Servers) -> None:
         """Up to our share. Each node begins at another place, so that they rarely want the same."""
         members, owned = self._members.members, self._owned()
         for kind, total in self._total.items():
@@ -247,18 +267,21 @@ class Ownership:
             begin = sum(fair_share(total, members, one.node) for one in members if one.node < self._members.node)
             free = deque(await leases.free(self._redis, wanted[begin:] + wanted[:begin]))
             while free and room > 0:
-                room -= await self._take([free.popleft() for _ in range(min(room, len(free)))], server)
+                room -= await self._take([free.popleft() for _ in range(min(room, len(free)))], servers)
 
     def _not_ours(self, wanted: Iterable[Ownable]) -> list[Ownable]:
         return [what for what in wanted if what.name not in self.running and what.name not in self._leaving]
 
-    async def _take(self, wanted: list[Ownable], server: str) -> int:
+    async def _take(self, wanted: list[Ownable], servers: Servers) -> int:
         """How many of them are ours now."""
         got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
-        outcomes = await asyncio.gather(*(self._run(lease, server) for lease in got), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self._run(lease, servers(lease.what.lease)) for lease in got), return_exceptions=True
+        )
         for lease, outcome in zip(got, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                logger.error("%s could not be taken over", lease.what.name, exc_info=outcome)
+                ours = None if isinstance(outcome, RedisError | OSError) else outcome
+                logger.error("%s could not be taken over: %s", lease.what.name, outcome, exc_info=ours)
                 self._leave([lease.what.name], MOVES)
         self._taken.set()
         self._taken.clear()

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from events.codec import BadEventError, decode_input, encode
 from events.derived import EventRejected
 from events.envelope import Event, Input
-from events.inputs import SessionOpened, SessionResumed
+from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
+from orchestrator.runtime.cluster import ClusterWire
 from orchestrator.runtime.commit import Committer, LostOwnershipError, Move, position
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.effects import Effects
@@ -19,17 +21,24 @@ from orchestrator.runtime.inbox import Inbox, now_us
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import END_S, LiveSession
-from orchestrator.runtime.logs import UnknownSessionError, read_log
+from orchestrator.runtime.rebuild import rebuild
+from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.subscribers import Entry
 from orchestrator.runtime.timers import Timers
 from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.commands import STAGES
-from orchestrator.session.evolve import fold
 from orchestrator.session.reducer import Step, reduce
+from orchestrator.session.snapshot import MOST_BYTES, dump
 from orchestrator.session.state import State
 
 logger = logging.getLogger(__name__)
+
+SNAPSHOT_EVERY = 64
+"""Versions: so much of a log is read at a take-over, and not the whole of an hour's call."""
+FAILURES_BEFORE_THE_END = 3
+MOST_OF_POISON = 65_536
+"""Bytes kept of an event on which the reducer raised: all of it, as good as always."""
 
 Observer = Callable[[LiveSession, Event], None]
 """Called for each committed event, in order."""
@@ -50,13 +59,14 @@ class Shard:
     def __init__(
         self,
         redis: Redis,
-        wire: Wire,
+        wire: Wire | ClusterWire,
         keys: Keys,
         lease: Lease,
         server: str,
         inbox: Inbox,
         effects: Effects,
         counters: Counters,
+        committed: Committed,
         observer: Observer,
         wake: asyncio.Event,
     ) -> None:
@@ -67,6 +77,7 @@ class Shard:
         self._inbox = inbox
         self._effects = effects
         self._counters = counters
+        self._committed = committed
         self._observer = observer
         self._committer = Committer(redis, wire, lease.what.owned, lease.token, server)
         self._cursor = lease.cursor
@@ -81,12 +92,17 @@ class Shard:
         """Rebuild the live sessions from their logs, and tell each that it has a new owner."""
         for session_id in self.lease.sessions:
             try:
-                log = await read_log(self._redis, self._keys, session_id)
-            except (BadEventError, UnknownSessionError) as error:  # one session must not keep the others out
-                logger.error("%s: %s cannot be taken over: %s", self.lease.what.name, session_id, error)  # noqa: TRY400
+                state, conversation = await rebuild(self._redis, self._keys, session_id)
+            except RedisError:
+                raise
+            except Exception as error:  # one session must not keep the others out
+                name, ours = self.lease.what.name, not isinstance(error, BadEventError)
+                logger.error("%s: %s cannot be taken over: %s", name, session_id, error, exc_info=ours)  # noqa: TRY400
+                self._counters["unrecoverable"] += 1
                 continue
-            live = self._admit(session_id, fold(log))
-            live.conversation.hear(log)
+            live = self._admit(session_id, state)
+            live.conversation = conversation
+            live.call_follows = bool(state.handler_id)
             self._inbox.append(SessionResumed(session_id=live.session_id, reducer_version=REDUCER_VERSION))
             self._counters["take_overs"] += 1
 
@@ -151,17 +167,17 @@ class Shard:
         stamped = event.model_copy(update={"at_us": max(now_us(), state.at_us), "incarnation": self.lease.token})
         try:
             step = reduce(state, stamped)
-        except Exception as error:  # our bug: set it aside with everything needed to find it, and go on
-            logger.exception("the reducer raised on %s of %s", entry_id, event.session_id)
-            return self._dead_letter(entry_id, f"the reducer raised {type(error).__name__}: {error}", line)
+        except Exception as error:
+            logger.exception("the reducer raised on %s of %s", entry_id, live.session_id)
+            return self._poison(entry_id, live, state, stamped, error)
         if not step.events:
             self._counters["duplicates"] += 1
-            return Decided(self._pass(entry_id, "", b""))
+            return Decided(self._pass(entry_id, "", b"", ""))
         if not step.state.session_id:  # there is no session yet, so there is no log to keep it in
             return self._dead_letter(entry_id, f"{event.session_id!r} is not open: {step.events[-1].reason}", line)  # type: ignore[attr-defined]
         self.sessions.setdefault(event.session_id, live)
         states[event.session_id] = step.state
-        return Decided(self._commit(entry_id, state, step), live, step)
+        return Decided(self._commit(entry_id, live, state, step), live, step)
 
     async def _newcomer(self, event: Input) -> LiveSession | None:
         """The first event of a session opens it here, unless the session exists already (then it has ended)."""
@@ -171,11 +187,37 @@ class Shard:
             return None
         return self._live(event.session_id, State())
 
-    def _commit(self, entry_id: str, before: State, step: Step) -> Move:
+    def _poison(self, entry_id: str, live: LiveSession, state: State, event: Input, error: Exception) -> Decided:
+        """Our bug: set the event aside with all that is needed to run into it again, and go on.
+
+        Where a timer was set aside, or one thing after the other is, nothing may ever move the session again: it ends.
+        """
+        self._counters["reducer_failures"] += 1
+        live.failures += 1
+        if live.failures == FAILURES_BEFORE_THE_END or isinstance(event, TimerFired):
+            self._inbox.append(SessionCloseRequested(session_id=live.session_id, reason="internal_error"))
+        where = f"after version {state.version} ({state.phase}, {state.hash()}) by reducer {REDUCER_VERSION}"
+        return self._dead_letter(
+            entry_id, f"the reducer raised {type(error).__name__}: {error}", encode(event), where, MOST_OF_POISON
+        )
+
+    def _snapshot(self, live: LiveSession, step: Step) -> bytes:
+        """A snapshot of what is committed goes along with a commit that nothing waits for, every so many versions."""
+        if step.commands or live.state.version < live.snapshot_version + SNAPSHOT_EVERY:
+            return b""
+        live.snapshot_version = live.state.version
+        snapshot = dump(live.state, live.conversation)
+        return snapshot if len(snapshot) <= MOST_BYTES else b""
+
+    def _commit(self, entry_id: str, live: LiveSession, before: State, step: Step) -> Move:
         keys, shard, session_id = self._keys, self.lease.what, step.state.session_id
+        feed = keys.feed(shard.number)
         return Move(
             "commit",
-            [shard.owned, keys.log(session_id), keys.state(session_id), shard.sessions, keys.feed(shard.number)],
+            [
+                *(shard.owned, keys.log(session_id), keys.state(session_id), shard.sessions, feed, shard.stream),
+                keys.positions(shard.number),
+            ],
             self._cursor,
             entry_id,
             (
@@ -185,17 +227,18 @@ class Shard:
                 session_id,
                 step.events[-1].state_hash,
                 "ended" if step.state.phase == "ENDED" else "",
+                self._snapshot(live, step),
             ),
         )
 
-    def _pass(self, entry_id: str, reason: str, line: bytes) -> Move:
+    def _pass(self, entry_id: str, reason: str, line: bytes, where: str) -> Move:
         what = self.lease.what
-        return Move("pass", [what.owned, what.dead_letters], self._cursor, entry_id, (reason, line))
+        return Move("pass", [what.owned, what.dead_letters, what.stream], self._cursor, entry_id, (reason, line, where))
 
-    def _dead_letter(self, entry_id: str, reason: str, line: bytes) -> Decided:
-        logger.error("%s: dead letter %s: %s", self.lease.what.name, entry_id, reason)
+    def _dead_letter(self, entry_id: str, reason: str, line: bytes, where: str = "", most: int = 4096) -> Decided:
+        logger.error("%s: dead letter %s: %s %s", self.lease.what.name, entry_id, reason, where)
         self._counters["dead_letters"] += 1
-        return Decided(self._pass(entry_id, reason, line[:4096]))
+        return Decided(self._pass(entry_id, reason, line[:most], where))
 
     def _perform(self, one: Decided) -> None:
         """After the commit: the new state is true, and its commands are carried out."""
@@ -203,6 +246,7 @@ class Shard:
         if live is None or step is None:
             return
         live.state = step.state
+        self._committed.note(live.session_id, self._committer.server, step.state.version, step.events[-1].state_hash)
         self._counters["inputs"] += 1
         self._counters["rejected"] += isinstance(step.events[-1], EventRejected)
         live.conversation.hear(step.events)
@@ -226,7 +270,7 @@ class Shard:
             logger.exception("%s: %s of version %d broke", live.session_id, type(what).__name__, what.version)
 
     async def give_up(self) -> None:
-        """Cancel and await everything that was started under this lease (DESIGN §7)."""
+        """Cancel and await everything that was started under this lease, before anybody else may begin."""
         self.lost.set()
         await asyncio.gather(*(live.wind_up() for live in self.sessions.values()))
         if self._ending:

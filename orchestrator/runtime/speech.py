@@ -49,8 +49,8 @@ async def speak(
     """Speak until everything was played. Raises ServiceError; cancelled when somebody interrupts.
 
     Where nobody is connected (a new owner speaks on, and the client is on its way to it) it waits for whoever comes
-    first; the core's `tts_deadline` ends a wait in vain. A voice client comes with its WebSocket first, and its call
-    follows: that answer it gets as text. To wait longer would be to guess whether a call follows at all.
+    first; the core's `tts_deadline` ends a wait in vain. A client that was in a call comes with its WebSocket first,
+    and its call follows: that is waited for, too.
     """
     say = _Said(issued, command.playback_id, report)
     await live.somebody_is_connected()

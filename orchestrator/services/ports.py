@@ -24,7 +24,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a text service is asked. `idempotency_key` is stable over retries of the same (session, turn, stage).
+    """What a text service is asked. `idempotency_key` is the same for each attempt at the same question.
 
     `conversation` is what was said before `text`, the last 40 lines of it at most; the answer service alone gets it.
     """

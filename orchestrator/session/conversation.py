@@ -25,22 +25,27 @@ class Said:
 class ConversationSoFar:
     """The last lines of a conversation, for whoever answers next. It hears each committed event once, in order."""
 
-    def __init__(self) -> None:
-        self._lines: deque[Said] = deque(maxlen=_LINES_KEPT)
-        self._turn_began = 0
+    def __init__(self, said: Iterable[Said] = (), turn_began: int = 0) -> None:
+        self._lines: deque[Said] = deque(said, maxlen=_LINES_KEPT)
+        self.turn_began = turn_began
         """The version of the last TURN_STARTED."""
+
+    @property
+    def said(self) -> tuple[Said, ...]:
+        """All lines that are kept, oldest first."""
+        return tuple(self._lines)
 
     def hear(self, events: Iterable[Event]) -> None:
         """Fold committed events."""
         for event in events:
             match event:
                 case TurnStarted():
-                    self._turn_began = event.version
+                    self.turn_began = event.version
                     self._lines.append(Said("user", event.text, event.version))
                 case AnswerEnded() if event.heard_text:
                     self._lines.append(Said("agent", event.heard_text, event.version))
                 case TurnEnded(outcome="merged"):  # the next turn says these words again, with those that came after
-                    kept = (line for line in self._lines if line.version != self._turn_began)
+                    kept = (line for line in self._lines if line.version != self.turn_began)
                     self._lines = deque(kept, maxlen=_LINES_KEPT)
 
     def until(self, version: int) -> tuple[Said, ...]:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from events import derived, inputs
-from events.envelope import Event, Input, Result
+from events import codec, derived, inputs
+from events.envelope import Event, Input
 from orchestrator.session.commands import OUTSTANDING, STAGES
 from orchestrator.session.heard import heard_ms
 from orchestrator.session.phrases import normal
@@ -16,15 +16,16 @@ PRODUCERS_KEPT = 32
 IDS_KEPT = 64
 HELD_CHARS = 8_000
 """What is said in an INTERRUPT is held up to here: as much as one utterance may have."""
-TERMINAL = (
-    inputs.IntentResolved,
-    inputs.RagAnswered,
-    inputs.ServiceFailed,
-    inputs.PlaybackDone,
-    inputs.TimerFired,
+# Kinds of events are looked up in sets: isinstance with a model takes many times as long, and this is the inner loop.
+INPUTS = frozenset(codec.INPUTS.values())
+RESULTS = frozenset(codec.RESULTS.values())
+TERMINAL = frozenset(
+    {inputs.IntentResolved, inputs.RagAnswered, inputs.ServiceFailed, inputs.PlaybackDone, inputs.TimerFired}
 )
 """Results after which their command is no longer outstanding."""
-CONNECTIONS = (inputs.ClientConnected, inputs.ClientDisconnected, inputs.HandlerAttached, inputs.HandlerDetached)
+CONNECTIONS = frozenset(
+    {inputs.ClientConnected, inputs.ClientDisconnected, inputs.HandlerAttached, inputs.HandlerDetached}
+)
 """What only the owner's node can say: another one's word about them is late, from before it lost the session."""
 
 
@@ -41,27 +42,28 @@ def evolve(state: State, event: Event) -> State:
     return fold((event,), state)
 
 
-def apply(state: State, event: Event) -> None:
+def apply(state: State, event: Any) -> None:
     """Fold one event into a state that nobody else holds."""
     state.version = event.version
     state.at_us = event.at_us
-    counts = True
-    if isinstance(event, Input):
+    kind: type[Any] = type(event)
+    if kind in INPUTS:
         _note_input(state, event)
-        counts = _counts(state, event)
-    if counts and (change := _CHANGES.get(type(event))) is not None:
+        if not _counts(state, kind, event):
+            return
+    if (change := _CHANGES.get(kind)) is not None:
         change(state, event)
-    if counts and isinstance(event, TERMINAL):
+    if kind in TERMINAL:
         del state.pending[event.command_id]
 
 
-def _counts(state: State, event: Input) -> bool:
+def _counts(state: State, kind: type[Event], event: Any) -> bool:
     """Whether an input may change more than the bookkeeping: not before the session, not after it, not when stale."""
-    if isinstance(event, Result):
+    if kind in RESULTS:
         return state.answered(event) is not None
-    if isinstance(event, CONNECTIONS) and not state.is_from_the_owner(event.producer):
+    if kind in CONNECTIONS and not state.is_from_the_owner(event.producer):
         return False
-    return state.phase != "ENDED" and (state.phase != "NEW" or isinstance(event, inputs.SessionOpened))
+    return state.phase != "ENDED" and (state.phase != "NEW" or kind is inputs.SessionOpened)
 
 
 def _note_input(state: State, event: Input) -> None:
@@ -281,8 +283,7 @@ def _command_issued(state: State, event: derived.CommandIssued) -> None:
     if event.retry_of:
         state.pending.pop(event.retry_of, None)
     if event.name in OUTSTANDING:
-        # The hash is of the step, not of the command: the reducer adds it when the step is complete.
-        state.pending[event.command_id] = event.model_copy(update={"state_hash": ""}) if event.state_hash else event
+        state.pending[event.command_id] = event
     if (cancel := _CANCELS.get(event.name)) is not None:
         cancel(state, event)
     if (begin := _BEGINS.get(event.name)) is not None:

@@ -4,6 +4,8 @@ from itertools import chain
 
 from orchestrator.session.state import Playback
 
+HEARD_CHARS = 8_000
+"""As much as an event may say; a synthesiser that names longer words than it was given is broken."""
 MS_PER_CHARACTER = 70
 """Speech at about 170 words a minute."""
 
@@ -34,6 +36,7 @@ def heard_text(playback: Playback, position_ms: int) -> str:
         ends_ms = chain((at_ms for at_ms, _ in playback.words[1:]), (playback.audio_ms,))
         said = zip(playback.words, ends_ms, strict=True)
         # Both, because speech that is made anew after a change of owner has less audio than words were said to be in.
-        return " ".join(word for (at_ms, word), end_ms in said if at_ms < position_ms and end_ms <= position_ms)
+        heard = " ".join(word for (at_ms, word), end_ms in said if at_ms < position_ms and end_ms <= position_ms)
+        return heard[:HEARD_CHARS].rstrip()
     words = playback.text.split()
     return " ".join(words[: len(words) * position_ms // length_ms(playback)])

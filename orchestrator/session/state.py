@@ -170,7 +170,10 @@ class State:
 
     def timer(self, name: str) -> CommandIssued | None:
         """The armed timer of that name."""
-        return next((c for c in self.pending.values() if c.name == "StartTimer" and c.target == name), None)
+        for command in self.pending.values():
+            if command.target == name and command.name == "StartTimer":
+                return command
+        return None
 
     def answered(self, result: Result) -> CommandIssued | None:
         """The outstanding command that a result answers; None: the result is stale."""

@@ -1,11 +1,11 @@
-"""A step in the making: one input and what it leads to. Decisions speak in these few verbs."""
+"""A step in the making: one input and what it leads to, said and done in few verbs; ids and keys are made here."""
 
 from typing import Any, TypeVar
 
-from events.derived import AnswerEnded, CommandIssued, EventRejected, Phase, TurnEnded
-from events.envelope import Derived, Event, Input, Result
+from events.derived import AnswerEnded, CommandIssued, EventRejected, Phase, TurnEnded, TurnStarted
+from events.envelope import Derived, Event, Input
 from events.inputs import SttFinal
-from orchestrator.session.commands import AnswerQuestion, CancelTimer, ClassifyIntent, Command, Speak, StartTimer
+from orchestrator.session.commands import CancelTimer, Command, StartTimer
 from orchestrator.session.evolve import apply
 from orchestrator.session.heard import heard_ms, heard_text
 from orchestrator.session.state import State
@@ -16,67 +16,67 @@ D = TypeVar("D", bound=Derived)
 class Step:
     """Collects events and commands. `say` evolves at once, so that a later line sees what an earlier one did."""
 
-    __slots__ = ("answered", "commands", "events", "input", "is_awaited", "repeats_another", "state")
+    __slots__ = (
+        *("_shared", "_where", "answered", "commands", "events", "input"),
+        *("is_awaited", "repeats_another", "session_id", "state"),
+    )
 
-    def __init__(self, state: State, event: Input) -> None:
+    def __init__(self, state: State, event: Input, answered: CommandIssued | None) -> None:
         self.state = state
         self.input = event
         self.events: list[Event] = [event]
         self.commands: list[CommandIssued] = []
-        self.answered: CommandIssued | None = None
+        self.answered = answered
         """The outstanding command that the input answers, if it is a result that counts."""
         self.repeats_another = isinstance(event, SttFinal) and state.said_by_another(event)
         """Whether the input says what another producer has just said."""
         self.is_awaited = isinstance(event, SttFinal) and state.is_awaited(event)
         """Whether the end of an utterance waits for the input."""
-        if isinstance(event, Result):
-            self.answered = state.answered(event)
+        self.session_id = session_id = event.session_id
+        self._where = f"{session_id}/{event.incarnation}/{state.inputs + 1}"
+        """What the ids of all commands begin with."""
         apply(state, event)
+        self._shared = {
+            "at_us": event.at_us,
+            "cause": event.event_id,
+            "incarnation": event.incarnation,
+            "session_id": session_id,
+        }
+        """What all events have in common that are said about the input."""
 
     def say(self, kind: type[D], **fields: Any) -> D:
         """State a fact about the input; the state has changed when this returns."""
-        state, version = self.state, self.state.version + 1
-        event = kind(
-            at_us=state.at_us,
-            cause=self.input.event_id,
-            epoch=state.epoch,
-            event_id=f"{self.input.session_id}:{version}",
-            incarnation=self.input.incarnation,
-            session_id=self.input.session_id,
-            turn=state.turn + (kind.__name__ == "TurnStarted"),
-            version=version,
-            **fields,
-        )
+        state = self.state
+        version = state.version + 1
+        fields |= self._shared
+        fields["epoch"] = state.epoch
+        fields["event_id"] = f"{self.session_id}:{version}"
+        fields["turn"] = state.turn + 1 if kind is TurnStarted else state.turn
+        fields["version"] = version
+        event = kind.made(fields)
         apply(state, event)
         self.events.append(event)
         return event
 
     def do(self, command: Command, retry_of: str = "") -> None:
-        """Want something done. The id is derived from the input, never from the count of derived events."""
-        state = self.state
-        where = f"{self.input.session_id}/{self.input.incarnation}/{state.inputs}"
-        target = command.target
+        """Want something done. The id is derived from the input, never from the count of derived events.
+
+        What a service is asked has a key that is stable over attempts: the id of the first one. Session, turn and stage
+        would not do: when Redis has lost the end of a log, another question may be asked under the same three.
+        """
+        name, target = command.name, command.target
+        command_id = f"{self._where}/{name}/{target}" if target else f"{self._where}/{name}"
+        first = self.state.pending[retry_of].idempotency_key if retry_of else command_id
         issued = self.say(
             CommandIssued,
-            command_id=f"{where}/{command.name}/{target}" if target else f"{where}/{command.name}",
-            idempotency_key=state.pending[retry_of].idempotency_key if retry_of else self._idempotency_key(command),
-            name=command.name,
+            command_id=command_id,
+            idempotency_key=first if command.stage else "",
+            name=name,
             payload=command.payload(),
             retry_of=retry_of,
             target=target,
         )
         self.commands.append(issued)
-
-    def _idempotency_key(self, command: Command) -> str:
-        """Session, turn and stage: stable over attempts. A guess belongs to the turn that it is made for; it is a stage
-        of its own, named by its input, and so is what the agent says between two turns.
-        """
-        state, stage, turn = self.state, command.stage, self.state.turn
-        if isinstance(command, ClassifyIntent | AnswerQuestion) and command.speculation:
-            stage, turn = f"{stage}/{state.inputs}", turn + 1
-        elif isinstance(command, Speak) and state.task is None:
-            stage = command.target
-        return f"{self.input.session_id}/{turn}/{stage}" if stage else ""
 
     def reject(self, reason: str) -> None:
         """The input is recorded and has no effect."""
@@ -116,6 +116,10 @@ class Step:
         """The turn is over, if one is open."""
         if self.state.task is not None:
             self.say(TurnEnded, outcome=outcome)
+
+    def close(self) -> None:
+        """Nothing more is said: the last event carries the hash of the state. Nobody but this step has seen it yet."""
+        self.events[-1].__dict__["state_hash"] = self.state.hash()
 
     @property
     def phase(self) -> Phase:

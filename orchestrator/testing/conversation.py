@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from events import inputs
-from events.codec import encode
+from events.codec import decode, encode
 from events.derived import CommandIssued, Phase
 from events.envelope import Derived, Event, Input, Result
 from events.recording import Header, dump, parse
@@ -133,6 +133,8 @@ class Conversation:
         self.state = step.state
         self.steps.append(step)
         for said in step.events:
+            if decode(encode(said)) != said:
+                raise BrokenLawError(f"cannot be read back: {encode(said)[:200]!r}")
             apply(self._folded, said)
         if self._folded.hash() != self.state.hash():
             raise BrokenLawError(f"after {encode(event)[:200]!r} the state is not the fold of the log")
@@ -221,7 +223,7 @@ def recorded(*calls: Conversation, story: str = "") -> bytes:
 
 
 class given:  # noqa: N801 - reads as given(log).when(event).then(...)
-    """One decision by itself: `given(call.log).when(event).then(TurnStarted, SetMicrophone("gated"), …)`."""
+    """One decision by itself: `given(log).when(event).then(TurnStarted, ClearText, …, phase="THINKING")`."""
 
     def __init__(self, log: Iterable[Event] = ()) -> None:
         self.state = fold(log)
@@ -232,8 +234,10 @@ class given:  # noqa: N801 - reads as given(log).when(event).then(...)
         self.state, self.said = step.state, step.events[1:]
         return self
 
-    def then(self, *expected: Command | type[Command] | type[Derived]) -> "given":
-        """Exactly this was said: derived events by their class, commands by their class or whole."""
+    def then(self, *expected: Command | type[Command] | type[Derived], **state: Any) -> "given":
+        """Exactly this was said: derived events by their class, commands by their class or whole. Of the state after
+        it, the fields that are named are as they are given.
+        """
         said = [read(event) if isinstance(event, CommandIssued) else event for event in self.said]
         wanted = [*expected]
         fits = len(said) == len(wanted) and all(
@@ -241,6 +245,9 @@ class given:  # noqa: N801 - reads as given(log).when(event).then(...)
         )
         if not fits:
             raise AssertionError(f"expected {[_short(w) for w in wanted]}, got {[_short(s) for s in said]}")
+        for name, value in state.items():
+            if (found := getattr(self.state, name)) != value:
+                raise AssertionError(f"expected {name}={value!r}, got {found!r}")
         return self
 
 

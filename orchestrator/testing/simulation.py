@@ -21,6 +21,7 @@ from events.codec import encode
 from events.derived import CommandIssued
 from events.envelope import Event, Input
 from events.recording import Header, dump, parse
+from orchestrator.replay.decisions import decisions
 from orchestrator.replay.replay import replay
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
@@ -74,7 +75,7 @@ class Simulated:
     @property
     def decisions(self) -> Counter[str]:
         """What was decided, and how often: to compare the same seeds under two policies."""
-        return Counter(decided for event in self.log if (decided := _decision(event)))
+        return decisions(self.log)
 
     def recording(self) -> bytes:
         header = Header(reducer_version=REDUCER_VERSION, story=f"simulated from seed {self.seed}")
@@ -225,29 +226,13 @@ def _replays(run: Simulated) -> Iterator[Violation]:
     """I-3: a replay of the recording says every event again, byte for byte."""
     if not run.log:
         return
-    divergence = replay(parse(run.recording(), f"seed {run.seed}")).divergence
+    recording = parse(run.recording(), f"seed {run.seed}")
+    if [*recording.events()] != run.log:
+        yield Violation("I-3", "what_is_said_can_be_read_back", len(run.log), "the log is not what was said")
+    divergence = replay(recording).divergence
     if divergence is not None:
         message = f"recorded {divergence.recorded!r}, replayed {divergence.replayed!r}"
         yield Violation("I-3", "a_replay_is_equal", divergence.line - 1, message)
-
-
-def _decision(event: Event) -> str:
-    """What an event decides, in a few words; empty: nothing that policies differ in."""
-    match event:
-        case derived.UserInterrupted():
-            return f"interrupted by {event.reason}"
-        case derived.AnswerEnded():
-            return f"answer {event.outcome}"
-        case derived.TurnEnded():
-            return f"turn {event.outcome}"
-        case derived.SessionEnded():
-            return f"session ended: {event.reason}"
-        case derived.EventRejected() if not event.reason.startswith(("stale", "the session has ended")):
-            return f"rejected: {event.reason}"
-        case CommandIssued(name="PausePlayback" | "ResumePlayback" | "PlayFiller" | "FinishUtterance"):
-            return event.name
-        case _:
-            return ""
 
 
 def _line(event: Event, now_us: int) -> str:

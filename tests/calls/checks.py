@@ -40,7 +40,8 @@ async def exported(service: Service, session_id: str) -> list[Event]:
     path = Path(service.environment["ORCH_DATA_DIR"]) / f"{session_id}.jsonl"
     code, _, words = await service.orch("export", session_id, "-o", str(path))
     assert code == 0, words
-    code, golden, words = await service.orch("replay", str(path))
+    assert (await service.orch("replay", "--check", str(path)))[0] == 0
+    code, golden, words = await service.orch("show", str(path))
     assert code == 0, words
     ours = [line for line in service.lines if session_id in line]
     assert golden.splitlines() == ours[: len(golden.splitlines())]

@@ -147,8 +147,11 @@ class Caller:
                 message = json.loads(raw.data)
                 self.messages.append((time.monotonic(), message))
                 self._news.set()
-                if message["type"] == "playback_mark":
-                    self._confirming = asyncio.create_task(self._confirm(message))
+                self._heard(message)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        if message["type"] == "playback_mark":
+            self._confirming = asyncio.create_task(self._confirm(message))
 
     async def _confirm(self, mark: dict[str, Any]) -> None:
         """What the console page does: say so when the marked packet has come."""

@@ -47,27 +47,52 @@ def test_sessions_lists_what_is_here(session_id: str, env: dict[str, str]) -> No
     assert f"{session_id}\tended" in done.stdout.splitlines()
 
 
+def test_doctor_says_what_is_kept_and_how_the_service_is_doing(session_id: str, env: dict[str, str]) -> None:
+    """Facts on standard output, words on standard error; nothing is wrong, so the exit code is 0."""
+    done = orch("doctor", env=env)
+    assert done.exit_code == 0, done.stderr
+    server, state = done.stdout.splitlines()
+    assert "appendonly yes, appendfsync everysec" in server
+    assert "64 shards, 64 of them owned by 1 nodes" in state
+    assert "may lose up to two seconds" in done.stderr
+    assert "✓ nothing that could harm a caller" in done.stderr
+
+
 def test_export_writes_a_recording_that_replays(session_id: str, env: dict[str, str], tmp_path: Path) -> None:
     """To a file and to standard output, byte for byte the same; replay of the file and of the session agree."""
     file = tmp_path / "call.jsonl"
     assert orch("export", session_id, "-o", str(file), env=env).exit_code == 0
     assert orch("export", session_id, env=env).stdout.encode() == file.read_bytes()
-    of_file = orch("replay", str(file), env=env)
-    of_session = orch("replay", session_id, env=env)
+    assert orch("replay", session_id, str(file), env=env).exit_code == 0
+    of_file = orch("show", str(file), env=env)
+    of_session = orch("show", session_id, env=env)
     assert (of_file.exit_code, of_session.exit_code) == (0, 0), of_file.stderr
     assert of_file.stdout == of_session.stdout
     assert of_file.stdout.count("STT FINAL | text=") == 2
 
 
 def test_tail_follows_the_golden_log(session_id: str, env: dict[str, str]) -> None:
-    """From the session's beginning; the same lines as the replay's."""
-    expected = orch("replay", session_id, env=env).stdout.splitlines()
+    """From the session's beginning; the same lines as `orch show`."""
+    expected = orch("show", session_id, env=env).stdout.splitlines()
     tail = subprocess.Popen([*ORCH, "tail", session_id], env=env, stdout=subprocess.PIPE, text=True)
     assert tail.stdout is not None
     lines = [tail.stdout.readline().rstrip("\n") for _ in expected]
     tail.terminate()
     tail.communicate(timeout=10)
     assert lines == expected
+
+
+def test_tail_shows_only_what_is_asked_for(session_id: str, env: dict[str, str]) -> None:
+    """By type and by command, and as JSON."""
+    log = orch("show", session_id, "--json", env=env).stdout.splitlines()
+    finals = [line for line in log if '"type":"STT_FINAL"' in line]
+    command = [*ORCH, "tail", session_id, "--type", "STT_F*", "--json"]
+    tail = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    assert tail.stdout is not None
+    lines = [tail.stdout.readline().rstrip("\n") for _ in finals]
+    tail.terminate()
+    tail.communicate(timeout=10)
+    assert lines == finals
 
 
 def test_tail_of_all_sessions_begins_now(serve: Serve, session_id: str, env: dict[str, str]) -> None:
@@ -120,7 +145,7 @@ class Chat:
 
     def ended(self) -> tuple[int, str]:
         """It ends by itself: exit code and last words."""
-        code = self.process.wait(timeout=10)
+        code = self.process.wait(timeout=30)
         words = self.words.read()
         for pipe in (self.keyboard, self.answers, self.words):
             pipe.close()

@@ -27,6 +27,15 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_every_sentence_of_the_guarantees_names_a_test_that_exists() -> None:
+    """`file::function`; a proof that was renamed or removed leaves no promise behind."""
+    page = (ROOT / "docs/guarantees.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 20
+    for file, function in named:
+        assert re.search(rf"^(async )?def {function}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{function}"
+
+
 def test_every_name_of_the_original_flow_has_a_home() -> None:
     """docs/names.md names things that exist."""
     rows = re.findall(r"^\| (.+?) \| `([\w.]+):([\w.]+)` \|", (ROOT / "docs/names.md").read_text(), re.MULTILINE)
@@ -101,8 +110,9 @@ def test_pip_and_uv_are_held_to_the_same_versions() -> None:
 def test_the_examples_of_the_testing_page_run(capsys: pytest.CaptureFixture[str]) -> None:
     """docs/testing.md shows a conversation that really goes so, and 500 sessions under two policies."""
     page = (ROOT / "docs/testing.md").read_text()
-    conversation, comparison = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    conversation, decision, comparison = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(conversation, {})
+    exec(decision, {})
     exec(comparison, {})
     (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     assert directions(shown).items() <= directions(capsys.readouterr().out).items()

@@ -23,7 +23,7 @@ from orchestrator.session.commands import ANSWERS
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import State
 from orchestrator.testing.conversation import Conversation, golden, recorded
-from tests.replay.test_fixture_recordings import GoldenFile
+from orchestrator.testing.golden_file import golden_file
 
 FAILURES = Path(__file__).resolve().parents[2] / "fixtures" / "failures"
 FALLBACK = Policy().fallback.answer
@@ -228,14 +228,6 @@ GUARDS_OF_THE_CHECK = {
 }
 
 
-class FailureFile(GoldenFile):
-    """`fixtures/failures/<recording>.golden`."""
-
-    @classmethod
-    def dirname(cls, **_: object) -> str:
-        return str(FAILURES)
-
-
 @cache
 def calls(name: str) -> tuple[Conversation, ...]:
     """The conversations of a story, played once."""
@@ -302,7 +294,7 @@ def test_a_failure_replays_to_itself(name: str, snapshot) -> None:
         call.check()
     replayed = replay(recording(name))
     assert replayed.divergence is None
-    assert "\n".join(golden(replayed.events)) + "\n" == snapshot(name=name, extension_class=FailureFile)
+    assert "\n".join(golden(replayed.events)) + "\n" == snapshot(name=name, extension_class=golden_file(FAILURES))
 
 
 @pytest.mark.parametrize("name", STORIES)

@@ -3,30 +3,15 @@
 from pathlib import Path
 
 import pytest
-from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from events.recording import parse
 from fixtures.write import RECORDINGS
 from orchestrator.replay.replay import replay
 from orchestrator.testing.conversation import golden
+from orchestrator.testing.golden_file import golden_file
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 FILES = sorted(FIXTURES.glob("*.jsonl"))
-
-
-class GoldenFile(SingleFileSnapshotExtension):
-    """`fixtures/<recording>.golden`: the golden log as it would scroll by."""
-
-    _write_mode = WriteMode.TEXT
-    file_extension = "golden"
-
-    @classmethod
-    def dirname(cls, **_: object) -> str:
-        return str(FIXTURES)
-
-    @classmethod
-    def get_snapshot_name(cls, *, index: object = 0, **_: object) -> str:
-        return str(index)
 
 
 def lines(name: str) -> list[str]:
@@ -41,7 +26,7 @@ def test_a_recording_replays_to_itself(file: Path, snapshot) -> None:
     assert replayed.divergence is None
     assert recording.header.story
     log = "\n".join(golden(replayed.events)) + "\n"
-    assert log == snapshot(name=file.stem, extension_class=GoldenFile)
+    assert log == snapshot(name=file.stem, extension_class=golden_file(FIXTURES))
 
 
 @pytest.mark.parametrize("name", RECORDINGS)

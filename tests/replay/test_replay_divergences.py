@@ -10,8 +10,10 @@ from events.envelope import Input
 from events.inputs import RagAnswered
 from events.recording import BadRecordingError, Header, Recording, dump, parse
 from events.upcast import UPCASTERS
-from orchestrator.replay.replay import Divergence, differing_fields, replay
-from orchestrator.testing.conversation import Conversation, golden
+from orchestrator.replay.replay import KEPT_LIVE, replay
+from orchestrator.replay.report import details
+from orchestrator.replay.verdict import verdict_of
+from orchestrator.testing.conversation import Conversation, golden, recorded
 
 CALL = Conversation.listening().at(1_000).says("hello").after(300).answers("Hi!").speaks().after(2_000).played()
 LINES = CALL.recording().splitlines()[1:]
@@ -47,10 +49,10 @@ def test_a_changed_event_is_a_divergence_with_its_fields() -> None:
     index = first("PROCESSING_COMPLETE")
     divergence = replay(recording(edited(index, lambda event: event.update(elapsed_us=7)))).divergence
     assert divergence.line == index + 2
-    assert differing_fields(divergence) == {"elapsed_us": (7, 300_000)}
+    assert divergence.fields == {"elapsed_us": (7, 300_000)}
     index = next(i for i, line in enumerate(LINES) if b'"name":"Speak"' in line)
     divergence = replay(recording(edited(index, lambda event: event["payload"].update(text="Ho!")))).divergence
-    assert differing_fields(divergence) == {"payload.text": ("Ho!", "Hi!")}
+    assert divergence.fields == {"payload.text": ("Ho!", "Hi!")}
 
 
 def test_a_changed_input_shows_in_what_follows_from_it() -> None:
@@ -58,7 +60,7 @@ def test_a_changed_input_shows_in_what_follows_from_it() -> None:
     index = first("STT_FINAL")
     divergence = replay(recording(edited(index, lambda event: event.update(text="bye")))).divergence
     assert divergence.line == index + 3
-    assert differing_fields(divergence)["text"] == ("hello", "bye")
+    assert divergence.fields["text"] == ("hello", "bye")
 
 
 def test_an_input_with_impossible_bookkeeping_diverges_itself() -> None:
@@ -66,7 +68,7 @@ def test_an_input_with_impossible_bookkeeping_diverges_itself() -> None:
     index = first("STT_FINAL")
     divergence = replay(recording(edited(index, lambda event: event.update(version=99)))).divergence
     assert divergence.line == index + 2
-    assert differing_fields(divergence) == {"version": (99, index + 1)}
+    assert divergence.fields == {"version": (99, index + 1)}
 
 
 def test_a_missing_event_is_a_divergence() -> None:
@@ -75,14 +77,14 @@ def test_a_missing_event_is_a_divergence() -> None:
     divergence = replay(recording(LINES[:index] + LINES[index + 1 :])).divergence
     assert divergence.line == index + 2
     assert (divergence.recorded.type, divergence.replayed.type) == ("STATE_CHANGED", "TURN_STARTED")
-    assert "from_phase" in differing_fields(divergence)
+    assert "from_phase" in divergence.fields
 
 
 def test_a_recording_that_stops_in_the_middle_of_a_step_is_a_divergence() -> None:
     """There, the reducer says more than was recorded."""
     divergence = replay(recording(LINES[:-1])).divergence
-    assert divergence == Divergence(len(LINES) + 1, None, CALL.log[-1])
-    assert differing_fields(divergence)["type"] == (None, "COMMAND_ISSUED")
+    assert (divergence.line, divergence.recorded, divergence.replayed) == (len(LINES) + 1, None, CALL.log[-1])
+    assert divergence.fields["type"] == (None, "COMMAND_ISSUED")
 
 
 def test_an_extra_event_is_a_divergence() -> None:
@@ -91,7 +93,7 @@ def test_an_extra_event_is_a_divergence() -> None:
     divergence = replay(recording([*LINES[:index], LINES[index - 1], *LINES[index:]])).divergence
     assert divergence.line == index + 2
     assert (divergence.recorded, divergence.replayed) == (CALL.log[index - 1], None)
-    assert differing_fields(divergence)["type"] == ("COMMAND_ISSUED", None)
+    assert divergence.fields["type"] == ("COMMAND_ISSUED", None)
 
 
 @pytest.mark.parametrize("derived", [True, False])
@@ -157,3 +159,27 @@ def test_a_recording_of_an_older_schema_replays_to_the_same(monkeypatch: pytest.
     monkeypatch.setitem(UPCASTERS, ("RAG_ANSWERED", 1), lambda raw: raw)
     monkeypatch.setattr(RagAnswered.model_fields["schema_version"], "default", 2)
     assert replay(recording(LINES)).divergence is None
+
+
+def test_a_report_of_many_divergences_stays_short() -> None:
+    """The first in full, twenty in a line each, the others as a number; and how many sessions there are of."""
+    calls = [Conversation.listening(f"s{number}").says("hello") for number in range(30)]
+    as_said, otherwise = (b'"text":"%b","turn":0,"type":"STT_FINAL"' % word for word in (b"hello", b"hallo"))
+    data = recorded(*calls).replace(as_said, otherwise)
+    found = replay(parse(data, "many.jsonl"))
+    assert len(found.divergences) == 30
+    lines = [*details(verdict_of(found, []))]
+    assert sum(line.startswith("  also ") for line in lines) == 20
+    assert lines[-2:] == ["  … 9 more; --json has them all", "  30 of 30 sessions diverge"]
+
+
+def test_states_of_many_sessions_are_kept_small_and_found_again() -> None:
+    """More sessions than are kept at hand, their steps mixed: each ends where it ends alone."""
+    calls = [Conversation.listening(f"s{number}") for number in range(KEPT_LIVE + 20)]
+    for call in calls:
+        call.at(1_000).says("hello")
+    for call in calls:
+        call.at(2_000).answers("Hi!").speaks(chunks=2)
+    found = replay(parse(recorded(*calls), "many.jsonl"))
+    assert found.divergences == []
+    assert found.states == {call.session_id: call.state for call in calls}

@@ -1,6 +1,7 @@
 """Fixtures of the runtime tests: one real Redis per worker, a key prefix per test, nodes that are always stopped."""
 
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from orchestrator.runtime.connection import connect
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node
 from orchestrator.session.policy import Policy
 from tests.runtime.laws import check_laws
+from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, Stubs, Watch, soon_in_redis
 
 logging.getLogger("faststream").setLevel(logging.WARNING)
@@ -51,7 +54,7 @@ class Place:
 async def place(redis_url: str) -> AsyncIterator[Place]:
     """A prefix of one's own; when the test is over, everything under it must obey the laws."""
     keys = Keys(shards=4, prefix=f"test-{uuid4().hex[:8]}")
-    async with Redis.from_url(redis_url) as redis:
+    async with connect(redis_url) as redis:  # redis-py's defaults swallow a timeout now and then: a test would hang
         yield Place(redis_url, keys, redis)
         await check_laws(redis, keys)
 
@@ -87,3 +90,22 @@ def _stopped(node: Any) -> bool:
 async def running(make_node: MakeNode) -> Running:
     """One node."""
     return await make_node()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A Redis of the test's own, to be killed."""
+    with tempfile.TemporaryDirectory(prefix="orch-kill-") as folder:
+        server = Server(folder)
+        await server.start()
+        yield server
+        await server.kill()
+
+
+@pytest.fixture
+async def corner(place: Place, make_node: MakeNode) -> AsyncIterator[tuple[Place, Running]]:
+    """A node and what it writes, of which the test breaks something: nothing of it is left for the laws."""
+    running = await make_node()
+    yield place, running
+    await running.node.stop()
+    await place.redis.delete(*[key async for key in place.redis.scan_iter(f"{place.keys.prefix}:*")])

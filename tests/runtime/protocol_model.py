@@ -1,4 +1,4 @@
-"""A model of the commit protocol (DESIGN §7): one shard, one session, two nodes, one Redis, one producer.
+"""A model of the commit protocol: one shard, one session, two nodes, one Redis, one producer.
 
 What may happen next is in `protocol_steps.py`, what must never be in `protocol_checks.py`, the walk through all worlds
 in `protocol_search.py`. The rules
@@ -73,7 +73,7 @@ class Rules:
     new_id_again: bool = True
     """What is asked again gets a new command id. Code: session.lifecycle.resumed, session.step.Step.do."""
     trim_at_cursor: bool = True
-    """The inbox is trimmed by its owner, below the stored cursor. Code: none, nothing is trimmed yet."""
+    """The inbox is trimmed by its owner, below the stored cursor. Code: lua/commit.lua, lua/pass.lua."""
 
 
 class Input(NamedTuple):

@@ -10,7 +10,7 @@ class LossyProxy:
     """`async with LossyProxy(server_socket) as proxy:` then connect to `proxy.url`.
 
     After `lose_reply(needle)`, the next request that contains it is forwarded, its reply is awaited and thrown away,
-    and the connection dies. `cut()` kills all connections, `refuse` makes new ones die.
+    and the connection dies. `count(needle)` only counts. `cut()` kills all connections, `refuse` makes new ones die.
     """
 
     def __init__(self, server_socket: str) -> None:
@@ -27,6 +27,10 @@ class LossyProxy:
 
     def lose_reply(self, needle: bytes) -> None:
         self._needle, self._armed, self.requests = needle, True, 0
+
+    def count(self, needle: bytes) -> None:
+        """Count the requests that hold it, and lose nothing."""
+        self._needle, self._armed, self.requests = needle, False, 0
 
     async def __aenter__(self) -> "LossyProxy":
         self._armed = False

@@ -142,6 +142,7 @@ class StubClient:
         self.ended: list[str] = []
         self.sent_away: list[str] = []
         self.sent_to: list[str] = []
+        self.warned: list[str] = []
 
     def committed(self, event: Event, line: str | None) -> None:
         """Shown by what the observer sees."""
@@ -151,6 +152,9 @@ class StubClient:
 
     def clear_text(self) -> None:
         """Forget the partial transcript; replies stay."""
+
+    def warn(self, code: str, message: str) -> None:
+        self.warned.append(code)
 
     async def close(self, reason: str) -> None:
         self.ended.append(reason)

@@ -43,7 +43,8 @@ async def test_a_text_conversation_goes_through_all_phases(running: Running) -> 
     lines = running.watch.golden(live.session_id)
     assert [line for line in lines if "STT FINAL" in line or "LISTENING" in line]
     assert any("TTS stream | chunks=0" in line for line in lines)
-    assert running.stubs.keys("intent") == [f"{live.session_id}/1/intent"]
+    (asked,) = [e for e in running.watch.all(live.session_id, CommandIssued) if e.name == "ClassifyIntent"]
+    assert running.stubs.keys("intent") == [asked.idempotency_key] == [asked.command_id]
 
 
 async def test_a_spoken_conversation_is_played_and_can_be_interrupted(running: Running) -> None:

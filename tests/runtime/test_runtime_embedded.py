@@ -49,6 +49,31 @@ async def test_data_survives_a_restart(tmp_path: Path) -> None:
         assert await redis.xlen("kept") == 1
 
 
+async def test_half_a_commit_does_not_come_back_to_life(tmp_path: Path) -> None:
+    """The power fails while a transaction is written: it never happened, and that is so after the next start, too."""
+    async with EmbeddedRedis(tmp_path) as url, Redis.from_url(url) as redis:
+        await write(redis, "log", "feed", "cursor")
+    cut_within(tmp_path / "redis", b"cursor")
+    for _ in range(2):
+        async with EmbeddedRedis(tmp_path) as url, Redis.from_url(url) as redis:
+            assert await redis.keys("[^a]*") == []
+            await write(redis, "a later one")
+
+
+def cut_within(folder: Path, word: bytes) -> None:
+    """Newer servers keep the append-only file in pieces, in a folder of its own."""
+    (file,) = [*folder.glob("appendonly.aof"), *folder.glob("appendonlydir/*.incr.aof")]
+    os.truncate(file, file.read_bytes().rindex(word) + len(word) // 2)
+
+
+async def write(redis: Redis, *names: str) -> None:
+    """All of them, or none."""
+    async with redis.pipeline(transaction=True) as pipeline:
+        for name in names:
+            pipeline.set(name, 1)
+        await pipeline.execute()
+
+
 async def test_a_server_whose_keeper_was_killed_is_adopted(tmp_path: Path) -> None:
     """kill -9 of the keeper leaves the server; the next start finds it, keeps it, and stops it in the end."""
     keeper = await asyncio.create_subprocess_exec(

@@ -20,7 +20,8 @@ from events.inputs import (
     SttPartial,
 )
 from orchestrator.session.policy import Policy
-from tests.runtime.conftest import Place
+from tests.runtime.conftest import MakeNode, Place
+from tests.runtime.proxy import LossyProxy
 from tests.runtime.support import Running, a_session_on, soon
 
 
@@ -85,6 +86,33 @@ async def test_the_order_of_an_outside_producer_is_kept(running: Running, place:
     await running.watch.event(live.session_id, SttPartial, 50)
     texts = [event.text for event in running.watch.all(live.session_id, SttPartial)]
     assert texts == [str(number) for number in range(50)]
+
+
+async def test_an_ingress_that_failed_once_goes_on_at_once(make_node: MakeNode, place: Place) -> None:
+    """A connection that breaks while an event is routed costs no wait for the next look at the leases."""
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy:
+        running = await make_node(url=proxy.url, lease_ms=60_000)  # the next look is in 20 s
+        live = await running.listening()
+        proxy.lose_reply(b"SISMEMBER")
+        await to_ingress(place, line(live.session_id))
+        await running.watch.event(live.session_id, SttPartial)
+        assert proxy.lost == 1
+        await running.node.stop()
+
+
+async def test_the_events_of_a_batch_are_routed_in_one_round_trip(make_node: MakeNode, place: Place) -> None:
+    """A question to Redis for each of them would set the pace: their rate would be that of round trips."""
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy:
+        running = await make_node(url=proxy.url)
+        live = await running.listening()
+        proxy.count(b"SISMEMBER")
+        async with place.redis.pipeline(transaction=True) as pipeline:
+            for number in range(1, 41):
+                pipeline.xadd(place.keys.ingress(0), {"e": line(live.session_id, producer="p", producer_seq=number)})
+            await pipeline.execute()
+        await running.watch.event(live.session_id, SttPartial, 40)
+        assert proxy.requests == 1
+        await running.node.stop()
 
 
 async def test_an_event_for_an_unknown_session_is_a_dead_letter_of_the_ingress(

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from orchestrator.runtime import subscribers
+from orchestrator.runtime.connection import pause_s
 from orchestrator.runtime.subscribers import Entry, Subscription, broker
 from tests.runtime.conftest import Place
 from tests.runtime.proxy import LossyProxy
@@ -51,10 +52,54 @@ async def subscribe(place: Place) -> AsyncIterator[Subscribe]:
         await owner.stop()
 
 
-def test_the_back_off_is_still_the_module_global_that_the_loop_reads() -> None:
-    """Ours is in place, and the read loop names it."""
-    assert stock.CONSUME_ERROR_BACKOFF_SECONDS == 0.1
-    assert "sleep(CONSUME_ERROR_BACKOFF_SECONDS)" in inspect.getsource(stock._StreamHandlerMixin._consume)
+def test_the_read_loop_that_ours_replaces_is_still_this_one() -> None:
+    """It reads with _get_msgs while it runs, waits 5 s after a lost connection, and ends with an error reply."""
+    loop = inspect.getsource(stock._StreamHandlerMixin._consume)
+    assert stock.CONSUME_ERROR_BACKOFF_SECONDS == 5
+    for part in (
+        "while self.running:",
+        "await self._get_msgs(*args)",
+        "except ResponseError",
+        "raise\n",
+        "start_signal",
+    ):
+        assert part in loop
+
+
+async def test_a_stream_that_redis_refuses_to_read_is_not_asked_in_a_hot_loop(
+    place: Place, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that Redis replies: each attempt waits longer than the last; when the cause is gone, reading goes on."""
+    stream, reader, failures = f"{place.keys.prefix}:s", Reader(), list[int]()
+
+    def noted(failed: int) -> float:
+        failures.append(failed)
+        return 0.001
+
+    monkeypatch.setattr(subscribers, "pause_s", noted)
+    await place.redis.set(stream, "no stream")
+    subscription = await subscribe(reader, stream)
+    await soon(lambda: len(failures) >= 5)
+    assert failures[:5] == [0, 1, 2, 3, 4]
+    assert subscription.running
+    await place.redis.delete(stream)
+    await place.redis.xadd(stream, {"e": "1"})
+    await soon(lambda: reader.read == ["1"])
+
+
+def test_pauses_grow_and_stay_short() -> None:
+    """Soon at first, and never more than half a second later than Redis is back; also after a night without it."""
+    assert 0.025 <= pause_s(0) <= 0.05
+    assert all(0.25 <= pause_s(failures) <= 0.5 for failures in (4, 10, 100_000))
+
+
+async def test_a_subscription_whose_reading_has_ended_is_seen(place: Place, subscribe: Subscribe) -> None:
+    """However it ended: the node gives up what it does not read any more."""
+    subscription = await subscribe(Reader(), f"{place.keys.prefix}:s")
+    assert subscription.running
+    for task in subscription._subscriber.tasks:
+        task.cancel()
+    await soon(lambda: not subscription.running)
 
 
 async def test_the_prefix_override_is_called_with_no_prefix(

@@ -1,11 +1,7 @@
 """Ownership: one owner at a time, clean hand-over, take-over after a loss, and what survives it."""
 
 import asyncio
-import os
-import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ from redis.exceptions import RedisError
 from events.derived import CommandIssued
 from events.inputs import (
     ClientConnected,
+    HandlerAttached,
     PlaybackDone,
     PlaybackStarted,
     RagAnswered,
@@ -25,13 +22,15 @@ from events.inputs import (
 )
 from orchestrator.runtime import inbox
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.embedded import find_server
 from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.node import Node, WrongShardCountError
+from orchestrator.runtime.shard import Shard
 from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.laws import check_laws
-from tests.runtime.support import Running, StubClient, Stubs, Watch, soon, soon_in_redis
+from tests.runtime.redis_server import Server
+from tests.runtime.support import Running, StubClient, StubHandler, Stubs, Watch, soon, soon_in_redis
 
 
 async def thinking(running: Running) -> str:
@@ -108,6 +107,44 @@ async def test_an_answer_goes_on_when_its_client_has_come_back_to_the_new_owner(
     assert not second.watch.all(live.session_id, ServiceFailed)
 
 
+async def moved_while_it_speaks(make_node: MakeNode) -> tuple[Running, LiveSession, StubClient]:
+    """A call whose owner stops in the middle of an answer; the client is back, the call is not yet."""
+    first = await make_node()
+    live = await first.listening()
+    live.handler = StubHandler(plays_to_the_end=False)
+    first.node.report(HandlerAttached(session_id=live.session_id, handler_id=live.handler.handler_id))
+    first.node.report(SttFinal(session_id=live.session_id, text="hello"))
+    await first.watch.event(live.session_id, PlaybackStarted)
+    await first.node.stop()
+    second = await make_node()
+    await second.watch.event(live.session_id, CommandIssued, name="Speak")
+    back, client = second.node.session(live.session_id), StubClient("browser-2")
+    assert back is not None
+    second.node.connect_client(back, client)
+    await second.watch.event(live.session_id, ClientConnected)
+    return second, back, client
+
+
+async def test_an_answer_goes_on_aloud_in_the_call_that_follows_its_client(make_node: MakeNode) -> None:
+    """A client comes back with its WebSocket first; who was in a call must not read the rest of the sentence."""
+    second, back, client = await moved_while_it_speaks(make_node)
+    back.handler = handler = StubHandler("fastrtc_2")
+    second.node.report(HandlerAttached(session_id=back.session_id, handler_id=handler.handler_id))
+    await second.watch.event(back.session_id, PlaybackDone)
+    assert "play answer-1" in handler.told
+    assert client.shown == []
+
+
+async def test_an_answer_is_shown_when_no_call_follows_its_client(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not waited for long: the microphone may be gone for good."""
+    monkeypatch.setattr("orchestrator.runtime.live.CALL_FOLLOWS_S", 0.05)
+    second, back, client = await moved_while_it_speaks(make_node)
+    await second.watch.event(back.session_id, PlaybackDone)
+    assert client.shown == ["You said hello."]
+
+
 async def test_the_conversation_so_far_goes_along_to_the_new_owner(make_node: MakeNode) -> None:
     """It is read from the log: a question that is asked again has the same lines as the first time."""
     first = await make_node()
@@ -123,6 +160,26 @@ async def test_the_conversation_so_far_goes_along_to_the_new_owner(make_node: Ma
     (again,) = [request for stage, request in second.stubs.asked if stage == "answer"]
     assert again.conversation == (Line("user", "hello"), Line("agent", "You said hello."))
     assert again == [request for stage, request in first.stubs.asked if stage == "answer"][-1]
+
+
+async def test_a_take_over_that_redis_interrupts_is_tried_again(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no bug of ours, so it is said in a line, without a traceback."""
+    take_over, interrupted = Shard.take_over, []
+
+    async def interrupt_the_first(shard: Shard) -> None:
+        if not interrupted:
+            interrupted.append(shard.lease.what.name)
+            raise ConnectionResetError("Connection lost")
+        await take_over(shard)
+
+    monkeypatch.setattr(Shard, "take_over", interrupt_the_first)
+    running = await make_node(lease_ms=300)
+    await soon(lambda: len(running.node.shards) == 4)
+    (said,) = [record for record in caplog.records if "could not be taken over" in record.getMessage()]
+    assert said.getMessage() == f"{interrupted[0]} could not be taken over: Connection lost"
+    assert said.exc_info is None
 
 
 async def test_a_node_whose_lease_was_taken_does_nothing_more(make_node: MakeNode, place: Place) -> None:
@@ -212,6 +269,7 @@ async def test_a_log_that_cannot_be_read_keeps_the_other_sessions_alive(
     second = await make_node()
     await second.watch.event(live.session_id, SessionResumed)
     assert f"{stranger} cannot be taken over: unknown event type" in caplog.text
+    assert second.node.counters["unrecoverable"] == 1
     await second.node.stop()
     await place.redis.delete(place.keys.log(stranger))
     await place.redis.srem(place.keys.sessions(number), stranger)
@@ -234,45 +292,6 @@ async def test_a_node_that_finds_no_redis_says_so_and_stops(tmp_path: Path) -> N
         await node.start()
     async with asyncio.timeout(1):
         await node.stop()
-
-
-class Server:
-    """A Redis server that may be killed and started again at the same socket."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self.url = f"unix://{folder}/r.sock"
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *(find_server(), "--port", "0", "--unixsocket", f"{self._folder}/r.sock", "--dir", self._folder),
-            *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        async with Redis.from_url(self.url) as redis:
-            await soon_in_redis(lambda: _answers(redis))
-
-    async def kill(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
-
-
-async def _answers(redis: Redis) -> bool:
-    try:
-        return bool(await redis.ping())
-    except RedisError:
-        return False
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="orch-kill-") as folder:
-        server = Server(folder)
-        await server.start()
-        yield server
-        await server.kill()
 
 
 async def test_a_server_that_was_killed_and_started_again_loses_nothing(server: Server) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from events.codec import decode, encode
+from events.derived import AnswerEnded
 from events.inputs import (
     IntentResolved,
     PlaybackDone,
@@ -10,6 +11,7 @@ from events.inputs import (
     RagAnswered,
     ServiceFailed,
     SessionOpened,
+    SpokenWord,
     SttFinal,
     SttPartial,
     TimerFired,
@@ -47,6 +49,16 @@ def test_the_longest_names_leave_room_for_what_is_made_of_them() -> None:
     call = Conversation.listening(LONG, incarnation=LONG, producer=LONG).says("hello").answers("Hi!")
     call.speaks().interrupts().fires("interrupt_pause").resumes("y" * 200).closes()
     assert [decode(encode(event)) for event in call.log] == call.log
+    call.check()
+
+
+def test_longer_words_than_the_answer_has_do_not_make_a_longer_event(converse) -> None:
+    """A synthesiser may say anything about where words begin; what was heard is cut to what an event may hold."""
+    words = tuple(SpokenWord(at_ms=at_ms, text="w" * 500) for at_ms in range(0, 400, 20))
+    call = converse("SPEAKING").input(TtsChunkReady, index=0, duration_ms=400, words=words)
+    call.input(PlaybackStarted).after(400).interrupts()
+    (ended,) = (event for event in call.log if isinstance(event, AnswerEnded))
+    assert len(ended.heard_text) == 8_000
     call.check()
 
 

@@ -1,11 +1,14 @@
--- Move the cursor past an entry that changes no session: a repetition, or a dead letter kept with its reason.
--- KEYS owned hash, dead letters   ARGV owner token, expected cursor, new cursor, reason ('' for a repetition), entry
+-- Move the cursor past an entry that changes no session: a repetition, or a dead letter kept with its reason; trim
+-- what is handled.
+-- KEYS owned hash, dead letters, the stream   ARGV owner token, expected cursor, new cursor, reason ('' for a repetition),
+-- entry, what else helps to understand it
 -- Returns as commit.lua does.
 local owned = redis.call('HMGET', KEYS[1], 'owner', 'cursor')
 if owned[1] ~= ARGV[1] then return 'NOT_OWNER' end
 if (owned[2] or '0-0') ~= ARGV[2] then return 'CURSOR' end
 if ARGV[4] ~= '' then
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'id', ARGV[3], 'reason', ARGV[4], 'e', ARGV[5])
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'id', ARGV[3], 'reason', ARGV[4], 'e', ARGV[5], 'where', ARGV[6])
 end
 redis.call('HSET', KEYS[1], 'cursor', ARGV[3])
+redis.call('XTRIM', KEYS[3], 'MINID', '~', ARGV[3])
 return 'OK'

@@ -1,0 +1,47 @@
+"""`orch fork`: the beginning of a conversation as one of its own, to go on from there by hand or in a test."""
+
+from pathlib import Path
+
+from cli.show import events_of
+from cli.sources import whole
+from cli.terminal import say
+from events.codec import encode
+from events.envelope import Input, Result
+from events.recording import Header, Recording, dump
+from orchestrator.replay.place import BadPlaceError, place
+from orchestrator.replay.replay import replay
+from orchestrator.replay.verdict import USAGE
+from orchestrator.session import REDUCER_VERSION
+
+
+def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
+    """Without an output it only says what it would do."""
+    events = events_of(whole(source))
+    try:
+        is_there = place(at)
+    except BadPlaceError as error:
+        say(f"✗ {error}")
+        return USAGE
+    if not events:
+        say(f"✗ {source} holds no event")
+        return USAGE
+    old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
+    taken: list[bytes] = []
+    for event in (one for one in events if isinstance(one, Input) and one.session_id == old):
+        renamed = event.but(
+            session_id=new, event_id=event.event_id.replace(old, new), version=0, cause="", state_hash=""
+        )
+        if isinstance(renamed, Result):
+            renamed = renamed.but(command_id=renamed.command_id.replace(old, new))
+        taken.append(encode(renamed))
+        if is_there((event,)):
+            break
+    forked = replay(Recording(new, Header(derived=False), tuple(taken)))
+    state = forked.states[new]
+    say(f"{new}: the first {state.inputs} inputs of {old}, version {state.version}, {state.phase}")
+    if not output:
+        say("nothing is written; say where with: --output FILE")
+        return 0
+    header = Header(reducer_version=REDUCER_VERSION, story=f"Forked from {old} at {at}: {reason}")
+    Path(output).write_bytes(dump(header, map(encode, forked.events)))
+    return 0

@@ -1,0 +1,71 @@
+"""Where recordings come from: files, folders, patterns, standard input, and sessions of a running service."""
+
+import sys
+from collections.abc import Callable, Iterator
+from glob import glob, has_magic
+from pathlib import Path
+
+from cli.terminal import run as run_loop
+from events.recording import Header, Recording, stream
+
+BLOCK_BYTES = 1 << 20
+STDIN = "-"
+
+
+class NoSourceError(Exception):
+    """What was named is nothing that could be read; the message says what to do."""
+
+
+def expand(sources: list[str]) -> list[str]:
+    """Every recording that is meant, in the order it was named; a folder stands for all in it. Raises NoSourceError."""
+    found: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            inside = sorted(str(file) for file in path.rglob("*.jsonl"))
+        elif has_magic(source) and not path.exists():
+            inside = sorted(glob(source, recursive=True))  # noqa: PTH207 - a pattern may begin at the root
+        else:
+            inside = [source]
+        if not inside:
+            raise NoSourceError(f"{source}: no recording (*.jsonl) there; write one with: orch export SESSION -o FILE")
+        found += inside
+    return found
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is a file, which needs no service."""
+    return source != STDIN and (Path(source).exists() or bool(Path(source).suffix))
+
+
+def opened(
+    source: str, *, may_be_cut: bool = False, advance: Callable[[int], None] = lambda _: None
+) -> tuple[Header, Iterator[bytes]]:
+    """Header and lines of a source, read as they are needed; `advance` is told how many bytes have been.
+
+    Raises BadRecordingError, UnknownSessionError, OSError.
+    """
+    if source == STDIN:
+        return stream(_blocks(sys.stdin.buffer.read, advance), "standard input", may_be_cut=may_be_cut)
+    if is_file(source):
+        return stream(_of_file(Path(source), advance), source, may_be_cut=may_be_cut)
+    from cli.store import recording_of  # only a session needs Redis
+
+    return stream([run_loop(recording_of(source))], source)
+
+
+def whole(source: str) -> Recording:
+    """A source in memory. Raises as `opened`."""
+    header, lines = opened(source)
+    return Recording(source, header, tuple(lines))
+
+
+def _of_file(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from _blocks(file.read, advance)
+
+
+def _blocks(read: Callable[[int], bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
+    while block := read(BLOCK_BYTES):
+        yield block
+        advance(len(block))

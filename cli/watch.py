@@ -1,0 +1,142 @@
+"""`orch replay` of one recording, watched: up to a place, step by step, at its own speed, with its state dumped."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from cli.sources import opened
+from cli.terminal import say
+from events.envelope import Event
+from orchestrator.replay.divergence import Divergence, differences
+from orchestrator.replay.place import BadPlaceError as BadPlaceError
+from orchestrator.replay.place import place
+from orchestrator.replay.replay import Replay, Replayer
+from orchestrator.replay.verdict import Verdict, verdict_of
+from orchestrator.replay.words import short, state_fields, value
+from orchestrator.session.reducer import Step
+from orchestrator.session.state import State
+from projections.golden_log import GoldenLog
+
+HELP = "n next · p previous · g VERSION go to · s state · d what the step changed · q quit"
+
+
+class BadSpeedError(ValueError):
+    """There is no such speed."""
+
+
+class _ReachedError(Exception):
+    """The place is reached; nothing beyond it is replayed."""
+
+
+def watch(
+    source: str, *, until: str, speed: str, keep_steps: bool
+) -> tuple[Verdict, Replayer, list[tuple[State, Step]]]:
+    """Replay up to a place. With a speed, the golden log is printed as it would have been live.
+
+    Raises BadPlaceError, BadSpeedError, and what opening a source raises.
+    """
+    began = time.perf_counter()
+    is_there = place(until) if until else None
+    play = _player(speed) if speed else None
+    header, lines = opened(source)
+    replayer = Replayer(header, source)
+    steps: list[tuple[State, Step]] = []
+
+    def listen(before: State, step: Step) -> None:
+        if play is not None:
+            play(step)
+        if keep_steps:
+            steps.append((before, step))
+
+    def look(step: Sequence[Event]) -> None:
+        if is_there is not None and is_there(step):
+            raise _ReachedError
+
+    replayer.listen, replayer.look = listen, look
+    try:
+        replayer.run(lines)
+    except _ReachedError:
+        say(f"stopped at {until}")
+    verdict = verdict_of(replayer.found, [])
+    verdict.elapsed_s = time.perf_counter() - began
+    return verdict, replayer, steps
+
+
+def dump(replayer: Replayer) -> str:
+    """The states at the end as JSON; where the last step diverged, also the state that today's reducer makes of it."""
+    found = replayer.found
+    after = {
+        one.session_id: one.after for one in found.divergences if one.recorded_step[-1].version == _version(found, one)
+    }
+    states = {}
+    for session_id, state in found.states.items():
+        replayed = after.get(session_id)
+        states[session_id] = state_fields(state) | ({"replayed": state_fields(replayed)} if replayed else {})
+    return json.dumps(states, ensure_ascii=False, indent=2)
+
+
+def _version(found: Replay, divergence: Divergence) -> int:
+    return found.sessions[divergence.session_id].state.version
+
+
+def _player(speed: str) -> Callable[[Step], None]:
+    """Prints the golden log: `max` at once, `1x` as it was, `4x` faster. Raises BadSpeedError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)x", speed)
+    if speed != "max" and (found is None or not float(found[1])):
+        raise BadSpeedError(f"no such speed: {speed!r}; write max, 1x, 4x or 0.5x")
+    golden, last_us = GoldenLog(), 0
+
+    def play(step: Step) -> None:
+        nonlocal last_us
+        at_us = step.events[0].at_us
+        if found is not None and last_us:
+            time.sleep(max(0, at_us - last_us) / 1e6 / float(found[1]))
+        last_us = at_us
+        for event in step.events:
+            if (line := golden.line(event)) is not None:
+                print(line, flush=True)
+
+    return play
+
+
+def walk(steps: list[tuple[State, Step]]) -> None:
+    """Step by step, as the lines of standard input say."""
+    say(HELP)
+    at = 0
+    while steps:
+        before, step = steps[at]
+        _show(at, len(steps), before, step)
+        command = _ask()
+        match command.split():
+            case ["n"] | ["j"] | []:
+                at = min(at + 1, len(steps) - 1)
+            case ["p"] | ["k"]:
+                at = max(at - 1, 0)
+            case ["g", version] if version.isdigit():
+                at = next((i for i, (_, s) in enumerate(steps) if s.state.version >= int(version)), len(steps) - 1)
+            case ["s"]:
+                print(json.dumps(state_fields(step.state), ensure_ascii=False, indent=2))
+            case ["d"]:
+                for field, (old, new) in differences(state_fields(before), state_fields(step.state)).items():
+                    print(f"  {field}: {value(old)} → {value(new)}")
+            case ["q"]:
+                return
+            case _:
+                say(HELP)
+
+
+def _ask() -> str:
+    """The next command; the end of input is the end."""
+    print("> ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    return line.strip() if line else "q"
+
+
+def _show(at: int, of: int, before: State, step: Step) -> None:
+    event = step.events[0]
+    print(f"[{at + 1}/{of}] {event.session_id}:{event.version} {before.phase} → {step.state.phase}  {short(event)}")
+    for said in step.events[1:]:
+        print(f"    {said.version:4} {short(said)}")
+    sys.stdout.flush()

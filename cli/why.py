@@ -1,0 +1,55 @@
+"""`orch why`: what an event came from, and what would have had to be different."""
+
+from cli.show import events_of
+from cli.sources import whole
+from cli.terminal import say
+from events.envelope import Event
+from orchestrator.replay.verdict import USAGE
+from orchestrator.replay.why import Cause, NoSuchEventError, Why, why
+from orchestrator.replay.words import seconds, short
+
+NEEDED = "   ✓ without it, it is decided otherwise"
+
+
+def run(source: str, version: str) -> int:
+    events = events_of(whole(source))
+    session, _, number = version.rpartition(":")
+    session = session or (events[0].session_id if events else "")
+    log = [event for event in events if event.session_id == session]
+    if not number.isdigit() or not log:
+        say(f"✗ {version!r}: write a version, such as 41 or SESSION:41; `orch show --detailed` names them")
+        return USAGE
+    try:
+        found = why(log, int(number))
+    except NoSuchEventError as error:
+        say(f"✗ {error}")
+        return USAGE
+    for line in lines(found, log[0].at_us):
+        print(line)
+    return 0
+
+
+def lines(found: Why, opened_us: int) -> list[str]:
+    """The chain from the event back to its beginning, the proof, and the conditions."""
+    first, *rest = found.chain
+    shown = [_event(first.event, opened_us)]
+    for depth, cause in enumerate(rest, 1):
+        shown.append(f"{'  ' * depth}because {_event(cause.event, opened_us)}{_proof(cause)}")
+    shown += [f"and because of {_event(event, opened_us)}{NEEDED}" for event in found.also]
+    if found.beside is not None:
+        shown.append(f"not because of {_event(found.beside, opened_us)}   (without it, the same is decided)")
+    shown.append(f"decided in {found.phase}; it would have been otherwise, had there been")
+    shown += [f"  {c.what}: {c.with_} instead of {c.was}  → {c.then}" for c in found.conditions]
+    if not found.conditions:
+        shown.append("  another input: nothing else was looked at")
+    return shown
+
+
+def _event(event: Event, opened_us: int) -> str:
+    return f"[{event.version}] {short(event)}  {seconds(event.at_us - opened_us)}"
+
+
+def _proof(cause: Cause) -> str:
+    if cause.is_needed is None:
+        return ""
+    return NEEDED if cause.is_needed else "   (without it, the same is decided)"

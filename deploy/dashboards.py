@@ -1,0 +1,158 @@
+"""The Grafana dashboards, from a short description: what is asked, how it is called, in which unit it is shown."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.queries import gauge, mean, quantile, rate, share_within
+from projections.registry import METRICS
+
+WIDTH = 24
+HEIGHT = 8
+SLOW_S = 1.5
+GOOD_S = 0.8
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`queries`: legend → PromQL. `lines`: what is good and what is not, drawn as thresholds."""
+
+    title: str
+    queries: dict[str, str]
+    unit: str = "short"
+    is_stacked: bool = False
+    lines: tuple[float, ...] = ()
+    width: int = 12
+
+
+def percentiles(name: str) -> dict[str, str]:
+    return {f"p{round(part * 100)}": quantile(part, name) for part in (0.5, 0.95, 0.99)}
+
+
+LATENCY = "orch.turn.response_latency"
+CONVERSATIONS = [
+    Panel("Response latency", percentiles(LATENCY), "s", lines=(GOOD_S, SLOW_S)),
+    Panel("Where the time goes (mean)", {"{{stage}}": mean("orch.turn.stage.duration", "stage")}, "s", is_stacked=True),
+    Panel(f"Turns answered within {GOOD_S} s", {"share": share_within(LATENCY, GOOD_S)}, "percentunit"),
+    Panel("Stages, p95", {"{{stage}}": quantile(0.95, "orch.turn.stage.duration", "stage")}, "s"),
+    Panel("Turns by how they ended", {"{{outcome}}": rate("orch.turn.count", "outcome")}, "ops", is_stacked=True),
+    Panel("Sounds over the agent", {"{{kind}}": rate("orch.interruption.count", "kind")}, "ops", is_stacked=True),
+    Panel("From the sound to silence", percentiles("orch.interruption.stop_latency"), "s"),
+    Panel("Services, p95", {"{{service}}": quantile(0.95, "orch.service.duration", "service")}, "s"),
+    Panel(
+        "Service failures", {"{{service}}": rate("orch.service.duration", "service", where='outcome="failed"')}, "ops"
+    ),
+    Panel("First chunk of speech", percentiles("orch.speech.first_chunk"), "s"),
+    Panel("Length of conversations", percentiles("orch.session.duration"), "s"),
+    Panel("Conversations that ended", {"{{reason}}": rate("orch.session.ended", "reason")}, "ops", is_stacked=True),
+]
+RUNTIME = [
+    Panel("Conversations", {"{{instance}}": gauge("orch.session.active", "instance")}, is_stacked=True),
+    Panel("Shards owned", {"{{instance}}": gauge("orch.shard.owned", "instance")}, is_stacked=True),
+    Panel("Event loop lag", percentiles("orch.eventloop.lag"), "s"),
+    Panel("Events that wait for Redis", {"{{instance}}": gauge("orch.inbox.queued", "instance")}),
+    Panel("Committed events", {"{{type}}": rate("orch.event.count", "type")}, "ops", is_stacked=True),
+    Panel("Changes of phase", {"{{from}} → {{to}}": rate("orch.transition.count", "from, to")}, "ops"),
+    Panel(
+        "Inputs",
+        {
+            "handled": rate("orch.input.handled"),
+            "rejected": rate("orch.input.rejected"),
+            "duplicate": rate("orch.input.duplicate"),
+            "dead letter": rate("orch.input.dead_letter"),
+        },
+        "ops",
+    ),
+    Panel(
+        "What nobody wants to see",
+        {
+            "taken over": rate("orch.take_over.count"),
+            "unrecoverable": rate("orch.session.unrecoverable"),
+            "versions lost by Redis": rate("orch.redis.lost_version"),
+            "the reducer raised": rate("orch.reducer.failure"),
+            "callers sent away": rate("orch.overflow.count"),
+        },
+        "ops",
+    ),
+    Panel(
+        "Telemetry",
+        {
+            "spans exported": rate("orch.telemetry.span.exported"),
+            "spans dropped": rate("orch.telemetry.span.dropped"),
+            "events dropped": rate("orch.telemetry.event.dropped"),
+        },
+        "ops",
+    ),
+]
+BOARDS = {
+    "conversations": ("orch: conversations", CONVERSATIONS),
+    "runtime": ("orch: runtime", RUNTIME),
+}
+
+
+def board(name: str) -> dict[str, Any]:
+    """A dashboard as Grafana loads it from a file."""
+    title, panels = BOARDS[name]
+    return {
+        "uid": f"orch-{name}",
+        "title": title,
+        "tags": ["orch"],
+        "schemaVersion": 41,
+        "editable": False,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "utc",
+        "templating": {
+            "list": [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}]
+        },
+        "panels": [_panel(number, panel) for number, panel in enumerate(panels)],
+    }
+
+
+def _panel(number: int, panel: Panel) -> dict[str, Any]:
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    colours = ("green", "yellow", "red")
+    steps = [{"color": colour, "value": value} for colour, value in zip(colours, (None, *panel.lines), strict=False)]
+    per_row = WIDTH // panel.width
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": panel.title,
+        "description": _described(panel),
+        "datasource": source,
+        "gridPos": {
+            "h": HEIGHT,
+            "w": panel.width,
+            "x": number % per_row * panel.width,
+            "y": number // per_row * HEIGHT,
+        },
+        "fieldConfig": {
+            "defaults": {
+                "unit": panel.unit,
+                "min": 0,
+                "custom": {
+                    "stacking": {"mode": "normal" if panel.is_stacked else "none"},
+                    "fillOpacity": 20 if panel.is_stacked else 0,
+                    "thresholdsStyle": {"mode": "line" if panel.lines else "off"},
+                },
+                "thresholds": {"mode": "absolute", "steps": steps},
+            },
+            "overrides": [],
+        },
+        "options": {"legend": {"displayMode": "table", "placement": "right", "calcs": ["lastNotNull", "max"]}},
+        "targets": [
+            {
+                "refId": chr(ord("A") + index),
+                "expr": query,
+                "legendFormat": legend,
+                "datasource": source,
+                "exemplar": True,
+            }
+            for index, (legend, query) in enumerate(panel.queries.items())
+        ],
+    }
+
+
+def _described(panel: Panel) -> str:
+    """What the metrics mean, in the words of the registry."""
+    asked = "\n".join(panel.queries.values())
+    return "\n".join(metric.meaning for metric in METRICS.values() if metric.prometheus in asked)

@@ -1,0 +1,131 @@
+"""Where a recording and its replay part: which rule names it, and which fields differ."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from events.derived import CommandIssued, EventRejected, StateChanged
+from events.envelope import Event, Input
+from events.inputs import TimerFired
+from orchestrator.replay.rules import RULES, Rule
+from orchestrator.session.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The first difference in a step. `recorded` and `replayed`: the two events there; None: that one says nothing."""
+
+    rule: Rule
+    line: int
+    session_id: str
+    recorded: Event | None
+    replayed: Event | None
+    recorded_step: tuple[Event, ...]
+    replayed_step: tuple[Event, ...]
+    """All that each side says: the input, then what follows from it."""
+    before: tuple[Event, ...]
+    """The step before, in the same session."""
+    state: State
+    """The state before the step."""
+    after: State | None
+    """The state after it, as today's reducer has it; None: there is none."""
+    opened_at_us: int
+    recorded_by: str
+    """The version of the reducer that recorded this part of the log."""
+    error: str = ""
+    """What the reducer raised, and where."""
+
+    @property
+    def version(self) -> int:
+        """The version in the session's log."""
+        event = self.recorded or self.replayed
+        return event.version if event else 0
+
+    @property
+    def fields(self) -> dict[str, tuple[object, object]]:
+        """Field → (recorded, replayed), where both sides have an event; nested payloads with dotted names."""
+        recorded = self.recorded.model_dump() if self.recorded else {}
+        replayed = self.replayed.model_dump() if self.replayed else {}
+        return differences(recorded, replayed)
+
+
+def differences(left: dict[str, object], right: dict[str, object], path: str = "") -> dict[str, tuple[object, object]]:
+    """Dotted name → the two values, where they differ."""
+    found: dict[str, tuple[object, object]] = {}
+    for name in sorted(left.keys() | right.keys()):
+        one, other = left.get(name), right.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found |= differences(one, other, f"{path}{name}.")
+        elif one != other:
+            found[path + name] = (one, other)
+    return found
+
+
+def first_difference(recorded: Sequence[Event], replayed: Sequence[Event]) -> tuple[Rule, int]:
+    """The rule and the place of the first difference of a step (its input included); the two must differ.
+
+    The hash stands on the last event, so that it is looked at when all else is the same.
+    """
+    one, other = [_bare(event) for event in recorded], [_bare(event) for event in replayed]
+    place = next((i for i, (r, p) in enumerate(zip_longest(one, other)) if r != p), None)
+    if place is None:
+        return RULES["ORCH1004"], len(one) - 1
+    if isinstance(recorded[0], TimerFired) and place and _is_stale(recorded) != _is_stale(replayed):
+        return RULES["ORCH1008"], place
+    return RULES[_rule(one[place:], other[place:])], place
+
+
+def _bare(event: Event) -> Event:
+    return event.but(state_hash="") if event.state_hash else event
+
+
+def _rule(recorded: Sequence[Event], replayed: Sequence[Event]) -> str:
+    one, other = at(recorded, 0), at(replayed, 0)
+    if one is not None and other is not None and _key(one) == _key(other):
+        return _mismatch(one, other)
+    surplus = Counter(map(_key, recorded))
+    surplus.subtract(map(_key, replayed))
+    is_missing, is_extra = one is not None and surplus[_key(one)] > 0, other is not None and surplus[_key(other)] < 0
+    if is_missing and is_extra and isinstance(one, CommandIssued) and one.name == getattr(other, "name", ""):
+        return "ORCH1001"
+    if one is not None and is_missing:
+        return _one_sided(one, "ORCH1002", "ORCH1011")
+    if other is not None and is_extra:
+        return _one_sided(other, "ORCH1003", "ORCH1012")
+    return "ORCH1013"
+
+
+def _mismatch(one: Event, other: Event) -> str:
+    differing = set(differences(one.model_dump(), other.model_dump()))
+    if isinstance(one, Input):
+        return "ORCH1007" if differing & {"version", "at_us"} else "ORCH1010"
+    if differing <= {"at_us", "event_id", "version"}:
+        return "ORCH1007"
+    if differing <= Event.model_fields.keys():
+        return "ORCH1010"
+    if isinstance(one, CommandIssued):
+        return "ORCH1001"
+    return "ORCH1005" if isinstance(one, StateChanged) else "ORCH1010"
+
+
+def _one_sided(event: Event, of_a_command: str, of_an_event: str) -> str:
+    if isinstance(event, StateChanged):
+        return "ORCH1005"
+    return of_a_command if isinstance(event, CommandIssued) else of_an_event
+
+
+def _key(event: Event) -> tuple[str, ...]:
+    """What makes two events the same thing said, whatever its contents."""
+    if isinstance(event, CommandIssued):
+        return event.name, event.target
+    return (type(event).__name__,)
+
+
+def _is_stale(step: Sequence[Event]) -> bool:
+    return any(isinstance(event, EventRejected) for event in step)
+
+
+def at(events: Sequence[Event], index: int) -> Event | None:
+    """The event there, or None."""
+    return events[index] if index < len(events) else None

@@ -1,0 +1,67 @@
+"""Places in a recording, as people name them: `41`, `SESSION:41`, `12.5s`, `STT_FINAL`, `Speak[2]`."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from events.codec import DERIVED, INPUTS
+from events.envelope import Event
+from orchestrator.replay.words import name
+from orchestrator.session.commands import COMMANDS
+
+_VERSION: Final = re.compile(r"(?:(?P<session>.+):)?(?P<version>\d+)")
+_TIME: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m)")
+_NAME: Final = re.compile(r"(?P<name>\w+)(?:\[(?P<nth>\d+)\])?")
+_US: Final = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000}
+NAMES: Final = (*INPUTS, *DERIVED, *COMMANDS)
+
+WRITE: Final = "a version (41 or SESSION:41), a time (12.5s), or the k-th of a type or command (STT_FINAL, Speak[2])"
+
+Reached = Callable[[Sequence[Event]], bool]
+"""Whether the place lies in this step, or before it; asked of each step in turn."""
+
+
+class BadPlaceError(ValueError):
+    """Nothing can be at such a place; the message says what may be written."""
+
+
+def place(text: str) -> Reached:
+    """A version in the (first) session's log, a time since it was opened, or the k-th of a type or command.
+
+    Raises BadPlaceError.
+    """
+    if found := _VERSION.fullmatch(text):
+        return _version(found["session"], int(found["version"]))
+    if found := _TIME.fullmatch(text):
+        return _time(round(float(found["number"]) * _US[found["unit"]]))
+    found = _NAME.fullmatch(text)
+    if found is None or found["name"] not in NAMES:
+        raise BadPlaceError(f"no such place: {text!r}; write {WRITE}")
+    return _nth(found["name"], int(found["nth"] or 1))
+
+
+def _version(session: str | None, version: int) -> Reached:
+    wanted = session
+
+    def reached(step: Sequence[Event]) -> bool:
+        nonlocal wanted
+        wanted = wanted or step[0].session_id
+        return step[0].session_id == wanted and step[-1].version >= version
+
+    return reached
+
+
+def _time(after_us: int) -> Reached:
+    opened: dict[str, int] = {}
+    return lambda step: step[0].at_us - opened.setdefault(step[0].session_id, step[0].at_us) >= after_us
+
+
+def _nth(wanted: str, nth: int) -> Reached:
+    seen = 0
+
+    def reached(step: Sequence[Event]) -> bool:
+        nonlocal seen
+        seen += sum(name(event) == wanted for event in step)
+        return seen >= nth
+
+    return reached

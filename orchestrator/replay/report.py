@@ -1,0 +1,152 @@
+"""The reports of a replay: for people as text, for programs as JSON. The text may change, the JSON is versioned."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from events.codec import encode
+from events.envelope import Event
+from orchestrator.replay.divergence import Divergence
+from orchestrator.replay.verdict import Verdict
+from orchestrator.replay.words import name, payload, seconds, short, value
+from orchestrator.session import REDUCER_VERSION
+
+SCHEMA = "orch.replay/1"
+"""Additive only: fields are added, never renamed or given another meaning."""
+MARKS = {"equal": "✓", "completed": "✓", "diverged": "✗", "broken": "✗", "unreadable": "✗", "interrupted": "⏸"}
+NEAR = 2
+ALSO = 20
+"""So many divergences are listed after the first."""
+
+
+def line(verdict: Verdict) -> str:
+    """One verdict on one line."""
+    if verdict.outcome == "unreadable":
+        return f"✗ {verdict.error}"
+    what = [f"{verdict.events} events", f"{verdict.commands} commands"]
+    what += [f"{verdict.sessions} sessions"] if verdict.sessions != 1 else [verdict.state]
+    said = {"equal": "", "completed": "  inputs alone, completed"}.get(verdict.outcome, f"  {verdict.outcome}")
+    return f"{MARKS[verdict.outcome]} {verdict.source}  {'  '.join(what)}  {_time(verdict.elapsed_s)}{said}"
+
+
+def _time(elapsed_s: float) -> str:
+    return f"{elapsed_s * 1e3:.1f} ms" if elapsed_s < 1 else f"{elapsed_s:.1f} s"
+
+
+def details(verdict: Verdict) -> Iterator[str]:
+    """What is to be said beyond the line: the first divergence in full, the others in short, broken invariants."""
+    for first in verdict.divergences[:1]:
+        yield from divergence_lines(verdict.source, first)
+    for other in verdict.divergences[1 : 1 + ALSO]:
+        yield f"  also         {other.session_id} at version {other.version} (line {other.line}): {_title(other)}"
+    if (more := len(verdict.divergences) - 1 - ALSO) > 0:
+        yield f"  … {more} more; --json has them all"
+    if verdict.diverged_sessions > 1:
+        yield f"  {verdict.diverged_sessions} of {verdict.sessions} sessions diverge"
+    for part in verdict.parts:
+        sign, by = "✓" if part.is_equal else "✗", part.recorded_by or "(unknown)"
+        yield f"  {sign} {part.session_id}  versions {part.first_version}-{part.last_version}, recorded by reducer {by}"
+    for broken in verdict.broken:
+        yield f"  {broken.invariant:12} {broken.session_id} at version {broken.version}: {broken.message}"
+    for command in verdict.next_commands:
+        yield f"  next         {command}"
+
+
+def divergence_lines(source: str, found: Divergence) -> Iterator[str]:
+    """Where, before what state, recorded and replayed in this order, what differs, what stands near, what to type."""
+    event = found.recorded_step[0]
+    since_open = seconds(event.at_us - found.opened_at_us)
+    yield f"✗ {found.session_id} diverged at version {found.version} (line {found.line}), {name(event)}, {since_open}"
+    yield f"  rule         {_title(found)}"
+    state = found.state
+    yield f"  state before {state.phase}, turn {state.turn}, epoch {state.epoch}, version {state.version}"
+    yield f"  reducer      recorded by {found.recorded_by or '(unknown)'}, replayed with {REDUCER_VERSION}"
+    if found.error:
+        yield f"  raised       {found.error}"
+    yield f"  recorded     {_around(found.recorded_step, found.recorded)}"
+    yield f"  replayed     {_around(found.replayed_step, found.replayed)}"
+    for where, (recorded, replayed) in found.fields.items() if found.recorded and found.replayed else ():
+        yield f"  differs      {where}: {value(recorded)} → {value(replayed)}"
+    place = f"{found.session_id}:{found.version}"
+    yield f"  near         {_near(found)}"
+    yield f"  next         orch replay {source} --until {place} --dump-state   |   orch explain {found.rule.id}"
+
+
+def _title(found: Divergence) -> str:
+    return f"{found.rule.id} {found.rule.name}"
+
+
+def _around(step: Sequence[Event], event: Event | None) -> str:
+    """The place in a step, numbered from its input, with what stands beside it."""
+    if not step:
+        return "(nothing)"
+    place = next((i for i, one in enumerate(step) if one is event), len(step))
+    shown = [
+        f"{'▶' if one is event else ''}{index}. {short(one)}"
+        for index, one in enumerate(step)
+        if abs(index - place) <= 1 and (index or one is event)
+    ]
+    if event is None:
+        shown.append(f"▶{place}. (nothing)")
+    more = len(step) - place - NEAR
+    return ("… " if place > NEAR else "") + "  ".join(shown) + (f"  … {more} more" if more > 0 else "")
+
+
+def _near(found: Divergence) -> str:
+    step = found.recorded_step
+    shown = [f"{event.version} {name(event)}" for event in found.before[-NEAR:]]
+    shown += [f"▶{step[0].version} {name(step[0])}"]
+    shown += [f"{event.version} {name(event)}" for event in step[1 : 2 + NEAR]]
+    return " · ".join(shown)
+
+
+def total(verdicts: Sequence[Verdict]) -> str:
+    """What many verdicts come to."""
+    counts = {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in MARKS}
+    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    events, commands = sum(v.events for v in verdicts), sum(v.commands for v in verdicts)
+    return f"{len(verdicts)} recordings: {said}; {events} events, {commands} commands"
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The report on one source."""
+    return {
+        "broken": [
+            {"invariant": b.invariant, "message": b.message, "session": b.session_id, "version": b.version}
+            for b in verdict.broken
+        ],
+        "commands": verdict.commands,
+        "divergences": [_divergence_json(found) for found in verdict.divergences],
+        "error": verdict.error,
+        "events": verdict.events,
+        "exit_code": verdict.exit_code,
+        "next_commands": verdict.next_commands,
+        "outcome": verdict.outcome,
+        "parts": [to_jsonable_python(part) for part in verdict.parts],
+        "reducer": REDUCER_VERSION,
+        "schema": SCHEMA,
+        "sessions": verdict.sessions,
+        "source": verdict.source,
+        "state": verdict.state,
+    }
+
+
+def _divergence_json(found: Divergence) -> dict[str, Any]:
+    return {
+        "diff": [{"path": path, "recorded": one, "replayed": other} for path, (one, other) in found.fields.items()],
+        "error": found.error,
+        "input": encode(found.recorded_step[0]).decode(),
+        "line": found.line,
+        "recorded": [_event_json(event) for event in found.recorded_step[1:]],
+        "recorded_by": found.recorded_by,
+        "replayed": [_event_json(event) for event in found.replayed_step[1:]],
+        "rule": found.rule.id,
+        "rule_name": found.rule.name,
+        "session": found.session_id,
+        "version": found.version,
+    }
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    return {"payload": to_jsonable_python(payload(event)), "said": name(event), "version": event.version}

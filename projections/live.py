@@ -1,0 +1,242 @@
+"""Telemetry of the running service: metrics, and traces where a collector is named. It works behind the conversations:
+noting an event costs an append, all else is done later, a little at a time, and what cannot be done is counted.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
+
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from events.derived import SessionEnded
+from events.envelope import Event
+from projections.measures import Measurement, of_events, of_span
+from projections.meters import Meters, collector
+from projections.otlp import readable, resource
+from projections.span import Layout, Span
+from projections.spans import SessionSpans
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 0.25
+SLICE = 25
+"""Events that are folded before others may run: a quarter of a millisecond."""
+REST_S = 0.002
+"""Between slices, so that a turn that is under way meets few of them."""
+MOST_EVENTS = 50_000
+MOST_SPANS = 20_000
+"""They wait while the collector does not answer; what comes beyond is given up."""
+BATCH = 32
+"""Spans per request: encoding them holds the interpreter for one or two milliseconds, and calls wait for that."""
+CLOSE_S = 2.0
+"""How long a service that stops waits for the collector."""
+
+FORGET_S = 60.0
+
+ReadLog = Callable[[str], Awaitable[list[Event]]]
+"""The committed events of a session, from its first one on; none: they cannot be read."""
+T = TypeVar("T")
+
+
+def span_exporter() -> SpanExporter | None:
+    """To the collector that the standard OTEL_… variables name, if they do."""
+    if not collector("TRACES"):
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter()
+
+
+class Live:
+    """`note` is told of every committed event; `now` is asked for gauges and counters, by the names of the registry;
+    `lives_here` whether a session does, by its id.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], Mapping[str, float]],
+        read_log: ReadLog,
+        lives_here: Callable[[str], bool],
+        *,
+        layout: Layout = "session",
+        with_content: bool = False,
+    ) -> None:
+        self._now = now
+        self._present: Mapping[str, float] = now()
+        self.meters = Meters(lambda: self._present)  # which a thread of the exporter asks
+        self._read_log = read_log
+        self._lives_here = lives_here
+        self._layout: Layout = layout
+        self._with_content = with_content
+        self._exporter = span_exporter()
+        self._resource = resource()
+        self._events: deque[Event] = deque()
+        self._spans: deque[Span] = deque()
+        self._sessions: dict[str, SessionSpans | None] = {}
+        """None: its log could not be read."""
+        self._working = asyncio.Lock()
+        self._is_taking = True
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin the work, on this loop."""
+        self._tasks.append(asyncio.create_task(self._work(), name="telemetry"))
+        if self._exporter is not None:
+            self._tasks.append(asyncio.create_task(self._export_all(), name="telemetry:traces"))
+
+    async def close(self) -> None:
+        """Work off what waits; give the collector a moment, and no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.work_off()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while self._spans and self._is_taking:
+                    await self._export_some()
+        if self._exporter is not None:
+            self._exporter.shutdown()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(_in_a_thread(self.meters.close), CLOSE_S)
+
+    def note(self, event: Event) -> None:
+        """An event was committed."""
+        if len(self._events) < MOST_EVENTS:
+            self._events.append(event)
+        else:
+            self.meters.record(Measurement("orch.telemetry.event.dropped", 1))
+
+    async def page(self) -> bytes:
+        """The text of /metrics, of everything that has happened until now."""
+        await self.work_off()
+        self._present = self._now()
+        return self.meters.page()
+
+    async def work_off(self, rest_s: float = 0) -> None:
+        """Fold all events that wait."""
+        async with self._working:
+            while self._events:
+                some = [self._events.popleft() for _ in range(min(SLICE, len(self._events)))]
+                self._record(of_events(some))
+                for event in some:
+                    for span in await self._fold(event):
+                        self._record(of_span(span))
+                        self._queue(span)
+                await asyncio.sleep(rest_s)
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        forget_at = loop.time() + FORGET_S
+        while True:
+            self._present = self._now()
+            if loop.time() >= forget_at:
+                forget_at += FORGET_S
+                self._forget()
+            due = loop.time() + EVERY_S
+            await asyncio.sleep(EVERY_S)
+            self.meters.record(Measurement("orch.eventloop.lag", max(0.0, loop.time() - due)))
+            await self.work_off(REST_S)
+
+    def _forget(self) -> None:
+        """What other nodes have taken; should it come back, its log is read."""
+        waiting = {event.session_id for event in self._events}
+        for session_id in [name for name in self._sessions if name not in waiting and not self._lives_here(name)]:
+            del self._sessions[session_id]
+
+    async def _fold(self, event: Event) -> list[Span]:
+        session_id = event.session_id
+        if event.version == 1:
+            self._sessions[session_id] = SessionSpans(event, self._layout, with_content=self._with_content)
+        elif not self._is_next(event):
+            self._sessions[session_id] = await self._catch_up(event)
+        session = self._sessions[session_id]
+        closed: list[Span] = []
+        try:
+            closed = [] if session is None else session.see(event)
+        except Exception:
+            logger.exception("no trace of %s from version %d on", session_id, event.version)
+            self._sessions[session_id] = None
+        if isinstance(event, SessionEnded):
+            del self._sessions[session_id]
+        return closed
+
+    def _is_next(self, event: Event) -> bool:
+        if event.session_id not in self._sessions:
+            return False
+        session = self._sessions[event.session_id]
+        return session is None or session.version + 1 == event.version
+
+    async def _catch_up(self, event: Event) -> SessionSpans | None:
+        """A session that was taken over: its spans so far, from its log. They are exported once more, for nobody knows
+        which of them the old owner still exported; the same spans have the same ids. They are not measured again.
+        """
+        past = [one for one in await self._read_log(event.session_id) if one.version < event.version]
+        if not past or past[-1].version + 1 != event.version:
+            return None
+        session = SessionSpans(past[0], self._layout, with_content=self._with_content)
+        for one in past:
+            for span in session.see(one):
+                self._queue(span)
+        return session
+
+    def _record(self, measured: Iterable[Measurement]) -> None:
+        for one in measured:
+            self.meters.record(one)
+
+    # Traces.
+
+    def _queue(self, span: Span) -> None:
+        if self._exporter is None:
+            return
+        if len(self._spans) < MOST_SPANS:
+            self._spans.append(span)
+        else:
+            self.meters.record(Measurement("orch.telemetry.span.dropped", 1))
+
+    async def _export_all(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            while self._spans:
+                await self._export_some()
+
+    async def _export_some(self) -> None:
+        exporter = self._exporter
+        assert exporter is not None, "spans are queued for it alone"
+        batch = [self._spans.popleft() for _ in range(min(BATCH, len(self._spans)))]
+        spans = readable(batch, self._resource)
+        try:
+            taken = await _in_a_thread(lambda: exporter.export(spans)) is SpanExportResult.SUCCESS
+        except asyncio.CancelledError:
+            self._spans.extendleft(reversed(batch))
+            raise
+        what = "exported" if taken else "dropped"
+        self.meters.record(Measurement(f"orch.telemetry.span.{what}", len(batch)))
+        if taken != self._is_taking:
+            self._is_taking = taken
+            logger.warning("the collector takes traces again" if taken else "the collector does not take traces")
+
+
+def _in_a_thread(do: Callable[[], T]) -> "asyncio.Future[T]":
+    """Of a thread that nobody waits for when the process ends, however long a collector hangs."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_it: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(lambda: None if future.done() else set_it())
+
+    def run() -> None:
+        try:
+            done = do()
+        except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
+            failed = error
+            tell(lambda: future.set_exception(failed))
+        else:
+            tell(lambda: future.set_result(done))
+
+    threading.Thread(target=run, name="telemetry", daemon=True).start()
+    return future

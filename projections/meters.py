@@ -1,0 +1,90 @@
+"""The metrics of registry.py as instruments of the OpenTelemetry SDK: read at /metrics, pushed over OTLP where the
+standard OTEL_… variables name a collector.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from projections import names
+from projections.measures import Measurement
+from projections.otlp import resource
+from projections.registry import METRICS, Metric
+from projections.span import Span
+
+CLOSE_MS = 1_000
+"""How long the last push may take."""
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the standard variables name a collector for `TRACES` or `METRICS`, and do not switch it off."""
+    told = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return bool(told) and not is_off and environment.get(f"OTEL_{signal}_EXPORTER", "otlp") != "none"
+
+
+class Meters:
+    """`now` gives the present value of gauges and of the runtime's counters, by the names of the registry."""
+
+    def __init__(self, now: Callable[[], Mapping[str, float]]) -> None:
+        self._now = now
+        self._registry = CollectorRegistry(auto_describe=True)
+        readers: list[MetricReader] = [
+            PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=self._registry)
+        ]
+        if collector("METRICS"):
+            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+            readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+        self._provider = MeterProvider(readers, resource=resource(), shutdown_on_exit=False)
+        meter = self._provider.get_meter(names.SCOPE)
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for metric in METRICS.values():
+            about = {"name": metric.name, "unit": metric.unit, "description": metric.meaning}
+            if metric.kind == "gauge":
+                meter.create_observable_gauge(callbacks=[self._observed(metric)], **about)
+            elif metric.counted:
+                meter.create_observable_counter(callbacks=[self._observed(metric)], **about)
+            elif metric.kind == "counter":
+                self._counters[metric.name] = meter.create_counter(**about)
+                if not metric.labels:
+                    self._counters[metric.name].add(0)  # it is there before something happens
+            else:
+                self._histograms[metric.name] = meter.create_histogram(
+                    explicit_bucket_boundaries_advisory=metric.buckets, **about
+                )
+
+    def record(self, one: Measurement) -> None:
+        labels = dict(one.labels)
+        if one.metric in self._counters:
+            self._counters[one.metric].add(one.value, labels)
+        else:
+            context = None if one.of is None else _example(one.of)
+            self._histograms[one.metric].record(one.value, labels, context)
+
+    def page(self) -> bytes:
+        """The text of /metrics."""
+        return generate_latest(self._registry)
+
+    def close(self) -> None:
+        """Push what there is, if a collector takes it in time. Blocks."""
+        self._provider.shutdown(CLOSE_MS)
+
+    def _observed(self, metric: Metric) -> Callable[[CallbackOptions], list[Observation]]:
+        return lambda _: [Observation(self._now().get(metric.name, 0))]
+
+
+def _example(span: Span) -> Context:
+    """The context of a span, so that a histogram can name it as an example of a value (an exemplar)."""
+    context = SpanContext(span.context.trace_id, span.context.span_id, False, TraceFlags(TraceFlags.SAMPLED))
+    return set_span_in_context(NonRecordingSpan(context))

@@ -1,0 +1,230 @@
+"""From a session's committed events to its spans: a pure fold, whose times and ids come from the events alone.
+
+A span is given out once, when it is closed, and never changes afterwards; so what is exported live, turn by turn, and
+what is exported from the log years later are the same spans.
+"""
+
+import json
+from collections.abc import Iterable
+
+from events import derived, inputs
+from events.envelope import Event, Input, Result
+from projections import names
+from projections.span import Book, Context, Layout, Link, Moment, Span, Value
+from projections.timing import TurnTiming
+from projections.user_spans import UserSpans
+from projections.work_spans import STAGES, WorkSpans
+
+
+def spans_of(events: Iterable[Event], layout: Layout = "session", *, with_content: bool = False) -> list[Span]:
+    """All spans of a recording, however many sessions it holds; what is still open at its end is marked so."""
+    sessions: dict[str, SessionSpans] = {}
+    found: list[Span] = []
+    for event in events:
+        if event.session_id not in sessions:
+            sessions[event.session_id] = SessionSpans(event, layout, with_content=with_content)
+        found += sessions[event.session_id].see(event)
+    for session in sessions.values():
+        found += session.finish()
+    return found
+
+
+class SessionSpans:
+    """The spans of one session, whose first event opens it. `with_content`: what was said is told, too."""
+
+    def __init__(self, first: Event, layout: Layout = "session", *, with_content: bool = False) -> None:
+        self.is_over = False
+        self.version = 0
+        """Of the last event that was seen."""
+        self._with_content = with_content
+        self._book = Book(first, layout)
+        self._user = UserSpans(self._book)
+        self._work = WorkSpans(self._book)
+        self._timing = TurnTiming()
+        self._call: Span | None = None
+        self._last_turn: Context | None = None
+        self._interrupted: Context | None = None
+        self._input: Event | None = None
+
+    def see(self, event: Event) -> list[Span]:
+        """The spans that are closed with this event."""
+        if self.is_over:
+            return []
+        self._book.at_us, self.version = event.at_us, event.version
+        if isinstance(event, Input):
+            self._input = event
+        self._time(event)
+        self._take(event)
+        return self._book.take()
+
+    def finish(self) -> list[Span]:
+        """Close what is still open, where the log ends before the session does: it is marked as incomplete."""
+        if self.is_over:
+            return []
+        book = self._book
+        still_open = [*self._user.open_spans(), *self._work.open_spans(), self._call, book.turn, book.root]
+        for span in still_open:
+            if span is not None:
+                span.attributes[names.INCOMPLETE] = True
+        self._end_session()
+        return book.take()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case inputs.SpeechStarted() | inputs.SpeechStopped() | inputs.SttPartial() | inputs.SttFinal():
+                self._user.hear(event, self._work.playing)
+            case inputs.BargeIn():
+                self._user.speak_over(event, self._work.playing)
+            case inputs.SessionOpened():
+                self._book.root.attributes.setdefault(names.REDUCER_VERSION, event.reducer_version)
+            case inputs.HandlerAttached() | inputs.HandlerDetached():
+                self._connect(event)
+            case inputs.TimerFired(target="stt_deadline"):
+                self._user.give_up()
+            case Result():
+                if (span := self._work.answered(event)) is not None:
+                    self._let_go(span)
+            case derived.CommandIssued():
+                self._command(event)
+            case _:
+                self._decided(event)
+
+    def _decided(self, event: Event) -> None:
+        match event:
+            case derived.TurnStarted():
+                self._begin_turn(event)
+            case derived.TurnEnded():
+                self._end_turn(event.outcome)
+            case derived.ProcessingComplete():
+                self._processed(event)
+            case derived.UserInterrupted():
+                self._user.silence()
+                self._user.decide("interruption")
+            case derived.AnswerEnded():
+                self._end_answer(event)
+            case derived.StateChanged() | derived.EventRejected():
+                self._note(event)
+            case derived.SessionEnded():
+                self._book.root.attributes[names.SESSION_END_REASON] = event.reason
+                self._end_session()
+
+    def _let_go(self, span: Span) -> None:
+        """A stage is over; whether a question that was asked early is of a turn is not known yet."""
+        if names.SPECULATION in span.attributes:
+            self._user.hold(span)
+        else:
+            self._book.close(span)
+
+    def _command(self, event: derived.CommandIssued) -> None:
+        match event.name:
+            case "FinishUtterance":
+                self._user.finish_utterance(event.at_us)
+            case "CancelStage":
+                if (span := self._work.withdraw(str(event.payload["command_id"]))) is not None:
+                    self._let_go(span)
+            case "CancelTask":
+                self._work.cancel()
+            case "PausePlayback":
+                self._user.silence()
+            case "ResumePlayback":
+                self._user.decide("false_interruption")
+            case "StopPlayback":
+                self._user.silence()
+                self._work.stop(event.target)
+            case name if name in STAGES:
+                self._work.ask(event, self._input)
+
+    def _connect(self, event: inputs.HandlerAttached | inputs.HandlerDetached) -> None:
+        """A session has one call at a time; the newer replaces the older."""
+        call = self._call
+        is_new = isinstance(event, inputs.HandlerAttached)
+        if call is not None and (is_new or call.attributes[names.HANDLER_ID] == event.handler_id):
+            self._close_call()
+        if is_new:
+            self._call = self._book.open(names.CALL, event)
+            self._call.attributes[names.HANDLER_ID] = event.handler_id
+
+    def _close_call(self) -> None:
+        """It is of the session, whichever turn it ends in."""
+        call, self._call = self._call, None
+        if call is not None:
+            turn, self._book.turn = self._book.turn, None
+            self._book.close(call)
+            self._book.turn = turn
+
+    def _begin_turn(self, event: derived.TurnStarted) -> None:
+        turn = self._book.open_turn(event)
+        turn.attributes |= {names.AGENT: names.SCOPE, names.TURN_INDEX: event.turn, names.TURN_VIA: event.via}
+        if self._with_content:
+            turn.attributes[names.INPUT_MESSAGES] = _message("user", event.text)
+        for context, kind in ((self._last_turn, names.FOLLOWS), (self._interrupted, names.INTERRUPTED)):
+            if context is not None:
+                turn.links.append(Link(context, kind))
+        self._interrupted = None
+        self._work.adopt()
+        if event.via == "speech":
+            self._user.begin_turn(turn)
+
+    def _processed(self, event: derived.ProcessingComplete) -> None:
+        if (turn := self._book.turn) is not None:
+            if event.fallback:
+                turn.attributes[names.FALLBACK] = event.fallback
+            if self._with_content:
+                turn.attributes[names.OUTPUT_MESSAGES] = _message("assistant", event.answer)
+
+    def _end_turn(self, outcome: str) -> None:
+        turn = self._book.turn
+        if turn is None:
+            return
+        self._work.end()
+        turn.attributes |= {names.TURN_OUTCOME: outcome, names.TURN_END_REASON: outcome}
+        if outcome == "failed":
+            turn.error = turn.attributes[names.ERROR_TYPE] = "turn_failed"
+        self._last_turn = turn.context
+        self._book.close(turn)
+
+    def _end_answer(self, event: derived.AnswerEnded) -> None:
+        facts: dict[str, Value] = {
+            names.OUTCOME: event.outcome,
+            names.PLAYED_MS: event.heard_ms,
+            names.CHUNKS: event.chunks,
+        }
+        played = self._work.end_answer(event.playback_id, facts)
+        if event.outcome == "interrupted":
+            self._interrupted = played
+        else:
+            self._user.decide("undecided")
+
+    def _note(self, event: derived.StateChanged | derived.EventRejected) -> None:
+        attributes: dict[str, Value] = {names.EVENT_VERSION: event.version}
+        if event.reason:
+            attributes[names.REASON] = event.reason
+        name = names.REJECTED
+        if isinstance(event, derived.StateChanged):
+            name = names.TRANSITION
+            attributes |= {names.FROM_PHASE: event.from_phase, names.TO_PHASE: event.to_phase}
+        (self._book.turn or self._book.root).happened(Moment(name, event.at_us, attributes))
+
+    def _time(self, event: Event) -> None:
+        latency, turn = self._timing.see(event), self._book.turn
+        if latency is not None and turn is not None:
+            turn.attributes |= {
+                names.RESPONSE_LATENCY_MS: latency.total_us // 1000,
+                names.RESPONSE_LATENCY_US: latency.total_us,
+            }
+            for stage, us in latency.stages_us.items():
+                turn.attributes[names.STAGE_US.format(stage)] = us
+
+    def _end_session(self) -> None:
+        self.is_over = True
+        self._user.end()
+        self._end_turn("session_closed")
+        self._work.end()
+        self._close_call()
+        self._book.root.attributes[names.LAST_VERSION] = self.version
+        self._book.close(self._book.root)
+
+
+def _message(role: str, text: str) -> str:
+    """As the conventions write what was said."""
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}], ensure_ascii=False)

@@ -1,0 +1,95 @@
+"""How long a turn took and where the time went: from the end of the user's words to the first audio of the answer."""
+
+from dataclasses import dataclass, field
+
+from events import derived, inputs
+from events.envelope import Event
+
+STAGES = ("endpointing", "transcription", "thinking", "floor", "synthesis", "playout")
+"""In the order in which they follow each other. endpointing: silence until the reducer takes it for the end of the
+utterance. transcription: until the turn starts. thinking: until intent and answer are joined. floor: the answer waits
+for a user who is speaking. synthesis: until the first chunk of audio. playout: until its first frame left.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Of one turn, in microseconds; the stages add up to the total, for each begins where the last one ended."""
+
+    total_us: int
+    stages_us: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Turn:
+    began_us: int
+    reached_us: int
+    stages_us: dict[str, int] = field(default_factory=dict)
+    playback_id: str = ""
+
+    def until(self, stage: str, at_us: int) -> None:
+        """A stage ended; what was recorded out of its order has no length."""
+        if stage not in self.stages_us:
+            self.stages_us[stage] = max(0, at_us - self.reached_us)
+            self.reached_us = max(self.reached_us, at_us)
+
+
+class TurnTiming:
+    """Folds the events of one session. A turn that it did not see from its beginning on is not timed."""
+
+    def __init__(self) -> None:
+        self._quiet_us = 0
+        """When the user stopped speaking; 0: is speaking, or has not since the last turn."""
+        self._finished_us = 0
+        self._turn: _Turn | None = None
+
+    def see(self, event: Event) -> Latency | None:
+        """The latency of the turn whose answer begins to be heard with this event; else None."""
+        match event:
+            case inputs.SpeechStarted():
+                self._quiet_us = self._finished_us = 0
+            case inputs.SpeechStopped():
+                self._quiet_us = event.at_us
+            case derived.CommandIssued():
+                self._issued(event)
+            case derived.TurnStarted():
+                self._begin(event)
+            case derived.TurnEnded():
+                self._turn = None
+            case derived.EventRejected():
+                if self._finished_us:  # an utterance without words: the next one begins anew
+                    self._quiet_us = self._finished_us = 0
+            case _:
+                return self._answered(event)
+        return None
+
+    def _issued(self, event: derived.CommandIssued) -> None:
+        if event.name == "FinishUtterance":
+            self._finished_us = event.at_us
+        elif event.name == "Speak" and self._turn is not None and not self._turn.playback_id:
+            self._turn.playback_id = event.target
+            if event.at_us > self._turn.reached_us:
+                self._turn.until("floor", event.at_us)
+
+    def _begin(self, event: derived.TurnStarted) -> None:
+        if event.via == "speech" and self._quiet_us:
+            self._turn = turn = _Turn(self._quiet_us, self._quiet_us)
+            turn.until("endpointing", self._finished_us or event.at_us)
+            turn.until("transcription", event.at_us)
+        else:
+            self._turn = _Turn(event.at_us, event.at_us)
+        self._quiet_us = self._finished_us = 0
+
+    def _answered(self, event: Event) -> Latency | None:
+        turn = self._turn
+        if turn is None:
+            return None
+        if isinstance(event, derived.ProcessingComplete):
+            turn.until("thinking", event.at_us)
+        elif isinstance(event, inputs.TtsChunkReady | inputs.PlaybackStarted) and event.playback_id == turn.playback_id:
+            turn.until("synthesis", event.at_us)
+            if isinstance(event, inputs.PlaybackStarted):
+                turn.until("playout", event.at_us)
+                self._turn = None
+                return Latency(turn.reached_us - turn.began_us, turn.stages_us)
+        return None

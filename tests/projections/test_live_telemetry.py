@@ -1,0 +1,216 @@
+"""Shows what a collector gets of a running service, and that the service does not depend on it."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+
+from events.derived import TurnEnded
+from events.envelope import Event
+from orchestrator import Orchestrator, Settings
+from projections import names
+from projections.live import Live
+from projections.otlp import otlp
+from projections.span import Layout
+from projections.spans import spans_of
+from projections.timing import STAGES
+from tests.cli.service import ROOT, environment
+from tests.gateway.talker import Talker
+from tests.projections.collector import Collector, collecting, sorted_bytes, spans_in
+from tests.projections.test_spans import events_in
+from tests.runtime.support import PATIENCE_S
+
+CALL = ROOT / "fixtures/real_barge_in.jsonl"
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """One that the standard variables name."""
+    async with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        yield collector
+
+
+def live(past: Iterable[Event] = (), layout: Layout = "session") -> Live:
+    """Telemetry without a service; `past` is what the log of every session holds."""
+
+    async def read_log(_: str) -> list[Event]:
+        return list(past)
+
+    return Live(dict, read_log, lambda _: True, layout=layout)
+
+
+async def told(events: Iterable[Event], telemetry: Live) -> dict[tuple[str, str], float]:
+    """Let it run over these events, as the service does; what /metrics says then."""
+    telemetry.start()
+    for event in events:
+        telemetry.note(event)
+    page = await telemetry.page()
+    await telemetry.close()
+    return counted(page)
+
+
+def exported(events: list[Event], layout: Layout = "session") -> list[bytes]:
+    """The spans of `orch export`, sorted."""
+    return sorted_bytes(spans_in([ExportTraceServiceRequest.FromString(otlp(spans_of(events, layout)))]))
+
+
+def counted(page: bytes) -> dict[tuple[str, str], float]:
+    """Name and first label's value → value."""
+    return {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+async def converse(url: str) -> str:
+    """Two turns in text, and goodbye; the session's id."""
+    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}/orchestrate") as connection:
+        talker = Talker(connection)
+        session = await talker.listening()
+        for text in ("when are you open", "what is on the menu"):
+            await talker.say("text", text=text)
+            await talker.until("reply")
+            await talker.until("phase", phase="LISTENING")
+        await talker.say("goodbye")
+        await talker.closed()
+    return str(session["session_id"])
+
+
+async def test_what_a_collector_gets_live_is_what_an_export_of_the_log_says(
+    collector: Collector, tmp_path: Path
+) -> None:
+    """Of a real conversation: the same bytes for each span; parents, links, times and stages are right."""
+    async with Orchestrator(Settings(port=0, data_dir=tmp_path)) as service:
+        session_id = await converse(service.url)
+        await collector.until_there_is(names.SESSION)
+        events = await service.node.read_log(session_id)
+    spans = collector.spans
+    assert sorted_bytes(spans) == exported(events)
+    assert len(spans) == len(exported(events)), "nothing is sent twice"
+    known = {span.span_id: span for span in spans}
+    assert {span.trace_id for span in spans} == {spans[0].trace_id}
+    turns = [span for span in spans if span.name == names.TURN]
+    assert len(turns) == 2
+    for span in spans:
+        assert all(link.span_id in known for link in span.links)
+        if span.name != names.SESSION:
+            parent = known[span.parent_span_id]
+            assert parent.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+            assert span.end_time_unix_nano <= parent.end_time_unix_nano
+    for turn in turns:
+        said = {pair.key: pair.value for pair in turn.attributes}
+        stages = [said[key].int_value for key in map(names.STAGE_US.format, STAGES) if key in said]
+        assert sum(stages) == said[names.RESPONSE_LATENCY_US].int_value > 0
+    first, second = sorted(turns, key=lambda turn: turn.start_time_unix_nano)
+    assert [link.span_id for link in second.links] == [first.span_id]
+
+
+@pytest.mark.parametrize("layout", ["session", "turn"])
+async def test_a_recorded_call_told_live_is_the_same_trace(collector: Collector, layout: Layout) -> None:
+    """A voice call with an interruption, in both layouts."""
+    events = events_in(CALL)
+    await told(events, live(layout=layout))
+    assert sorted_bytes(collector.spans) == exported(events, layout)
+    resource = {pair.key: pair.value for pair in collector.traces[0].resource_spans[0].resource.attributes}
+    assert names.REEXPORTED not in resource
+    assert resource["service.name"].string_value == "orch"
+
+
+async def test_a_session_that_was_taken_over_has_its_whole_trace(collector: Collector) -> None:
+    """What the new owner did not see is read from the log, and measured by nobody twice."""
+    events = events_in(CALL)
+    for begin in range(1, len(events), 23):
+        collector.traces.clear()
+        metrics = await told(events[begin:], live(events))
+        assert sorted_bytes(collector.spans) == exported(events)
+        ended = sum(isinstance(event, TurnEnded) for event in events[begin:])
+        assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == ended
+
+
+async def test_a_log_that_cannot_be_read_costs_the_trace_alone(collector: Collector) -> None:
+    """Metrics of what is seen go on."""
+    events = events_in(CALL)
+    metrics = await told(events[40:], live())
+    assert collector.spans == []
+    assert metrics["orch_event_count_total", "SESSION_ENDED"] == 1
+
+
+async def test_a_collector_that_is_down_costs_a_counter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A conversation goes on as ever, and so does the end of the service."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    async with Orchestrator(Settings(port=0, data_dir=tmp_path)) as service, aiohttp.ClientSession() as http:
+        await converse(service.url)
+        async with asyncio.timeout(PATIENCE_S):
+            dropped = 0.0
+            while not dropped:
+                async with http.get(f"{service.url}/metrics") as response:
+                    dropped = counted(await response.read())["orch_telemetry_span_dropped_total", ""]
+
+
+async def test_a_collector_that_hangs_does_not_keep_the_service_from_ending() -> None:
+    """Whatever it has been sent, the service ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        async with collecting(hangs=True) as collector:
+            patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+            async with asyncio.timeout(PATIENCE_S):
+                await told(events_in(CALL), live())
+            assert collector.traces
+
+
+@pytest.mark.parametrize(
+    "switch", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}]
+)
+async def test_the_standard_switches_switch_it_off(
+    switch: dict[str, str], collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent."""
+    for name, value in switch.items():
+        monkeypatch.setenv(name, value)
+    await told(events_in(CALL), live())
+    assert collector.spans == []
+
+
+async def test_metrics_are_pushed_to_a_collector_with_examples(collector: Collector) -> None:
+    """A value names the span that it comes from, by the ids of our trace."""
+    events = events_in(CALL)
+    await told(events, live())
+    metrics = {
+        metric.name: metric
+        for request in collector.metrics
+        for part in request.resource_metrics
+        for scope in part.scope_metrics
+        for metric in scope.metrics
+    }
+    latency = metrics["orch.turn.response_latency"]
+    assert latency.unit == "s"
+    turns = {span.span_id: span for span in collector.spans if span.name == names.TURN}
+    (point,) = latency.histogram.data_points
+    assert {example.span_id for example in point.exemplars} <= turns.keys()
+    assert point.exemplars
+
+
+async def test_replay_sends_nothing(collector: Collector, tmp_path: Path) -> None:
+    """It does not even load what could."""
+    env = environment(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    code = (
+        "import sys; from typer.testing import CliRunner; from cli.main import app; "
+        f"done = CliRunner().invoke(app, ['replay', {str(CALL)!r}, '--jobs', '1']); assert done.exit_code == 0, done; "
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
+    )
+    done = await asyncio.to_thread(
+        lambda: subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, check=False)
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert collector.traces == []

@@ -1,0 +1,98 @@
+"""Shows that the registry is all there is: what is measured, how it is called, and that its labels cannot grow."""
+
+import re
+from collections import Counter
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from events import derived
+from events.envelope import Event
+from projections.measures import Measurement, of_events, of_span
+from projections.meters import Meters
+from projections.registry import METRICS, OTHER
+from projections.span import Span
+from projections.spans import spans_of
+from projections.timing import STAGES
+from tests.projections.test_spans import FILES, ROOT, each, events_in
+
+
+def some(name: str) -> Measurement:
+    labels = tuple((label, known[0] if known else "ANY") for label, known in METRICS[name].labels.items())
+    return Measurement(name, 1, labels)
+
+
+def test_prometheus_calls_each_metric_as_the_registry_says() -> None:
+    """Name, type, help and labels of the page are those that dashboards and docs are drawn from."""
+    meters = Meters(lambda: dict.fromkeys(METRICS, 7))
+    for name, metric in METRICS.items():
+        if metric.kind != "gauge" and not metric.counted:
+            meters.record(some(name))
+    families = {family.name: family for family in text_string_to_metric_families(meters.page().decode())}
+    meters.close()
+    assert len(families) == len(METRICS)
+    for metric in METRICS.values():
+        family = families[metric.prometheus.removesuffix("_total")]
+        assert (family.type, family.documentation) == (metric.kind, metric.meaning)
+        names = {sample.name for sample in family.samples}
+        if metric.kind == "histogram":
+            assert {f"{metric.prometheus}_{part}" for part in ("bucket", "sum", "count")} <= names
+            bounds = [s.labels["le"] for s in family.samples if s.name.endswith("_bucket")]
+            assert list(map(float, bounds[:-1])) == list(map(float, metric.buckets))
+        else:
+            assert names == {metric.prometheus}
+        assert {label for sample in family.samples for label in sample.labels} - {"le"} == set(metric.labels)
+
+
+def test_every_counter_of_the_runtime_is_shown() -> None:
+    """None is forgotten, and none is made up."""
+    code = "\n".join(file.read_text() for file in (ROOT / "orchestrator/runtime").glob("*.py"))
+    counted = set(re.findall(r'counters\["(\w+)"\]', code))
+    assert len(counted) > 8
+    assert counted == {metric.counted for metric in METRICS.values() if metric.counted}
+
+
+def test_every_metric_is_filled() -> None:
+    """Those that come from conversations, by the recordings; the others by name, in the code that fills them."""
+    measured = {one.metric for file in FILES for one in measurements(events_in(file))}
+    code = "\n".join((ROOT / name).read_text() for name in ("orchestrator/app.py", "projections/live.py"))
+    for name, metric in METRICS.items():
+        by_hand = f'"{name}"' in code or name.startswith("orch.telemetry.span.")
+        assert (name in measured) + bool(metric.counted) + by_hand == 1, name
+
+
+@each
+def test_measurements_say_what_the_log_says(file) -> None:
+    """As many turns as ended, stages that add up, values that their labels can have."""
+    events = events_in(file)
+    found = measurements(events)
+    sums = Counter[str]()
+    for one in found:
+        sums[one.metric] += one.value
+        assert [label for label, _ in one.labels] == sorted(METRICS[one.metric].labels)
+        assert all(METRICS[one.metric].label(label, value) == value for label, value in one.labels)
+        assert one.value >= 0
+    ended = {event.session_id for event in events if isinstance(event, derived.SessionEnded)}
+    if len(ended) == len({event.session_id for event in events}):
+        assert sums["orch.turn.count"] == sum(isinstance(event, derived.TurnEnded) for event in events)
+    assert sums["orch.event.count"] == len(events)
+    assert abs(sums["orch.turn.stage.duration"] - sums["orch.turn.response_latency"]) < 1e-6
+    interruptions = [one for one in found if dict(one.labels).get("kind") == "interruption"]
+    assert len(interruptions) <= sum(isinstance(event, derived.UserInterrupted) for event in events)
+
+
+def test_a_label_that_somebody_outside_chooses_is_bounded() -> None:
+    """A reason of a client's own is counted as another one."""
+    ended = Span("session", "s", "e", 0, end_us=1, attributes={"orch.session.end_reason": "because 4711"})
+    labels = [dict(one.labels) for one in of_span(ended)]
+    assert {"reason": OTHER} in labels
+    assert all(
+        known
+        for name, metric in METRICS.items()
+        for known in metric.labels.values()
+        if name != "orch.event.count" and name != "orch.transition.count"
+    )
+    assert METRICS["orch.turn.stage.duration"].labels["stage"] == STAGES
+
+
+def measurements(events: list[Event]) -> list[Measurement]:
+    return [*of_events(events), *(one for span in spans_of(events) for one in of_span(span))]

@@ -1,0 +1,131 @@
+"""What-if and why: without a change nothing changes, and a cause is one because without it something does."""
+
+from pathlib import Path
+
+import pytest
+
+from events import inputs
+from events.derived import CommandIssued, UserInterrupted
+from events.envelope import Event, Input, Result
+from events.inputs import BargeIn, SttFinal
+from events.recording import parse
+from orchestrator.replay.decisions import decisions, typical_ms, waits_ms
+from orchestrator.replay.what_if import UNKNOWN, Change, what_if
+from orchestrator.replay.why import NoSuchEventError, why
+from orchestrator.session.policy import Policy
+from orchestrator.testing.conversation import Conversation, golden
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+FILES = sorted(FIXTURES.rglob("*.jsonl"))
+
+
+def log_of(name: str) -> list[Event]:
+    return [*parse((FIXTURES / name).read_bytes(), name).events()]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_without_a_change_nothing_changes(file: Path) -> None:
+    """The model of the world is the recording: each session says again what it said, and nothing is simulated."""
+    log = log_of(str(file.relative_to(FIXTURES)))
+    new = what_if(log, Change())
+    assert sorted(golden(new.events)) == sorted(golden(log))
+    assert decisions(new.events) == decisions(log)
+    assert new.simulated == 0
+
+
+def test_an_interruption_that_does_not_come_lets_the_answer_end() -> None:
+    """What nobody recorded, because it was cut off, is simulated and counted."""
+    log = log_of("barge_in.jsonl")
+    barge_in = next(event for event in log if isinstance(event, BargeIn))
+    after = [
+        one for one in log if isinstance(one, Input) and not isinstance(one, Result) and one.at_us >= barge_in.at_us
+    ]
+    new = what_if(log, Change(without=frozenset(event.event_id for event in after)))
+    assert "[auto_session_12345] TTS stream | chunks=30" in golden(new.events)
+    assert not any(isinstance(event, UserInterrupted) and event.reason == "barge_in" for event in new.events)
+    assert 0 < new.simulated < new.results
+
+
+def test_a_shorter_endpoint_makes_the_wait_shorter() -> None:
+    """The recogniser's final comes when it came, but the words count from the endpoint on only with `stt_ms`."""
+    call = Conversation.listening(policy=Policy.model_validate({"speculation": {"tries": 1}}))
+    call.at(1_000).input(inputs.SpeechStarted).after(300).input(inputs.SttPartial, text="hello")
+    call.after(300).input(inputs.SpeechStopped).fires("endpoint").after(10).says("hello")
+    call.after(700).answers("Hi!").speaks().after(2_000).played()
+    patient = what_if(call.log, Change(settings={"speculation": {"tries": 0}}))
+    assert typical_ms(waits_ms(call.log)) < typical_ms(waits_ms(patient.events))
+
+
+def test_a_question_that_nobody_asked_is_answered_by_the_model() -> None:
+    """With the usual latency of the recording, and marked."""
+    call = Conversation.listening().at(1_000).says("hello").after(250).answers("Hi!").speaks().after(2_000).played()
+    new = what_if(call.log, Change(insert=(SttFinal(text="and now", at_us=3_260_000, producer="x", producer_seq=1),)))
+    answered = [event for event in new.events if getattr(event, "answer", "") == UNKNOWN]
+    assert answered[0].elapsed_us == 250_000
+    assert new.simulated >= 2
+
+
+def test_a_result_that_is_left_out_never_comes() -> None:
+    """The deadline decides then."""
+    log = log_of("normal_flow.jsonl")
+    answer = next(event for event in log if getattr(event, "type", "") == "RAG_ANSWERED")
+    new = what_if(log, Change(without=frozenset({answer.event_id})))
+    assert any(getattr(event, "fallback", "") == "answer_deadline" for event in new.events)
+
+
+DECISIONS = [
+    ("barge_in.jsonl", "Speak"),
+    ("barge_in.jsonl", "AnswerQuestion"),
+    ("normal_flow.jsonl", "FinishUtterance"),
+    ("real_barge_in.jsonl", "StopPlayback"),
+    ("failures/words_confirm_the_interruption.jsonl", "CancelTask"),
+    ("failures/greeting_before_the_voice.jsonl", "Speak"),
+]
+
+
+@pytest.mark.parametrize(("file", "command"), DECISIONS)
+def test_a_cause_is_needed_and_its_neighbour_is_not(file: str, command: str) -> None:
+    """Proved by leaving each of them out: counterfactual replay."""
+    log = log_of(file)
+    decided = next(event for event in log if isinstance(event, CommandIssued) and event.name == command)
+    found = why(log, decided.version)
+    assert found.chain[0].event == decided
+    of_the_chain = [cause for cause in found.chain if isinstance(cause.event, Input)]
+    assert of_the_chain
+    assert all(cause.is_needed for cause in of_the_chain), of_the_chain
+    assert of_the_chain[-1].event.cause == "", "the chain goes back to its beginning"
+    if found.beside is not None:
+        assert found.beside not in [cause.event for cause in found.chain]
+
+
+def test_what_would_have_been_decided_anyway_is_no_cause() -> None:
+    """The time of a call runs out whether anything was said in it or not."""
+    log = log_of("failures/out_of_time.jsonl")
+    closed = next(event for event in log if getattr(event, "name", "") == "CloseSession")
+    needed = [
+        (cause.event.type, cause.is_needed) for cause in why(log, closed.version).chain if cause.is_needed is not None
+    ]
+    assert needed[0] == ("PLAYBACK_DONE", True)
+    assert needed[-1] == ("STT_FINAL", False)
+
+
+def test_the_other_half_of_a_join_is_a_cause_too() -> None:
+    """The answer came last, but without the intent it would not have been spoken then."""
+    log = log_of("barge_in.jsonl")
+    speak = next(event for event in log if getattr(event, "name", "") == "Speak")
+    assert [event.type for event in why(log, speak.version).also] == ["INTENT_RESOLVED"]
+
+
+def test_the_condition_that_failed_is_named() -> None:
+    """Words that do not interrupt: how many it would have taken."""
+    log = log_of("failures/too_few_words.jsonl")
+    rejected = next(event for event in log if getattr(event, "reason", "") == "too few words to interrupt")
+    found = [one for one in why(log, rejected.version).conditions if one.what == "interruption.min_words"]
+    assert [one.with_ for one in found] == ["0"]
+    assert "USER_INTERRUPTED" in found[0].then
+
+
+def test_an_event_that_is_not_there_is_named() -> None:
+    """With what there is."""
+    with pytest.raises(NoSuchEventError, match="version 999 is not in this log; it ends at 69"):
+        why(log_of("normal_flow.jsonl"), 999)

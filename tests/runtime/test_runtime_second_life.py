@@ -1,0 +1,146 @@
+"""A Redis that comes back without its last writes: what is gone is said exactly, and nobody gets a wrong answer."""
+
+import re
+
+import pytest
+from redis.asyncio import Redis
+
+from events.derived import TurnStarted
+from events.inputs import RagAnswered, SessionCloseRequested, SessionResumed, SttFinal, SttPartial
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.logs import read_log
+from orchestrator.runtime.node import Node
+from tests.runtime.laws import check_laws
+from tests.runtime.redis_server import Server
+from tests.runtime.support import Running, Stubs, Watch, soon, soon_in_redis
+
+KEYS = Keys(shards=1)
+
+
+async def started(server: Server) -> Running:
+    stubs, watch = Stubs(), Watch()
+    node = Node(server.url, stubs.services(), observer=watch, keys=KEYS, lease_ms=600)
+    await node.start()
+    return Running(node, stubs, watch)
+
+
+async def set_back(server: Server, length: int) -> None:
+    """Killed, and started again with what it had at that length of its file."""
+    await server.kill()
+    server.cut(length)
+    await server.start()
+
+
+def lost(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int, int]]:
+    """What the node said is gone: session, first and last version."""
+    found = [re.search(r"Redis lost versions (\d+) to (\d+) of (\S+), which", message) for message in caplog.messages]
+    return [(match[3], int(match[1]), int(match[2])) for match in found if match]
+
+
+async def test_lost_versions_are_named_and_counted(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Exactly those that were committed and are gone. Events of ours that were accepted come again: no word is lost."""
+    running = await started(server)
+    live = await running.listening()
+    running.node.report(SttPartial(session_id=live.session_id, text="kept"))
+    await running.watch.event(live.session_id, SttPartial, text="kept")
+    length, kept = server.written, live.state.version
+    for text in ("lost", "lost too"):
+        running.node.report(SttPartial(session_id=live.session_id, text=text))
+    await running.watch.event(live.session_id, SttPartial, text="lost too")
+    newest = live.state.version
+    await set_back(server, length)
+    await running.watch.event(live.session_id, SttPartial, 2, text="lost too")
+    assert lost(caplog) == [(live.session_id, kept + 1, newest)]
+    assert running.node.counters["lost_versions"] == newest - kept
+    async with Redis.from_url(server.url) as redis:
+        log = await read_log(redis, KEYS, live.session_id)
+        assert [event.text for event in log if isinstance(event, SttPartial)] == ["kept", "lost", "lost too"]
+        await running.node.stop()
+        assert await check_laws(redis, KEYS) == 1
+
+
+async def test_where_nothing_is_lost_nothing_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A restart by itself is no loss."""
+    running = await started(server)
+    live = await running.listening()
+    await set_back(server, server.written)
+    await running.watch.event(live.session_id, SessionResumed)
+    assert not lost(caplog)
+    assert not [message for message in caplog.messages if "appended again" in message]
+    assert running.node.counters["lost_versions"] == 0
+    await running.node.stop()
+
+
+async def test_a_log_that_was_archived_and_deleted_is_not_lost(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left of it in Redis says how long it was."""
+    running = await started(server)
+    live = await running.listening()
+    running.node.report(SessionCloseRequested(session_id=live.session_id))
+    await running.watch.phase(live.session_id, "ENDED")
+    other = await running.listening()
+    async with Redis.from_url(server.url) as redis:
+        await redis.delete(KEYS.log(live.session_id))
+    await set_back(server, server.written)
+    await running.watch.event(other.session_id, SessionResumed)
+    assert not lost(caplog)
+    await running.node.stop()
+
+
+async def test_the_answer_to_a_lost_question_is_not_given_to_the_next(server: Server) -> None:
+    """The question is gone with the tail. Its answer comes late, and the next question has the same version: it is
+    stale, since command ids contain the incarnation.
+    """
+    running = await started(server)
+    live = await running.listening()
+    running.stubs.hold("answer")
+    length = server.written
+    running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await soon(lambda: bool(running.stubs.keys("answer")))
+    question = next(c for c in live.state.pending.values() if c.name == "AnswerQuestion")
+    await server.kill()
+    server.cut(length)
+    running.node._inbox._accepted._last.clear()  # a node that knows nothing of it any more: it was started anew, too
+    await server.start()
+    await running.watch.event(live.session_id, SessionResumed)
+    running.node.report(SttFinal(session_id=live.session_id, text="goodbye", via="text"))
+    await soon(lambda: len(running.stubs.keys("answer")) == 2)
+    late = RagAnswered(session_id=live.session_id, command_id=question.command_id, answer="You said hello.")
+    running.node.report(late)
+    running.stubs.release("answer")
+    await running.watch.phase(live.session_id, "SPEAKING")
+    async with Redis.from_url(server.url) as redis:
+        log = await read_log(redis, KEYS, live.session_id)
+    asked = [event.text for event in log if isinstance(event, TurnStarted)]
+    spoken = [event.payload["text"] for event in log if getattr(event, "name", "") == "Speak"]
+    assert (asked, spoken) == (["goodbye"], ["You said goodbye."])
+    await running.node.stop()
+
+
+async def _has_all_words(redis: Redis, session_id: str) -> bool:
+    texts = [event.text for event in await read_log(redis, KEYS, session_id) if isinstance(event, SttPartial)]
+    return texts == [f"word {number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.95])
+async def test_cut_anywhere_the_service_goes_on(server: Server, share: float) -> None:
+    """In the middle of a command, of a script: Redis drops the torn end, and every log that is left obeys the laws."""
+    running = await started(server)
+    live, other = await running.listening(), await running.listening()
+    begun = server.written
+    for number in range(20):
+        running.node.report(SttPartial(session_id=live.session_id, text=f"word {number}"))
+    running.node.report(SttFinal(session_id=other.session_id, text="hello", via="text"))
+    await running.watch.phase(other.session_id, "LISTENING", 2)
+    await running.watch.event(live.session_id, SttPartial, 20)
+    await set_back(server, begun + int((server.written - begun) * share))
+    await running.watch.event(live.session_id, SessionResumed)
+    async with Redis.from_url(server.url) as redis:
+        await soon_in_redis(lambda: _has_all_words(redis, live.session_id))
+    fresh = await running.listening()
+    running.node.report(SttFinal(session_id=fresh.session_id, text="hello", via="text"))
+    await running.watch.phase(fresh.session_id, "LISTENING", 2)
+    await running.node.stop()
+    async with Redis.from_url(server.url) as redis:
+        assert await check_laws(redis, KEYS) == 3
