@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from events.inputs import SttFinal
+from events.inputs import SessionResumed, SttFinal
 from orchestrator.runtime.archiver import NAME
+from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.projecting import Projecting
@@ -104,6 +105,38 @@ async def test_a_lost_tail_is_found_and_its_sessions_are_made_anew(
     assert projecting._counters["projection_rebuilds"] > 0
     await projecting.stop()
     await running.node.stop()
+
+
+@pytest.mark.parametrize("projects_on", [True, False], ids=["it projects on", "it was stopped"])
+async def test_a_feed_that_has_become_shorter_is_no_reason_to_wait(
+    projects_on: bool, server: Server, make_node: MakeNode, place: Place, tmp_path: Path
+) -> None:
+    """Redis and the node have forgotten more than was said since: no pointer comes that would tell of it."""
+    running = await make_node(url=server.url, lease_ms=600)
+    live = await running.listening()
+    there = Place(server.url, place.keys, connect(server.url))
+    projecting = await started(server.url, place.keys, sqlite(tmp_path))
+    await caught_up(there.redis, place.keys)
+    length = server.written
+    for number in range(3):
+        running.node.report(SttFinal(session_id=live.session_id, text="lost words", via="text"))
+        await running.watch.phase(live.session_id, "LISTENING", 2 + number)
+    await caught_up(there.redis, place.keys)
+    if not projects_on:
+        await projecting.stop()
+    await running.node.stop()
+    await server.kill()
+    server.cut(length)
+    await server.start()
+    again = await make_node(url=server.url, lease_ms=600)
+    await again.watch.event(live.session_id, SessionResumed)
+    if not projects_on:
+        projecting = await started(server.url, place.keys, sqlite(tmp_path))
+    await equal(there, sqlite(tmp_path))
+    assert not [row for row in (await rows(sqlite(tmp_path)))["turns"] if row["text"] == "lost words"]
+    await projecting.stop()
+    await there.redis.aclose()
+    await again.node.stop()
 
 
 class FullDisk(History):
