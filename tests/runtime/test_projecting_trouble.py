@@ -51,6 +51,25 @@ async def test_a_gap_in_the_feed_leads_to_a_comparison_of_the_logs(
     await projecting.stop()
 
 
+async def test_a_feed_trimmed_up_to_the_position_is_read_on(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """As commits trim it for a projection that is far behind: the step itself shows that nothing is a fork."""
+    place, running = corner
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    for _ in range(3):
+        await talk(running)
+    await caught_up(place.redis, place.keys)
+    await projecting.stop()
+    projected = await ends(place.redis, place.keys, set(range(place.keys.shards)))
+    for _ in range(3):
+        await talk(running)
+    for number, end in projected.items():
+        await place.redis.xtrim(place.keys.feed(number), minid=f"0-{end.seq + 1}", approximate=False)
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    await equal(place, sqlite(tmp_path))
+    assert projecting._counters["projection_forks"] == 0
+    await projecting.stop()
+
+
 async def test_all_of_sql_can_be_deleted(corner: tuple[Place, Running], tmp_path: Path) -> None:
     """Even when the feeds do not begin at the beginning any more, the same answers come back."""
     place, running = corner
