@@ -5,8 +5,8 @@
 bench/mutants.py makes the mutants, bench/mutant_trial.py tries them, in a copy of the tree as git would commit it. It
 takes an hour of one core, and may be done in pieces: what a file's mutants came to is kept in build/mutation/ until the
 file changes, and docs/mutation.md is written from all of it: the score per file, and each survivor with its reason from
-bench/mutation_reasons.toml. `--again` tries the survivors only: for new tests. Exit status 1: less than 90 % is killed,
-a file was not tried, or a survivor has no reason.
+bench/mutation_reasons.toml. `--again` tries, with new tests, the survivors without a reason. Exit status 1: less than
+90 % is killed, a file was not tried, or a survivor has no reason.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
@@ -88,22 +89,37 @@ def killed_percent(made: int, left: int) -> float:
     return 100 * (1 - left / max(1, made))
 
 
-def try_all(files: list[Path], workers: int, again: bool) -> None:
-    """Try the mutants of these files, and keep what came of it."""
+def attempt(trial: Trial, file: Path) -> Tried:
+    """Try all mutants of a file."""
+    made = [*mutants(file)]
+    return Tried(file, len(made), sorted((mutant.line, mutant.change) for mutant in trial.survivors(made)))
+
+
+def attempt_again(trial: Trial, file: Path, reasons: Collection[str]) -> Tried:
+    """Try the survivors of the last time, but for those with a reason."""
+    before = last_time(file)
+    alive = [(line, change) for line, change in before.alive if change in reasons]
+    if len(alive) < len(before.alive):
+        todo = {*before.alive} - {*alive}
+        found = trial.survivors([mutant for mutant in mutants(file) if (mutant.line, mutant.change) in todo])
+        alive += [(mutant.line, mutant.change) for mutant in found]
+    return Tried(file, before.mutants, sorted(alive))
+
+
+def try_all(files: list[Path], args: argparse.Namespace, reasons: Collection[str]) -> None:
+    """Try the mutants of these files, in a copy of the tree, and keep what came of it."""
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as scratch:
         copy_tree(Path(scratch))
         os.chdir(scratch)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         sys.path[:] = [scratch, *(path for path in sys.path if Path(path).resolve() != ROOT)]
-        trial = Trial(workers)
+        trial = Trial(args.workers)
         for file in files:
-            began, todo = time.monotonic(), [*mutants(file)]
-            before = last_time(file) if again else Tried(file, len(todo), [(m.line, m.change) for m in todo])
-            todo = [mutant for mutant in todo if (mutant.line, mutant.change) in before.alive]
-            alive = sorted((mutant.line, mutant.change) for mutant in trial.survivors(todo))
-            keep(Tried(file, before.mutants, alive))
-            print(f"{file.name}: {len(alive)} of {len(todo)} survive, {time.monotonic() - began:.0f} s", flush=True)
+            began = time.monotonic()
+            tried = attempt_again(trial, file, reasons) if args.again else attempt(trial, file)
+            keep(tried)
+            print(f"{file.name}: {len(tried.alive)} survive, {time.monotonic() - began:.0f} s", flush=True)
         os.chdir(ROOT)
 
 
@@ -111,14 +127,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", action="append", metavar="MODULE", help="a module of the core; may be repeated")
-    parser.add_argument("--again", action="store_true", help="try the survivors of the last time only")
+    parser.add_argument("--again", action="store_true", help="try the survivors without a reason only")
     args = parser.parse_args()
     os.chdir(ROOT)
     files = sorted(CORE.rglob("*.py"))
     chosen = [file for only in args.only for file in files if file.stem == only] if args.only else files
-    try_all(chosen, args.workers, args.again)
     groups = tomllib.loads(REASONS.read_text("utf-8")).get("reason", [])
     reasons = {change: group["why"] for group in groups for change in group["mutants"]}
+    try_all(chosen, args, reasons)
     tried = [last_time(file) for file in files if kept(file).exists()]
     text, score = report(tried, reasons)
     REPORT.write_text(text, "utf-8")

@@ -114,6 +114,14 @@ def orch(*files: Path, jobs: int = 1) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def processor_ms(*arguments: str) -> float:
+    """Of a Python process, from start to end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3
+
+
 def peak_mb(file: Path) -> float:
     """Peak memory of a replay, by a process that starts it alone."""
     program = (
@@ -186,6 +194,8 @@ def main() -> None:
             print(f"  {rates['orch replay'] / rates[name]:.2f} times eventsourcing, {name}")
         print(f"two cores                   {rates['2 jobs'] / rates['1 job']:.2f} times one, on {PARTS} files")
         tenth_mb, whole_mb = peak_mb(tenth), peak_mb(whole)
+        help_ms, bare_ms = (min(processor_ms(*a) for _ in range(ROUNDS)) for a in (("-m", "cli", "--help"), ("-c", "")))
+        print(f"orch --help                 {help_ms:.0f} ms of processor time, bare Python {bare_ms:.0f} ms")
         print(f"peak memory                 {tenth_mb:.0f} MB of {events // 10:,} events, {whole_mb:.0f} MB of all")
 
 

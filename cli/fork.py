@@ -22,6 +22,9 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     except BadPlaceError as error:
         say(f"✗ {error}")
         return USAGE
+    if not events:
+        say(f"✗ {source} holds no event")
+        return USAGE
     old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
     taken: list[bytes] = []
     for event in (one for one in events if isinstance(one, Input) and one.session_id == old):

@@ -145,6 +145,43 @@ def export(
     _run("export", source, output, form=form, redact=redact, layout=layout, content=content)
 
 
+_projections = typer.Typer(help="What is computed from committed events: how far it is, making it anew.")
+app.add_typer(_projections, name="projections", no_args_is_help=True)
+
+
+@_projections.command("status")
+def projections_status() -> None:
+    """Say how far each projection is behind, and what the history holds."""
+    _run("projections", "status")
+
+
+@_projections.command("rebuild")
+def projections_rebuild(
+    name: Annotated[str, typer.Argument(help="Which: history.", metavar="NAME")],
+) -> None:
+    """Make a projection anew from the logs, and from the archive where Redis has none. A service may run beside it."""
+    _run("projections", "rebuild", name)
+
+
+OlderThan = Annotated[str, typer.Option("--older-than", help="How long ago they ended: 90d, 12h, 30m.", metavar="AGE")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+@app.command()
+def archive(older_than: OlderThan = "1d", dry_run: DryRun = False) -> None:
+    """Let Redis forget sessions that ended and are archived in SQL, whole and on disk. Exit code 1: some were left."""
+    _run("archive", older_than, dry_run=dry_run)
+
+
+@app.command()
+def purge(
+    older_than: Annotated[str, typer.Option("--older-than", help="How long ago they ended: 90d, 12h.", metavar="AGE")],
+    dry_run: DryRun = False,
+) -> None:
+    """Forget sessions that ended, everywhere and for good. Exit code 1: some were left."""
+    _run("archive", older_than, dry_run=dry_run, forget=True)
+
+
 @app.command()
 def diff(one: Source, other: Annotated[str, typer.Argument(help="The other.", metavar="OTHER")]) -> None:
     """Compare two conversations. Exit code 1: they decide otherwise."""
@@ -198,12 +235,26 @@ def _expected() -> tuple[type[Exception], ...]:
     """What is said in words, without a traceback. Imported when something went wrong, so that success is fast."""
     from redis.exceptions import RedisError
 
+    from cli.store import NoHistoryError
     from events.recording import BadRecordingError
+    from orchestrator.replay.sound import UnsoundLogError
     from orchestrator.runtime.embedded import NoRedisServerError
     from orchestrator.runtime.logs import UnknownSessionError
     from orchestrator.settings import SettingsError
+    from projections.history.store import BadDatabaseError, HistoryError
 
-    return (BadRecordingError, SettingsError, NoRedisServerError, UnknownSessionError, RedisError, OSError)
+    return (
+        BadRecordingError,
+        UnsoundLogError,
+        SettingsError,
+        NoRedisServerError,
+        UnknownSessionError,
+        NoHistoryError,
+        BadDatabaseError,
+        HistoryError,
+        RedisError,
+        OSError,
+    )
 
 
 def main() -> None:

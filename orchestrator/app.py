@@ -19,6 +19,7 @@ from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.projecting import Projecting
 from orchestrator.services.http_clients import HttpAnswer, HttpIntent, open_session
 from orchestrator.services.http_speech import HttpTextToSpeech
 from orchestrator.services.ports import SpeechToTextPort
@@ -33,6 +34,7 @@ from orchestrator.services.text_functions import answer_port, intent_port
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 from projections.golden_log import GoldenLog
+from projections.history.store import BadDatabaseError, History, database_url
 from projections.live import Live
 from projections.meters import CONTENT_TYPE
 from projections.registry import METRICS
@@ -83,6 +85,7 @@ class Orchestrator:
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
+        history = _open_history(settings)
         policy = await asyncio.to_thread(_read_policy, settings)
         services = await self._fill_ports()
         self.redis_url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
@@ -108,6 +111,9 @@ class Orchestrator:
         await self._listen(gateway.app())
         self.node.address = settings.address or ("" if settings.is_everywhere else self.url)  # known only now
         await self.node.start()
+        projecting = Projecting(self.redis_url, self.node.keys, history, lambda: self.node.shards, self.node.counters)
+        stack.push_async_callback(projecting.stop)
+        await projecting.start()
         stack.push_async_callback(self.node.drain)  # first of all, while we can still tell clients where to go
         gc.collect()
         gc.freeze()  # what is there now stays: collecting it again and again would cost calls some milliseconds
@@ -186,6 +192,14 @@ class Orchestrator:
             return speech_to_text_port(self._own["stt"])
         mode = cast("RecognizerMode", self.settings.recognizer)
         return await self._stack.enter_async_context(SphinxRecognition(content.phrases(), mode=mode))
+
+
+def _open_history(settings: Settings) -> History:
+    """The database itself is opened later: a service whose database is away takes calls."""
+    try:
+        return History(database_url(settings.sql_url, settings.data_dir))
+    except BadDatabaseError as error:
+        raise SettingsError(f"ORCH_SQL_URL: {error}") from error
 
 
 def _read_policy(settings: Settings) -> Policy:

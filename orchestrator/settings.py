@@ -59,7 +59,9 @@ class Settings:
     redis_url: str = ""
     """Empty: an embedded server."""
     data_dir: Path = field(default_factory=default_data_dir)
-    """Holds the embedded server's append-only file."""
+    """Holds the embedded server's append-only file, and the history where it is a file."""
+    sql_url: str = ""
+    """The database of the history; empty: history.db in the data directory."""
     intent_url: str = ""
     answer_url: str = ""
     tts_url: str = ""
@@ -106,7 +108,7 @@ class Settings:
         return self.host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
-_NOT_OURS = frozenset({"ORCH_CHROMIUM"})
+_NOT_OURS = frozenset({"ORCH_CHROMIUM", "ORCH_KILLS"})
 """Read by the tests."""
 _READ: dict[str, Callable[[str], Any]] = {
     "port": int,

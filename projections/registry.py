@@ -137,6 +137,22 @@ _ALL = (
         "How often callers were sent away because Redis did not answer for too long.",
         counted="overflows",
     ),
+    Metric("orch.history.written", "counter", "{event}", "Events written to the history.", counted="projected"),
+    Metric(
+        *("orch.history.failure", "counter", "{failure}"),
+        "Attempts to keep the history that failed: the database is away, or refuses. Calls go on.",
+        counted="projection_failures",
+    ),
+    Metric(
+        *("orch.history.fork", "counter", "{shard}"),
+        "Shards whose logs say otherwise than the history did: Redis had lost a part of them.",
+        counted="projection_forks",
+    ),
+    Metric(
+        *("orch.history.rebuild", "counter", "{session}"),
+        "Conversations whose history was made anew from their log.",
+        counted="projection_rebuilds",
+    ),
     Metric("orch.eventloop.lag", "histogram", "s", "How late the event loop wakes what is due.", {}, LOOP_S),
     Metric("orch.telemetry.span.exported", "counter", "{span}", "Spans that the collector took."),
     Metric(

@@ -1,4 +1,4 @@
-"""How much one client may say: a token bucket for messages, a smaller one for bad ones."""
+"""How many messages one connected client may send: a token bucket, and a smaller one for bad ones."""
 
 import time
 

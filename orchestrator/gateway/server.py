@@ -1,4 +1,4 @@
-"""The gateway's HTTP side: the WebSocket /orchestrate, the console page, health."""
+"""The gateway's HTTP side: the WebSocket /orchestrate and whom it refuses, the console page, health."""
 
 import asyncio
 import logging
@@ -140,6 +140,8 @@ class Gateway:
         if known and not self._node.owns(session_id):
             address = await self._node.find(session_id)
         live = self._node.session(session_id)
+        if known and live is None and self._node.owns(session_id):
+            live = await self._node.promised(session_id)
         if known and live is not None:
             return self._rejoin(live, client, token)
         if known and not self._node.owns(session_id):

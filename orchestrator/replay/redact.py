@@ -12,7 +12,7 @@ from typing import Any, Literal
 from events.derived import CommandIssued
 from events.envelope import Event
 from events.inputs import SessionOpened
-from orchestrator.session.evolve import apply
+from orchestrator.replay.sound import fold_on
 from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import State
@@ -24,7 +24,10 @@ _WORD = re.compile(r"\w+")
 
 
 def redacted(events: Iterable[Event], how: Redaction) -> Iterator[Event]:
-    """The same log in other words. `default`: x and 0; `hash`: a word is the same word everywhere, whichever it was."""
+    """The same log in other words. `default`: x and 0; `hash`: a word is the same word everywhere, whichever it was.
+
+    Raises UnsoundLogError.
+    """
     states: dict[str, State] = {}
     kept: dict[str, set[str]] = {}
     for event in events:
@@ -37,7 +40,7 @@ def redacted(events: Iterable[Event], how: Redaction) -> Iterator[Event]:
 
         hidden = event if how == "none" else _hide(event, hide)
         state = states.setdefault(event.session_id, State())
-        apply(state, hidden)
+        fold_on(state, hidden)
         yield hidden.but(state_hash=state.hash()) if event.state_hash else hidden
 
 

@@ -4,7 +4,9 @@ A recording is read once, line by line: what is kept does not grow with it, but 
 compared as bytes, because the encoding is canonical; only inputs and differences are decoded.
 """
 
+import pickle
 import traceback
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ from orchestrator.session.state import State
 
 REDUCER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Whatever a reducer that is wrong may raise."""
+KEPT_LIVE = 256
+"""So many sessions of a recording are kept at hand."""
 Listener = Callable[[State, Step], None]
 """Is told each step: the state before it, and what today's reducer made of its input."""
 
@@ -43,14 +47,31 @@ class Session:
 
     session_id: str
     opened_at_us: int
-    state: State = field(default_factory=State)
     segments: list[Segment] = field(default_factory=list)
     last: tuple[Event, ...] = ()
-    """The last step."""
+    """The last step, of a session that is not packed."""
     follows: bool = False
     """It has diverged: what was recorded is folded, not compared, until another version of the reducer takes over."""
     is_lost: bool = False
     """What was recorded cannot be folded any more."""
+    _live: State | None = field(default_factory=State)
+    _packed: bytes = b""
+
+    @property
+    def state(self) -> State:
+        if self._live is not None:
+            return self._live
+        state: State = pickle.loads(zlib.decompress(self._packed))  # noqa: S301 - packed below
+        return state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._live = state
+
+    def pack(self) -> None:
+        """Make it small: a file may hold any number of sessions, few of them at a time."""
+        self.segments[-1].last_version = self.state.version
+        self._packed, self._live, self.last = zlib.compress(pickle.dumps(self.state), 1), None, ()
 
 
 @dataclass(slots=True)
@@ -106,6 +127,9 @@ class Replayer:
         """Lines that were read too far."""
         self._lines = self._read()
         self._is_over = False
+        self._session: Session | None = None
+        """Whose step it is."""
+        self._recent: dict[str, Session] = {}
 
     def run(self, lines: Iterable[bytes]) -> Replay:
         """Replay all of them. Raises BadRecordingError with the line, for a file that cannot be a log."""
@@ -117,7 +141,7 @@ class Replayer:
                 self._step(line)
         except BadEventError as error:
             raise BadRecordingError(f"{found.name}, line {found.line}: {error}") from error
-        for session in found.sessions.values():
+        for session in self._recent.values():
             session.segments[-1].last_version = session.state.version
         return found
 
@@ -125,9 +149,9 @@ class Replayer:
         """Replay the step that begins with this line. Raises BadEventError."""
         found = self.found
         event = decode(line)
-        session = found.sessions.get(event.session_id)
-        if session is None or isinstance(event, SessionResumed):
-            session = self._segment(event)
+        session = self._session
+        if session is None or session.session_id != event.session_id or isinstance(event, SessionResumed):
+            session = self._session = self._turn_to(event)
         if session.follows or not isinstance(event, Input):
             self._not_compared(session, event)
             return
@@ -150,7 +174,7 @@ class Replayer:
             else:
                 found.line += len(lines)
         before = session.state
-        session.state, session.last = step.state, said
+        session.last, session.state = said, step.state
         found.size += len(said)
         found.inputs += 1
         found.commands += len(step.commands)
@@ -179,6 +203,16 @@ class Replayer:
             yield self._ahead.popleft()
         for line in self._source:  # noqa: UP028 - `yield from` would close the source with this generator
             yield line
+
+    def _turn_to(self, event: Event) -> Session:
+        """The session of an event. Those that have not been heard of for long are packed."""
+        known = self.found.sessions.get(event.session_id)
+        session = self._segment(event) if known is None or isinstance(event, SessionResumed) else known
+        self._recent.pop(session.session_id, None)
+        self._recent[session.session_id] = session
+        if len(self._recent) > KEPT_LIVE:
+            self._recent.pop(next(iter(self._recent))).pack()
+        return session
 
     def _segment(self, event: Event) -> Session:
         """The session of an event that may be its first, or under which another version of the reducer took over."""
@@ -259,7 +293,7 @@ class Replayer:
                     apply(state, event)
             except REDUCER_ERRORS:  # it has been reported already that today's evolve cannot fold this log
                 session.is_lost = session.follows = True
-            session.state, session.last = state, tuple(events)
+            session.last, session.state = tuple(events), state
         if self.look is not None and isinstance(events[0], Input):
             self.look(events)
 

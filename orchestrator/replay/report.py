@@ -16,6 +16,8 @@ SCHEMA = "orch.replay/1"
 """Additive only: fields are added, never renamed or given another meaning."""
 MARKS = {"equal": "✓", "completed": "✓", "diverged": "✗", "broken": "✗", "unreadable": "✗", "interrupted": "⏸"}
 NEAR = 2
+ALSO = 20
+"""So many divergences are listed after the first."""
 
 
 def line(verdict: Verdict) -> str:
@@ -36,8 +38,10 @@ def details(verdict: Verdict) -> Iterator[str]:
     """What is to be said beyond the line: the first divergence in full, the others in short, broken invariants."""
     for first in verdict.divergences[:1]:
         yield from divergence_lines(verdict.source, first)
-    for other in verdict.divergences[1:]:
+    for other in verdict.divergences[1 : 1 + ALSO]:
         yield f"  also         {other.session_id} at version {other.version} (line {other.line}): {_title(other)}"
+    if (more := len(verdict.divergences) - 1 - ALSO) > 0:
+        yield f"  … {more} more; --json has them all"
     if verdict.diverged_sessions > 1:
         yield f"  {verdict.diverged_sessions} of {verdict.sessions} sessions diverge"
     for part in verdict.parts:

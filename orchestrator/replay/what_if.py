@@ -17,8 +17,9 @@ from events import inputs
 from events.derived import CommandIssued
 from events.envelope import Event, Input, Result
 from events.inputs import SessionOpened
+from orchestrator.replay.sound import fold_on
 from orchestrator.session.commands import OUTSTANDING
-from orchestrator.session.evolve import TERMINAL, evolve
+from orchestrator.session.evolve import TERMINAL
 from orchestrator.session.heard import MS_PER_CHARACTER
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import reduce
@@ -67,7 +68,10 @@ class WhatIf:
 
 
 def what_if(recorded: Iterable[Event], change: Change) -> WhatIf:
-    """Run a recorded conversation (whole, in order) with a change. Sessions do not touch each other."""
+    """Run a recorded conversation (whole, in order) with a change. Sessions do not touch each other.
+
+    Raises UnsoundLogError.
+    """
     by_session: dict[str, list[Event]] = defaultdict(list)
     for event in recorded:
         by_session[event.session_id].append(event)
@@ -103,7 +107,7 @@ class _World:
         outstanding = State()
         for order, event in enumerate(self._log):
             before = outstanding.pending.keys() - {getattr(event, "command_id", "")}
-            outstanding = evolve(outstanding, event)
+            fold_on(outstanding, event)
             self._withdrawn_us |= dict.fromkeys(before - outstanding.pending.keys(), event.at_us)
             if isinstance(event, CommandIssued):
                 self._asked[_asked(event)].append(event)

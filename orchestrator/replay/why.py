@@ -10,9 +10,9 @@ from typing import Any
 from events.derived import CommandIssued
 from events.envelope import Derived, Event, Input
 from orchestrator.replay.replay import REDUCER_ERRORS
+from orchestrator.replay.sound import UnsoundLogError, fold_on
 from orchestrator.replay.what_if import Change, what_if
 from orchestrator.replay.words import name, payload, short, value
-from orchestrator.session.evolve import fold
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import reduce
 from orchestrator.session.state import State
@@ -61,17 +61,21 @@ class Why:
 
 
 def why(log: Sequence[Event], version: int) -> Why:
-    """Explain an event of one session's log. Raises NoSuchEventError."""
+    """Explain an event of one session's log. Raises NoSuchEventError, UnsoundLogError."""
     event = next((one for one in log if one.version == version), None)
     if event is None:
         raise NoSuchEventError(f"version {version} is not in this log; it ends at {log[-1].version}")
     chain = [*_chain(log, event)]
     causes = tuple(Cause(one, _is_needed(log, event, one) if isinstance(one, Input) else None) for one in chain)
-    step = chain[1] if isinstance(event, Derived) else event
-    assert isinstance(step, Input), "a step begins with an input"
+    step = chain[1] if isinstance(event, Derived) and len(chain) > 1 else event
+    if not isinstance(step, Input):
+        raise UnsoundLogError(f"version {version} has no input as its cause; `orch verify` names every place")
     others = [one for one in log if isinstance(one, Input) and 1 < one.version < step.version and one not in chain]
     nearest = [(one, _is_needed(log, event, one)) for one in others[-NEIGHBOURS:]]
-    before = fold(one for one in log if one.version < step.version)
+    before = State()
+    for one in log:
+        if one.version < step.version:
+            fold_on(before, one)
     return Why(
         event=event,
         chain=causes,

@@ -1,6 +1,6 @@
 """Committing: batches of chained script calls, and what to do when nobody knows whether one happened.
 
-Every outcome except all-OK or NOT_OWNER is ambiguous (DESIGN §7): a lost reply, a refused cursor, an error. The steps
+Every outcome except all-OK or NOT_OWNER is ambiguous: a lost reply, a refused cursor, an error. The steps
 are kept; owner token and cursor are read back; what lies at or below the cursor is committed, the rest is sent again.
 """
 

@@ -1,4 +1,4 @@
-"""The names of everything in Redis, and which shard a session belongs to."""
+"""The names of everything in Redis, how many shards there are, and which one a session belongs to."""
 
 from dataclasses import dataclass
 from zlib import crc32

@@ -1,4 +1,4 @@
-"""A node: the sessions that live in this process, and what the edge asks of them."""
+"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says when Redis is slow."""
 
 import asyncio
 import hmac
@@ -239,6 +239,20 @@ class Node:
         self.counters["overflows"] += 1
         for live in self.sessions:
             live.hush(DELAYED)
+
+    async def promised(self, session_id: str) -> LiveSession | None:
+        """A session whose SESSION_OPENED is still waiting to be committed, as soon as it is; None: it never will.
+
+        Its shard may have changed its owner between the promise and the commit: the new one has it in its inbox.
+        """
+        begun = self.keys.state(session_id)
+        try:
+            async with asyncio.timeout(FIND_S):
+                while self.owns(session_id) and not await self._redis.exists(begun):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(FIND_AGAIN_S)
+        except (TimeoutError, RedisError, OSError) as error:
+            logger.warning("%s was promised, but has not begun: %s", session_id, error or "nothing of it is here")
+        return self.session(session_id)
 
     def report(self, event: Input) -> None:
         """Say that something happened. Never waits; order is kept per session."""

@@ -280,7 +280,8 @@ class Ownership:
         )
         for lease, outcome in zip(got, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                logger.error("%s could not be taken over", lease.what.name, exc_info=outcome)
+                ours = None if isinstance(outcome, RedisError | OSError) else outcome
+                logger.error("%s could not be taken over: %s", lease.what.name, outcome, exc_info=ours)
                 self._leave([lease.what.name], MOVES)
         self._taken.set()
         self._taken.clear()

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED = 128
 """Entries of a stream, or steps of a session: more than two seconds of one call."""
-SESSIONS_REMEMBERED = 10_000
+SESSIONS_REMEMBERED = 1_000
+"""Those that said something last; some 20 MB at most."""
 
 
 class SecondLifeError(RedisError):
@@ -90,6 +91,7 @@ class Committed:
             seen = self._seen[session_id] = _Seen()
             if len(self._seen) > SESSIONS_REMEMBERED:
                 self._seen.popitem(last=False)
+        self._seen.move_to_end(session_id)
         seen.server = server
         seen.steps.append((version, state_hash))
 
@@ -117,9 +119,13 @@ class Committed:
             del self._seen[session_id]
 
     async def _is_there(self, session_id: str, version: int, state_hash: str) -> bool:
-        """Whether the log has this very version, and not another one of the same number."""
-        entry = f"0-{version}"
-        found: Any = await self._redis.xrange(self._keys.log(session_id), entry, entry)
+        """Whether the log has this very version, and not another one of the same number. A log that was archived and
+        deleted leaves its last version behind.
+        """
+        log, entry = self._keys.log(session_id), f"0-{version}"
+        found: Any = await self._redis.xrange(log, entry, entry)
+        if not found and not await self._redis.exists(log):
+            return int(await self._redis.hget(self._keys.state(session_id), "version") or 0) >= version
         return bool(found) and decode(found[0][1][b"e"].rpartition(b"\n")[2]).state_hash == state_hash
 
 

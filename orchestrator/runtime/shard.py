@@ -270,7 +270,7 @@ class Shard:
             logger.exception("%s: %s of version %d broke", live.session_id, type(what).__name__, what.version)
 
     async def give_up(self) -> None:
-        """Cancel and await everything that was started under this lease (DESIGN §7)."""
+        """Cancel and await everything that was started under this lease, before anybody else may begin."""
         self.lost.set()
         await asyncio.gather(*(live.wind_up() for live in self.sessions.values()))
         if self._ending:

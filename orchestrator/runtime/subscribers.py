@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.runtime.cluster import is_cluster, plain
 from orchestrator.runtime.connection import keep_alive, pause_s, wire
+from orchestrator.runtime.wire import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,14 @@ class Subscription:
     """One stream, read in order from a cursor; the handler gets batches."""
 
     def __init__(
-        self, owner: RedisBroker, stream: str, cursor: str, handler: Callable[[list[Entry]], Awaitable[None]]
+        self,
+        owner: RedisBroker,
+        stream: str,
+        cursor: str,
+        handler: Callable[[list[Entry]], Awaitable[None]],
+        connected: Callable[[Exchange], Awaitable[None]] | None = None,
     ) -> None:
+        """`connected` is asked on each new connection whether the cursor still means what it did (see Wire)."""
         self._subscriber = owner.subscriber(
             stream=_CursorSub(stream, last_id=cursor, batch=True, max_records=BATCH, polling_interval=BLOCK_MS),
             ack_policy=AckPolicy.MANUAL,
@@ -113,7 +120,7 @@ class Subscription:
         self._subscriber.__class__ = _CursorSubscriber  # the factory has no place to name a class of one's own
         self._subscriber(handler)
         self._stream = stream
-        self._wire = wire(owner.config.connection.client)
+        self._wire = wire(owner.config.connection.client, connected)
 
     async def start(self) -> None:
         await cast("_CursorSubscriber", self._subscriber).start(self._read)

@@ -1,4 +1,4 @@
-"""Interruption: whether speech over the agent takes the floor, and pausing until that is decided."""
+"""Interruption: whether speech while the agent speaks takes the floor, and pausing until that is decided."""
 
 from events.derived import UserInterrupted
 from events.inputs import BargeIn, SttFinal

@@ -1,4 +1,4 @@
-"""A step in the making: one input and what it leads to. Decisions speak in these few verbs."""
+"""A step in the making: one input and what it leads to, said and done in few verbs; ids and keys are made here."""
 
 from typing import Any, TypeVar
 

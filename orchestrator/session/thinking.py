@@ -1,4 +1,4 @@
-"""Decisions while thinking: how a turn begins, the join of intent and answer, deadlines, failures, the filler."""
+"""Decisions while thinking: how a turn begins, the join of intent and answer, the words that are added, deadlines."""
 
 from events.derived import ProcessingComplete, TurnStarted
 from events.inputs import BargeIn, SttFinal

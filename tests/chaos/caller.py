@@ -77,8 +77,10 @@ class Caller:
                 self._hear(message.json(), address)
         if socket.close_code in FINAL_CODES:
             self.over = self.over or f"closed with {socket.close_code}"
-        elif socket.close_code == FORGOTTEN:
+        elif socket.close_code == FORGOTTEN and self._listening.is_set():
             self.over = "forgotten"
+        elif socket.close_code == FORGOTTEN:  # it had been promised, and was never committed: another one, then
+            self.session_id = self._token = ""
 
     def _hear(self, message: dict[str, str], address: str) -> None:
         match message["type"]:

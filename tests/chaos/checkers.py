@@ -1,4 +1,4 @@
-"""What must hold when all is over. They read Redis and what was written down outside, and ask no node."""
+"""Nothing lost, doubled or mixed up: what must hold when all is over, by Redis and what was written down outside."""
 
 import json
 from collections import Counter, defaultdict
@@ -11,17 +11,20 @@ from redis.asyncio import Redis
 from events.codec import decode
 from events.derived import CommandIssued, EventRejected, TurnStarted
 from events.envelope import Event, Input
-from events.inputs import IntentResolved, RagAnswered, SessionResumed
+from events.inputs import IntentResolved, PlaybackDone, RagAnswered, ServiceFailed, SessionResumed, TimerFired
 from events.recording import Header, dump, parse
 from orchestrator.replay.replay import replay
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import list_sessions
 from orchestrator.session import REDUCER_VERSION
-from orchestrator.session.evolve import TERMINAL, fold
+from orchestrator.session.evolve import fold
 from tests.chaos.caller import Caller
 from tests.chaos.producer import Producer
 from tests.chaos.questions import answer_to, intent_of
 from tests.chaos.watch import lags, ownables
+
+LAST_WORDS = (IntentResolved, PlaybackDone, RagAnswered, ServiceFailed, TimerFired)
+"""After one that counts, its command is answered for good."""
 
 
 @dataclass
@@ -126,7 +129,7 @@ def _results(log: list[Event], found: Findings) -> Iterator[str]:
     turns = {event.turn: event.text for event in log if isinstance(event, TurnStarted)}
     for event in log:
         found.counts["take-overs"] += isinstance(event, SessionResumed)
-        if type(event) not in TERMINAL:
+        if not isinstance(event, LAST_WORDS):
             continue
         if event.event_id in rejected:
             found.counts["stale results"] += 1

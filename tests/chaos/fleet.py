@@ -12,6 +12,9 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
+TRACE = re.compile(r"(?m)^(?P<before>.*)\nTraceback \(most recent call last\):\n(?: .*\n)+(?P<error>\S.*)$")
+GONE = "ClientConnectionResetError"
+"""A client that is gone before the server has answered it, in the words of aiohttp."""
 MISSED = re.compile(r"Redis lost versions (?P<first>\d+) to (?P<last>\d+) of (?P<session>\S+), which were committed")
 POLICY = """
 deadlines: {intent_ms: 10000, answer_ms: 10000, tts_ms: 10000}
@@ -103,11 +106,9 @@ class Fleet:
 
     def tracebacks(self) -> list[str]:
         """What no fault excuses: exceptions that nobody expected, in the words of the nodes."""
-        found = []
-        for log in sorted(self._folder.glob("node-*.log")):
-            before = ""
-            for line in log.read_text(errors="replace").splitlines():
-                if line.startswith("Traceback"):
-                    found.append(f"{log.name}: {before}")
-                before = line
-        return found
+        return [
+            f"{log.name}: {trace['before']}: {trace['error']}"
+            for log in sorted(self._folder.glob("node-*.log"))
+            for trace in TRACE.finditer(log.read_text(errors="replace"))
+            if GONE not in trace["error"]
+        ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -82,17 +83,23 @@ async def lags(redis: Redis, keys: Keys) -> dict[str, int]:
 
 
 async def recovered(redis: Redis, keys: Keys) -> None:
-    """Return when everything is owned, and what is waiting now is handled. Raises TimeoutError."""
+    """Return when everything is owned, and what is waiting now is handled. Raises AssertionError, with what is not."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await _recovered(redis, keys)
+    except TimeoutError:
+        left, owned = await lags(redis, keys), await _owned(redis, keys)
+        raise AssertionError(f"after {PATIENCE_S:g} s, everything owned: {owned}, entries waiting: {left}") from None
+
+
+async def _recovered(redis: Redis, keys: Keys) -> None:
     ends: dict[str, str] = {}
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                ends = ends or await _ends(redis, keys)
-                if await _owned(redis, keys) and await _passed(redis, keys, ends):
-                    return
-            except (RedisError, OSError):  # it is not back yet
-                pass
-            await asyncio.sleep(0.02)
+    while True:
+        with suppress(RedisError, OSError):  # it may not be back yet
+            ends = ends or await _ends(redis, keys)
+            if await _owned(redis, keys) and await _passed(redis, keys, ends):
+                return
+        await asyncio.sleep(0.02)
 
 
 async def _owned(redis: Redis, keys: Keys) -> bool:

@@ -6,13 +6,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import aiohttp
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from orchestrator.runtime.keys import Keys
 from tests.chaos import watch
@@ -46,6 +47,8 @@ class World:
     take_overs_ms: list[float] = field(default_factory=list)
     returns_ms: list[float] = field(default_factory=list)
     """From a Redis that is ready again to everything handled that waited in it."""
+    round_trips_ms: list[float] = field(default_factory=list)
+    """Of a bare PING under load."""
     cut: list[int] = field(default_factory=list)
     """Bytes that were cut off the append-only file."""
     lost_versions: list[dict[str, tuple[int, int]]] = field(default_factory=list)
@@ -76,17 +79,32 @@ class World:
         stack.push_async_callback(self.fleet.end)
         await asyncio.gather(*(self.fleet.spawn() for _ in range(size.nodes)))
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        self.callers = [Caller(http, self.fleet.any_address) for _ in range(size.sessions)]
-        stack.push_async_callback(self._hang_up)
-        sessions = await asyncio.gather(*(caller.listening() for caller in self.callers))
-        self.producers = producers(self.server.url, self.keys, size.producers, self.chance)
+        self.callers: list[Caller] = []
+        self._load: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
+        stack.push_async_callback(self._hang_up)
+        while len(self.callers) < size.sessions:  # as many at once as nodes get through while they share the shards
+            some = [Caller(http, self.fleet.any_address) for _ in range(min(10, size.sessions - len(self.callers)))]
+            self.callers += some
+            await asyncio.gather(*(caller.listening() for caller in some))
+        sessions = [caller.session_id for caller in self.callers]
+        self.producers = producers(self.server.url, self.keys, size.producers, self.chance)
         self._began_s = time.monotonic()
         each_hz = size.rate_hz / size.producers
         self._load = [
             asyncio.create_task(one.run(sessions[number :: size.producers], each_hz, self._stop))
             for number, one in enumerate(self.producers)
         ]
+        self._load.append(asyncio.create_task(self._probe()))
+
+    async def _probe(self) -> None:
+        """How long a round trip takes, whenever there is a Redis."""
+        while not self._stop.is_set():
+            began_s = time.monotonic()
+            with suppress(RedisError, OSError):
+                await self.redis.ping()
+                self.round_trips_ms.append((time.monotonic() - began_s) * 1_000)
+            await asyncio.sleep(0.1)
 
     async def hurt(self, fault: Callable[["World"], Awaitable[None]], count: int = 1) -> None:
         """Do it so many times; each time the world has recovered before it goes on."""

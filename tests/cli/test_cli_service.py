@@ -145,7 +145,7 @@ class Chat:
 
     def ended(self) -> tuple[int, str]:
         """It ends by itself: exit code and last words."""
-        code = self.process.wait(timeout=10)
+        code = self.process.wait(timeout=30)
         words = self.words.read()
         for pipe in (self.keyboard, self.answers, self.words):
             pipe.close()

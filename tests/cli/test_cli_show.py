@@ -1,5 +1,7 @@
 """`orch show` and `orch explain`: what they print, as it was reviewed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,17 @@ def env(tmp_path: Path) -> dict[str, str]:
     return environment(tmp_path, ORCH_REDIS_URL="unix:///nonexistent/redis.sock")
 
 
-@pytest.mark.parametrize("how", [[], ["--detailed"], ["--timeline"], ["--timeline", "--full"], ["--json"]])
+@pytest.mark.parametrize("how", [[], ["--detailed"], ["--timeline"], ["--timeline", "--full"]])
 def test_a_conversation_is_shown(how: list[str], env: dict[str, str], snapshot) -> None:
-    """As a golden log, in detail, in lanes, as JSON; what is cut says how much."""
+    """As a golden log, in detail, in lanes; what is cut says how much."""
     done = orch("show", BARGE_IN, *how, env=env)
     assert done.exit_code == 0
     assert done.stdout == snapshot
+
+
+def test_as_json_it_is_its_lines(env: dict[str, str]) -> None:
+    """One event each, as in the file."""
+    assert orch("show", BARGE_IN, "--json", env=env).stdout.splitlines() == Path(BARGE_IN).read_text().splitlines()[1:]
 
 
 def test_inputs_alone_are_completed(tmp_path: Path, env: dict[str, str]) -> None:
@@ -46,3 +53,23 @@ def test_rules_are_listed_and_typing_errors_understood(env: dict[str, str]) -> N
     done = orch("explain", "ORCH101", env=env)
     assert done.exit_code == 3
     assert "did you mean ORCH10" in done.stderr
+
+
+def test_help_loads_nothing_heavy(env: dict[str, str]) -> None:
+    """Neither the models nor the service: what makes `orch --help` quick."""
+    program = (
+        "import sys; from cli.main import app; from typer.testing import CliRunner; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "print(sorted({'pydantic', 'redis', 'aiohttp', 'rich', 'orchestrator', 'events'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_completion_for_the_usual_shells(shell: str, env: dict[str, str]) -> None:
+    """A script for the shell that asks."""
+    script = env | {"_ORCH_COMPLETE": f"source_{shell}"}
+    program = "from cli.main import main; import sys; sys.argv[0] = 'orch'; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=script, capture_output=True, text=True, check=False)
+    assert "_ORCH_COMPLETE" in done.stdout

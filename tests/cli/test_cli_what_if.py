@@ -78,3 +78,15 @@ def test_what_is_not_there_is_no_traceback(place: str, env: dict[str, str]) -> N
     done = orch("why", BARGE_IN, place, env=env)
     assert done.exit_code == 3
     assert re.match("✗ .*version", done.stderr)
+
+
+@pytest.mark.parametrize("command", [["why", "FILE", "80"], ["replay", "FILE", "--without", "79"]])
+def test_a_log_that_is_not_sound_is_refused_in_words(command: list[str], tmp_path: Path, env: dict[str, str]) -> None:
+    """Exit code 2, and where to look."""
+    lines = (ROOT / BARGE_IN).read_bytes().splitlines(keepends=True)
+    started = next(index for index, line in enumerate(lines) if b"TURN_STARTED" in line)
+    file = tmp_path / "unsound.jsonl"
+    file.write_bytes(b"".join(lines[:started] + lines[started + 1 :]))
+    done = orch(*(str(file) if word == "FILE" else word for word in command), env=env)
+    assert done.exit_code == 2
+    assert "does not follow from what is before it; `orch verify` names every place" in done.stderr

@@ -8,13 +8,15 @@ import aiohttp
 import pytest
 
 from events.derived import TurnStarted
-from events.inputs import ClientDisconnected, SessionCloseRequested
+from events.inputs import ClientDisconnected, SessionCloseRequested, SessionOpened
 from orchestrator.gateway.messages import LogLine
+from orchestrator.runtime.live import LiveSession
+from orchestrator.session.policy import Policy
 from tests.gateway.conftest import Serve
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
-from tests.runtime.support import PATIENCE_S, soon
+from tests.runtime.support import PATIENCE_S, a_session_on, soon
 
 Connect = Callable[..., Awaitable[Talker]]
 
@@ -148,6 +150,24 @@ async def test_a_session_whose_shard_is_on_its_way_is_not_forgotten(
     ids = {"session_id": session["session_id"], "resume_token": session["resume_token"]}
     assert await (await call(**ids)).closed() == 1013
     assert await (await call(**ids | {"resume_token": "guess"})).closed() == 4404
+
+
+async def test_a_conversation_that_was_promised_and_not_yet_committed_is_waited_for(
+    call: Connect, service: Service, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shard changed its owner just after the promise; its first event is still in the inbox of the next."""
+    node, session_id = service.running.node, a_session_on(place.keys, 1)
+    asked, promised = asyncio.Event(), node.promised
+
+    async def noted(session_id: str) -> LiveSession | None:
+        asked.set()
+        return await promised(session_id)
+
+    monkeypatch.setattr(node, "promised", noted)
+    client = await call(session_id=session_id, resume_token=node.resume_token(session_id))
+    await asked.wait()
+    node.report(SessionOpened(session_id=session_id, policy=Policy().recorded()))
+    assert (await client.until("session"))["session_id"] == session_id
 
 
 BAD = {

@@ -10,8 +10,10 @@ from events.envelope import Input
 from events.inputs import RagAnswered
 from events.recording import BadRecordingError, Header, Recording, dump, parse
 from events.upcast import UPCASTERS
-from orchestrator.replay.replay import replay
-from orchestrator.testing.conversation import Conversation, golden
+from orchestrator.replay.replay import KEPT_LIVE, replay
+from orchestrator.replay.report import details
+from orchestrator.replay.verdict import verdict_of
+from orchestrator.testing.conversation import Conversation, golden, recorded
 
 CALL = Conversation.listening().at(1_000).says("hello").after(300).answers("Hi!").speaks().after(2_000).played()
 LINES = CALL.recording().splitlines()[1:]
@@ -157,3 +159,27 @@ def test_a_recording_of_an_older_schema_replays_to_the_same(monkeypatch: pytest.
     monkeypatch.setitem(UPCASTERS, ("RAG_ANSWERED", 1), lambda raw: raw)
     monkeypatch.setattr(RagAnswered.model_fields["schema_version"], "default", 2)
     assert replay(recording(LINES)).divergence is None
+
+
+def test_a_report_of_many_divergences_stays_short() -> None:
+    """The first in full, twenty in a line each, the others as a number; and how many sessions there are of."""
+    calls = [Conversation.listening(f"s{number}").says("hello") for number in range(30)]
+    as_said, otherwise = (b'"text":"%b","turn":0,"type":"STT_FINAL"' % word for word in (b"hello", b"hallo"))
+    data = recorded(*calls).replace(as_said, otherwise)
+    found = replay(parse(data, "many.jsonl"))
+    assert len(found.divergences) == 30
+    lines = [*details(verdict_of(found, []))]
+    assert sum(line.startswith("  also ") for line in lines) == 20
+    assert lines[-2:] == ["  … 9 more; --json has them all", "  30 of 30 sessions diverge"]
+
+
+def test_states_of_many_sessions_are_kept_small_and_found_again() -> None:
+    """More sessions than are kept at hand, their steps mixed: each ends where it ends alone."""
+    calls = [Conversation.listening(f"s{number}") for number in range(KEPT_LIVE + 20)]
+    for call in calls:
+        call.at(1_000).says("hello")
+    for call in calls:
+        call.at(2_000).answers("Hi!").speaks(chunks=2)
+    found = replay(parse(recorded(*calls), "many.jsonl"))
+    assert found.divergences == []
+    assert found.states == {call.session_id: call.state for call in calls}

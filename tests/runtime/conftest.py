@@ -100,3 +100,12 @@ async def server() -> AsyncIterator[Server]:
         await server.start()
         yield server
         await server.kill()
+
+
+@pytest.fixture
+async def corner(place: Place, make_node: MakeNode) -> AsyncIterator[tuple[Place, Running]]:
+    """A node and what it writes, of which the test breaks something: nothing of it is left for the laws."""
+    running = await make_node()
+    yield place, running
+    await running.node.stop()
+    await place.redis.delete(*[key async for key in place.redis.scan_iter(f"{place.keys.prefix}:*")])

@@ -1,4 +1,4 @@
-"""A model of the commit protocol (DESIGN §7): one shard, one session, two nodes, one Redis, one producer.
+"""A model of the commit protocol: one shard, one session, two nodes, one Redis, one producer.
 
 What may happen next is in `protocol_steps.py`, what must never be in `protocol_checks.py`, the walk through all worlds
 in `protocol_search.py`. The rules

@@ -1,4 +1,4 @@
-"""The commit protocol of DESIGN §7, model-checked: with all its rules nothing goes wrong, and without any one of them
+"""The commit protocol, model-checked: with all its rules nothing goes wrong, and without any one of them
 something does. `COMMIT_MODEL=deep pytest tests/runtime/test_commit_protocol.py` looks further (a minute or two).
 """
 

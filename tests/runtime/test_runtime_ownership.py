@@ -25,6 +25,7 @@ from orchestrator.runtime import lease as leases
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.node import Node, WrongShardCountError
+from orchestrator.runtime.shard import Shard
 from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.laws import check_laws
@@ -159,6 +160,26 @@ async def test_the_conversation_so_far_goes_along_to_the_new_owner(make_node: Ma
     (again,) = [request for stage, request in second.stubs.asked if stage == "answer"]
     assert again.conversation == (Line("user", "hello"), Line("agent", "You said hello."))
     assert again == [request for stage, request in first.stubs.asked if stage == "answer"][-1]
+
+
+async def test_a_take_over_that_redis_interrupts_is_tried_again(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no bug of ours, so it is said in a line, without a traceback."""
+    take_over, interrupted = Shard.take_over, []
+
+    async def interrupt_the_first(shard: Shard) -> None:
+        if not interrupted:
+            interrupted.append(shard.lease.what.name)
+            raise ConnectionResetError("Connection lost")
+        await take_over(shard)
+
+    monkeypatch.setattr(Shard, "take_over", interrupt_the_first)
+    running = await make_node(lease_ms=300)
+    await soon(lambda: len(running.node.shards) == 4)
+    (said,) = [record for record in caplog.records if "could not be taken over" in record.getMessage()]
+    assert said.getMessage() == f"{interrupted[0]} could not be taken over: Connection lost"
+    assert said.exc_info is None
 
 
 async def test_a_node_whose_lease_was_taken_does_nothing_more(make_node: MakeNode, place: Place) -> None:

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from events.derived import TurnStarted
-from events.inputs import RagAnswered, SessionResumed, SttFinal, SttPartial
+from events.inputs import RagAnswered, SessionCloseRequested, SessionResumed, SttFinal, SttPartial
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import read_log
 from orchestrator.runtime.node import Node
@@ -68,6 +68,23 @@ async def test_where_nothing_is_lost_nothing_is_said(server: Server, caplog: pyt
     assert not lost(caplog)
     assert not [message for message in caplog.messages if "appended again" in message]
     assert running.node.counters["lost_versions"] == 0
+    await running.node.stop()
+
+
+async def test_a_log_that_was_archived_and_deleted_is_not_lost(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left of it in Redis says how long it was."""
+    running = await started(server)
+    live = await running.listening()
+    running.node.report(SessionCloseRequested(session_id=live.session_id))
+    await running.watch.phase(live.session_id, "ENDED")
+    other = await running.listening()
+    async with Redis.from_url(server.url) as redis:
+        await redis.delete(KEYS.log(live.session_id))
+    await set_back(server, server.written)
+    await running.watch.event(other.session_id, SessionResumed)
+    assert not lost(caplog)
     await running.node.stop()
 
 

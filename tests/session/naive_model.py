@@ -1,4 +1,4 @@
-"""What a conversation looks like from outside, written down from the rules: DESIGN §6 and the words of policy.py.
+"""What a conversation looks like from outside, written down from the rules in the words of policy.py.
 
 It knows no commands, versions, events or timers, but two questions about the user: may they go on (`may_go_on`), and
 is their final still to come (`awaits_final`)? It imports nothing of the core.

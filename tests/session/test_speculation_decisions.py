@@ -394,7 +394,7 @@ def test_a_handler_that_comes_leaves_the_guess_alone(converse) -> None:
 
 
 def test_an_utterance_that_came_to_nothing_leaves_no_guess_to_the_next(converse) -> None:
-    """The recogniser took its words back and gave no final: the same words are another utterance with own tries."""
+    """Its words were taken back, and no final came: the same words are another utterance, with tries of its own."""
     call = partial(partial(guessing(converse, tries=1), "hello"), "").input(SpeechStopped).fires("endpoint")
     call.fires("stt_deadline")
     assert (call.state.tries, call.state.speculation) == (0, None)

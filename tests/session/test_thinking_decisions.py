@@ -3,7 +3,7 @@
 import pytest
 from glance import arms, cancels, done, refused, the, timers
 
-from events.derived import ProcessingComplete, TurnEnded, TurnStarted
+from events.derived import CommandIssued, ProcessingComplete, TurnEnded, TurnStarted
 from events.inputs import (
     BargeIn,
     HandlerAttached,
@@ -240,6 +240,14 @@ def test_more_words_join_the_utterance(converse) -> None:
         arms("answer_deadline", 5_200),
     ]
     assert call.says("today").state.task.text == "hello are you open today"
+
+
+def test_the_timers_of_a_turn_end_with_it(converse) -> None:
+    """They are withdrawn before the turn is over, and the next turn arms its own."""
+    call = converse("THINKING", filler={"delay_ms": 900, "text": "One moment."}).after(100).says("are you open")
+    before = call.last[: call.last.index(the(call, TurnEnded))]
+    withdrawn = {event.target for event in before if isinstance(event, CommandIssued) and event.name == "CancelTimer"}
+    assert withdrawn == timers(call) == {"filler", "intent_deadline", "answer_deadline"}
 
 
 def test_a_policy_may_let_more_words_replace_the_utterance(converse) -> None:

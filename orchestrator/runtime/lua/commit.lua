@@ -1,4 +1,4 @@
--- Commit one step of one session: all checks first, then writes that cannot fail.
+-- Commit one step of one session, and trim what is handled: all checks first, then writes that cannot fail.
 -- KEYS shard hash, session log, session state, live sessions, feed, inbox, positions of the projections
 -- ARGV owner token, expected cursor, new cursor, expected version, new version, events, session id, state hash,
 --      'ended' when the session ended in this step, a snapshot of the session before it (or '')

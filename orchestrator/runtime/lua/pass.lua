@@ -1,4 +1,5 @@
--- Move the cursor past an entry that changes no session: a repetition, or a dead letter kept with its reason.
+-- Move the cursor past an entry that changes no session: a repetition, or a dead letter kept with its reason; trim
+-- what is handled.
 -- KEYS owned hash, dead letters, the stream   ARGV owner token, expected cursor, new cursor, reason ('' for a repetition),
 -- entry, what else helps to understand it
 -- Returns as commit.lua does.

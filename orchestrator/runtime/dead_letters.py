@@ -1,0 +1,61 @@
+"""Dead letters for the history: read on from where SQL stands, of owned shards and of the ingresses."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from orchestrator.runtime.connection import run_all
+from orchestrator.runtime.keys import INGRESSES, Keys
+from projections.history.fold import Changes
+from projections.history.store import History, Move, Position, PositionMovedError
+
+EVERY_S = 2.0
+MOST = 100
+
+
+class DeadLetters:
+    """Asked often, it looks now and then."""
+
+    def __init__(self, redis: Redis, keys: Keys, history: History) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._history = history
+        self._positions: dict[str, Position] = {}
+        self._next = 0.0
+
+    async def project(self, shards: Sequence[int]) -> None:
+        """Write those that are new. Raises RedisError, HistoryError."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next:
+            return
+        self._next = now + EVERY_S
+        streams = [
+            *map(self._keys.unroutable, shards),
+            *(self._keys.ingress(n, "unroutable") for n in range(INGRESSES)),
+        ]
+        if missing := [stream for stream in streams if stream not in self._positions]:
+            self._positions |= await self._history.positions(missing)
+        at = [self._positions[stream] for stream in streams]
+        calls = [("XRANGE", one.stream, f"({one.ms}-{one.seq}", "+", "COUNT", MOST) for one in at]
+        for position, entries in zip(at, await run_all(self._redis, calls), strict=True):
+            if isinstance(entries, Exception):
+                raise entries
+            if entries:
+                await self._write(position, entries)
+
+    async def _write(self, at: Position, entries: list[Any]) -> None:
+        rows = []
+        for entry_id, fields in entries:
+            ms, seq = map(int, entry_id.split(b"-"))
+            words = {name: fields.get(name, b"").decode(errors="replace") for name in (b"reason", b"e", b"where")}
+            row = {"stream": at.stream, "ms": ms, "seq": seq, "reason": words[b"reason"]}
+            rows.append(row | {"line": words[b"e"], "context": words[b"where"]})
+        new = Position(at.stream, rows[-1]["seq"], rows[-1]["ms"])
+        try:
+            await self._history.write([Move(at, new)], Changes(), dead_letters=rows)
+        except PositionMovedError:  # another node was faster
+            del self._positions[at.stream]
+        else:
+            self._positions[at.stream] = new

@@ -1,0 +1,171 @@
+"""The feed of one shard as a projection reads it: batches of pointers without a gap, each waiting until it is written.
+
+A connection tells nothing of what Redis has lost before it was made. So on each new one the last pointer that is
+projected is looked up, and the step that it named: if either is another one by now, the feed is a fork of what was
+projected, and the logs are compared instead of read on.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from faststream.redis import RedisBroker
+from redis.exceptions import RedisError
+
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.subscribers import Entry, Subscription
+from orchestrator.runtime.wire import Exchange
+from projections.history.store import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """One step of a session, by its versions."""
+
+    seq: int
+    session_id: str
+    first: int
+    last: int
+
+
+class FeedError(RedisError):
+    """The feed cannot be read on from where the projection stands."""
+
+
+class Feed:
+    """One feed, from a position on. Once `broken`, it is of no use any more."""
+
+    def __init__(
+        self,
+        broker: RedisBroker,
+        keys: Keys,
+        shard: int,
+        position: Position,
+        last_line: bytes,
+        offer: Callable[["Feed"], None],
+    ) -> None:
+        """`last_line` is the last one of the step that the position names; `offer` is told of each batch."""
+        self.shard = shard
+        self.position = position
+        self.pointers: list[Pointer] = []
+        """The batch in hand."""
+        self.broken = ""
+        """Why it cannot be read on."""
+        self.is_fork = False
+        """What is projected is not what Redis has: the logs must be compared."""
+        self._keys = keys
+        self._last_line = last_line
+        self._offer = offer
+        self._connections = 0
+        self._written = asyncio.Event()
+        self._stopped = asyncio.Event()
+        cursor = f"0-{position.seq}"
+        self._subscription = Subscription(broker, keys.feed(shard), cursor, self._handle, self._connected)
+
+    async def start(self) -> None:
+        await self._subscription.start()
+
+    async def stop(self) -> None:
+        """A batch that is not written by now is read again by whoever comes next."""
+        self._break("it was stopped")
+        self._stopped.set()
+        await self._subscription.stop()
+
+    def written(self, position: Position) -> None:
+        """The batch in hand is committed."""
+        self.position = position
+        self.pointers = []
+        self._written.set()
+
+    def _break(self, words: str, *, is_fork: bool = False) -> None:
+        if not self.broken:
+            self.broken, self.is_fork = words, is_fork
+
+    @property
+    def running(self) -> bool:
+        return not self.broken and self._subscription.running
+
+    async def _handle(self, entries: list[Entry]) -> None:
+        """The FastStream handler: returns when the batch is written, so nothing piles up here."""
+        if not self.broken:
+            pointers = [_pointer(entry) for entry in entries]
+            expected = list(range(self.position.seq + 1, self.position.seq + 1 + len(pointers)))
+            if [pointer.seq for pointer in pointers] == expected:
+                self.pointers = pointers
+                self._written.clear()
+                self._offer(self)
+                await _either(self._written, self._stopped)
+                return
+            self._break(f"pointer {pointers[0].seq} follows {self.position.seq}", is_fork=True)
+        await self._stopped.wait()
+
+    async def _connected(self, exchange: Exchange) -> None:
+        """Called with each new connection, before it is read from. Raises FeedError."""
+        if self._connections or self.broken:
+            self._break("the connection was lost")  # maybe with a part of the feed: begin again from what is written
+            raise FeedError(self.broken)
+        at, feed = self.position, self._keys.feed(self.shard)
+        following = ("XRANGE", feed, f"0-{at.seq + 1}", "+", "COUNT", 1)
+        if not at.seq:
+            replies = await exchange([following])
+        else:
+            entry, step = f"0-{at.seq}", f"0-{at.version}"
+            log = self._keys.log(at.session_id)
+            last = [("XRANGE", feed, entry, entry), ("XRANGE", log, step, step), ("EXISTS", log)]
+            replies = await exchange([following, *last])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        if words := self._forked(*replies):
+            self._break(words, is_fork=True)
+            raise FeedError(words)
+        self._connections += 1
+
+    def _forked(
+        self, following: list[Any], last: list[Any] | None = None, step: list[Any] | None = None, is_log: int = 1
+    ) -> str:
+        """What shows that the feed does not go on from our position; empty: nothing."""
+        at = self.position
+        if following and _seq(following[0]) != at.seq + 1:
+            return f"pointer {_seq(following[0])} follows {at.seq}"
+        if last is None:
+            return ""
+        if not last or _named(last[0]) != (at.session_id, at.version):
+            return f"pointer {at.seq} is not the one that was projected"
+        if is_log and (not step or _last_line(step[0]) != self._last_line):
+            return f"{at.session_id} has another version {at.version} than the one that was projected"
+        return ""
+
+
+async def _either(one: asyncio.Event, other: asyncio.Event) -> None:
+    tasks = [asyncio.ensure_future(event.wait()) for event in (one, other)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _pointer(entry: Entry) -> Pointer:
+    stream_id, fields = entry
+    seq = int(stream_id.partition(b"-")[2])
+    return Pointer(seq, fields[b"s"].decode(), int(fields[b"f"]), int(fields[b"t"]))
+
+
+def _fields(raw: Any) -> dict[bytes, bytes]:
+    """Of an entry as the wire has it."""
+    return dict(zip(raw[1][::2], raw[1][1::2], strict=True))
+
+
+def _seq(raw: Any) -> int:
+    return int(raw[0].partition(b"-")[2])
+
+
+def _named(raw: Any) -> tuple[str, int]:
+    fields = _fields(raw)
+    return fields[b"s"].decode(), int(fields[b"t"])
+
+
+def _last_line(raw: Any) -> bytes:
+    return _fields(raw)[b"e"].rpartition(b"\n")[2]

@@ -1,0 +1,367 @@
+"""Keeping the history: the feeds of the shards that this node owns, folded into SQL in small batches.
+
+It never slows a call: one task of its own, which gives way after every few events, reads no further than it has
+written, and begins again from what is written whenever something fails, after a pause that grows.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from events.codec import BadEventError
+from orchestrator.runtime.archiver import NAME
+from orchestrator.runtime.connection import connect, run_all
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.dead_letters import DeadLetters
+from orchestrator.runtime.feed import Feed, Pointer
+from orchestrator.runtime.inbox import now_us
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.reconcile import reconcile, resync
+from orchestrator.runtime.subscribers import broker
+from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
+from projections.history.store import History, HistoryError, Move, Position, PositionMovedError
+
+logger = logging.getLogger(__name__)
+
+GATHER_S = 0.1
+"""How long a batch waits for those of other shards: a commit of its own for each would cost more than all the rest."""
+MOST = 256
+"""Pointers in one transaction; a backlog is written in transactions of so many, without a pause."""
+LOOK_S = 0.5
+GIVE_WAY = 16
+"""Events are folded at a time, which is less than a millisecond."""
+KNOWN = 2_000
+"""Sessions kept in memory; others are read back from SQL."""
+CAREFUL = 64
+"""After a failure, so many transactions are of one shard each: one that cannot be written holds up no other."""
+
+_FAILURES = (RedisError, OSError, HistoryError, BadEventError, GapError, PositionMovedError)
+
+Owned = Callable[[], Mapping[int, object]]
+"""Shard → what it is owned by now: another object is another acquisition."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one feed has in hand, folded."""
+
+    feed: Feed
+    position: Position
+    changes: Changes = field(default_factory=Changes)
+    anew: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Pause:
+    """A shard that failed waits before it is tried again."""
+
+    failures: int = 0
+    until: float = 0.0
+
+
+class Projecting:
+    """Projects what is owned, for as long as it runs."""
+
+    def __init__(self, redis_url: str, keys: Keys, history: History, owned: Owned, counters: Counters) -> None:
+        self.lag_ms = 0
+        """Between the last projected event and its commit in SQL."""
+        self._keys = keys
+        self._history = history
+        self._owned = owned
+        self._counters = counters
+        self._redis = connect(redis_url)
+        self._broker = broker(redis_url, keys.shards + 8)
+        self._dead_letters = DeadLetters(self._redis, keys, history)
+        self._feeds: dict[int, tuple[Feed, object]] = {}
+        self._forked: set[int] = set()
+        """Shards whose logs must be compared before their feeds are read again."""
+        self._pauses: dict[int, _Pause] = {}
+        self._known: OrderedDict[str, SessionHistory] = OrderedDict()
+        self._waiting: list[Feed] = []
+        self._offered = asyncio.Event()
+        self._next_look = 0.0
+        self._careful = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="history")
+
+    async def stop(self) -> None:
+        """What is in hand is left to the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._drop(list(self._feeds))
+        await self._broker.stop()
+        await self._redis.aclose()
+        await self._history.close()
+
+    async def _run(self) -> None:
+        """It goes on whatever happens."""
+        failures, is_open = 0, False
+        while True:
+            try:
+                if not is_open:
+                    await self._open()
+                    is_open = True
+                await self._round()
+                failures = 0
+            except Exception as error:
+                self._counters["projection_failures"] += 1
+                if not failures:  # said once, however long it lasts
+                    expected = isinstance(error, _FAILURES)
+                    logger.warning("the history cannot be kept now: %s", _first_line(error), exc_info=not expected)
+                await self._drop(list(self._feeds))
+                await asyncio.sleep(_pause_s(failures))
+                failures += 1
+
+    async def _open(self) -> None:
+        await self._history.open()
+        await self._broker.connect()
+        if made := await self._history.lay_out():
+            logger.info("the history of %d sessions was made anew from the archive, for this version of orch", made)
+
+    async def _round(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            await self._look(now)
+            await self._dead_letters.project(list(self._feeds))
+        await self._wait()
+        await self._write_waiting()
+
+    async def _look(self, now: float) -> None:
+        """Leave what is not ours any more or cannot be read on; begin with what is."""
+        owned = dict(self._owned())
+        over = [n for n, (feed, owner) in self._feeds.items() if owned.get(n) is not owner or not feed.running]
+        for number in over:
+            feed = self._feeds[number][0]
+            if feed.is_fork:
+                logger.warning("the logs of shard %02d are compared with the history: %s", number, feed.broken)
+                self._counters["projection_forks"] += 1
+                self._forked.add(number)
+        await self._drop(over)
+        new = {n: owner for n, owner in owned.items() if n not in self._feeds and now >= self._pause(n).until}
+        if new:
+            await self._begin(new)
+
+    async def _begin(self, new: Mapping[int, object]) -> None:
+        if forked := self._forked & new.keys():
+            await self._resync(forked)
+        streams = {self._keys.feed(number): number for number in new}
+        for stream, at in (await self._history.positions(list(streams))).items():
+            number = streams[stream]
+            lines = await self._history.lines(at.session_id, at.version, at.version) if at.seq else []
+            feed = Feed(self._broker, self._keys, number, at, lines[0] if lines else b"", self._offer)
+            self._feeds[number] = feed, new[number]
+            await feed.start()
+        await self._publish([feed for feed, _ in self._feeds.values() if feed.shard in new])
+
+    async def _resync(self, shards: set[int]) -> None:
+        async for session_id, words, _ in resync(self._redis, self._keys, self._history, shards):
+            if words:
+                logger.warning("the history of %s was made anew: %s", session_id, words)
+                self._counters["projection_rebuilds"] += 1
+        self._forked -= shards
+
+    async def _drop(self, numbers: list[int]) -> None:
+        dropped = [self._feeds.pop(number)[0] for number in numbers]
+        self._waiting = [feed for feed in self._waiting if feed not in dropped]
+        await asyncio.gather(*(feed.stop() for feed in dropped), return_exceptions=True)
+        gone = {feed.shard for feed in dropped}
+        for session_id in [one for one in self._known if self._keys.shard_of(one) in gone]:
+            del self._known[session_id]
+
+    def _pause(self, number: int) -> _Pause:
+        return self._pauses.setdefault(number, _Pause())
+
+    def _offer(self, feed: Feed) -> None:
+        self._waiting.append(feed)
+        self._offered.set()
+
+    async def _wait(self) -> None:
+        """Until something is there; then a moment longer, unless there is plenty."""
+        self._offered.clear()
+        if not self._waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._offered.wait()
+        if self._waiting and sum(len(feed.pointers) for feed in self._waiting) < MOST // 8:
+            await asyncio.sleep(GATHER_S)
+
+    def _take(self) -> list[Feed]:
+        """Those who have waited longest, until a transaction is full."""
+        taken: list[Feed] = []
+        while self._waiting and (not taken or sum(len(one.pointers) for one in taken) < MOST):
+            feed = self._waiting.pop(0)
+            if not feed.broken:
+                taken.append(feed)
+            if self._careful:
+                self._careful -= 1
+                break
+        return taken
+
+    async def _write_waiting(self) -> None:
+        feeds = self._take()
+        if not feeds:
+            return
+        try:
+            batches = await self._fold_all(feeds)
+            await self._commit(batches)
+        except PositionMovedError as error:
+            logger.info("another process projects, too: %s", error)
+            await self._set_back(feeds)
+        except HistoryError as error:
+            if len(feeds) == 1 and not getattr(error, "connection_invalidated", False):
+                await self._fail(feeds[0], error)
+                return
+            self._careful = CAREFUL
+            raise
+        else:
+            for batch in batches:
+                self._pauses.pop(batch.feed.shard, None)
+
+    async def _commit(self, batches: list[_Batch]) -> None:
+        if not batches:
+            return
+        together, anew = Changes(), []
+        for batch in batches:
+            together.add(batch.changes)
+            anew += batch.anew
+        await self._history.write([Move(one.feed.position, one.position) for one in batches], together, anew=anew)
+        for batch in batches:
+            batch.feed.written(batch.position)
+        self._counters["projected"] += len(together.events)
+        if together.events:
+            self.lag_ms = max(0, now_us() - together.events[-1]["at_us"]) // 1_000
+        self._forget_some(together)
+        try:
+            await self._publish([batch.feed for batch in batches])
+        except (RedisError, OSError) as error:  # the next one says it, too
+            logger.info("positions could not be published: %s", error)
+
+    async def _publish(self, feeds: Sequence[Feed]) -> None:
+        """After the commit: so that trimming knows what is not needed any more."""
+        calls = [("HSET", self._keys.positions(feed.shard), NAME, feed.position.seq) for feed in feeds]
+        if calls:
+            await run_all(self._redis, calls)
+
+    def _forget_some(self, changes: Changes) -> None:
+        for session_id, row in changes.sessions.items():
+            if row["ended_us"] is not None:
+                self._known.pop(session_id, None)
+        while len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+
+    async def _set_back(self, feeds: Sequence[Feed]) -> None:
+        """They begin again from what SQL says."""
+        now = asyncio.get_running_loop().time()
+        for feed in feeds:
+            self._pause(feed.shard).until = now + LOOK_S
+        await self._drop([feed.shard for feed in feeds])
+
+    async def _fail(self, feed: Feed, error: Exception) -> None:
+        """One shard cannot be projected: it is tried again, after longer and longer pauses; others go on."""
+        self._counters["projection_failures"] += 1
+        pause = self._pause(feed.shard)
+        if not pause.failures:
+            logger.error("shard %02d cannot be projected: %s", feed.shard, _first_line(error))
+        pause.until = asyncio.get_running_loop().time() + _pause_s(pause.failures)
+        pause.failures += 1
+        await self._drop([feed.shard])
+
+    async def _fold_all(self, feeds: Sequence[Feed]) -> list[_Batch]:
+        """Fold what each feed has in hand; one that cannot be folded fails alone."""
+        wanted = {pointer.session_id for feed in feeds for pointer in feed.pointers}
+        self._known |= await self._history.load(sorted(wanted - self._known.keys()))
+        batches = []
+        for feed in feeds:
+            try:
+                batches.append(await self._fold(feed))
+            except (BadEventError, GapError, RedisError) as error:
+                await self._fail(feed, error)
+        return batches
+
+    async def _fold(self, feed: Feed) -> _Batch:
+        last = feed.pointers[-1]
+        batch = _Batch(feed, Position(feed.position.stream, last.seq, 0, last.session_id, last.last))
+        sessions: dict[str, list[Pointer]] = {}
+        for pointer in feed.pointers:
+            sessions.setdefault(pointer.session_id, []).append(pointer)
+        logs = await self._read(sessions)
+        for session_id, pointers in sessions.items():
+            changes = await self._fold_session(feed.shard, session_id, pointers, logs[session_id])
+            if changes is None:
+                changes = await self._repaired(batch, session_id)
+            batch.changes.add(changes)
+        return batch
+
+    async def _read(self, sessions: Mapping[str, Sequence[Pointer]]) -> dict[str, list[Any]]:
+        """The entries of the logs that the pointers name."""
+        calls = [
+            ("XRANGE", self._keys.log(session_id), f"0-{pointers[0].first}", f"0-{pointers[-1].last}")
+            for session_id, pointers in sessions.items()
+        ]
+        replies = await run_all(self._redis, calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return dict(zip(sessions, replies, strict=True))
+
+    async def _fold_session(
+        self, shard: int, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
+    ) -> Changes | None:
+        """None: what is projected, what the pointers say and what the log holds do not go together."""
+        history = self._known.get(session_id) or SessionHistory(new_session(session_id, shard))
+        if pointers[-1].last <= history.version:
+            return await self._seen_before(session_id, pointers, entries)
+        expected = [f"0-{pointer.last}".encode() for pointer in pointers]
+        if pointers[0].first != history.version + 1 or [entry_id for entry_id, _ in entries] != expected:
+            return None
+        self._known[session_id] = history
+        self._known.move_to_end(session_id)
+        changes = Changes()
+        lines = [line for _, fields in entries for line in fields[b"e"].split(b"\n")]
+        try:
+            for step in steps(lines):
+                history.take(step, changes)
+                if len(changes.events) % GIVE_WAY < len(step):
+                    await asyncio.sleep(0)
+        except GapError:
+            self._known.pop(session_id)
+            return None
+        return changes
+
+    async def _seen_before(
+        self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
+    ) -> Changes | None:
+        """Pointers to what is projected already, as after a comparison of the logs: nothing, if it is the same."""
+        lines = [line for _, fields in entries for line in fields[b"e"].split(b"\n")]
+        archived = await self._history.lines(session_id, pointers[0].first, pointers[-1].last)
+        return Changes() if lines in (archived, []) else None
+
+    async def _repaired(self, batch: _Batch, session_id: str) -> Changes:
+        self._known.pop(session_id, None)
+        repair = await reconcile(self._redis, self._keys, self._history, session_id)
+        if repair.words:
+            logger.warning("the history of %s was made right: %s", session_id, repair.words)
+            self._counters["projection_rebuilds"] += 1
+        if repair.is_anew:
+            batch.anew.append(session_id)
+        return repair.changes
+
+
+def _pause_s(failures: int) -> float:
+    """A database is not asked as often as Redis: a call does not wait for it."""
+    return min(30.0, 0.25 * 2.0 ** min(failures, 7))
+
+
+def _first_line(error: Exception) -> str:
+    """SQLAlchemy adds the statement and its values: what users said."""
+    return str(error).partition("\n")[0] or type(error).__name__

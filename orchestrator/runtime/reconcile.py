@@ -1,0 +1,135 @@
+"""Making the history of a session right where the feed does not say how: its log is compared with its archive.
+
+What the log says counts, as far as there is one; what Redis has forgotten is left as it was archived.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+
+from orchestrator.runtime.connection import run_all
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.logs import UnknownSessionError, read_lines
+from projections.history.fold import Changes, SessionHistory, folded, steps
+from projections.history.store import History, Move, Position, PositionMovedError
+
+logger = logging.getLogger(__name__)
+
+TRIES = 20
+"""Whoever is live is projected meanwhile by its node, which is faster now and then."""
+
+
+@dataclass(slots=True)
+class Repair:
+    """What has to be written so that a session is right."""
+
+    changes: Changes = field(default_factory=Changes)
+    is_anew: bool = False
+    """What is there must be removed before."""
+    words: str = ""
+    """What was wrong; empty: nothing."""
+
+
+async def reconcile(redis: Redis, keys: Keys, history: History, session_id: str) -> Repair:
+    """Compare all of the log with all of the archive. Raises RedisError, HistoryError, BadEventError, GapError."""
+    archive = await history.lines(session_id)
+    try:
+        log = await read_lines(redis, keys, session_id)
+    except UnknownSessionError:
+        return Repair()  # archived, or purged
+    if log == archive:
+        return Repair()
+    known = (await history.load([session_id])).get(session_id)
+    if log[: len(archive)] == archive and (known is not None or not archive):
+        return Repair(_rest(keys, session_id, log[len(archive) :], known), words="versions were missing")
+    words = f"the log has {len(log)} versions and differs from the {len(archive)} that were projected"
+    return Repair(folded(session_id, keys.shard_of(session_id), log), is_anew=True, words=words)
+
+
+def _rest(keys: Keys, session_id: str, lines: list[bytes], known: SessionHistory | None) -> Changes:
+    if known is None:
+        return folded(session_id, keys.shard_of(session_id), lines)
+    changes = Changes()
+    for step in steps(lines):
+        known.take(step, changes)
+    return changes
+
+
+async def from_scratch(redis: Redis, keys: Keys, history: History, session_id: str) -> Repair:
+    """Everything of a session, from its log, or from the archive where Redis has forgotten it. Raises as reconcile."""
+    try:
+        lines = await read_lines(redis, keys, session_id)
+    except UnknownSessionError:
+        lines = await history.lines(session_id)
+    return Repair(folded(session_id, keys.shard_of(session_id), lines), is_anew=True)
+
+
+async def logs_of(redis: Redis, keys: Keys, shards: set[int]) -> list[str]:
+    """The sessions of these shards whose logs are in Redis. Raises RedisError."""
+    found = set()
+    async for key in redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000):
+        session_id = key.decode().removesuffix(":log").partition(":session:")[2]
+        if keys.shard_of(session_id) in shards:
+            found.add(session_id)
+    return sorted(found)
+
+
+async def ends(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, Position]:
+    """Where the feeds of these shards end now. Raises RedisError."""
+    wanted = sorted(shards)
+    replies = await run_all(redis, [("XREVRANGE", keys.feed(n), "+", "-", "COUNT", 1) for n in wanted])
+    found = {}
+    for number, reply in zip(wanted, replies, strict=True):
+        if isinstance(reply, Exception):
+            raise reply
+        found[number] = Position(keys.feed(number))
+        if reply:
+            stream_id, fields = reply[0]
+            seq, version = int(stream_id.partition(b"-")[2]), int(fields[b"t"])
+            found[number] = Position(keys.feed(number), seq, 0, fields[b"s"].decode(), version)
+    return found
+
+
+async def resync(
+    redis: Redis, keys: Keys, history: History, shards: set[int], *, is_from_scratch: bool = False
+) -> AsyncIterator[tuple[str, str, int]]:
+    """Make the history of these shards right from the logs, then set its positions to where the feeds ended before.
+
+    Yields each session, what was wrong with it, and how many there are. Raises as reconcile, and PositionMovedError
+    where somebody else is always faster.
+    """
+    end = await ends(redis, keys, shards)
+    before = await history.positions([keys.feed(number) for number in shards])
+    every = await logs_of(redis, keys, shards)
+    if is_from_scratch:
+        every = sorted({*every, *(one for one in await history.archived() if keys.shard_of(one) in shards)})
+    for session_id in every:
+        words = await _repair(redis, keys, history, session_id, is_from_scratch=is_from_scratch)
+        yield session_id, words, len(every)
+    for number in sorted(shards):
+        try:
+            await history.write([Move(before[keys.feed(number)], end[number])], Changes())
+        except PositionMovedError:
+            if not is_from_scratch:
+                raise  # beside a node that projects its own position is right
+
+
+async def _repair(redis: Redis, keys: Keys, history: History, session_id: str, *, is_from_scratch: bool) -> str:
+    """Under the lock of its stream, and only if nothing was projected since we looked."""
+    stream = keys.feed(keys.shard_of(session_id))
+    look = from_scratch if is_from_scratch else reconcile
+    for attempt in range(TRIES):
+        at = (await history.positions([stream]))[stream]
+        repair = await look(redis, keys, history, session_id)
+        if not repair.changes.events:
+            return repair.words
+        try:
+            await history.write([Move(at, at)], repair.changes, anew=[session_id] if repair.is_anew else [])
+        except PositionMovedError:
+            if attempt == TRIES - 1:
+                raise
+        else:
+            return repair.words
+    raise AssertionError("the last try returned or raised")

@@ -1,0 +1,140 @@
+"""The tables of the history. Times are microseconds since 1970, lengths carry their unit in their name."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Dialect, Index, Integer, MetaData, String, Table, Text, TypeDecorator
+
+LAYOUT = 1
+"""Raised with every change of a table that is drawn from the archive: these are then made anew from it."""
+
+metadata = MetaData()
+
+
+class Words(TypeDecorator[str]):
+    """Text from outside. PostgreSQL cannot keep the character zero, which would stop the projection of its shard."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return value.replace("\0", "\ufffd") if value is not None and "\0" in value else value
+
+
+def _key(name: str, kind: Any = Words) -> Column[Any]:
+    return Column(name, kind, primary_key=True)
+
+
+def _column(name: str, kind: Any = Words, *, optional: bool = False) -> Column[Any]:
+    return Column(name, kind, nullable=optional)
+
+
+events = Table(
+    "events",
+    metadata,
+    _key("session_id"),
+    _key("version", BigInteger),
+    _column("type", String(40)),
+    _column("at_us", BigInteger),
+    _column("turn", BigInteger),
+    _column("line", Text),
+)
+"""The archive: every committed event in its canonical form. The only table that may know what Redis has forgotten."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _key("session_id"),
+    _column("shard", Integer),
+    _column("version", BigInteger),
+    _column("phase", String(20)),
+    _column("reducer_version"),
+    _column("opened_us", BigInteger),
+    _column("last_us", BigInteger),
+    _column("ended_us", BigInteger, optional=True),
+    _column("end_reason"),
+    _column("turns", BigInteger),
+    _column("interruptions", BigInteger),
+    _column("rejected", BigInteger),
+    _column("take_overs", BigInteger),
+    _column("speech_stopped_us", BigInteger, optional=True),
+    Index("sessions_opened", "opened_us"),
+    Index("sessions_ended", "ended_us"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    _key("session_id"),
+    _key("turn", BigInteger),
+    _column("via", String(20)),
+    _column("text"),
+    _column("speculation", BigInteger),
+    _column("intent"),
+    _column("fallback"),
+    _column("outcome", String(20)),
+    _column("started_us", BigInteger),
+    _column("ended_us", BigInteger, optional=True),
+    _column("endpoint_us", BigInteger, optional=True),
+    _column("intent_us", BigInteger, optional=True),
+    _column("answer_us", BigInteger, optional=True),
+    _column("processing_us", BigInteger, optional=True),
+    _column("saved_us", BigInteger, optional=True),
+    _column("first_chunk_us", BigInteger, optional=True),
+    _column("response_us", BigInteger, optional=True),
+    Index("turns_started", "started_us"),
+)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    _key("session_id"),
+    _key("version", BigInteger),
+    _column("at_us", BigInteger),
+    _column("turn", BigInteger),
+    _column("from_phase", String(20)),
+    _column("to_phase", String(20)),
+    _column("reason"),
+)
+
+transcript = Table(
+    "transcript",
+    metadata,
+    _key("session_id"),
+    _key("version", BigInteger),
+    _column("at_us", BigInteger),
+    _column("turn", BigInteger),
+    _column("speaker", String(10)),
+    _column("playback_id"),
+    _column("text"),
+    _column("heard_text"),
+    _column("heard_ms", BigInteger, optional=True),
+    _column("chunks", BigInteger, optional=True),
+    _column("outcome", String(20)),
+)
+
+unroutable = Table(
+    "unroutable",
+    metadata,
+    _key("stream"),
+    _key("ms", BigInteger),
+    _key("seq", BigInteger),
+    _column("reason"),
+    _column("line"),
+    _column("context"),
+)
+
+positions = Table(
+    "positions",
+    metadata,
+    _key("stream"),
+    _column("ms", BigInteger),
+    _column("seq", BigInteger),
+    _column("session_id"),
+    _column("version", BigInteger),
+)
+"""How far each stream is projected; of a feed, which step its last pointer named."""
+
+layout = Table("layout", metadata, _key("name", String(20)), _column("version", Integer))
+
+FOLDED = (sessions, turns, transitions, transcript)
+"""What can be made anew from the archive."""

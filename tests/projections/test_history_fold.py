@@ -1,0 +1,78 @@
+"""The history of a session is a fold: however its steps are cut into batches, and whatever was forgotten between."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from events.recording import parse
+from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
+from projections.history.store import History, Move, Position, database_url
+from tests.projections.history_rows import FIXTURES, KEYS, actual, expected, logs
+
+
+def test_a_real_call_with_an_interruption() -> None:
+    """Two turns with all their stages, what was heard of each answer, and every event."""
+    recording = parse((FIXTURES / "real_barge_in.jsonl").read_bytes(), "real_barge_in")
+    session_id = recording.event(0).session_id
+    rows = expected({session_id: list(recording.lines)})
+    (session,) = rows["sessions"]
+    assert (session["phase"], session["turns"], session["interruptions"]) == ("ENDED", 2, 1)
+    assert session["version"] == len(recording.lines) == len(rows["events"])
+    first, second = rows["turns"]
+    assert (first["outcome"], second["outcome"]) == ("interrupted", "completed")
+    assert first["text"] == "what can you do"
+    assert (first["intent"], first["intent_us"], first["answer_us"]) == ("capabilities", 6916, 5074)
+    assert (first["processing_us"], first["first_chunk_us"]) == (12759, 6333)
+    assert first["response_us"] == 1795361073091964 - 1795361073029357
+    assert first["endpoint_us"] == 1795361073029357 - 1795361072522034
+    spoken = [row for row in rows["transcript"] if row["speaker"] == "agent"]
+    assert [row["outcome"] for row in spoken] == ["interrupted", "finished"]
+    assert spoken[0]["text"].startswith(spoken[0]["heard_text"][:20])
+    assert len(spoken[0]["heard_text"]) < len(spoken[0]["text"])
+    assert spoken[1]["heard_text"] == spoken[1]["text"]
+
+
+def test_every_turn_and_transition_of_every_recording_is_there() -> None:
+    """Counted from the events, without the fold."""
+    sessions = logs()
+    rows = expected(sessions)
+    kinds = Counter(row["type"] for row in rows["events"])
+    assert len(rows["events"]) == sum(map(len, sessions.values()))
+    assert len(rows["turns"]) == kinds["TURN_STARTED"] > 50
+    assert len(rows["transitions"]) == kinds["STATE_CHANGED"]
+    assert sum(row["rejected"] for row in rows["sessions"]) == kinds["EVENT_REJECTED"] > 0
+    assert sum(row["speaker"] == "user" for row in rows["transcript"]) == kinds["TURN_STARTED"]
+    assert sum(row["ended_us"] is not None for row in rows["turns"]) == kinds["TURN_ENDED"]
+
+
+def test_a_missing_version_is_an_error() -> None:
+    """A gap never goes unnoticed into the tables."""
+    lines = next(iter(logs().values()))
+    history = SessionHistory(new_session("s", 0))
+    first, second, third, *_ = steps(lines)
+    history.take(first, Changes())
+    with pytest.raises(GapError, match=f"version {third[0][0].version} follows {first[-1][0].version}"):
+        history.take(third, Changes())
+    assert second
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+async def test_a_fold_that_goes_on_from_the_tables_is_the_same(batch: int, tmp_path: Path) -> None:
+    """After every batch everything in memory is forgotten, as after a kill, and read back from SQL."""
+    sessions = dict(list(logs().items())[::12])
+    assert len(sessions) > 4
+    async with History(database_url("", tmp_path)) as history:
+        position = (await history.positions(["feed"]))["feed"]
+        for session_id, lines in sessions.items():
+            every = list(steps(lines))
+            for start in range(0, len(every), batch):
+                known = (await history.load([session_id])).get(session_id)
+                known = known or SessionHistory(new_session(session_id, KEYS.shard_of(session_id)))
+                changes = Changes()
+                for step in every[start : start + batch]:
+                    known.take(step, changes)
+                new = Position("feed", position.seq + 1)
+                await history.write([Move(position, new)], changes)
+                position = new
+        assert await actual(history) == expected(sessions)

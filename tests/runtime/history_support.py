@@ -1,0 +1,66 @@
+"""What the tests of projecting share: a node whose sessions are talked to, and waiting until SQL has all of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+from events.inputs import SessionCloseRequested, SttFinal
+from orchestrator.runtime.archiver import NAME
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.logs import list_sessions, read_lines
+from orchestrator.runtime.projecting import Projecting
+from orchestrator.runtime.reconcile import ends
+from projections.history.store import History, database_url
+from tests.projections.history_rows import Rows, actual, expected
+from tests.runtime.support import Running, soon_in_redis
+
+
+def sqlite(folder: Path) -> URL:
+    return database_url("", folder)
+
+
+async def started(url: str, keys: Keys, database: URL, owned: Callable[[], Any] | None = None) -> Projecting:
+    """Projecting of all shards, or of those that are owned."""
+    everything = dict.fromkeys(range(keys.shards), keys)
+    projecting = Projecting(url, keys, History(database), owned or (lambda: everything), Counters())
+    await projecting.start()
+    return projecting
+
+
+async def talk(running: Running, turns: int = 2, *, ends: bool = True) -> str:
+    """A conversation in text, and its session."""
+    live = await running.listening()
+    for number in range(turns):
+        running.node.report(SttFinal(session_id=live.session_id, text=f"words {number}", via="text"))
+        await running.watch.phase(live.session_id, "LISTENING", 2 + number)
+    if ends:
+        running.node.report(SessionCloseRequested(session_id=live.session_id, reason="goodbye"))
+        await running.watch.phase(live.session_id, "ENDED")
+    return live.session_id
+
+
+async def caught_up(redis: Any, keys: Keys) -> None:
+    """Return when the published positions are where the feeds end."""
+
+    async def there() -> bool:
+        end = await ends(redis, keys, set(range(keys.shards)))
+        for number, position in end.items():
+            published = await redis.hget(keys.positions(number), NAME)
+            if position.seq and (published is None or int(published) != position.seq):
+                return False
+        return True
+
+    await soon_in_redis(there)
+
+
+async def from_redis(redis: Any, keys: Keys) -> Rows:
+    """What the tables must hold: all logs, folded from zero."""
+    return expected({one: await read_lines(redis, keys, one) for one in await list_sessions(redis, keys)}, keys)
+
+
+async def rows(database: URL) -> Rows:
+    async with History(database) as history:
+        return await actual(history)

@@ -1,0 +1,133 @@
+"""Redis forgets what is archived, and only that; from the archive everything can be told, replayed and made anew."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from events.recording import Header, dump, parse
+from orchestrator.replay.replay import replay
+from orchestrator.runtime import archiver
+from orchestrator.runtime.logs import list_sessions, read_lines
+from orchestrator.runtime.reconcile import resync
+from orchestrator.session import REDUCER_VERSION
+from projections.history.store import History
+from tests.runtime.conftest import Place
+from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, started, talk
+from tests.runtime.support import Running
+
+
+async def outcomes(steps: AsyncIterator[tuple[str, str]]) -> dict[str, str]:
+    return {session_id: words async for session_id, words in steps}
+
+
+def now() -> int:
+    return time.time_ns() // 1_000
+
+
+async def everything_projected(place: Place, folder: Path) -> None:
+    await place.redis.delete(*map(place.keys.positions, range(place.keys.shards)))  # so that we wait for new ones
+    projecting = await started(place.url, place.keys, sqlite(folder))
+    await caught_up(place.redis, place.keys)
+    await projecting.stop()
+
+
+async def test_archived_sessions_leave_redis_and_can_be_replayed(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """Byte for byte what the log was. A live session stays, and so does the tombstone of one that ended."""
+    place, running = corner
+    ended, live = await talk(running), await talk(running, ends=False)
+    log = await read_lines(place.redis, place.keys, ended)
+    await everything_projected(place, tmp_path)
+    async with History(sqlite(tmp_path)) as history:
+        dry = await outcomes(archiver.archive(place.redis, place.keys, history, now(), is_dry=True))
+        assert dry == {ended: ""}
+        assert await read_lines(place.redis, place.keys, ended) == log
+        young = await outcomes(archiver.archive(place.redis, place.keys, history, now() - 3_600_000_000, is_dry=False))
+        assert young == {}
+        assert await outcomes(archiver.archive(place.redis, place.keys, history, now(), is_dry=False)) == {ended: ""}
+        assert await list_sessions(place.redis, place.keys) == {live: True}
+        assert int(await place.redis.hget(place.keys.state(ended), "version") or 0) == len(log)
+        assert await history.lines(ended) == log
+    replayed = replay(parse(dump(Header(reducer_version=REDUCER_VERSION), log), ended))
+    assert replayed.divergence is None
+    assert replayed.states[ended].phase == "ENDED"
+
+
+async def test_a_rebuild_takes_from_the_archive_what_redis_has_forgotten(
+    corner: tuple[Place, Running], tmp_path: Path
+) -> None:
+    """The same rows, and the service goes on projecting afterwards."""
+    place, running = corner
+    await talk(running)
+    await everything_projected(place, tmp_path)
+    async with History(sqlite(tmp_path)) as history:
+        await outcomes(archiver.archive(place.redis, place.keys, history, now(), is_dry=False))
+        await talk(running, ends=False)
+        await everything_projected(place, tmp_path)
+        before = await rows(sqlite(tmp_path))
+        await broken(history)
+        every = set(range(place.keys.shards))
+        made = [one async for one, _, _ in resync(place.redis, place.keys, history, every, is_from_scratch=True)]
+        assert len(made) == 2
+        assert await rows(sqlite(tmp_path)) == before
+    other = await talk(running)
+    await everything_projected(place, tmp_path)
+    found = await rows(sqlite(tmp_path))
+    assert next(row for row in found["sessions"] if row["session_id"] == other)["phase"] == "ENDED"
+
+
+async def broken(history: History) -> None:
+    """Every folded table has lost or changed something."""
+    engine = create_async_engine(history.url)
+    async with engine.begin() as connection:
+        for table in ("turns", "transitions", "transcript"):
+            await connection.execute(text(f"DELETE FROM {table}"))
+        await connection.execute(text("UPDATE sessions SET turns = 99, phase = 'NEW'"))
+    await engine.dispose()
+
+
+async def test_nothing_is_removed_whose_archive_is_not_whole(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """One line is missing in SQL: the log stays, and it is said what to do."""
+    place, running = corner
+    session_id = await talk(running)
+    await everything_projected(place, tmp_path)
+    async with History(sqlite(tmp_path)) as history:
+        engine = create_async_engine(history.url)
+        async with engine.begin() as connection:
+            await connection.execute(text("DELETE FROM events WHERE version = 7"))
+        await engine.dispose()
+        found = await outcomes(archiver.archive(place.redis, place.keys, history, now(), is_dry=False))
+        assert "orch projections rebuild history" in found[session_id]
+        assert await from_redis(place.redis, place.keys) != await rows(sqlite(tmp_path))
+        assert await read_lines(place.redis, place.keys, session_id)
+
+
+async def test_a_log_that_another_projection_may_need_stays(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """One that is far behind; it is named."""
+    place, running = corner
+    session_id = await talk(running)
+    await everything_projected(place, tmp_path)
+    number = place.keys.shard_of(session_id)
+    await place.redis.hset(place.keys.positions(number), mapping={"history": 5_000, "spans": 1})
+    async with History(sqlite(tmp_path)) as history:
+        found = await outcomes(archiver.archive(place.redis, place.keys, history, now(), is_dry=False))
+    assert found == {session_id: "the projection spans may still need its log"}
+
+
+async def test_purged_sessions_are_gone_everywhere(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """Archived or not; and no rebuild brings them back."""
+    place, running = corner
+    ended, live = await talk(running), await talk(running, ends=False)
+    await everything_projected(place, tmp_path)
+    async with History(sqlite(tmp_path)) as history:
+        assert await outcomes(archiver.purge(place.redis, place.keys, history, now(), is_dry=True)) == {ended: ""}
+        assert set(await history.archived()) == {ended, live}
+        assert await outcomes(archiver.purge(place.redis, place.keys, history, now(), is_dry=False)) == {ended: ""}
+        assert set(await history.archived()) == {live}
+        assert not [key async for key in place.redis.scan_iter(f"*{ended}*")]
+    for file in ("history.db", "history.db-wal", "history.db-shm"):
+        (tmp_path / file).unlink(missing_ok=True)
+    await everything_projected(place, tmp_path)
+    assert await rows(sqlite(tmp_path)) == await from_redis(place.redis, place.keys)

@@ -1,0 +1,95 @@
+"""The projecting process is killed at any moment, under load: afterwards SQL holds what a rebuild from zero holds.
+
+`ORCH_KILLS=50 uv run pytest tests/runtime/test_projecting_killed.py` is the long form.
+"""
+
+import asyncio
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL
+
+from tests.runtime.conftest import Place
+from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, talk
+from tests.runtime.postgres_server import Postgres, binaries, postgres
+from tests.runtime.support import PATIENCE_S, Running
+
+KILLS = int(os.environ.get("ORCH_KILLS", "5"))
+TALKERS = 2
+PAUSE_S = 0.1
+"""Between two conversations of a talker: the machine is to be busy, not stuck."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    found = binaries()
+    if found is None:
+        pytest.skip("no PostgreSQL server under /usr/lib/postgresql; install it with: apt-get install postgresql")
+    with postgres(found) as running:
+        yield running
+
+
+async def test_killed_over_sqlite(running: Running, place: Place, tmp_path: Path) -> None:
+    await killed_again_and_again(running, place, sqlite(tmp_path))
+
+
+async def test_killed_over_postgresql(running: Running, place: Place, server: Postgres) -> None:
+    await killed_again_and_again(running, place, await server.database())
+
+
+async def killed_again_and_again(running: Running, place: Place, database: URL) -> None:
+    """Each time at a random moment after it has begun to write; conversations never pause for it."""
+    over = asyncio.Event()
+
+    async def talker() -> None:
+        while not over.is_set():
+            await talk(running)
+            await asyncio.sleep(PAUSE_S)
+
+    talkers = [asyncio.create_task(talker()) for _ in range(TALKERS)]
+    chance = random.Random(KILLS)
+    try:
+        for _ in range(KILLS):
+            process = await projecting(place, database)
+            try:
+                await it_writes(place)
+                await asyncio.sleep(chance.uniform(0.0, 0.3))  # the moment itself is what is tried
+            finally:
+                process.kill()
+                await process.wait()
+    finally:
+        over.set()
+        await asyncio.gather(*talkers)
+    process = await projecting(place, database)
+    try:
+        await caught_up(place.redis, place.keys)
+    finally:
+        process.kill()
+        await process.wait()
+    found = await rows(database)
+    assert len(found["sessions"]) > TALKERS
+    assert found == await from_redis(place.redis, place.keys)
+
+
+async def projecting(place: Place, database: URL) -> asyncio.subprocess.Process:
+    where = (place.url, place.keys.prefix, str(place.keys.shards), database.render_as_string(hide_password=False))
+    root = Path(__file__).parents[2]
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.runtime.projecting_process", *where, cwd=root, stderr=sys.stderr
+    )
+
+
+async def it_writes(place: Place) -> None:
+    """Return when positions have moved since now."""
+
+    async def published() -> list[dict[bytes, bytes]]:
+        return [await place.redis.hgetall(place.keys.positions(n)) for n in range(place.keys.shards)]
+
+    before = await published()
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while await published() == before:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.01)

@@ -1,0 +1,223 @@
+"""Gaps, forks, a database that fails, poison: the history comes right by itself, and no call notices."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from events.inputs import SttFinal
+from orchestrator.runtime.archiver import NAME
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.projecting import Projecting
+from orchestrator.runtime.reconcile import ends
+from projections.history.store import History
+from tests.runtime.conftest import MakeNode, Place
+from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, started, talk
+from tests.runtime.redis_server import Server
+from tests.runtime.support import Running, a_session_on, soon, soon_in_redis
+
+
+async def equal(place: Place, database: Any) -> None:
+    """Return when SQL has what the logs say."""
+
+    async def there() -> bool:
+        return await rows(database) == await from_redis(place.redis, place.keys)
+
+    await soon_in_redis(there)
+
+
+async def test_a_gap_in_the_feed_leads_to_a_comparison_of_the_logs(
+    corner: tuple[Place, Running], tmp_path: Path
+) -> None:
+    """Pointers that were trimmed before they were projected: nothing of their sessions is missing."""
+    place, running = corner
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    await talk(running)
+    await caught_up(place.redis, place.keys)
+    await projecting.stop()
+    for _ in range(3):
+        await talk(running)
+    for number, end in (await ends(place.redis, place.keys, set(range(place.keys.shards)))).items():
+        await place.redis.xtrim(place.keys.feed(number), minid=f"0-{max(1, end.seq)}", approximate=False)
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    await equal(place, sqlite(tmp_path))
+    await talk(running)
+    await equal(place, sqlite(tmp_path))
+    assert projecting._counters["projection_forks"] > 0
+    await projecting.stop()
+
+
+async def test_all_of_sql_can_be_deleted(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """Even when the feeds do not begin at the beginning any more, the same answers come back."""
+    place, running = corner
+    for _ in range(3):
+        await talk(running)
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    await caught_up(place.redis, place.keys)
+    before = await rows(sqlite(tmp_path))
+    await projecting.stop()
+    for name in ("history.db", "history.db-wal", "history.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    for number, end in (await ends(place.redis, place.keys, set(range(place.keys.shards)))).items():
+        await place.redis.xtrim(place.keys.feed(number), minid=f"0-{max(1, end.seq)}", approximate=False)
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    await equal(place, sqlite(tmp_path))
+    assert await rows(sqlite(tmp_path)) == before
+    await projecting.stop()
+
+
+@pytest.mark.parametrize("projects_on", [True, False], ids=["it projects on", "it was stopped"])
+async def test_a_lost_tail_is_found_and_its_sessions_are_made_anew(
+    projects_on: bool, server: Server, make_node: MakeNode, place: Place, tmp_path: Path
+) -> None:
+    """Redis comes back without its last writes; other words get the same versions. SQL has what the log says now."""
+    running = await make_node(url=server.url, lease_ms=600)
+    there = Place(server.url, place.keys, running.node._redis)
+    other = await talk(running)
+    live = await running.listening()
+    projecting = await started(server.url, place.keys, sqlite(tmp_path))
+    await caught_up(there.redis, place.keys)
+    length = server.written
+    running.node.report(SttFinal(session_id=live.session_id, text="lost words", via="text"))
+    await running.watch.phase(live.session_id, "LISTENING", 2)
+    await caught_up(there.redis, place.keys)
+    if not projects_on:
+        await projecting.stop()
+    projected = await rows(sqlite(tmp_path))
+    await server.kill()
+    server.cut(length)
+    await server.start()
+    await running.watch.phase(live.session_id, "LISTENING", 3)
+    running.node.report(SttFinal(session_id=live.session_id, text="other words", via="text"))
+    await running.watch.phase(live.session_id, "LISTENING", 4)
+    if not projects_on:
+        projecting = await started(server.url, place.keys, sqlite(tmp_path))
+    await equal(there, sqlite(tmp_path))
+    now = await rows(sqlite(tmp_path))
+    assert projected["sessions"] != now["sessions"]
+    assert [row for row in projected["events"] if row["session_id"] == other] == [
+        row for row in now["events"] if row["session_id"] == other
+    ]
+    assert projecting._counters["projection_rebuilds"] > 0
+    await projecting.stop()
+    await running.node.stop()
+
+
+class FullDisk(History):
+    """A database that takes nothing for a while."""
+
+    is_full = True
+
+    async def write(self, *arguments: Any, **options: Any) -> None:
+        if self.is_full:
+            raise OperationalError("INSERT …", {}, Exception("database or disk is full"))
+        await super().write(*arguments, **options)
+
+
+async def test_a_failing_database_never_disturbs_a_call(running: Running, place: Place, tmp_path: Path) -> None:
+    """Calls go on, failures are counted, and everything is there when the database is well again."""
+    counters = running.node.counters
+    history = FullDisk(sqlite(tmp_path))
+    projecting = Projecting(place.url, place.keys, history, lambda: running.node.shards, counters)
+    await projecting.start()
+    for _ in range(2):
+        await talk(running)
+    await soon(lambda: counters["projection_failures"] > 0)
+    await talk(running)
+    assert counters["projected"] == 0
+    history.is_full = False
+    await equal(place, sqlite(tmp_path))
+    await projecting.stop()
+
+
+async def test_a_database_that_cannot_be_opened_is_tried_until_it_can(
+    running: Running, place: Place, tmp_path: Path
+) -> None:
+    """As one that is down when the service starts."""
+    (tmp_path / "history.db").mkdir()
+    counters = Counters()
+    projecting = Projecting(place.url, place.keys, History(sqlite(tmp_path)), lambda: running.node.shards, counters)
+    await projecting.start()
+    await talk(running)
+    await soon(lambda: counters["projection_failures"] > 0)
+    (tmp_path / "history.db").rmdir()
+    await caught_up(place.redis, place.keys)
+    assert await rows(sqlite(tmp_path)) == await from_redis(place.redis, place.keys)
+    await projecting.stop()
+
+
+async def test_two_at_once_are_harmless(running: Running, place: Place, tmp_path: Path) -> None:
+    """Each step is written once, by whoever was first; both go on."""
+    both = [await started(place.url, place.keys, sqlite(tmp_path)) for _ in range(2)]
+    for _ in range(3):
+        await talk(running)
+    await equal(place, sqlite(tmp_path))
+    for projecting in both:
+        await projecting.stop()
+
+
+async def test_a_shard_that_goes_to_another_owner_goes_on_there(running: Running, place: Place, tmp_path: Path) -> None:
+    """The first stops reading; the second goes on from the position in SQL."""
+    mine: dict[int, object] = dict.fromkeys(range(place.keys.shards), "first")
+    theirs: dict[int, object] = {}
+    one = await started(place.url, place.keys, sqlite(tmp_path), lambda: mine)
+    other = await started(place.url, place.keys, sqlite(tmp_path), lambda: theirs)
+    await talk(running)
+    await caught_up(place.redis, place.keys)
+    theirs |= dict.fromkeys(mine, "second")
+    mine.clear()
+    await soon(lambda: not one._feeds and len(other._feeds) == place.keys.shards)
+    await talk(running)
+    await equal(place, sqlite(tmp_path))
+    assert one._counters["projected"] > 0
+    assert other._counters["projected"] > 0
+    await one.stop()
+    await other.stop()
+
+
+async def test_a_log_that_cannot_be_read_holds_up_no_other_shard(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """An event of a newer orch, say: its shard waits, and is tried again."""
+    place, running = corner
+    session_id = a_session_on(place.keys, 0, "bad_")
+    line = json.dumps({"type": "FROM_THE_FUTURE", "version": 1}).encode()
+    await place.redis.xadd(place.keys.log(session_id), {"e": line}, id="0-1")
+    await place.redis.xadd(place.keys.feed(0), {"s": session_id, "f": 1, "t": 1}, id="0-1")
+    await place.redis.hset(place.keys.shard(0), "feed", 1)
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    await soon(lambda: projecting._counters["projection_failures"] > 0)
+    while place.keys.shard_of(await talk(running)) == 0:
+        pass
+
+    async def others() -> bool:
+        found = await rows(sqlite(tmp_path))
+        return any(row["ended_us"] for row in found["sessions"])
+
+    await soon_in_redis(others)
+    assert not await place.redis.hget(place.keys.positions(0), NAME) or (
+        await place.redis.hget(place.keys.positions(0), NAME) == b"0"
+    )
+    await projecting.stop()
+
+
+async def test_dead_letters_are_kept_longer_than_redis_keeps_them(
+    running: Running, place: Place, tmp_path: Path
+) -> None:
+    """With the stream and the reason."""
+    await place.redis.xadd(place.keys.ingress(0), {"e": b'{"type":"NOBODY"}'})
+    await place.dead_letters(place.keys.ingress(0, "unroutable"))
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    async with History(sqlite(tmp_path)) as history:
+
+        async def there() -> bool:
+            return (await history.counts())["unroutable"] == 1
+
+        await soon_in_redis(there)
+    await projecting.stop()
+
+
+def test_a_session_id_is_on_the_shard_its_rows_say() -> None:
+    """The helper of these tests."""
+    assert Keys(4).shard_of(a_session_on(Keys(4), 0, "bad_")) == 0
