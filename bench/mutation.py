@@ -70,7 +70,8 @@ def last_time(file: Path) -> Tried:
 
 def report(tried: list[Tried], reasons: dict[str, str]) -> tuple[str, float]:
     """The report, and the score in percent."""
-    lines = ["# Mutation testing of orchestrator/session", "", "Written by `bench/mutation.py`, which says how.", ""]
+    lines = ["# Mutation testing of orchestrator/session", ""]
+    lines += [f"Written by `bench/mutation.py`, which says how; of the core as commit {last_change()} left it.", ""]
     lines += ["| File | Mutants | Survivors | Killed |", "|---|--:|--:|--:|"]
     alive = [(reasons.get(change, ""), t.file.name, line, change) for t in tried for line, change in t.alive]
     rows = [(t.file.name, t.mutants, len(t.alive)) for t in tried if t.mutants]
@@ -83,6 +84,12 @@ def report(tried: list[Tried], reasons: dict[str, str]) -> tuple[str, float]:
             lines += [f"  {name}:{line}", f"- {was}", f"+ {now}"]
         lines += ["```"]
     return "\n".join(lines) + "\n", killed_percent(*rows[-1][1:])
+
+
+def last_change() -> str:
+    """The commit that changed the core last."""
+    command = ["git", "log", "-1", "--format=%h", "--abbrev=7", "--", str(CORE)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.strip()
 
 
 def killed_percent(made: int, left: int) -> float:

@@ -103,3 +103,11 @@ def test_a_merged_turn_whose_line_is_forgotten_takes_no_other_along() -> None:
     assert lines(*log) == [("agent", f"line {number}") for number in range(60, 100)]
     log += [agent(f"line {number}") for number in range(100, 200)]
     assert lines(*log) == [("agent", f"line {number}") for number in range(160, 200)]
+
+
+@pytest.mark.parametrize("merged", [[], [user("when are"), ended("merged")]], ids=["as it was said", "merged"])
+def test_a_conversation_of_hours_takes_no_more_memory_than_its_last_lines(merged: list[Event]) -> None:
+    """Twice as many as are given are kept; the first of one more is forgotten."""
+    kept = [user("hello")] * (2 * LINES_GIVEN)
+    assert lines(*merged, *kept, to=len(merged) + 1) == [("user", "hello")]
+    assert lines(*merged, *kept, user("bye"), to=len(merged) + 1) == []
