@@ -131,10 +131,12 @@ class Feed:
             return f"pointer {_seq(following[0])} follows {at.seq}"
         if last is None:
             return ""
-        if not last or _named(last[0]) != (at.session_id, at.version):
+        if last and _named(last[0]) != (at.session_id, at.version):
             return f"pointer {at.seq} is not the one that was projected"
         if is_log and (not step or _last_line(step[0]) != self._last_line):
             return f"{at.session_id} has another version {at.version} than the one that was projected"
+        if not last and not is_log:  # trimmed, and archived: far behind as we are, nothing shows that it is the same
+            return f"pointer {at.seq} is not there any more"
         return ""
 
 

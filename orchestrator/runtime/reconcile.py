@@ -17,6 +17,8 @@ from projections.history.store import History, Move, Position, PositionMovedErro
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 200
+"""Sessions whose ends are compared at a time."""
 TRIES = 20
 """Whoever is live is projected meanwhile by its node, which is faster now and then."""
 
@@ -76,6 +78,24 @@ async def logs_of(redis: Redis, keys: Keys, shards: set[int]) -> list[str]:
     return sorted(found)
 
 
+async def differing(redis: Redis, keys: Keys, history: History, sessions: list[str]) -> list[str]:
+    """Those whose last events in the log and in SQL are not the same. What a Redis loses is always an end, and what is
+    committed instead has other times and hashes: where the last event is the same, so is everything before it.
+    """
+    found = []
+    for start in range(0, len(sessions), AT_ONCE):
+        part = sessions[start : start + AT_ONCE]
+        projected = await history.last_lines(part)
+        replies = await run_all(redis, [("XREVRANGE", keys.log(one), "+", "-", "COUNT", 1) for one in part])
+        for session_id, reply in zip(part, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            last = reply[0][1][b"e"].rpartition(b"\n")[2] if reply else None
+            if last != projected.get(session_id):
+                found.append(session_id)
+    return found
+
+
 async def ends(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, Position]:
     """Where the feeds of these shards end now. Raises RedisError."""
     wanted = sorted(shards)
@@ -105,6 +125,8 @@ async def resync(
     every = await logs_of(redis, keys, shards)
     if is_from_scratch:
         every = sorted({*every, *(one for one in await history.archived() if keys.shard_of(one) in shards)})
+    else:
+        every = await differing(redis, keys, history, every)
     for session_id in every:
         words = await _repair(redis, keys, history, session_id, is_from_scratch=is_from_scratch)
         yield session_id, words, len(every)

@@ -177,6 +177,17 @@ class History:
         async with self._reading() as connection:
             return await _lines(connection, session_id, first, last)
 
+    async def last_lines(self, session_ids: Sequence[str]) -> dict[str, bytes]:
+        """Of each session that is here, the archived line of its last version."""
+        last, event_ = tables.sessions.c, tables.events.c
+        query = select(event_.session_id, event_.line).where(
+            event_.session_id == last.session_id,
+            event_.version == last.version,
+            last.session_id.in_(list(session_ids)),
+        )
+        async with self._reading() as connection:
+            return {row[0]: row[1].encode() for row in await connection.execute(query)}
+
     async def archived(self) -> dict[str, int]:
         """Every session of the archive → its last version."""
         column = tables.events.c

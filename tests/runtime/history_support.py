@@ -1,5 +1,6 @@
 """What the tests of projecting share: a node whose sessions are talked to, and waiting until SQL has all of it."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from orchestrator.runtime.projecting import Projecting
 from orchestrator.runtime.reconcile import ends
 from projections.history.store import History, database_url
 from tests.projections.history_rows import Rows, actual, expected
-from tests.runtime.support import Running, soon_in_redis
+from tests.runtime.support import PATIENCE_S, Running
 
 
 def sqlite(folder: Path) -> URL:
@@ -42,7 +43,7 @@ async def talk(running: Running, turns: int = 2, *, ends: bool = True) -> str:
     return live.session_id
 
 
-async def caught_up(redis: Any, keys: Keys) -> None:
+async def caught_up(redis: Any, keys: Keys, patience_s: float = PATIENCE_S) -> None:
     """Return when the published positions are where the feeds end."""
 
     async def there() -> bool:
@@ -53,7 +54,9 @@ async def caught_up(redis: Any, keys: Keys) -> None:
                 return False
         return True
 
-    await soon_in_redis(there)
+    async with asyncio.timeout(patience_s):
+        while not await there():  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.01)
 
 
 async def from_redis(redis: Any, keys: Keys) -> Rows:

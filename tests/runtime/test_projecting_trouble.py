@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from events.inputs import SttFinal
+from events.inputs import SessionResumed, SttFinal
 from orchestrator.runtime.archiver import NAME
+from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.projecting import Projecting
@@ -47,6 +48,25 @@ async def test_a_gap_in_the_feed_leads_to_a_comparison_of_the_logs(
     await talk(running)
     await equal(place, sqlite(tmp_path))
     assert projecting._counters["projection_forks"] > 0
+    await projecting.stop()
+
+
+async def test_a_feed_trimmed_up_to_the_position_is_read_on(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """As commits trim it for a projection that is far behind: the step itself shows that nothing is a fork."""
+    place, running = corner
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    for _ in range(3):
+        await talk(running)
+    await caught_up(place.redis, place.keys)
+    await projecting.stop()
+    projected = await ends(place.redis, place.keys, set(range(place.keys.shards)))
+    for _ in range(3):
+        await talk(running)
+    for number, end in projected.items():
+        await place.redis.xtrim(place.keys.feed(number), minid=f"0-{end.seq + 1}", approximate=False)
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    await equal(place, sqlite(tmp_path))
+    assert projecting._counters["projection_forks"] == 0
     await projecting.stop()
 
 
@@ -104,6 +124,38 @@ async def test_a_lost_tail_is_found_and_its_sessions_are_made_anew(
     assert projecting._counters["projection_rebuilds"] > 0
     await projecting.stop()
     await running.node.stop()
+
+
+@pytest.mark.parametrize("projects_on", [True, False], ids=["it projects on", "it was stopped"])
+async def test_a_feed_that_has_become_shorter_is_no_reason_to_wait(
+    projects_on: bool, server: Server, make_node: MakeNode, place: Place, tmp_path: Path
+) -> None:
+    """Redis and the node have forgotten more than was said since: no pointer comes that would tell of it."""
+    running = await make_node(url=server.url, lease_ms=600)
+    live = await running.listening()
+    there = Place(server.url, place.keys, connect(server.url))
+    projecting = await started(server.url, place.keys, sqlite(tmp_path))
+    await caught_up(there.redis, place.keys)
+    length = server.written
+    for number in range(3):
+        running.node.report(SttFinal(session_id=live.session_id, text="lost words", via="text"))
+        await running.watch.phase(live.session_id, "LISTENING", 2 + number)
+    await caught_up(there.redis, place.keys)
+    if not projects_on:
+        await projecting.stop()
+    await running.node.stop()
+    await server.kill()
+    server.cut(length)
+    await server.start()
+    again = await make_node(url=server.url, lease_ms=600)
+    await again.watch.event(live.session_id, SessionResumed)
+    if not projects_on:
+        projecting = await started(server.url, place.keys, sqlite(tmp_path))
+    await equal(there, sqlite(tmp_path))
+    assert not [row for row in (await rows(sqlite(tmp_path)))["turns"] if row["text"] == "lost words"]
+    await projecting.stop()
+    await there.redis.aclose()
+    await again.node.stop()
 
 
 class FullDisk(History):
