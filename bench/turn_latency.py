@@ -2,12 +2,10 @@
 
 Python stubs answer at once in all four ports; Redis is real and every event is durable before anything follows from
 it. The same run measures the two bare round trips that such a turn cannot do without (append → read → append → read),
-so the figures can be compared between machines as a ratio; and it measures the same turns with metrics and traces on,
-in rounds that alternate. Run: `uv run python bench/turn_latency.py [TURNS]`
+so the figures can be compared between machines as a ratio. Run: `uv run python bench/turn_latency.py [TURNS]`
 """
 
 import asyncio
-import os
 import statistics
 import sys
 import tempfile
@@ -16,8 +14,6 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-
-from aiohttp import web
 
 from cli.terminal import run as run_loop
 from events.derived import ProcessingComplete, StateChanged, TurnStarted
@@ -29,12 +25,10 @@ from orchestrator.runtime.embedded import EmbeddedRedis
 from orchestrator.runtime.live import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
-from projections.live import Live
 
 WARM_UP = 30
-ROUNDS = 6
-PAUSE_S = 0.02
-"""Between turns: they come ten times as fast as in twenty calls."""
+PAUSE_S = 0.002
+"""Between turns, and between the bare hops they are compared with: a processor that has slept is slower."""
 JOIN = "join beyond slower"
 
 
@@ -115,7 +109,10 @@ class StubClient:
     async def send_away(self, reason: str, address: str = "") -> None: ...
 
 
-async def measure_turns(url: str, turns: int, note: Callable[[Event], None]) -> list[dict[str, float]]:
+async def measure_turns(
+    url: str, turns: int, note: Callable[[Event], None] = lambda _: None, pause_s: float = PAUSE_S
+) -> list[dict[str, float]]:
+    """When the things of a turn happened, in milliseconds from its beginning; `note` is told each committed event."""
     marks = Marks()
     done = asyncio.Event()
     services_us = [0]
@@ -149,7 +146,7 @@ async def measure_turns(url: str, turns: int, note: Callable[[Event], None]) -> 
         await done.wait()
         if number >= WARM_UP:
             rows.append({name: (at - started) / 1e6 for name, at in marks.at.items()} | {JOIN: marks.join_us / 1e3})
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(pause_s)
     await node.stop()
     return rows
 
@@ -176,69 +173,28 @@ async def measure_hops(url: str, turns: int) -> list[float]:
             await seen.get()
         if number >= WARM_UP:
             took.append((time.perf_counter_ns() - started) / 1e6)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(PAUSE_S)
     reader.cancel()
     await redis.aclose()
     return took
 
 
-async def measure_in_peace(turns: int, note: Callable[[Event], None]) -> list[dict[str, float]]:
-    """On a Redis of their own, so that no node takes over what another one left."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with EmbeddedRedis(Path(folder)) as url:
-            return await measure_turns(url, turns, note)
-
-
-async def measure_both(turns: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Turns without telemetry and with it: metrics, and spans that a collector on loopback takes."""
-    runner = web.AppRunner(web.Application())
-    runner.app.router.add_post("/{signal:.*}", taken)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    without, with_it = [], []
-    for _ in range(ROUNDS):
-        without += await measure_in_peace(turns // ROUNDS, lambda _: None)
-        telemetry = Live(dict, nothing, lambda _: True)
-        telemetry.start()
-        with_it += await measure_in_peace(turns // ROUNDS, telemetry.note)
-        await telemetry.close()
-    await runner.cleanup()
-    return without, with_it
-
-
-async def taken(request: web.Request) -> web.Response:
-    await request.read()
-    return web.Response()
-
-
-async def nothing(_: str) -> list[Event]:
-    return []
-
-
-def quantile(values: list[float], part: float) -> float:
-    return sorted(values)[int(len(values) * part)]
-
-
 def figures(values: list[float]) -> str:
-    return f"p50 {statistics.median(values):6.2f}  p95 {quantile(values, 0.95):6.2f} ms"
+    ordered = sorted(values)
+    return f"p50 {statistics.median(ordered):6.2f}  p95 {ordered[int(len(ordered) * 0.95)]:6.2f} ms"
 
 
 async def main(turns: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedRedis(Path(folder)) as url:
             hops = await measure_hops(url, turns)
-    rows, told = await measure_both(turns)
+            rows = await measure_turns(url, turns)
     print(f"{turns} turns, from STT_FINAL appended:")
     for name in ("turn committed", "services asked", "answer committed", "speech asked", "first audio", JOIN):
         print(f"  {name:18} {figures([row[name] for row in rows])}")
     print(f"  {'two bare hops':18} {figures(hops)}")
     ratio = statistics.median([row["first audio"] for row in rows]) / statistics.median(hops)
     print(f"  turn / two bare hops: {ratio:.2f}")
-    print(f"  {'with telemetry':18} {figures([row['first audio'] for row in told])}")
-    for name, part in (("p50", 0.5), ("p95", 0.95)):
-        with_it, without = (quantile([row["first audio"] for row in some], part) for some in (told, rows))
-        print(f"  {name} with telemetry / without: {with_it / without:.2f}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ LONGEST_PAUSE_S = 2.0
 MOVE_S = 0.1
 """At most, before a conversation that moved to another node is joined there."""
 PATIENCE_S = 8.0
-"""How long a lost conversation is looked for: a dead node keeps its lease for 3 s, and its heir may be busy."""
+"""How long a lost conversation is looked for: a dead node keeps its lease for 2 s, and its heir may be busy."""
 FINAL_CODES = {1000, 1008, 1009, 4404}
 
 

@@ -112,6 +112,22 @@ ALERTS = (
         "Too many calls for this machine, or a function of yours that blocks.",
     ),
     Alert(
+        "OrchHistoryLags",
+        f"{METRICS['orch.history.lag'].prometheus} > 10",
+        "5m",
+        "ticket",
+        "The history is more than ten seconds behind; calls are not touched.",
+        "Look at the database. Redis keeps what is not written yet, so look at its memory too.",
+    ),
+    Alert(
+        "OrchHistoryFails",
+        f"{rate('orch.history.failure', over='5m')} > 0",
+        "10m",
+        "ticket",
+        "The history cannot be written; calls are not touched.",
+        "The service's log says why. Redis keeps what is not written yet, so look at its memory too.",
+    ),
+    Alert(
         "OrchTelemetryDrops",
         f"{rate('orch.telemetry.span.dropped', over='5m')} + {rate('orch.telemetry.event.dropped', over='5m')} > 0",
         "10m",

@@ -73,6 +73,17 @@ RUNTIME = [
         },
         "ops",
     ),
+    Panel("History: how far behind", {"{{instance}}": gauge("orch.history.lag", "instance")}, "s"),
+    Panel(
+        "History",
+        {
+            "written": rate("orch.history.written"),
+            "failures": rate("orch.history.failure"),
+            "forks": rate("orch.history.fork"),
+            "rebuilt": rate("orch.history.rebuild"),
+        },
+        "ops",
+    ),
     Panel(
         "Telemetry",
         {

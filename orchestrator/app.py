@@ -69,6 +69,7 @@ class Orchestrator:
         self._golden = GoldenLog()
         self._masked = None if self.settings.is_private else GoldenLog(mask=True)
         self._stack = AsyncExitStack()
+        self._projecting: Projecting | None = None
 
     async def __aenter__(self) -> "Orchestrator":
         try:
@@ -111,12 +112,16 @@ class Orchestrator:
         await self._listen(gateway.app())
         self.node.address = settings.address or ("" if settings.is_everywhere else self.url)  # known only now
         await self.node.start()
-        projecting = Projecting(self.redis_url, self.node.keys, history, lambda: self.node.shards, self.node.counters)
-        stack.push_async_callback(projecting.stop)
-        await projecting.start()
+        await self._project(history)
         stack.push_async_callback(self.node.drain)  # first of all, while we can still tell clients where to go
         gc.collect()
         gc.freeze()  # what is there now stays: collecting it again and again would cost calls some milliseconds
+
+    async def _project(self, history: History) -> None:
+        node = self.node
+        self._projecting = Projecting(self.redis_url, node.keys, history, lambda: node.shards, node.counters)
+        self._stack.push_async_callback(self._projecting.stop)
+        await self._projecting.start()
 
     async def _listen(self, app: web.Application) -> None:
         runner = web.AppRunner(app, shutdown_timeout=5.0)
@@ -144,6 +149,7 @@ class Orchestrator:
             "orch.session.active": len(node.sessions),
             "orch.shard.owned": len(node.shards),
             "orch.inbox.queued": node.queued,
+            "orch.history.lag": self._projecting.lag_ms / 1_000 if self._projecting else 0,
             **counted,
         }
 

@@ -5,6 +5,7 @@ noting an event costs an append, all else is done later, a little at a time, and
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -30,12 +31,14 @@ REST_S = 0.002
 MOST_EVENTS = 50_000
 MOST_SPANS = 20_000
 """They wait while the collector does not answer; what comes beyond is given up."""
-BATCH = 32
-"""Spans per request: encoding them holds the interpreter for one or two milliseconds, and calls wait for that."""
+EXPORT_EVERY_S = 1.0
+BATCH = 128
+"""Spans per request. While they are encoded, for some milliseconds, calls share the interpreter with that thread."""
 CLOSE_S = 2.0
 """How long a service that stops waits for the collector."""
 
 FORGET_S = 60.0
+SPOKEN = "http/protobuf"
 
 ReadLog = Callable[[str], Awaitable[list[Event]]]
 """The committed events of a session, from its first one on; none: they cannot be read."""
@@ -46,6 +49,8 @@ def span_exporter() -> SpanExporter | None:
     """To the collector that the standard OTEL_… variables name, if they do."""
     if not collector("TRACES"):
         return None
+    if (protocol := os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", SPOKEN)) != SPOKEN:
+        logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s: orch speaks %s alone, and does so now", protocol, SPOKEN)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter()
@@ -123,9 +128,7 @@ class Live:
                 some = [self._events.popleft() for _ in range(min(SLICE, len(self._events)))]
                 self._record(of_events(some))
                 for event in some:
-                    for span in await self._fold(event):
-                        self._record(of_span(span))
-                        self._queue(span)
+                    await self._tell(event)
                 await asyncio.sleep(rest_s)
 
     async def _work(self) -> None:
@@ -147,6 +150,18 @@ class Live:
         for session_id in [name for name in self._sessions if name not in waiting and not self._lives_here(name)]:
             del self._sessions[session_id]
 
+    async def _tell(self, event: Event) -> None:
+        """Fold one event; where a trace cannot go on, the others do."""
+        try:
+            for span in await self._fold(event):
+                self._record(of_span(span))
+                self._queue(span)
+        except Exception:
+            logger.exception("no trace of %s from version %d on", event.session_id, event.version)
+            self._sessions[event.session_id] = None
+        if isinstance(event, SessionEnded):
+            self._sessions.pop(event.session_id, None)
+
     async def _fold(self, event: Event) -> list[Span]:
         session_id = event.session_id
         if event.version == 1:
@@ -154,15 +169,7 @@ class Live:
         elif not self._is_next(event):
             self._sessions[session_id] = await self._catch_up(event)
         session = self._sessions[session_id]
-        closed: list[Span] = []
-        try:
-            closed = [] if session is None else session.see(event)
-        except Exception:
-            logger.exception("no trace of %s from version %d on", session_id, event.version)
-            self._sessions[session_id] = None
-        if isinstance(event, SessionEnded):
-            del self._sessions[session_id]
-        return closed
+        return [] if session is None else session.see(event)
 
     def _is_next(self, event: Event) -> bool:
         if event.session_id not in self._sessions:
@@ -199,7 +206,7 @@ class Live:
 
     async def _export_all(self) -> None:
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(EXPORT_EVERY_S)
             while self._spans:
                 await self._export_some()
 

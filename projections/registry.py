@@ -137,6 +137,10 @@ _ALL = (
         "How often callers were sent away because Redis did not answer for too long.",
         counted="overflows",
     ),
+    Metric(
+        *("orch.history.lag", "gauge", "s"),
+        "Between the latest event in the history and its being written there.",
+    ),
     Metric("orch.history.written", "counter", "{event}", "Events written to the history.", counted="projected"),
     Metric(
         *("orch.history.failure", "counter", "{failure}"),

@@ -105,8 +105,9 @@ class Book:
         return turn
 
     def rehome(self, span: Span) -> None:
-        """It is of the turn that is open, or else of the session."""
-        parent = self.turn or self.root
+        """It is of the turn that is open; of the session, if it began before that turn (the user spoke, then typed)."""
+        turn = self.turn
+        parent = turn if turn is not None and span.start_us >= turn.start_us else self.root
         span.parent, span.context.trace_id = parent.context, parent.context.trace_id
 
     def close(self, span: Span) -> None:

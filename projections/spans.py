@@ -161,9 +161,9 @@ class SessionSpans:
             if context is not None:
                 turn.links.append(Link(context, kind))
         self._interrupted = None
-        self._work.adopt()
         if event.via == "speech":
             self._user.begin_turn(turn)
+        self._work.adopt()
 
     def _processed(self, event: derived.ProcessingComplete) -> None:
         if (turn := self._book.turn) is not None:

@@ -71,7 +71,7 @@ class Node:
         observer: Callable[[LiveSession, Event], None],
         keys: Keys | None = None,
         policy: Policy | None = None,
-        lease_ms: int = 3_000,
+        lease_ms: int = 2_000,
         address: str = "",
     ) -> None:
         self.keys = keys or Keys()

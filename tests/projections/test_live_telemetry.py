@@ -12,14 +12,14 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from events.derived import TurnEnded
+from events.derived import SessionEnded, TurnEnded
 from events.envelope import Event
 from orchestrator import Orchestrator, Settings
 from projections import names
 from projections.live import Live
 from projections.otlp import otlp
-from projections.span import Layout
-from projections.spans import spans_of
+from projections.span import Layout, Span, trace_id
+from projections.spans import SessionSpans, spans_of
 from projections.timing import STAGES
 from tests.cli.service import ROOT, environment
 from tests.gateway.talker import Talker
@@ -142,6 +142,30 @@ async def test_a_log_that_cannot_be_read_costs_the_trace_alone(collector: Collec
     metrics = await told(events[40:], live())
     assert collector.spans == []
     assert metrics["orch_event_count_total", "SESSION_ENDED"] == 1
+
+
+async def test_a_trace_that_breaks_takes_no_other_along(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect in the fold of one session is logged; the other session's trace is whole, and metrics go on."""
+    events = events_in(ROOT / "fixtures/session_isolation.jsonl")
+    broken, *_, whole = sorted({event.session_id for event in events})
+    see = SessionSpans.see
+
+    def break_one(self: SessionSpans, event: Event) -> list[Span]:
+        if event.session_id == broken and event.version > 20:
+            raise RuntimeError("planted")
+        return see(self, event)
+
+    events = [*events, SessionEnded(reason="", session_id=whole, version=max(e.version for e in of(events, whole)) + 1)]
+    monkeypatch.setattr(SessionSpans, "see", break_one)
+    metrics = await told(events, live())
+    assert sum(value for (name, _), value in metrics.items() if name == "orch_event_count_total") == len(events)
+    monkeypatch.undo()
+    spans = [span for span in collector.spans if span.trace_id == trace_id(whole).to_bytes(16)]
+    assert sorted_bytes(spans) == exported(of(events, whole))
+
+
+def of(events: list[Event], session_id: str) -> list[Event]:
+    return [event for event in events if event.session_id == session_id]
 
 
 async def test_a_collector_that_is_down_costs_a_counter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

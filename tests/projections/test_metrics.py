@@ -1,10 +1,15 @@
 """Shows that the registry is all there is: what is measured, how it is called, and that its labels cannot grow."""
 
+import json
 import re
+import shutil
+import subprocess
 from collections import Counter
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.dashboards import BOARDS, board
 from events import derived
 from events.envelope import Event
 from projections.measures import Measurement, of_events, of_span
@@ -21,14 +26,36 @@ def some(name: str) -> Measurement:
     return Measurement(name, 1, labels)
 
 
-def test_prometheus_calls_each_metric_as_the_registry_says() -> None:
-    """Name, type, help and labels of the page are those that dashboards and docs are drawn from."""
+def a_page() -> str:
+    """/metrics, with a value of each."""
     meters = Meters(lambda: dict.fromkeys(METRICS, 7))
     for name, metric in METRICS.items():
         if metric.kind != "gauge" and not metric.counted:
             meters.record(some(name))
-    families = {family.name: family for family in text_string_to_metric_families(meters.page().decode())}
+    page = meters.page().decode()
     meters.close()
+    return page
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool: apt-get install prometheus")
+def test_promtool_finds_no_fault_with_the_page() -> None:
+    """`promtool check metrics`: what is called how, and that each has a help."""
+    done = subprocess.run(["promtool", "check", "metrics"], input=a_page(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_bucket_that_a_dashboard_names_is_on_the_page() -> None:
+    """A bound is written there as in the query, to the letter."""
+    drawn = json.dumps([board(name) for name in BOARDS]).replace("\\", "")
+    asked = set(re.findall(r'\w+_bucket\{le="[^"]+"', drawn))
+    page = a_page()
+    assert asked
+    assert all(one in page for one in asked)
+
+
+def test_prometheus_calls_each_metric_as_the_registry_says() -> None:
+    """Name, type, help and labels of the page are those that dashboards and docs are drawn from."""
+    families = {family.name: family for family in text_string_to_metric_families(a_page())}
     assert len(families) == len(METRICS)
     for metric in METRICS.values():
         family = families[metric.prometheus.removesuffix("_total")]

@@ -9,8 +9,9 @@ from events import derived, inputs
 from events.envelope import Event
 from events.recording import parse
 from orchestrator.replay.replay import replay
+from orchestrator.testing.simulation import simulate
 from projections import names
-from projections.span import Context, Span, in_order
+from projections.span import Context, Layout, Span, in_order
 from projections.spans import SessionSpans, spans_of
 from projections.timing import STAGES
 
@@ -68,23 +69,40 @@ def test_the_tree_of_a_call(name: str, snapshot) -> None:
     assert tree(spans_of(events_in(ROOT / f"fixtures/{name}.jsonl"))) == snapshot
 
 
-@each
-def test_every_parent_and_every_link_leads_to_a_span(file: Path) -> None:
-    """One root per session; children lie within the session, those of a turn begin within it; no id stands twice."""
-    spans = spans_of(events_in(file))
+def check_tree(spans: list[Span], events: list[Event]) -> None:
     known = by_key(spans)
-    roots = [span for span in spans if span.parent is None]
-    assert {span.name for span in roots} == {names.SESSION}
-    assert len(roots) == len({span.session_id for span in spans})
+    sessions = [span for span in spans if span.name == names.SESSION]
+    assert {span.session_id for span in sessions} == {event.session_id for event in events}
+    assert len(sessions) == len({span.session_id for span in sessions})
     for span in spans:
         assert 0 not in key(span.context)
         assert span.start_us <= span.end_us
-        for link in span.links:
-            assert key(link.to) in known
+        assert all(key(link.to) in known for link in span.links)
         if span.parent is not None:
             parent = known[key(span.parent)]
+            assert parent.context.trace_id == span.context.trace_id
             assert parent.start_us <= span.start_us
             assert span.end_us <= parent.end_us
+        if names.RESPONSE_LATENCY_US in span.attributes:
+            stages = [span.attributes.get(names.STAGE_US.format(stage), 0) for stage in STAGES]
+            assert sum(map(int, stages)) == span.attributes[names.RESPONSE_LATENCY_US]
+
+
+@each
+def test_every_parent_and_every_link_leads_to_a_span(file: Path) -> None:
+    """One root per session; children lie within the session, those of a turn within it; no id stands twice."""
+    events = events_in(file)
+    spans = spans_of(events)
+    check_tree(spans, events)
+    assert {span.name for span in spans if span.parent is None} == {names.SESSION}
+
+
+@pytest.mark.parametrize("layout", ["session", "turn"])
+def test_the_same_holds_of_conversations_under_faults(layout: Layout) -> None:
+    """Simulated ones, in which everything comes late, twice or in another order, and processes die."""
+    for seed in range(60):
+        events = [*simulate(seed, replayed=False).log]
+        check_tree(spans_of(events, layout), events)
 
 
 @each
@@ -158,16 +176,23 @@ def test_a_turn_can_be_a_trace_of_its_own(file: Path) -> None:
     assert len({turn.context.trace_id for turn in turns}) == len(turns)
 
 
-@each
-def test_a_span_that_was_given_out_never_changes(file: Path) -> None:
-    """What is exported turn by turn is what is exported at the end."""
+def given_out(events: list[Event], layout: Layout) -> list[tuple[Span, str]]:
+    """Each span of a live fold, with what it looked like when it was given out."""
     sessions: dict[str, SessionSpans] = {}
     given: list[tuple[Span, str]] = []
-    for event in events_in(file):
+    for event in events:
         if event.session_id not in sessions:
-            sessions[event.session_id] = SessionSpans(event)
+            sessions[event.session_id] = SessionSpans(event, layout)
         given += [(span, repr(span)) for span in sessions[event.session_id].see(event)]
-    assert all(repr(span) == then for span, then in given)
+    return given
+
+
+@pytest.mark.parametrize("layout", ["session", "turn"])
+def test_a_span_that_was_given_out_never_changes(layout: Layout) -> None:
+    """What is exported turn by turn is what is exported at the end; of all recordings, and of simulated calls."""
+    logs = [events_in(file) for file in FILES] + [[*simulate(seed, replayed=False).log] for seed in range(40)]
+    for events in logs:
+        assert all(repr(span) == then for span, then in given_out(events, layout))
 
 
 def test_where_the_log_ends_early_what_is_open_is_marked() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_an_export_repeated_has_the_same_bytes(form: str, tmp_path: Path, env: d
         assert orch("export", CALL, "--format", form, "-o", str(file), env=env).exit_code == 0
     assert orch_process("export", CALL, "--format", form, "-o", str(files[0]), env=env).returncode == 0
     assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_the_bytes_of_an_export_last(snapshot) -> None:
+    """A trace that was exported years ago is recognised; a library that encodes otherwise is noticed."""
+    assert sha256(otlp(spans_of(events_in(ROOT / CALL)))).hexdigest() == snapshot
 
 
 def test_an_unknown_layout_is_a_usage_error(env: dict[str, str]) -> None:
