@@ -94,6 +94,6 @@ async def it_writes(place: Place) -> None:
         return [await place.redis.hgetall(place.keys.positions(n)) for n in range(place.keys.shards)]
 
     before = await published()
-    async with asyncio.timeout(2 * PATIENCE_S):
+    async with asyncio.timeout(4 * PATIENCE_S):
         while await published() == before:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.01)
