@@ -43,6 +43,11 @@ class Caller:
         await self._listening.wait()
         return self.session_id
 
+    @property
+    def place(self) -> str:
+        """The address of the node that it talks to, or talked to last."""
+        return self._place
+
     async def leave(self) -> None:
         self._work.cancel()
         with suppress(asyncio.CancelledError):

@@ -18,7 +18,7 @@ from orchestrator.runtime.shard import Shard
 from projections.golden_log import GoldenLog
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import Place
-from tests.runtime.support import PATIENCE_S, Running, Stubs, Watch, soon
+from tests.runtime.support import PATIENCE_S, Running, Stubs, Watch, a_session_on, soon
 
 MakeService = Callable[[], Awaitable[Service]]
 LEASE_MS = 60_000
@@ -148,6 +148,22 @@ async def test_a_client_that_is_faster_than_its_conversation_is_waited_for(
     assert await answer == session
     await second.running.watch.event(session["session_id"], SessionResumed)
     await draining
+
+
+async def test_a_conversation_that_has_just_been_taken_is_waited_for(
+    another: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis says already that this node owns it, which has not yet heard so itself."""
+    first, second = await another(), await another()
+    session_id = a_session_on(first.running.node.keys, next(iter(first.running.node.shards)))
+    node, places = second.running.node, [second.url, second.url, first.url]
+
+    async def address(_: str) -> str:
+        return places.pop(0)
+
+    monkeypatch.setattr(node._ownership, "address", address)
+    assert await node.find(session_id) == first.url
+    assert places == []
 
 
 async def test_a_page_of_another_node_is_welcome(another: MakeService, http: aiohttp.ClientSession) -> None:
