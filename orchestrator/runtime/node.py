@@ -219,8 +219,8 @@ class Node:
             async with asyncio.timeout(FIND_S + self._lease_ms / 1_000):  # so long the lease of a dead owner holds
                 while not self.owns(session_id):
                     address = await self._ownership.address(name)
-                    if address is not None and address != self.address:  # ours: it is taken, and begins any moment
-                        return address
+                    if address == "" or address not in (None, self.address):  # ours: it is taken, and begins at once
+                        return address or ""
                     await self._ownership.something_taken(FIND_AGAIN_S)
         except (TimeoutError, RedisError, OSError) as error:
             logger.warning("nobody knows where %s is: %s", session_id, error or "its shard has no owner")

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from projections.history import tables
 from projections.history.fold import Changes, Row, SessionHistory, folded
@@ -95,12 +96,15 @@ class History:
             os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # it holds what users said
         try:
             await self._make_tables()
-        except HistoryError:  # somebody else has just made them: to look and to make is not one step
+        except HistoryError:  # PostgreSQL refuses one of two who make the same at once, whatever they say
             await self._make_tables()
 
     async def _make_tables(self) -> None:
         async with self._engine.begin() as connection:
-            await connection.run_sync(tables.metadata.create_all)
+            for table in tables.metadata.sorted_tables:  # create_all looks first, and somebody else may make it then
+                await connection.execute(CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    await connection.execute(CreateIndex(index, if_not_exists=True))
             new = self._upsert(tables.layout).on_conflict_do_nothing()
             await connection.execute(new, {"name": LAYOUT_NAME, "version": tables.LAYOUT})
 

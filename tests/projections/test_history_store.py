@@ -1,5 +1,6 @@
 """The database: rows and position together or not at all, one writer per stream, and URLs that name none."""
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -94,3 +95,13 @@ async def test_what_a_user_says_cannot_stop_the_history(tmp_path: Path) -> None:
     column = tables.turns.c.text.type
     assert column.process_bind_param("a\0b", postgresql.dialect()) == "a\ufffdb"  # type: ignore[union-attr]
     assert all(not isinstance(one.type, Text) for table in tables.FOLDED for one in table.c)
+
+
+async def test_many_may_make_the_tables_at_once(tmp_path: Path) -> None:
+    """Each finds them or makes them; none falls over what another one has just made."""
+    for number in range(5):
+        url = database_url("", tmp_path / str(number))
+        histories = [History(url) for _ in range(6)]
+        await asyncio.gather(*(history.open() for history in histories))
+        assert [(await history.counts())["events"] for history in histories] == [0] * 6
+        await asyncio.gather(*(history.close() for history in histories))
