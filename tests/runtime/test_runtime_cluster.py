@@ -7,15 +7,11 @@ import pytest
 
 from events.codec import encode
 from events.inputs import SessionResumed, SttFinal, SttPartial
-from orchestrator.runtime.archiver import archive
 from orchestrator.runtime.cluster import plain
 from orchestrator.runtime.connection import connect
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import list_sessions, read_lines
+from orchestrator.runtime.logs import read_lines
 from orchestrator.runtime.node import Node, WrongAddressError
-from projections.history.store import History
-from tests.runtime.history_support import from_redis, rows, sqlite, talk
-from tests.runtime.history_support import started as projecting_started
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_cluster import Cluster
 from tests.runtime.support import Running, Stubs, Watch, soon, soon_in_redis
@@ -104,32 +100,3 @@ async def test_a_cluster_that_is_named_as_one_server_is_refused_in_words(cluster
     with pytest.raises(WrongAddressError, match=r"is a Redis Cluster: .* redis\+cluster://"):
         await node.start()
     await node.stop()
-
-
-async def test_the_history_goes_on_through_the_loss_of_a_master(cluster: Cluster, tmp_path: Path) -> None:
-    """What SQL has is what the logs say afterwards, also where the replica had not got everything. Then it is archived,
-    master by master.
-    """
-    running = await started(cluster)
-    projecting = await projecting_started(cluster.url, KEYS, sqlite(tmp_path))
-    talked = [await talk(running) for _ in range(3)]
-    live = await running.listening()
-    victim = await cluster.master_of(KEYS.log(live.session_id))
-    await victim.kill()
-    running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
-    await running.watch.phase(live.session_id, "LISTENING", 2)
-    await soon(lambda: len(running.node.shards) == KEYS.shards)
-    talked.append(await talk(running))
-    redis = connect(cluster.url)
-
-    async def equal() -> bool:
-        return await rows(sqlite(tmp_path)) == await from_redis(redis, KEYS)
-
-    await soon_in_redis(equal)
-    await projecting.stop()
-    await running.node.stop()
-    async with History(sqlite(tmp_path)) as history:
-        outcomes = {one: words async for one, words in archive(redis, KEYS, history, 2**53, is_dry=False)}
-    assert outcomes == dict.fromkeys(talked, "")
-    assert await list_sessions(redis, KEYS) == {live.session_id: True}
-    await redis.aclose()
