@@ -103,8 +103,12 @@ class Shard:
             live = self._admit(session_id, state)
             live.conversation = conversation
             live.call_follows = bool(state.handler_id)
-            self._inbox.append(SessionResumed(session_id=live.session_id, reducer_version=REDUCER_VERSION))
-            self._counters["take_overs"] += 1
+            self._resume(session_id)
+
+    def _resume(self, session_id: str) -> None:
+        """Say that the session has a new owner: whoever was connected to it was connected to another node."""
+        self._inbox.append(SessionResumed(session_id=session_id, reducer_version=REDUCER_VERSION))
+        self._counters["take_overs"] += 1
 
     def newborn(self, session_id: str) -> LiveSession:
         """A session whose SESSION_OPENED is on its way."""
@@ -175,7 +179,9 @@ class Shard:
             return Decided(self._pass(entry_id, "", b"", ""))
         if not step.state.session_id:  # there is no session yet, so there is no log to keep it in
             return self._dead_letter(entry_id, f"{event.session_id!r} is not open: {step.events[-1].reason}", line)  # type: ignore[attr-defined]
-        self.sessions.setdefault(event.session_id, live)
+        if event.session_id not in self.sessions:  # who opened it, and whoever was connected to that, is gone
+            self.sessions[event.session_id] = live
+            self._resume(event.session_id)
         states[event.session_id] = step.state
         return Decided(self._commit(entry_id, live, state, step), live, step)
 

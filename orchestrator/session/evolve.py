@@ -229,7 +229,7 @@ def _barge_in(state: State, event: inputs.BargeIn) -> None:
 
 
 def _session_resumed(state: State, event: inputs.SessionResumed) -> None:
-    if event.incarnation != state.owner:
+    if event.incarnation != state.owner or not state.is_from_the_owner(event.producer):
         state.owner, state.node = event.incarnation, event.producer.partition(":")[0]
         state.epoch += 1
         state.client_id = state.handler_id = ""

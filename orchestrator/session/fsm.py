@@ -102,6 +102,7 @@ _ROWS: dict[Phase, dict[str, Cell]] = {
     },
     "SPEAKING": {
         "BARGE_IN": interruption.barge_in,
+        "CLIENT_CONNECTED": lifecycle.client_returned_while_speaking,
         "PLAYBACK_DONE": speaking.playback_done,
         "PLAYBACK_PROGRESS": speaking.progress,
         "SERVICE_FAILED": speaking.failed,

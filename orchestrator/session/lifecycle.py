@@ -14,7 +14,7 @@ from orchestrator.session.commands import (
     StartTimer,
     StopPlayback,
 )
-from orchestrator.session.phases import MICROPHONE, enter, leave_turn
+from orchestrator.session.phases import MICROPHONE, OF_THE_PLAYBACK, await_audio, enter, leave_turn
 from orchestrator.session.step import Step
 
 
@@ -40,6 +40,15 @@ def client_connected(step: Step) -> None:
 def client_returned(step: Step) -> None:
     """CLIENT_CONNECTED in any later phase: the client has come back, or another one took its place."""
     step.disarm("reconnect")
+
+
+def client_returned_while_speaking(step: Step) -> None:
+    """CLIENT_CONNECTED in SPEAKING: also, what waited for somebody to hear it is expected from now on."""
+    client_returned(step)
+    playback = step.state.playback
+    assert playback is not None, "SPEAKING lasts as long as its playback"
+    if not playback.is_paused and not any(map(step.state.timer, ("tts_deadline", "playback_deadline"))):
+        await_audio(step)
 
 
 def client_disconnected(step: Step) -> None:
@@ -76,14 +85,15 @@ def resumed(step: Step) -> None:
     """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state.
 
     What is asked again has its whole time again: the deadline of a stage begins anew. Whoever was connected was
-    connected to the old owner: the client has the usual time to come back, from now on. Questions that were asked
-    early, and what waited for more of the user's speech, are withdrawn: that speech went to the old owner.
+    connected to the old owner: the client has the usual time to come back, from now on, and audio is not awaited
+    before. Questions that were asked early, and what waited for more of the user's speech, are withdrawn: that speech
+    went to the old owner. Where an owner was the first to see what another node had opened, it resumes it, too.
     """
     if step.state.epoch == step.input.epoch:
         step.reject("this owner has resumed the session already")
         return
     speculation.drop(step)
-    step.disarm("stable", "away", "barge_in", "false_interruption")
+    step.disarm("stable", "away", *OF_THE_PLAYBACK)
     playback = step.state.playback
     if playback is not None and playback.is_paused:  # the speech that it was paused for is of the old owner's time
         step.do(ResumePlayback(playback_id=playback.playback_id))
@@ -93,21 +103,8 @@ def resumed(step: Step) -> None:
                 step.do(StopPlayback(playback_id=command.target))
             else:
                 step.do(_again(step, command), retry_of=command.command_id)
-    deadlines = step.state.policy.deadlines
-    for speak in step.state.outstanding("Speak"):
-        _go_on_speaking(step, speak)
     if step.state.timer("reconnect") is None:
-        step.arm("reconnect", deadlines.reconnect_ms)
-
-
-def _go_on_speaking(step: Step, speak: CommandIssued) -> None:
-    """What is made anew is awaited from its first chunk on. What this owner speaks already, because it acted before it
-    could say that it is there, is left alone.
-    """
-    if speak.retry_of:
-        step.disarm("playback_deadline")
-    if not any(step.state.timer(name) for name in ("tts_deadline", "playback_deadline")):
-        step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)  # what was paused had no deadline
+        step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
 
 
 def _again(step: Step, command: CommandIssued) -> Command:
@@ -135,15 +132,12 @@ def _number(command: CommandIssued, field: str) -> int:
 
 def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
     timer, deadlines = command.target, step.state.policy.deadlines
-    if timer == "playback_deadline":
-        timer = "tts_deadline"  # speech is synthesised again, so its first chunk is awaited again
     again_ms = {
         "intent_deadline": deadlines.intent_ms,
         "answer_deadline": deadlines.answer_ms,
         "floor_deadline": deadlines.floor_ms,
         "greeting": step.state.policy.greeting.wait_ms,
         "stt_deadline": deadlines.stt_ms,
-        "tts_deadline": deadlines.tts_ms,
         "reconnect": deadlines.reconnect_ms,
     }.get(timer)
     if again_ms is None:

@@ -100,7 +100,13 @@ def play_filler(step: Step) -> None:
 def speak(step: Step, command: Speak) -> None:
     """In SPEAKING: say it, and expect its first audio."""
     step.do(command)
-    step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)
+    await_audio(step)
+
+
+def await_audio(step: Step) -> None:
+    """Expect the first audio in time; what nobody can hear waits for whoever comes back, and `reconnect` runs."""
+    if step.state.client_id:
+        step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)
 
 
 def _interrupt(step: Step) -> None:

@@ -116,11 +116,15 @@ def each_utterance_counts_once(book: Book, step: Seen) -> Iterator[str]:
 
 
 def something_is_always_awaited(book: Book, step: Seen) -> Iterator[str]:  # noqa: ARG001
-    """I-6: a phase that waits has a timer armed for the case that nothing comes; so has a session without a client."""
+    """I-6: a phase that waits has a timer armed for the case that nothing comes; so has a session without a client.
+    Audio is not awaited while nobody can hear it.
+    """
     timers = book.timers
     is_paused = book.answer is not None and book.answer.paused_us is not None
-    ways = ("false_interruption",) if is_paused else WAY_OUT.get(book.phase, timers)
-    if not any(timer in timers for timer in ways) and book.phase in WAY_OUT:
+    ways = ("false_interruption",) if is_paused else WAY_OUT.get(book.phase, ())
+    if book.phase == "SPEAKING" and not book.client_id:
+        ways = (*ways, "reconnect")
+    if ways and not any(timer in timers for timer in ways):
         yield f"{book.phase} has no way out but {sorted(timers)}"
     for stage, deadline in (("ClassifyIntent", "intent_deadline"), ("AnswerQuestion", "answer_deadline")):
         if book.turn is not None and book.is_outstanding(stage) and deadline not in timers:

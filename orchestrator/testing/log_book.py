@@ -151,7 +151,8 @@ class Book:
 
     def is_new_owner(self, event: Input) -> bool:
         """Whether this resume is the first of its owner, in a session that is open."""
-        return self.phase not in ("NEW", "ENDED") and event.incarnation != self.owner
+        is_known = (event.incarnation, node_of(event)) == (self.owner, self.node)
+        return self.phase not in ("NEW", "ENDED") and not is_known
 
     def repeats(self, event: inputs.SttFinal) -> bool:
         """Whether another producer has just said these words."""

@@ -22,7 +22,7 @@ def lines() -> list[bytes]:
     )
     call.fails("PlayFiller").says("").input(INPUTS["HANDLER_DETACHED"], handler_id="x", reason="gone")
     call.input(INPUTS["CLIENT_DISCONNECTED"], client_id="browser-1").resumes("incarnation-2")
-    call.answers("Yes.").fires("tts_deadline")
+    call.connects("browser-1").answers("Yes.").fires("tts_deadline")
     written = b"".join(write().split(b"\n", 1)[1] for write in RECORDINGS.values())
     return [*written.splitlines(), *map(encode, call.log)]
 

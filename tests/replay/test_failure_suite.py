@@ -148,6 +148,7 @@ RIGHT: dict[str, Expected] = {
     # Recovery.
     "crash_in_thinking": Expected([OPEN_TURN], rejected=1),
     "crash_in_speaking": Expected([OPEN_TURN], rejected=1),
+    "crash_in_speaking_and_back_late": Expected([OPEN_TURN]),
     "crash_in_interrupt": Expected([interrupted("We are open"), WHERE_TURN]),
     "crash_in_listening": Expected([HELLO_TURN, WHERE_TURN]),
     "crash_over_a_filler": Expected([HELLO_TURN]),

@@ -18,7 +18,7 @@ from projections.history.store import History
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, started, talk
 from tests.runtime.redis_server import Server
-from tests.runtime.support import Running, a_session_on, soon, soon_in_redis
+from tests.runtime.support import Running, StubClient, a_session_on, soon, soon_in_redis
 
 
 async def equal(place: Place, database: Any) -> None:
@@ -110,6 +110,10 @@ async def test_a_lost_tail_is_found_and_its_sessions_are_made_anew(
     await server.kill()
     server.cut(length)
     await server.start()
+    await running.watch.event(live.session_id, SessionResumed)
+    back = running.node.session(live.session_id)
+    assert back is not None
+    running.node.connect_client(back, StubClient("browser-2"))
     await running.watch.phase(live.session_id, "LISTENING", 3)
     running.node.report(SttFinal(session_id=live.session_id, text="other words", via="text"))
     await running.watch.phase(live.session_id, "LISTENING", 4)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from events.codec import encode
-from events.derived import EventRejected
+from events.derived import CommandIssued, EventRejected
 from events.envelope import Input
 from events.inputs import (
     BargeIn,
+    ClientConnected,
     HandlerAttached,
     SessionCloseRequested,
     SessionOpened,
@@ -22,7 +23,7 @@ from events.inputs import (
 from orchestrator.session.policy import Policy
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
-from tests.runtime.support import Running, a_session_on, soon
+from tests.runtime.support import Running, StubClient, a_session_on, soon
 
 
 def line(session_id: str, **changes: Any) -> bytes:
@@ -230,6 +231,22 @@ async def test_nothing_is_logged_before_a_session_is_opened(running: Running, pl
     running.node.report(SessionOpened(session_id=session_id, policy=Policy().recorded()))
     await running.watch.phase(session_id, "IDLE")
     assert live.state.phase == "IDLE"
+
+
+async def test_a_session_of_a_node_that_died_at_once_waits_for_its_client(running: Running, place: Place) -> None:
+    """It was opened and its client was there, but nobody lives who knows of it: the client has the usual time."""
+    session_id = a_session_on(place.keys, 2)
+    dead = {"session_id": session_id, "producer": "node-dead"}
+    opened = SessionOpened(policy=Policy().recorded(), producer_seq=1, **dead)
+    await to_inbox(place, session_id, encode(opened))
+    await to_inbox(place, session_id, encode(ClientConnected(client_id="browser-1", producer_seq=2, **dead)))
+    await running.watch.event(session_id, SessionResumed)
+    await running.watch.event(session_id, CommandIssued, target="reconnect", name="StartTimer", number=2)
+    live = running.node.session(session_id)
+    assert live is not None
+    assert (live.state.phase, live.state.client_id) == ("LISTENING", "")
+    running.node.connect_client(live, StubClient("browser-1"))
+    await running.watch.event(session_id, ClientConnected, client_id="browser-1", number=2)
 
 
 @pytest.mark.parametrize("kind", [SessionOpened, SessionResumed])

@@ -230,7 +230,7 @@ def test_an_answer_goes_on_after_a_change_of_owner_as_if_it_had_not_been_paused(
     ]
     playback = call.state.playback
     assert (playback.is_paused, playback.audio_ms, playback.position_at_us) == (False, 700, 0)
-    assert due_ms(call, "tts_deadline") == 2_900 + 3_000
+    assert due_ms(call.at(3_500).connects("browser-1"), "tts_deadline") == 3_500 + 3_000
 
 
 def test_the_length_of_another_playback_says_nothing_about_this_one(converse) -> None:

@@ -20,6 +20,7 @@ from events.inputs import (
     TtsComplete,
 )
 from orchestrator.session.commands import (
+    CancelTimer,
     CloseSession,
     ResumePlayback,
     SetMicrophone,
@@ -203,16 +204,18 @@ def test_what_is_asked_again_has_its_whole_time_again(converse, timer: str, limi
 
 @pytest.mark.parametrize("complete", [False, True])
 def test_an_answer_goes_on_in_the_middle_of_its_sentence(converse, complete: bool) -> None:
-    """It is synthesised from the last confirmed position on, and its first chunk is awaited anew."""
+    """It is synthesised from the last confirmed position on; its first chunk is awaited once somebody is there."""
     call = converse("SPEAKING").input(TtsChunkReady, index=0, duration_ms=3_000).input(PlaybackStarted)
     if complete:
         call.input(TtsComplete, chunks=1, duration_ms=3_000)
     call.after(1_000).input(PlaybackProgress, position_ms=1_000).after(60_000).resumes("incarnation-2")
-    assert call.commands[:2] == [
+    assert [command for command in call.commands if not isinstance(command, CancelTimer)] == [
         Speak(ends="", from_ms=1_000, playback_id="answer-1", text="Hi! How can I help?"),
-        StartTimer(due_at_us=call.now_us + 3_000_000, timer="tts_deadline"),
+        StartTimer(due_at_us=call.now_us + 60_000_000, timer="reconnect"),
     ]
     assert call.state.playback.audio_ms == 1_000
+    call.after(50_000).connects("browser-1")
+    assert call.commands[1:] == [StartTimer(due_at_us=call.now_us + 3_000_000, timer="tts_deadline")]
     call.after(200).input(TtsChunkReady, index=0, duration_ms=2_000).input(PlaybackStarted)
     call.input(TtsComplete, chunks=1, duration_ms=2_000)
     assert call.outstanding("playback_deadline").payload["due_at_us"] == call.now_us + (2_000 + 3_000) * 1000
@@ -292,6 +295,42 @@ def test_every_part_of_the_owners_node_says_who_is_connected(converse) -> None:
     assert call.input(HandlerAttached, handler_id="fastrtc_2").state.handler_id == "fastrtc_2"
 
 
+@pytest.mark.parametrize("state", ["waiting", "playing", "paused"])
+def test_a_client_that_comes_back_changes_nothing_about_an_answer_that_is_awaited_already(converse, state: str) -> None:
+    """Its deadlines are of the time when somebody was there; what is paused waits for the user's words."""
+    call = converse("SPEAKING").input(HandlerAttached, handler_id="fastrtc_1").after(500)
+    if state != "waiting":
+        call.speaks(chunks=10, chunk_ms=500)
+    if state == "paused":
+        call.input(SpeechStarted)
+    before = timers(call), call.state.pending.keys() & {c.command_id for c in call.state.outstanding("StartTimer")}
+    call.after(100).connects("browser-2")
+    assert (timers(call), {c.command_id for c in call.state.outstanding("StartTimer")}) == before
+    assert not call.commands
+
+
+def test_an_answer_that_comes_while_nobody_is_there_waits(converse) -> None:
+    """Its time to be heard begins when the client is back; until then `reconnect` runs."""
+    call = converse("THINKING").input(ClientDisconnected, client_id="browser-1").answers("Hi!")
+    assert (call.state.phase, timers(call)) == ("SPEAKING", {"reconnect"})
+    call.after(30_000).connects("browser-1")
+    assert timers(call) == {"tts_deadline"}
+    assert due_ms(call, "tts_deadline") == call.now_us // 1_000 + 3_000
+
+
+def test_who_first_sees_what_another_node_has_opened_resumes_it(converse) -> None:
+    """The node died before it saw its own SESSION_OPENED, and whoever was connected to it is gone with it."""
+    call = converse("NEW")
+    call.producer = "node-1"
+    call.opens().connects("browser-1")
+    call.producer = "node-2"
+    call.resumes(call.incarnation)
+    assert (call.state.node, call.state.client_id, call.state.phase) == ("node-2", "", "LISTENING")
+    assert timers(call) == {"reconnect"}
+    call.resumes(call.incarnation)
+    assert call.last[-1].reason == "this owner has resumed the session already"
+
+
 def test_a_late_word_of_the_last_owner_about_connections_is_rejected(converse) -> None:
     """Who is connected is said by the owner's node; what an earlier one says arrives late."""
     call = converse("LISTENING")
@@ -308,7 +347,6 @@ EVERY_TIMER = {
     "floor_deadline": 5_000,
     "greeting": 2_000,
     "stt_deadline": 3_000,
-    "tts_deadline": 3_000,
     "reconnect": 60_000,
 }
 """What has its whole time again under a new owner, in milliseconds."""
@@ -325,8 +363,6 @@ def waiting_for(converse, timer: str):
             return converse("LISTENING", greeting={"text": "Welcome."})
         case "stt_deadline":
             return converse("LISTENING").input(SpeechStopped).fires("endpoint")
-        case "tts_deadline":
-            return converse("SPEAKING")
         case _:
             return converse("LISTENING").input(ClientDisconnected, client_id="browser-1")
 
@@ -346,12 +382,12 @@ def test_what_waited_for_more_of_the_users_speech_is_withdrawn_by_a_new_owner(co
     call = converse("SPEAKING").input(HandlerAttached, handler_id="fastrtc_1").input(SpeechStarted)
     assert timers(call) == {"tts_deadline", "barge_in", "false_interruption"}
     call.resumes("incarnation-2")
-    assert timers(call) == {"tts_deadline", "reconnect"}
+    assert timers(call) == {"reconnect"}
     assert not call.state.user_is_speaking
 
 
 def test_an_answer_that_was_paused_goes_on_under_a_new_owner(converse) -> None:
-    """It had no deadline while it was paused; its first chunk has one now."""
+    """It had no deadline while it was paused; its first chunk has one when somebody is there."""
     call = converse("SPEAKING").input(HandlerAttached, handler_id="fastrtc_1").speaks(chunks=10, chunk_ms=500)
     call.at(2_000).input(SpeechStarted).at(9_000).resumes("incarnation-2")
     assert done(call) == [
@@ -359,10 +395,10 @@ def test_an_answer_that_was_paused_goes_on_under_a_new_owner(converse) -> None:
         cancels("false_interruption"),
         ResumePlayback(playback_id="answer-1"),
         Speak(ends="", from_ms=700, playback_id="answer-1", text="Hi! How can I help?"),
-        StartTimer(due_at_us=12_000_000, timer="tts_deadline"),
         StartTimer(due_at_us=69_000_000, timer="reconnect"),
     ]
     assert not call.state.playback.is_paused
+    assert due_ms(call.at(20_000).connects("browser-1"), "tts_deadline") == 23_000
 
 
 @pytest.mark.parametrize("chunks", [0, 3])
@@ -377,20 +413,21 @@ def test_an_answer_that_this_owner_paused_itself_goes_on_too(converse, chunks: i
     assert ResumePlayback(playback_id="answer-1") in done(call)
     assert not [command for command in call.commands if isinstance(command, Speak)]
     assert not call.state.playback.is_paused
-    assert timers(call) == {"tts_deadline", "reconnect"}
+    assert timers(call.connects("browser-1")) == {"tts_deadline"}
     call.input(TtsChunkReady, index=chunks, duration_ms=500)
-    assert timers(call) == {"playback_deadline", "reconnect"}
+    assert timers(call) == {"playback_deadline"}
 
 
 def test_an_answer_that_this_owner_plays_already_is_left_alone(converse) -> None:
-    """Nothing of it is made anew, so no first chunk is awaited."""
+    """Nothing of it is made anew; a sign of it is awaited from when the client is known to be there."""
     call = converse("THINKING")
     call.incarnation = "incarnation-2"
     call.answers("Hi!").speaks()
-    before = call.outstanding("playback_deadline")
     call.resumes("incarnation-2")
-    assert [type(command) for command in call.commands] == [StartTimer]
-    assert (timers(call), call.outstanding("playback_deadline")) == ({"playback_deadline", "reconnect"}, before)
+    assert [type(command) for command in call.commands] == [CancelTimer, StartTimer]
+    assert timers(call) == {"reconnect"}
+    assert timers(call.connects("browser-1")) == {"tts_deadline"}
+    assert timers(call.input(PlaybackProgress, position_ms=1)) == {"playback_deadline"}
 
 
 @pytest.mark.parametrize("kind", [TtsChunkReady, PlaybackProgress])
@@ -400,8 +437,8 @@ def test_audio_of_the_old_owner_is_not_awaited_by_the_new_one(converse, kind: ty
     call.incarnation = "incarnation-2"
     call.input(kind, **{TtsChunkReady: {"index": 1, "duration_ms": 500}, PlaybackProgress: {"position_ms": 1}}[kind])
     call.input(TtsComplete, chunks=2, duration_ms=1_000).resumes("incarnation-2")
-    assert timers(call) == {"tts_deadline", "reconnect"}
-    assert due_ms(call, "tts_deadline") == 5_000
+    assert timers(call) == {"reconnect"}
+    assert due_ms(call.at(4_000).connects("browser-1"), "tts_deadline") == 7_000
 
 
 def test_an_answer_that_plays_under_a_new_owner_is_not_resumed(converse) -> None:
