@@ -1,6 +1,6 @@
 """Appending to inboxes: the one way in for producers of this process.
 
-Stop-and-wait: one ordered queue per shard, the next batch leaves when the last was acknowledged, and what was not is
+Stop-and-wait: one ordered queue per shard, its next batch leaves when the last was acknowledged, and what was not is
 sent again under the same sequence numbers. So order is kept, and a repetition is recognised by the reducer. A Redis
 that came back without its last writes gets those again that it had accepted from here, before anything newer.
 """
@@ -57,8 +57,6 @@ class Inbox:
         self._keys = keys
         self._producer = f"node-{uuid4().hex[:12]}"
         self._sequence = 0
-        self._turn = asyncio.Lock()
-        """One append at a time, so that none overtakes what must be appended again."""
         self._queues: defaultdict[int, deque[bytes]] = defaultdict(deque)
         self._senders: dict[int, asyncio.Task[None]] = {}
         self._appended: Counter[int] = Counter()
@@ -147,12 +145,11 @@ class Inbox:
     async def _append(self, shard: int, batch: list[bytes]) -> bool:
         """Whether all of it arrived; if not, all of it is to be sent again."""
         stream = self._keys.inbox(shard)
-        async with self._turn:
-            lines = self._accepted.lost.get(shard, []) + batch
-            replies = await self._xadd(stream, lines)
-            failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
-            if failed is None:
-                self._accepted.note(shard, replies, lines)
+        lines = self._accepted.lost.get(shard, []) + batch  # of a call that waits while something is lost, see Wire
+        replies = await self._xadd(stream, lines)
+        failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if failed is None:
+            self._accepted.note(shard, replies, lines)
         if failed is not None and shard not in self._failing:  # said once, however long it lasts
             self._failing.add(shard)
             logger.warning("append to %s failed (%s), trying until it works", stream, failed)

@@ -55,7 +55,9 @@ class Holding:
 
 
 class Ownership:
-    """What one node owns. It looks three times per lease, and at once when something was handed to it or is lost."""
+    """What one node owns. It looks three times per lease, when a silent node's leases expire, and at once when
+    something was handed to it or is lost.
+    """
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class Ownership:
         """It goes on whatever happens."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._lease_ms / 3_000):  # wait_for may swallow a cancellation
+                async with asyncio.timeout(self._members.next_look_s()):  # wait_for may swallow a cancellation
                     await self.wake.wait()
             self.wake.clear()
             try:

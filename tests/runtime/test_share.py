@@ -1,10 +1,15 @@
 """Fair shares: they add up, they differ by one at most, and nobody gives what it would take back."""
 
 from collections import Counter
+from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
+from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.share import Member, fair_share, gifts, heirs
 
 KIND = "shard"
@@ -75,6 +80,14 @@ def test_a_node_that_comes_takes_the_last_rank() -> None:
     assert [fair_share(64, before, one.node) for one in before] == [22, 21, 21]
     assert [fair_share(64, after, one.node) for one in after] == [16, 16, 16, 16]
     assert all(fair_share(65, after, one.node) <= fair_share(65, before, one.node) for one in before)
+
+
+@pytest.mark.parametrize(("silent_ms", "next_look_ms"), [(0, 500), (500, 500), (1_050, 500), (1_300, 250), (1_499, 51)])
+def test_who_is_silent_is_looked_after_when_its_leases_expire(silent_ms: int, next_look_ms: int) -> None:
+    """Else a dead node's callers would wait for the next look, too."""
+    members = Membership(cast("Redis", None), Keys(), lease_ms=1_500)
+    members.members = [Member(name, 0, silent, "", {}) for name, silent in (("node-2", 10), ("node-3", silent_ms))]
+    assert round(members.next_look_s() * 1_000) == next_look_ms
 
 
 def test_without_members_there_is_no_share_and_no_heir() -> None:

@@ -1,0 +1,103 @@
+"""The wire: calls that wait share a write, and nothing that was decided before a failure goes out after it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as ConnectionLostError
+from redis.exceptions import ResponseError
+
+from orchestrator.runtime.connection import connect
+from orchestrator.runtime.wire import Exchange, Wire
+from tests.runtime.conftest import Place
+
+
+class Counting(Wire):
+    """Knows how many commands each write held, and can hold or break the next one."""
+
+    def __init__(self, redis: Redis, connected: Any = None) -> None:
+        super().__init__(redis.connection_pool.make_connection, connected)
+        self.writes: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.under_way = asyncio.Event()
+        self.fails: BaseException | None = None
+
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self.writes.append(len(commands))
+        self.under_way.set()
+        await self.gate.wait()
+        if (error := self.fails) is not None:
+            self.fails = None
+            raise error
+        return await super()._exchange(commands)
+
+
+async def held(wire: Counting, *calls: list[tuple[Any, ...]]) -> list[asyncio.Task[list[Any]]]:
+    """The first call is under way and cannot end; the others wait for it."""
+    wire.gate.clear()
+    wire.under_way.clear()
+    tasks = [asyncio.create_task(wire.call("", commands)) for commands in calls]
+    await wire.under_way.wait()
+    return tasks
+
+
+async def test_calls_that_wait_leave_in_one_write(place: Place) -> None:
+    """Each gets the replies to its own commands, errors of single commands among them."""
+    wire = Counting(place.redis)
+    tasks = await held(wire, [("PING",)], [("ECHO", "a"), ("ECHO", "b")], [("NO SUCH",)], [("ECHO", "c")])
+    wire.gate.set()
+    (first, second, third, fourth) = await asyncio.gather(*tasks)
+    assert (first, second, fourth) == ([b"PONG"], [b"a", b"b"], [b"c"])
+    assert isinstance(third[0], ResponseError)
+    assert wire.writes == [1, 4]
+    await wire.close()
+
+
+async def test_a_failure_takes_along_what_waits(place: Place) -> None:
+    """Who made those calls did not know of it; what is called afterwards finds a new connection."""
+    looked = []
+
+    async def look(exchange: Exchange) -> None:
+        looked.append(await exchange([("PING",)]))
+
+    wire = Counting(place.redis, look)
+    assert await wire.call("", [("PING",)]) == [b"PONG"]
+    wire.writes.clear()
+    tasks = await held(wire, [("ECHO", "a")], [("ECHO", "b")])
+    wire.fails = ConnectionLostError("gone")
+    wire.gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [ConnectionLostError] * 2
+    assert await wire.call("", [("ECHO", "c")]) == [b"c"]
+    assert looked == [[b"PONG"]] * 2
+    await wire.close()
+
+
+async def test_one_that_is_cancelled_ends_alone(place: Place) -> None:
+    """Whoever waited is told that nobody knows what was done; whoever only waited and is cancelled disturbs nobody."""
+    wire = Counting(place.redis)
+    leading, waiting, third = await held(wire, [("ECHO", "a")], [("ECHO", "b")], [("ECHO", "c")])
+    leading.cancel()
+    outcomes = await asyncio.gather(leading, waiting, third, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [asyncio.CancelledError, ConnectionLostError, ConnectionLostError]
+    wire.writes.clear()
+    leading, waiting, third = await held(wire, [("ECHO", "a")], [("ECHO", "b")], [("ECHO", "c")])
+    waiting.cancel()
+    await asyncio.sleep(0)
+    wire.gate.set()
+    assert await asyncio.gather(leading, third) == [[b"a"], [b"c"]]
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await wire.close()
+
+
+async def test_a_hanging_server_fails_the_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After TIMEOUT_S, and so does what waits."""
+    monkeypatch.setattr("orchestrator.runtime.wire.TIMEOUT_S", 0.05)
+    wire = Counting(connect(place.url))
+    outcomes = await asyncio.gather(*await held(wire, [("PING",)], [("PING",)]), return_exceptions=True)
+    assert [type(one) for one in outcomes] == [TimeoutError] * 2
+    await wire.close()
