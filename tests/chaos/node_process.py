@@ -21,6 +21,8 @@ from tests.chaos.questions import answer_to, intent_of
 
 SLOW_S = 0.4
 """Now and then: so that there are questions open whenever something dies."""
+MOST_KNOWN = 10_000
+"""Answers that are remembered: those of some minutes. What is asked again after a take-over is seconds old."""
 
 
 class Ports:
@@ -37,7 +39,10 @@ class Ports:
         os.write(self._notes, json.dumps(note).encode() + b"\n")  # at once: the process may die any moment
         chance = random.Random(request.idempotency_key)
         await asyncio.sleep(SLOW_S if chance.random() < 0.05 else chance.uniform(0, 0.02))
-        return self._known.setdefault(request.idempotency_key, request.text)
+        answer = self._known.setdefault(request.idempotency_key, request.text)
+        if len(self._known) > MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        return answer
 
     async def classify(self, request: Request) -> Intent:
         return Intent(intent_of(await self._question("intent", request)), 900)
