@@ -7,6 +7,7 @@ import sys
 import threading
 from contextlib import suppress
 from urllib.parse import urljoin
+from uuid import uuid4
 
 import aiohttp
 
@@ -57,6 +58,8 @@ class Chat:
         self._idle = asyncio.Event()
         """Set whenever it is the user's turn."""
         self._printed: set[str] = set()
+        self._unacknowledged: dict[str, messages.TextInput] = {}
+        """Lines by their message id: they are sent again after a reconnection."""
 
     async def connect(self, url: str) -> None:
         """Raises ClientError."""
@@ -88,7 +91,9 @@ class Chat:
                 continue
             match messages.parse_server_message(message.data):
                 case messages.SessionReady() as session:
-                    self._joined(session)
+                    await self._joined(session)
+                case messages.Ack(message_id=message_id):
+                    self._unacknowledged.pop(message_id, None)
                 case messages.PhaseChanged(phase="LISTENING"):
                     self._idle.set()
                 case messages.Reply(playback_id=playback_id, text=text):
@@ -102,12 +107,14 @@ class Chat:
                     return True
         return False
 
-    def _joined(self, session: messages.SessionReady) -> None:
+    async def _joined(self, session: messages.SessionReady) -> None:
         if not self._ids:
             say(f"{session.session_id}: type and press return; an empty line or end of input says goodbye")
         self._ids = {"session_id": session.session_id, "resume_token": session.resume_token}
         self._place, self._failures = self._asked, 0
         self._open.set()
+        for line in list(self._unacknowledged.values()):
+            await self._send(line)
 
     def _reply(self, playback_id: str, text: str) -> None:
         """What is being said as we come back is told again."""
@@ -140,9 +147,11 @@ class Chat:
         patient = not sys.stdin.isatty()
         typed = _typed()
         await self._idle.wait()
-        while line := await typed.get():
+        while text := await typed.get():
             self._idle.clear()
-            await self._send(messages.TextInput(text=line[: messages.MAX_TEXT_CHARS]))
+            line = messages.TextInput(text=text[: messages.MAX_TEXT_CHARS], message_id=uuid4().hex)
+            self._unacknowledged[str(line.message_id)] = line
+            await self._send(line)
             if patient:
                 await self._idle.wait()
         await self._send(messages.Goodbye())

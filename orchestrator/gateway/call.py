@@ -7,7 +7,7 @@ from uuid import uuid4
 from events.envelope import Input
 from events.inputs import BargeIn, ClientDisconnected, HandlerAttached, HandlerDetached, SessionCloseRequested, SttFinal
 from orchestrator.gateway import messages
-from orchestrator.gateway.client import WebSocketClient
+from orchestrator.gateway.client import WebSocketClient, event_id_of
 from orchestrator.media.handler import MediaHandler, OfferRefused
 from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.effects import Services
@@ -43,8 +43,11 @@ class Call:
     async def _carry_out(self, message: messages.ClientMessage) -> None:
         session_id, live = self._live.session_id, self._live
         match message:
-            case messages.TextInput(text=text):
+            case messages.TextInput(text=text, message_id=None):
                 self._node.report(SttFinal(session_id=session_id, text=text, via="text"))
+            case messages.TextInput(text=text, message_id=str(message_id)):
+                event_id = event_id_of(session_id, message_id)
+                self._node.report(SttFinal(event_id=event_id, session_id=session_id, text=text, via="text"))
             case messages.BargeIn():
                 self._node.report(
                     BargeIn(

@@ -20,8 +20,15 @@ QUEUE_MAX = 1_000
 DROP_S = 3.0
 """How long a client has to read what was told before it is disconnected."""
 
+_TYPED = ":text:"
+
 _Queued = tuple[messages.ServerMessage | None, asyncio.Future[bool] | None]
 """A message to send, and a future that is done when everything up to here has left (True) or cannot any more."""
+
+
+def event_id_of(session_id: str, message_id: str) -> str:
+    """The id of the event that typed words become; words that are sent again become the same event."""
+    return f"{session_id}{_TYPED}{message_id}"
 
 
 class WebSocketClient:
@@ -58,6 +65,8 @@ class WebSocketClient:
                 self.tell(messages.PhaseChanged(phase=phase, reason=event.reason, turn=event.turn))
             case inputs.SttPartial():
                 self.tell(messages.Transcript(text=event.text, is_final=False))
+            case inputs.SttFinal(event_id=event_id):
+                self._acknowledge(event_id)
             case derived.TurnStarted():
                 self.tell(messages.Transcript(text=event.text, is_final=True))
             case derived.CommandIssued(name="Speak", payload=payload):
@@ -65,10 +74,16 @@ class WebSocketClient:
         if line is not None:
             self.tell(messages.LogLine(line=line))
 
+    def _acknowledge(self, event_id: str) -> None:
+        if message_id := event_id.partition(_TYPED)[2]:
+            self.tell(messages.Ack(message_id=message_id))
+
     def tell_phase(self, state: State) -> None:
-        """Where the conversation is; for a client that comes back. What is being said may have been committed while
-        nobody was connected.
+        """Where the conversation is; for a client that comes back. What is being said, or was typed, may have been
+        committed while nobody was connected.
         """
+        for event_id in state.recent_ids:
+            self._acknowledge(event_id)
         if state.phase != "NEW":
             self.tell(messages.PhaseChanged(phase=state.phase, turn=state.turn))
         if (saying := state.playback) is not None:

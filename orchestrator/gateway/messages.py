@@ -48,10 +48,11 @@ class Message(BaseModel):
 
 
 class TextInput(Message):
-    """The user typed these words instead of saying them."""
+    """The user typed these words instead of saying them. With a `message_id` they may be sent again until an `ack`."""
 
     type: Literal["text"] = "text"
     text: TypedText
+    message_id: NonEmptyId | None = None
 
 
 class WebrtcOffer(Message):
@@ -111,6 +112,13 @@ class Transcript(Message):
     type: Literal["transcript"] = "transcript"
     text: Text
     is_final: bool
+
+
+class Ack(Message):
+    """The words with this `message_id` are in the log: they count, once, and need not be sent again."""
+
+    type: Literal["ack"] = "ack"
+    message_id: NonEmptyId
 
 
 class ClearText(Message):
@@ -191,6 +199,7 @@ ServerMessage = Annotated[
     SessionReady
     | PhaseChanged
     | Transcript
+    | Ack
     | ClearText
     | Reply
     | LogLine

@@ -78,14 +78,17 @@ class Inbox:
         return self._appended.total() - self._arrived.total()
 
     def append(self, event: Input) -> None:
-        """Queue an event; producer, sequence, id and observation time are set here. Never waits."""
+        """Queue an event; producer, sequence, id and observation time are set here. Never waits.
+
+        One that has an id already may come again, by another node, too: its id tells, and it gets no sequence.
+        """
         self._sequence += 1
         stamped = event.model_copy(
             update={
-                "event_id": f"{self._producer}:{self._sequence}",
+                "event_id": event.event_id or f"{self._producer}:{self._sequence}",
                 "observed_at_us": now_us(),
                 "producer": self._producer,
-                "producer_seq": self._sequence,
+                "producer_seq": 0 if event.event_id else self._sequence,
             }
         )
         self._put(stamped)

@@ -33,6 +33,10 @@ class Wire:
         async with asyncio.timeout(PATIENCE_S):
             return await self._inbox.get()
 
+    def unread(self) -> int:
+        """How many messages came that no test took."""
+        return self._inbox.qsize()
+
     async def close(self, code: int, reason: str = "") -> None:
         await self._socket.close(code=code, message=reason.encode())
 

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from orchestrator.gateway.messages import (
+    Ack,
     BargeIn,
     ClearText,
     Ended,
@@ -149,8 +150,28 @@ async def test_typed_words_reach_the_server(page: Chromium, server: ConsoleServe
     assert await page.evaluate("document.activeElement.id") == "typed"
     await page.type_text("  When do you open? ")
     await page.press("Enter", "\r")
-    assert await wire.receive() == TextInput(text="When do you open?")
+    words = await wire.receive()
+    assert isinstance(words, TextInput)
+    assert words.text == "When do you open?"
     assert await page.evaluate("document.querySelector('#typed').value") == ""
+
+
+async def test_typed_words_are_sent_again_until_the_server_has_them(page: Chromium, server: ConsoleServer) -> None:
+    """What was acknowledged is not."""
+    wire = await connect(page, server)
+    sent = []
+    for words in ("first", "second"):
+        await page.type_text(words)
+        await page.press("Enter", "\r")
+        sent.append(await wire.receive())
+    first, second = sent
+    assert isinstance(first, TextInput)
+    await wire.send(Ack(message_id=str(first.message_id)), LogLine(line="seen"))
+    await page.wait_for("orch.log.length === 1")
+    wire.drop()
+    again = await server.connection()
+    await again.send(READY, LISTENING)
+    assert await again.receive() == second
 
 
 async def test_the_user_interrupts_by_button_or_escape_while_the_agent_speaks(

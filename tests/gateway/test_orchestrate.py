@@ -114,6 +114,27 @@ async def test_an_answer_that_nobody_was_there_for_is_shown_to_the_client_that_c
     assert back.kinds()[:3] == ["session", "phase", "reply"]
 
 
+async def test_typed_words_with_an_id_count_once_however_often_they_come(call: Connect, service: Service) -> None:
+    """They are acknowledged when they are in the log, and again to a client that comes back and may not know it."""
+    client = await call()
+    session = await client.listening()
+    ids = {"session_id": session["session_id"], "resume_token": session["resume_token"]}
+    await client.say("text", text="hello", message_id="mine-1")
+    assert (await client.until("ack"))["message_id"] == "mine-1"
+    await client.until("phase", phase="LISTENING", reason="playback_done")
+    await client.socket.close()
+    await service.running.watch.event(session["session_id"], ClientDisconnected)
+    back = await call(**ids)
+    await back.say("text", text="hello", message_id="mine-1")
+    await back.say("text", text="again", message_id="mine-2")
+    await back.until("ack", message_id="mine-2")
+    await back.until("phase", phase="LISTENING", reason="playback_done")
+    assert [message["message_id"] for message in back.heard if message["type"] == "ack"] == ["mine-1", "mine-2"]
+    turns = service.running.watch.all(session["session_id"], TurnStarted)
+    assert [turn.text for turn in turns] == ["hello", "again"]
+    assert service.running.node.counters["duplicates"] == 1
+
+
 async def test_a_second_connection_replaces_the_first(call: Connect, service: Service) -> None:
     """The first is closed with 1008 and says no more; the second's words count once."""
     first = await call()

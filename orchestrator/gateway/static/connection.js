@@ -25,6 +25,9 @@ export class Connection {
     this.leaving = false; // after a goodbye or `ended`, no close code is a reason to come back
     this.socket = null;
     this.timer = null;
+    this.unacknowledged = new Map(); // typed words by message id: they are sent again after a reconnection
+    this.page = Math.random().toString(36).slice(2); // not crypto.randomUUID: it needs a secure context
+    this.typed = 0;
     window.addEventListener("online", () => this.retryNow());
   }
 
@@ -39,6 +42,15 @@ export class Connection {
   send(message) {
     if (this.state !== "open") return false;
     this.socket.send(JSON.stringify(message));
+    return true;
+  }
+
+  /** As send, for words that must not be lost: they are repeated until the server has them in its log. */
+  type(text) {
+    const message = { type: "text", text, message_id: `${this.page}-${this.typed + 1}` };
+    if (!this.send(message)) return false;
+    this.typed += 1;
+    this.unacknowledged.set(message.message_id, message);
     return true;
   }
 
@@ -84,7 +96,9 @@ export class Connection {
       this.failures = 0;
       clearTimeout(this.timer);
       this.#become("open", { rejoined });
+      for (const words of this.unacknowledged.values()) this.send(words);
     }
+    if (message.type === "ack") this.unacknowledged.delete(message.message_id);
     if (message.type === "ended") this.leaving = true;
     if (message.type === "moved") {
       this.elsewhere = this.#at(message.address);
@@ -122,6 +136,7 @@ export class Connection {
     this.place = this.url;
     this.elsewhere = null;
     this.failures = 0;
+    this.unacknowledged.clear();
     this.#become("idle", { code, reason, rejoining });
   }
 

@@ -17,7 +17,7 @@ const view = new View({
   onHangUp: hangUp,
   onInterrupt: () => connection.send(bargeIn()),
   onMute: toggleMute,
-  onText: (text) => connection.send({ type: "text", text }),
+  onText: (text) => connection.type(text),
 });
 const playback = new Playback(audio, (id) => connection.send({ type: "playback_done", playback_id: id }));
 const call = new Call({
