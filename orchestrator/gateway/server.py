@@ -97,7 +97,10 @@ class Gateway:
 
     async def _orchestrate(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:  # it is no error that a client is gone before it is answered
+            return socket
         if not self._origin_allowed(request):
             await socket.close(code=CloseCode.POLICY_VIOLATION, message=b"this page may not connect: wrong Origin")
             return socket

@@ -13,8 +13,6 @@ from typing import IO
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 TRACE = re.compile(r"(?m)^(?P<before>.*)\nTraceback \(most recent call last\):\n(?: .*\n)+(?P<error>\S.*)$")
-GONE = "ClientConnectionResetError"
-"""A client that is gone before the server has answered it, in the words of aiohttp."""
 MISSED = re.compile(r"Redis lost versions (?P<first>\d+) to (?P<last>\d+) of (?P<session>\S+), which were committed")
 POLICY = """
 deadlines: {intent_ms: 10000, answer_ms: 10000, tts_ms: 10000}
@@ -110,5 +108,4 @@ class Fleet:
             f"{log.name}: {trace['before']}: {trace['error']}"
             for log in sorted(self._folder.glob("node-*.log"))
             for trace in TRACE.finditer(log.read_text(errors="replace"))
-            if GONE not in trace["error"]
         ]
