@@ -95,19 +95,30 @@ def test_two_recordings_are_compared(env: dict[str, str], snapshot) -> None:
     assert orch("diff", BARGE_IN, BARGE_IN, env=env).exit_code == 0
 
 
-def test_a_fork_is_the_beginning_under_another_name(tmp_path: Path, env: dict[str, str]) -> None:
+def test_a_fork_is_the_beginning_under_another_name(tmp_path: Path, env: dict[str, str], snapshot) -> None:
     """It replays, says where it is from, and nothing is written unless asked for."""
     arguments = ["fork", BARGE_IN, "--at", "BARGE_IN", "--reason", "to go on otherwise"]
     dry = orch(*arguments, env=env)
     assert dry.exit_code == 0
-    assert "auto_session_12345_fork: the first 45 inputs of auto_session_12345, version 87, INTERRUPT" in dry.stderr
-    assert "nothing is written" in dry.stderr
+    assert dry.stderr == snapshot
     file = tmp_path / "fork.jsonl"
     assert orch(*arguments, "-o", str(file), env=env).exit_code == 0
     recording = parse(file.read_bytes(), "fork")
     assert "to go on otherwise" in recording.header.story
     assert replay(recording).divergence is None
     assert golden(recording.events())[-1] == "[auto_session_12345_fork] 🟣 INTERRUPT"
+
+
+def test_an_import_says_where_the_test_is(
+    tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, snapshot
+) -> None:
+    """And how to write its golden log; an import over another test is refused."""
+    source = str(ROOT / BARGE_IN)
+    monkeypatch.chdir(tmp_path)
+    assert orch("import", source, "--as-fixture", "cut_short", env=env).stderr == snapshot
+    again = orch("import", source, "--as-fixture", "cut_short", env=env)
+    assert again.exit_code == 3
+    assert again.stderr == snapshot
 
 
 def test_the_catalogue_names_every_event(env: dict[str, str], snapshot) -> None:

@@ -47,15 +47,12 @@ def test_sessions_lists_what_is_here(session_id: str, env: dict[str, str]) -> No
     assert f"{session_id}\tended" in done.stdout.splitlines()
 
 
-def test_doctor_says_what_is_kept_and_how_the_service_is_doing(session_id: str, env: dict[str, str]) -> None:
+def test_doctor_says_what_is_kept_and_how_the_service_is_doing(session_id: str, env: dict[str, str], snapshot) -> None:
     """Facts on standard output, words on standard error; nothing is wrong, so the exit code is 0."""
     done = orch("doctor", env=env)
     assert done.exit_code == 0, done.stderr
-    server, state = done.stdout.splitlines()
-    assert "appendonly yes, appendfsync everysec" in server
-    assert "64 shards, 64 of them owned by 1 nodes" in state
-    assert "may lose up to two seconds" in done.stderr
-    assert "✓ nothing that could harm a caller" in done.stderr
+    assert "64 shards, 64 of them owned by 1 nodes" in done.stdout
+    assert re.sub(r"(version )\S+|\d+( live| events| dead)", r"\1…\2", done.output) == snapshot
 
 
 def test_export_writes_a_recording_that_replays(session_id: str, env: dict[str, str], tmp_path: Path) -> None:
