@@ -5,25 +5,16 @@ session's shard; then the cursor moves. A repetition after a crash is recognised
 an id gets that of its entry.
 """
 
-import asyncio
 import logging
-
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from events.codec import BadEventError, decode_input
 from events.envelope import Input
 from events.inputs import SessionOpened, SessionResumed
-from orchestrator.runtime.cluster import ClusterWire
-from orchestrator.runtime.commit import Committer, LostOwnershipError, Move
+from orchestrator.runtime.commit import Move
 from orchestrator.runtime.connection import run_all
-from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.inbox import Inbox
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.lease import Lease
+from orchestrator.runtime.owned import Owned
 from orchestrator.runtime.routing import UnroutableError, route
 from orchestrator.runtime.subscribers import Entry
-from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -31,54 +22,18 @@ OWN_BUSINESS = (SessionOpened, SessionResumed)
 """Said by nodes alone."""
 
 
-class Ingress:
+class Ingress(Owned):
     """Forwards one ingress stream, under one lease."""
 
-    def __init__(
-        self,
-        redis: Redis,
-        wire: Wire | ClusterWire,
-        keys: Keys,
-        lease: Lease,
-        server: str,
-        inbox: Inbox,
-        counters: Counters,
-        wake: asyncio.Event,
-    ) -> None:
-        self.lease = lease
-        self.lost = asyncio.Event()
-        self._wake = wake
-        """Set to let the node look at once: what waits here is taken up by the next owner, most likely the same."""
-        self._redis = redis
-        self._keys = keys
-        self._inbox = inbox
-        self._counters = counters
-        self._committer = Committer(redis, wire, lease.what.owned, lease.token, server)
-        self._cursor = lease.cursor
-
-    async def handle(self, batch: list[Entry]) -> None:
-        """The FastStream handler; it never raises."""
-        if self.lost.is_set():
-            return
-        try:
-            read = [_read(fields.get(b"e", b"")) for _, fields in batch]
-            live = await self._which_live({event.session_id for event, _ in read if event and event.session_id})
-            moves = [
-                await self._forward(stream_id.decode(), fields.get(b"e", b""), event, reason, live)
-                for (stream_id, fields), (event, reason) in zip(batch, read, strict=True)
-            ]
-            await self._inbox.flush()  # the cursor moves when the inboxes have it
-            await self._committer.commit(moves)
-        except (LostOwnershipError, RedisError) as error:
-            logger.warning("%s is lost: %s", self.lease.what.name, error)
-            self._lose()
-        except Exception:
-            logger.exception("%s cannot go on", self.lease.what.name)
-            self._lose()
-
-    def _lose(self) -> None:
-        self.lost.set()
-        self._wake.set()
+    async def _handle(self, batch: list[Entry]) -> None:
+        read = [_read(fields.get(b"e", b"")) for _, fields in batch]
+        live = await self._which_live({event.session_id for event, _ in read if event and event.session_id})
+        moves = [
+            await self._forward(stream_id.decode(), fields.get(b"e", b""), event, reason, live)
+            for (stream_id, fields), (event, reason) in zip(batch, read, strict=True)
+        ]
+        await self._inbox.flush()  # the cursor moves when the inboxes have it
+        await self._committer.commit(moves)
 
     async def _forward(
         self, entry_id: str, line: bytes, event: Input | None, reason: str, live: dict[str, bool]
@@ -101,8 +56,8 @@ class Ingress:
         if reason:
             logger.error("%s: dead letter %s: %s", self.lease.what.name, entry_id, reason)
             self._counters["dead_letters"] += 1
-        what, before, self._cursor = self.lease.what, self._cursor, entry_id
-        return Move("pass", [what.owned, what.dead_letters, what.stream], before, entry_id, (reason, line[:4096], ""))
+        before, self._cursor = self._cursor, entry_id
+        return self._pass(before, entry_id, reason, line[:4096], "")
 
     async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
         """Which of them are live sessions, in one round trip: a question per event would set the pace of all of them.
@@ -116,13 +71,6 @@ class Ingress:
     async def _session_of(self, handler_id: str) -> str:
         session_id = await self._redis.get(self._keys.handler(handler_id))
         return session_id.decode() if isinstance(session_id, bytes) else ""
-
-    async def give_up(self) -> None:
-        """Nothing runs beside the subscription."""
-        self.lost.set()
-
-    async def send_away(self, reason: str, address: str) -> None:
-        """Nobody is connected to an ingress."""
 
 
 def _read(line: bytes) -> tuple[Input | None, str]:

@@ -26,6 +26,7 @@ from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import Client, LiveSession
 from orchestrator.runtime.logs import read_log
 from orchestrator.runtime.membership import Membership
+from orchestrator.runtime.owned import Means, Owned
 from orchestrator.runtime.ownership import Ownership
 from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.shard import Shard
@@ -301,28 +302,8 @@ class Node:
         assert isinstance(stored, bytes), "it was written just before"
         return stored
 
-    def _build(self, lease: Lease, server: str) -> Shard | Ingress:
+    def _build(self, lease: Lease, server: str) -> Owned:
+        means = Means(self._redis, self._commits, self.keys, self._inbox, self.counters, self._ownership.wake)
         if lease.what.kind == "ingress":
-            return Ingress(
-                self._redis,
-                self._commits,
-                self.keys,
-                lease,
-                server,
-                self._inbox,
-                self.counters,
-                self._ownership.wake,
-            )
-        return Shard(
-            self._redis,
-            self._commits,
-            self.keys,
-            lease,
-            server,
-            self._inbox,
-            self._effects,
-            self.counters,
-            self._committed,
-            self._observer,
-            self._ownership.wake,
-        )
+            return Ingress(means, lease, server)
+        return Shard(means, lease, server, self._effects, self._committed, self._observer)

@@ -14,12 +14,11 @@ from redis.exceptions import RedisError
 
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.connection import pause_s, run_ids
-from orchestrator.runtime.ingress import Ingress
 from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease, Ownable
 from orchestrator.runtime.membership import Membership
+from orchestrator.runtime.owned import Owned
 from orchestrator.runtime.second_life import Committed
-from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.share import Member, fair_share, gifts, heirs
 from orchestrator.runtime.subscribers import Subscription
 
@@ -33,7 +32,7 @@ ROUNDS_TO_GIVE = 16
 
 Servers = Callable[[str], str]
 """The run id of the server that has a key; empty: unknown."""
-Build = Callable[[Lease, str], Shard | Ingress]
+Build = Callable[[Lease, str], Owned]
 """Makes what runs under a lease; the second argument is the run id of the server."""
 
 
@@ -41,17 +40,12 @@ Build = Callable[[Lease, str], Shard | Ingress]
 class Holding:
     """Something owned and the subscription that feeds it."""
 
-    owner: Shard | Ingress
+    owner: Owned
     subscription: Subscription
     server: str
     """The run id of the server at the acquisition."""
     begun: bool = False
     """Its sessions are here."""
-
-    @property
-    def calls(self) -> int:
-        """How many conversations would have to move with it."""
-        return len(self.owner.sessions) if isinstance(self.owner, Shard) else 0
 
 
 class Ownership:
@@ -237,7 +231,7 @@ class Ownership:
                 self._next_gift = now + self._lease_ms / 3_000
 
     def _fewest_calls_first(self, kind: str) -> list[str]:
-        mine = [(one.calls, name) for name, one in self.running.items() if one.owner.lease.what.kind == kind]
+        mine = [(one.owner.calls, name) for name, one in self.running.items() if one.owner.lease.what.kind == kind]
         return [name for _, name in sorted(mine)]
 
     def _bequeath(self, others: list[Member]) -> list[tuple[list[str], Member]]:
@@ -247,7 +241,7 @@ class Ownership:
         for kind, total in self._total.items():
             names = self._fewest_calls_first(kind)
             for name, heir in zip(names, heirs(len(names), kind, total, others), strict=False):
-                if self.running[name].calls:
+                if self.running[name].owner.calls:
                     moves.append(([name], heir))
                 else:
                     idle.setdefault(heir.node, ([], heir))[0].append(name)
@@ -293,8 +287,7 @@ class Ownership:
         owner = self._build(lease, server)
         subscription = Subscription(self._broker, lease.what.stream, lease.cursor, owner.handle)
         holding = self.running[lease.what.name] = Holding(owner, subscription, server)
-        if isinstance(owner, Shard):
-            await owner.take_over()
+        await owner.take_over()
         holding.begun = True
         await subscription.start()
 

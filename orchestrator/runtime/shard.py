@@ -6,26 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events.codec import BadEventError, decode_input, encode
 from events.derived import EventRejected
 from events.envelope import Event, Input
 from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
-from orchestrator.runtime.cluster import ClusterWire
-from orchestrator.runtime.commit import Committer, LostOwnershipError, Move, position
-from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.commit import Move, position
 from orchestrator.runtime.effects import Effects
-from orchestrator.runtime.inbox import Inbox, now_us
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live import END_S, LiveSession
+from orchestrator.runtime.owned import Means, Owned
 from orchestrator.runtime.rebuild import rebuild
 from orchestrator.runtime.second_life import Committed
 from orchestrator.runtime.subscribers import Entry
 from orchestrator.runtime.timers import Timers
-from orchestrator.runtime.wire import Wire
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.commands import STAGES
 from orchestrator.session.reducer import Step, reduce
@@ -53,40 +49,29 @@ class Decided:
     step: Step | None = None
 
 
-class Shard:
+class Shard(Owned):
     """Runs the sessions of one shard, under one lease."""
 
     def __init__(
         self,
-        redis: Redis,
-        wire: Wire | ClusterWire,
-        keys: Keys,
+        means: Means,
         lease: Lease,
         server: str,
-        inbox: Inbox,
         effects: Effects,
-        counters: Counters,
         committed: Committed,
         observer: Observer,
-        wake: asyncio.Event,
     ) -> None:
-        self.lease = lease
+        super().__init__(means, lease, server)
         self.sessions: dict[str, LiveSession] = {}
-        self._redis = redis
-        self._keys = keys
-        self._inbox = inbox
         self._effects = effects
-        self._counters = counters
         self._committed = committed
         self._observer = observer
-        self._committer = Committer(redis, wire, lease.what.owned, lease.token, server)
-        self._cursor = lease.cursor
-        self.lost = asyncio.Event()
-        """Set when ownership is gone: nothing may be committed or performed any more."""
-        self._wake = wake
-        """Set to let the node look at once."""
         self._ending: set[asyncio.Task[None]] = set()
         """What still runs of sessions that have ended."""
+
+    @property
+    def calls(self) -> int:
+        return len(self.sessions)
 
     async def take_over(self) -> None:
         """Rebuild the live sessions from their logs, and tell each that it has a new owner."""
@@ -122,28 +107,13 @@ class Shard:
     def _live(self, session_id: str, state: State) -> LiveSession:
         return LiveSession(session_id, state, Timers(session_id, self._inbox.append))
 
-    async def handle(self, batch: list[Entry]) -> None:
-        """The FastStream handler. It never raises: a shard that cannot go on is given up as a whole."""
-        if self.lost.is_set():
-            return
-        try:
-            decided = await self._decide_all(batch)
-            await self._committer.commit([one.move for one in decided])
-        except LostOwnershipError as error:
-            logger.warning("%s is lost: %s", self.lease.what.name, error)
-            self._lose()
-        except Exception:
-            logger.exception("%s cannot go on", self.lease.what.name)
-            self._lose()
-        else:
-            for one in decided:
-                if not self.lost.is_set():  # given up meanwhile: the next owner asks again for what was committed
-                    self._perform(one)
-            await asyncio.sleep(0)  # what was started begins now, before the next read is prepared
-
-    def _lose(self) -> None:
-        self.lost.set()
-        self._wake.set()
+    async def _handle(self, batch: list[Entry]) -> None:
+        decided = await self._decide_all(batch)
+        await self._committer.commit([one.move for one in decided])
+        for one in decided:
+            if not self.lost.is_set():  # given up meanwhile: the next owner asks again for what was committed
+                self._perform(one)
+        await asyncio.sleep(0)  # what was started begins now, before the next read is prepared
 
     async def _decide_all(self, batch: list[Entry]) -> list[Decided]:
         """Decide each entry on the state that the ones before it leave, commits still pending."""
@@ -176,7 +146,7 @@ class Shard:
             return self._poison(entry_id, live, state, stamped, error)
         if not step.events:
             self._counters["duplicates"] += 1
-            return Decided(self._pass(entry_id, "", b"", ""))
+            return Decided(self._pass(self._cursor, entry_id, "", b"", ""))
         if not step.state.session_id:  # there is no session yet, so there is no log to keep it in
             return self._dead_letter(entry_id, f"{event.session_id!r} is not open: {step.events[-1].reason}", line)  # type: ignore[attr-defined]
         if event.session_id not in self.sessions:  # who opened it, and whoever was connected to that, is gone
@@ -237,14 +207,10 @@ class Shard:
             ),
         )
 
-    def _pass(self, entry_id: str, reason: str, line: bytes, where: str) -> Move:
-        what = self.lease.what
-        return Move("pass", [what.owned, what.dead_letters, what.stream], self._cursor, entry_id, (reason, line, where))
-
     def _dead_letter(self, entry_id: str, reason: str, line: bytes, where: str = "", most: int = 4096) -> Decided:
         logger.error("%s: dead letter %s: %s %s", self.lease.what.name, entry_id, reason, where)
         self._counters["dead_letters"] += 1
-        return Decided(self._pass(entry_id, reason, line[:most], where))
+        return Decided(self._pass(self._cursor, entry_id, reason, line[:most], where))
 
     def _perform(self, one: Decided) -> None:
         """After the commit: the new state is true, and its commands are carried out."""
@@ -276,13 +242,11 @@ class Shard:
             logger.exception("%s: %s of version %d broke", live.session_id, type(what).__name__, what.version)
 
     async def give_up(self) -> None:
-        """Cancel and await everything that was started under this lease, before anybody else may begin."""
-        self.lost.set()
+        await super().give_up()
         await asyncio.gather(*(live.wind_up() for live in self.sessions.values()))
         if self._ending:
             await asyncio.wait(self._ending, timeout=END_S)
 
     async def send_away(self, reason: str, address: str) -> None:
-        """Ask the clients to come back: to the new owner, where it is known."""
         await asyncio.gather(*(live.send_away(reason, address) for live in self.sessions.values()))
         self.sessions.clear()

@@ -15,9 +15,8 @@ KEYS = Keys(shards=2)
 
 
 @pytest.fixture
-async def in_a_call(server: Server, monkeypatch: pytest.MonkeyPatch) -> Running:
-    """A node that is quick to say that it waits; its Redis can be frozen."""
-    monkeypatch.setattr(inbox, "STALL_S", 0.05)
+async def in_a_call(server: Server) -> Running:
+    """A node whose Redis can be frozen."""
     stubs, watch = Stubs(), Watch()
     node = Node(server.url, stubs.services(), observer=watch, keys=KEYS)
     await node.start()
@@ -29,6 +28,7 @@ async def test_whoever_speaks_into_a_frozen_redis_is_told_and_answered_later(
 ) -> None:
     """Told once, while it lasts; new calls are refused in words; then all is there, in order."""
     live, other = await in_a_call.listening(), await in_a_call.listening()
+    monkeypatch.setattr(inbox, "STALL_S", 0.05)  # not before: a machine that is slow for so long is no stall
     server.freeze()
     for number in range(300):
         in_a_call.node.report(SttPartial(session_id=live.session_id, text=str(number)))
@@ -58,6 +58,7 @@ async def test_when_too_much_waits_those_who_speak_are_sent_away(
     monkeypatch.setattr("orchestrator.runtime.node.MOST_QUEUED", 200)
     live = await in_a_call.listening()
     live.handler = handler = StubHandler()
+    monkeypatch.setattr(inbox, "STALL_S", 0.05)
     server.freeze()
     in_a_call.node.report(SttPartial(session_id=live.session_id, text="first"))
     await soon(lambda: in_a_call.clients[0].warned == ["delayed"])
