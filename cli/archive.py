@@ -1,6 +1,8 @@
 """`orch archive` and `orch purge`: what Redis may forget, and what is to be forgotten everywhere."""
 
-from cli.age import BadAgeError, before_us
+import re
+import time
+
 from cli.store import history, store
 from cli.terminal import run as run_loop
 from cli.terminal import say
@@ -9,15 +11,17 @@ from orchestrator.runtime import archiver
 from orchestrator.runtime.connection import load_scripts
 
 LEFT = 1
+_AGE = re.compile(r"(\d{1,6})([mhd])")
+_UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
 
 
 def run(older_than: str, *, dry_run: bool, forget: bool = False) -> int:
     """1: something was left as it is."""
-    try:
-        before = before_us(older_than)
-    except BadAgeError as error:
-        say(f"✗ --older-than: {error}")
+    age = _AGE.fullmatch(older_than)
+    if age is None:
+        say(f"✗ --older-than: {older_than!r} is no age; say 90d, 12h or 30m")
         return USAGE
+    before = int((time.time() - int(age[1]) * _UNITS_S[age[2]]) * 1_000_000)
     return run_loop(_do(before, is_dry=dry_run, forget=forget))
 
 

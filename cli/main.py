@@ -237,7 +237,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
     from cli.store import NoHistoryError
     from events.recording import BadRecordingError
-    from orchestrator.replay.sound import UnsoundLogError
+    from orchestrator.replay.fold_on import UnsoundLogError
     from orchestrator.runtime.embedded import NoRedisServerError
     from orchestrator.runtime.logs import UnknownSessionError
     from orchestrator.settings import SettingsError

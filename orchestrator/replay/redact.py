@@ -12,7 +12,7 @@ from typing import Any, Literal
 from events.derived import CommandIssued
 from events.envelope import Event
 from events.inputs import SessionOpened
-from orchestrator.replay.sound import fold_on
+from orchestrator.replay.fold_on import fold_on
 from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import State

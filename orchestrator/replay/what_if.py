@@ -17,7 +17,7 @@ from events import inputs
 from events.derived import CommandIssued
 from events.envelope import Event, Input, Result
 from events.inputs import SessionOpened
-from orchestrator.replay.sound import fold_on
+from orchestrator.replay.fold_on import fold_on
 from orchestrator.session.commands import OUTSTANDING
 from orchestrator.session.evolve import TERMINAL
 from orchestrator.session.heard import MS_PER_CHARACTER

@@ -9,8 +9,8 @@ from typing import Any
 
 from events.derived import CommandIssued
 from events.envelope import Derived, Event, Input
+from orchestrator.replay.fold_on import UnsoundLogError, fold_on
 from orchestrator.replay.replay import REDUCER_ERRORS
-from orchestrator.replay.sound import UnsoundLogError, fold_on
 from orchestrator.replay.what_if import Change, what_if
 from orchestrator.replay.words import name, payload, short, value
 from orchestrator.session.policy import Policy

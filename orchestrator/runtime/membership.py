@@ -1,4 +1,4 @@
-"""Membership: which nodes there are, and how one tells another that it has handed something to it.
+"""Membership: which nodes there are and which is silent, and how one tells another what it has handed to it.
 
 The members are the fields of one hash; each node writes its own three times per lease, in a script that takes the time
 from Redis, so that no two clocks are compared, and forgets whoever was silent for a lease. One key, and not one key per

@@ -1,4 +1,4 @@
-"""Ownership: what a node owns; how it takes it, keeps it, shares it with other nodes, and gives it up."""
+"""Ownership: what a node owns; how it takes it, also from nodes that died, keeps it, shares it, and gives it up."""
 
 import asyncio
 import contextlib
