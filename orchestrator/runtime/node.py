@@ -94,6 +94,8 @@ class Node:
         self._secret = token_bytes(32)
         """Until the shared one is known, nobody can show a token."""
         self._stopping = False
+        self._finding: dict[int, asyncio.Task[str]] = {}
+        """By shard, who looks for its owner."""
 
     async def start(self) -> None:
         """Connect and take what is free. Raises WrongShardCountError, WrongAddressError, and RedisError when Redis is
@@ -116,6 +118,8 @@ class Node:
     async def stop(self) -> None:
         """Give everything back: nothing is lost, another node or the next start goes on from here."""
         self._stopping = True
+        for finding in self._finding.values():
+            finding.cancel()
         await self._ownership.stop(STOPPING)
         await self._broker.stop()
         await self._inbox.close()
@@ -213,18 +217,26 @@ class Node:
     async def find(self, session_id: str) -> str:
         """The address of the node that has the session, if another one has it and says where it is; else empty.
 
-        A session that is on its way, maybe to this node, is waited for: its client is faster than a look at Redis.
+        A session that is on its way, maybe to this node, is waited for: its client is faster than a look at Redis. All
+        clients of a shard wait for the same answer: when a node has died, its survivors have better things to do.
         """
-        name = leases.shard(self.keys, self.keys.shard_of(session_id)).name
+        number = self.keys.shard_of(session_id)
+        if number not in self._finding:
+            finding = self._finding[number] = asyncio.create_task(self._find(number), name=f"find shard {number:02d}")
+            finding.add_done_callback(lambda _: self._finding.pop(number))
+        return await asyncio.shield(self._finding[number])
+
+    async def _find(self, number: int) -> str:
+        name = leases.shard(self.keys, number).name
         try:
             async with asyncio.timeout(FIND_S + self._lease_ms / 1_000):  # so long the lease of a dead owner holds
-                while not self.owns(session_id):
+                while number not in self.shards:
                     address = await self._ownership.address(name)
                     if address == "" or address not in (None, self.address):  # ours: it is taken, and begins at once
                         return address or ""
                     await self._ownership.something_taken(FIND_AGAIN_S)
         except (TimeoutError, RedisError, OSError) as error:
-            logger.warning("nobody knows where %s is: %s", session_id, error or "its shard has no owner")
+            logger.warning("nobody knows where %s is: %s", name, error or "it has no owner")
         return ""
 
     def _warn_of_delay(self, is_delayed: bool) -> None:

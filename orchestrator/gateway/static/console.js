@@ -179,6 +179,7 @@ window.orch = Object.freeze({
   get call() { return now.call; },
   get partial() { return now.partial; },
   get playback_id() { return playback.current?.id ?? null; },
+  get position_ms() { return playback.positionMs() ?? 0; },
   get muted() { return audio.muted; },
   /** Loudness of the agent's audio as it arrives (RMS, 0 to 1). */
   remoteLevel: () => call.meters.agent?.level() ?? 0,
