@@ -8,7 +8,7 @@ from pathlib import Path
 from cli.terminal import run as run_loop
 from events.recording import Header, Recording, stream
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 16
 STDIN = "-"
 
 

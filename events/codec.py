@@ -1,5 +1,6 @@
 """The canonical encoding: one event is one line of JSON with sorted keys, and reading it back checks everything."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, TypeAlias
 
@@ -90,7 +91,7 @@ def decode(line: bytes | str) -> Event:
             event = _adapter().validate_json(line)
         except ValidationError as error:
             return _decode_older(line, error)
-    if event.schema_version != type(event)._blank["schema_version"]:
+    if event.schema_version != event.blank["schema_version"]:
         return _decode_older(line, None)
     return event
 
@@ -100,14 +101,22 @@ def _decode_as_it_says(line: bytes) -> Event | None:
     every form of JSON. None: no such luck; a wrong guess cannot succeed, since each model demands its own type.
     """
     start = line.rfind(_TYPE) + len(_TYPE)
-    kind = _KINDS.get(line[start : line.find(b'"', start)])
-    if kind is None:
-        return None
     try:
-        event: Event = kind.__pydantic_validator__.validate_json(line)
-    except ValidationError:
+        return _READ[line[start : line.find(b'"', start)]](line)
+    except (KeyError, ValidationError):
         return None
-    return event
+
+
+class _Readers(dict[bytes, Callable[[bytes], Event]]):
+    """By the name of a type what reads it. A model is built when the first event of it is read."""
+
+    def __missing__(self, name: bytes) -> Callable[[bytes], Event]:
+        read: Callable[[bytes], Event] = _KINDS[name].__pydantic_validator__.validate_json
+        self[name] = read
+        return read
+
+
+_READ = _Readers()
 
 
 def decode_input(line: bytes | str) -> Input:

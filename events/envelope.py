@@ -37,33 +37,33 @@ class Event(BaseModel):
     turn: Count = 0
     version: Count = 0
 
-    _blank: ClassVar[dict[str, Any]]
+    blank: ClassVar[dict[str, Any]]
     """Every field in its place, with its default."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         # The schema is built on first use (defer_build), so sorting here costs nothing and lasts.
         cls.__pydantic_fields__ = dict(sorted(cls.__pydantic_fields__.items()))
-        cls._blank = {name: field.default for name, field in cls.__pydantic_fields__.items()}
+        cls.blank = {name: field.default for name, field in cls.__pydantic_fields__.items()}
 
     @classmethod
     def made(cls, fields: dict[str, Any]) -> Self:
         """An event of the program's own making, in a third of the time: nothing is checked, so all that has no default
         must be given and right. What comes from outside is read by codec.decode, which checks everything.
         """
-        return _holding(cls, cls._blank | fields)
+        return holding(cls, cls.blank | fields)
 
     def but(self, **fields: Any) -> Self:
         """A copy in which some fields are other ones; unchecked, as `made`."""
-        return _holding(type(self), {**self.__dict__, **fields})
+        return holding(type(self), {**self.__dict__, **fields})
 
 
 E = TypeVar("E", bound=Event)
 
 
-def _holding(kind: type[E], fields: dict[str, Any]) -> E:
+def holding(kind: type[E], fields: dict[str, Any]) -> E:
     """Fill pydantic's own slots, as its model_construct does; a frozen model refuses the plain way."""
-    event = kind.__new__(kind)
+    event = _new(kind)
     _set_fields(event, fields)
     _set_fields_set(event, _NONE_SET)
     _set_extra(event, None)
@@ -72,6 +72,7 @@ def _holding(kind: type[E], fields: dict[str, Any]) -> E:
 
 
 _NONE_SET: set[str] = set()
+_new = object.__new__
 _set_fields = BaseModel.__dict__["__dict__"].__set__
 _set_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
 _set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__

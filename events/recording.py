@@ -69,7 +69,7 @@ def stream(blocks: Iterable[bytes], name: str, *, may_be_cut: bool = False) -> t
     if not data.strip() and not any(block.strip() for block in rest):
         raise BadRecordingError(f"{name}: the file is empty; a recording starts with a header line")
     head, _, data = data.partition(b"\n")
-    return _header(head, name), _lines(chain((data,), rest), name, may_be_cut=may_be_cut)
+    return _header(head, name), chain.from_iterable(_lines(chain((data,), rest), name, may_be_cut=may_be_cut))
 
 
 def _header(line: bytes, name: str) -> Header:
@@ -83,14 +83,15 @@ def _header(line: bytes, name: str) -> Header:
         ) from error
 
 
-def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool) -> Iterator[bytes]:
+def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool) -> Iterator[list[bytes]]:
+    """The lines of one block after the other."""
     number, cut = 1, b""
     for block in blocks:
         *whole, cut = (cut + block).split(b"\n")
         if not all(whole):
-            yield from whole[: whole.index(b"")]
+            yield whole[: whole.index(b"")]
             raise BadRecordingError(f"{name}, line {number + whole.index(b'') + 1}: empty line")
-        yield from whole
+        yield whole
         number += len(whole)
     if cut and not may_be_cut:
         raise BadRecordingError(f"{name}, line {number + 1}: the file ends in the middle of a line")

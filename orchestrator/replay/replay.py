@@ -6,8 +6,6 @@ compared as bytes, because the encoding is canonical; only inputs and difference
 
 import pickle
 import traceback
-import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -61,7 +59,7 @@ class Session:
     def state(self) -> State:
         if self._live is not None:
             return self._live
-        state: State = pickle.loads(zlib.decompress(self._packed))  # noqa: S301 - packed below
+        state: State = pickle.loads(self._packed)  # noqa: S301 - packed below
         return state
 
     @state.setter
@@ -71,7 +69,7 @@ class Session:
     def pack(self) -> None:
         """Make it small: a file may hold any number of sessions, few of them at a time."""
         self.segments[-1].last_version = self.state.version
-        self._packed, self._live, self.last = zlib.compress(pickle.dumps(self.state), 1), None, ()
+        self._packed, self._live, self.last = pickle.dumps(self.state), None, ()
 
 
 @dataclass(slots=True)
@@ -123,9 +121,10 @@ class Replayer:
         self._keeps_going = keep_going
         self._is_incomplete = is_incomplete
         self._source: Iterator[bytes] = iter(())
-        self._ahead: deque[bytes] = deque()
+        self._ahead: Iterator[bytes] = iter(())
         """Lines that were read too far."""
-        self._lines = self._read()
+        self._lines: Iterator[bytes] = iter(())
+        """These, and then the source."""
         self._is_over = False
         self._session: Session | None = None
         """Whose step it is."""
@@ -134,7 +133,7 @@ class Replayer:
     def run(self, lines: Iterable[bytes]) -> Replay:
         """Replay all of them. Raises BadRecordingError with the line, for a file that cannot be a log."""
         found = self.found
-        self._source, self._lines = iter(lines), self._read()
+        self._source = self._lines = iter(lines)
         try:
             while (line := next(self._lines, None)) is not None:
                 found.line += 1
@@ -150,7 +149,7 @@ class Replayer:
         found = self.found
         event = decode(line)
         session = self._session
-        if session is None or session.session_id != event.session_id or isinstance(event, SessionResumed):
+        if session is None or session.session_id != event.session_id or type(event) is SessionResumed:
             session = self._session = self._turn_to(event)
         if session.follows or not isinstance(event, Input):
             self._not_compared(session, event)
@@ -191,18 +190,12 @@ class Replayer:
             event = decode(line)
             if isinstance(event, Input):
                 self.found.line -= 1
-                self._ahead.extendleft(reversed(lines[len(rest) :] or [line]))
-                self._lines = self._read()
+                self._ahead = iter([*(lines[len(rest) :] or [line]), *self._ahead])
+                self._lines = chain(self._ahead, self._source)
                 return rest
             rest.append(event)
         self._is_over = True
         return rest
-
-    def _read(self) -> Iterator[bytes]:
-        while self._ahead:
-            yield self._ahead.popleft()
-        for line in self._source:  # noqa: UP028 - `yield from` would close the source with this generator
-            yield line
 
     def _turn_to(self, event: Event) -> Session:
         """The session of an event. Those that have not been heard of for long are packed."""

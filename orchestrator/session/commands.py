@@ -14,16 +14,16 @@ from events.envelope import Result
 MicrophoneSetting = Literal["open", "gated", "closed"]
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class _Command:
     """`outstanding`: a result is expected. `stage`: part of the current task, cancelled with it."""
 
+    name: ClassVar[str]
     outstanding: ClassVar[bool] = False
     stage: ClassVar[str] = ""
 
-    @property
-    def name(self) -> str:
-        return type(self).__name__
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
 
     @property
     def target(self) -> str:
@@ -31,11 +31,11 @@ class _Command:
         return self.stage
 
     def payload(self) -> dict[str, Any]:
-        names: tuple[str, ...] = type(self).__slots__  # a command's own fields, in the order they stand there
-        return {name: getattr(self, name) for name in names}
+        """A command's own fields, in the order they stand there."""
+        return self.__dict__
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class SetMicrophone(_Command):
     """open: heard. gated: the VAD hears it, and STT from the onset of speech on, as evidence. closed: not heard."""
 
@@ -46,17 +46,17 @@ class SetMicrophone(_Command):
         return self.setting
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class ClearText(_Command):
     """Clear the text buffer: what the client shows of an unfinished utterance."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class FinishUtterance(_Command):
     """The user has finished: speech-to-text is to give its final now."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class ClassifyIntent(_Command):
     """Ask the intent service what the user wants. `speculation`: the how manieth try before a turn; 0: for the turn."""
 
@@ -66,7 +66,7 @@ class ClassifyIntent(_Command):
     stage: ClassVar[str] = "intent"
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class AnswerQuestion(_Command):
     """Ask the answer service. The conversation so far is the session's log up to version `conversation_to`."""
 
@@ -77,7 +77,7 @@ class AnswerQuestion(_Command):
     stage: ClassVar[str] = "answer"
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class PlayFiller(_Command):
     """Say something while thinking; it has a playback of its own, and its end ends nothing."""
 
@@ -91,7 +91,7 @@ class PlayFiller(_Command):
         return self.playback_id
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class Speak(_Command):
     """Synthesise and play what the agent says, from `from_ms` of its audio on. `ends`: with it the session ends, for
     this reason; empty: it goes on.
@@ -109,7 +109,7 @@ class Speak(_Command):
         return self.playback_id
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class StopPlayback(_Command):
     """Be silent at once: clear the audio queue of this playback."""
 
@@ -120,7 +120,7 @@ class StopPlayback(_Command):
         return self.playback_id
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class PausePlayback(_Command):
     """Be silent for now: keep the audio queue of this playback."""
 
@@ -131,7 +131,7 @@ class PausePlayback(_Command):
         return self.playback_id
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class ResumePlayback(_Command):
     """Go on where this playback was paused."""
 
@@ -142,12 +142,12 @@ class ResumePlayback(_Command):
         return self.playback_id
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class CancelTask(_Command):
     """Cancel the current task, whatever of it is still running."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class CancelStage(_Command):
     """Withdraw one request of the current task; the others go on."""
 
@@ -159,7 +159,7 @@ class CancelStage(_Command):
         return self.stage_name
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class StartTimer(_Command):
     """Come back with TIMER_FIRED at `due_at_us`."""
 
@@ -172,7 +172,7 @@ class StartTimer(_Command):
         return self.timer
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class CancelTimer(_Command):
     """Withdraw the timer that was started by `command_id`."""
 
@@ -184,7 +184,7 @@ class CancelTimer(_Command):
         return self.timer
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@dataclass(unsafe_hash=True)
 class CloseSession(_Command):
     """Say goodbye to client and handler and forget the session."""
 

@@ -56,5 +56,4 @@ def due_at_us(state: State) -> int:
 
 def is_quiet(step: Step) -> bool:
     """Whether the user is silent, and nothing they said is still being understood."""
-    state = step.state
-    return not state.user_is_speaking and not any(state.timer(name) for name in ("endpoint", "stt_deadline"))
+    return not step.state.user_is_speaking and not step.state.armed("endpoint", "stt_deadline")

@@ -1,7 +1,6 @@
 """evolve(state, event) -> state: folds any committed event. It decides nothing; a log is rebuilt with it alone."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from events import codec, derived, inputs
@@ -47,13 +46,13 @@ def apply(state: State, event: Any) -> None:
     state.version = event.version
     state.at_us = event.at_us
     kind: type[Any] = type(event)
-    if kind in INPUTS:
+    if is_input := kind in INPUTS:
         _note_input(state, event)
         if not _counts(state, kind, event):
             return
     if (change := _CHANGES.get(kind)) is not None:
         change(state, event)
-    if kind in TERMINAL:
+    if is_input and kind in TERMINAL:
         del state.pending[event.command_id]
 
 
@@ -68,9 +67,10 @@ def _counts(state: State, kind: type[Event], event: Any) -> bool:
 
 def _note_input(state: State, event: Input) -> None:
     state.inputs += 1
-    if event.producer_seq:
-        state.producers.pop(event.producer, None)
-        state.producers[event.producer] = event.producer_seq
+    if sequence := event.producer_seq:
+        producer = event.producer
+        state.producers.pop(producer, None)
+        state.producers[producer] = sequence
         if len(state.producers) > PRODUCERS_KEPT:
             del state.producers[next(iter(state.producers))]
     else:
@@ -149,17 +149,17 @@ def _hold(state: State, words: str, via: str) -> None:
 
 def _intent_resolved(state: State, event: inputs.IntentResolved) -> None:
     if state.task is not None:
-        state.task = replace(state.task, intent=event.intent, intent_elapsed_us=event.elapsed_us)
+        state.task = state.task.but(intent=event.intent, intent_elapsed_us=event.elapsed_us)
     elif state.speculation is not None:
-        state.speculation = replace(state.speculation, intent=event.intent, intent_elapsed_us=event.elapsed_us)
+        state.speculation = state.speculation.but(intent=event.intent, intent_elapsed_us=event.elapsed_us)
 
 
 def _rag_answered(state: State, event: inputs.RagAnswered) -> None:
     if state.task is not None:
         state.answer_failures = 0
-        state.task = replace(state.task, answer=event.answer, answer_elapsed_us=event.elapsed_us)
+        state.task = state.task.but(answer=event.answer, answer_elapsed_us=event.elapsed_us)
     elif state.speculation is not None:
-        state.speculation = replace(state.speculation, answer=event.answer, answer_elapsed_us=event.elapsed_us)
+        state.speculation = state.speculation.but(answer=event.answer, answer_elapsed_us=event.elapsed_us)
 
 
 def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
@@ -176,7 +176,7 @@ def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
 def _stage_over(state: State, name: str) -> None:
     """An intent that will not come counts as none; an answer that will not come is decided by the reducer."""
     if name == "ClassifyIntent" and state.task is not None:
-        state.task = replace(state.task, intent="")
+        state.task = state.task.but(intent="")
 
 
 def _timer_fired(state: State, event: inputs.TimerFired) -> None:
@@ -194,17 +194,17 @@ def _tts_chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
     if (p := state.playback) and p.playback_id == event.playback_id:
         last_ms = p.words[-1][0] if p.words else -1  # speech that is made anew repeats some
         words = tuple((word.at_ms, word.text) for word in event.words if word.at_ms > last_ms)
-        state.playback = replace(p, chunks=p.chunks + 1, audio_ms=p.audio_ms + event.duration_ms, words=p.words + words)
+        state.playback = p.but(chunks=p.chunks + 1, audio_ms=p.audio_ms + event.duration_ms, words=p.words + words)
 
 
 def _tts_complete(state: State, event: inputs.TtsComplete) -> None:
     if (p := state.playback) and p.playback_id == event.playback_id:
-        state.playback = replace(p, total_ms=event.duration_ms)
+        state.playback = p.but(total_ms=event.duration_ms)
 
 
 def _playback_started(state: State, event: inputs.PlaybackStarted) -> None:
     if (p := state.playback) and p.playback_id == event.playback_id and not p.position_at_us and not p.is_paused:
-        state.playback = replace(p, position_at_us=event.at_us)
+        state.playback = p.but(position_at_us=event.at_us)
 
 
 def _playback_progress(state: State, event: inputs.PlaybackProgress) -> None:
@@ -214,7 +214,7 @@ def _playback_progress(state: State, event: inputs.PlaybackProgress) -> None:
         and (event.position_ms > p.position_ms or (event.position_ms == p.position_ms and not p.position_at_us))
     ):  # where the clock runs already, the same position again would only set it back
         moves = not p.is_paused
-        state.playback = replace(p, position_ms=event.position_ms, position_at_us=event.at_us if moves else 0)
+        state.playback = p.but(position_ms=event.position_ms, position_at_us=event.at_us if moves else 0)
 
 
 def _playback_done(state: State, event: inputs.PlaybackDone) -> None:
@@ -225,7 +225,7 @@ def _playback_done(state: State, event: inputs.PlaybackDone) -> None:
 def _barge_in(state: State, event: inputs.BargeIn) -> None:
     """Who hears the speech knows best how far it came; but what was not sent was not heard."""
     if (p := state.playback) and p.playback_id == event.playback_id and p.is_interruptible and event.position_ms:
-        state.playback = replace(p, position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)
+        state.playback = p.but(position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)
 
 
 def _session_resumed(state: State, event: inputs.SessionResumed) -> None:
@@ -244,8 +244,7 @@ def _turn_started(state: State, event: derived.TurnStarted) -> None:
     intent = "" if state.policy.intent.skip else None
     state.task = Turn(event.text, event.at_us, event.via, intent)
     if event.speculation and (guess := state.speculation):
-        state.task = replace(
-            state.task,
+        state.task = state.task.but(
             intent=guess.intent if intent is None else intent,
             intent_elapsed_us=guess.intent_elapsed_us,
             answer=guess.answer,
@@ -267,7 +266,7 @@ def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
 
 def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
     assert state.task is not None, "an answer lies within a turn"
-    state.task = replace(state.task, answer=event.answer, intent=event.intent, is_processed=True, ends=event.ends)
+    state.task = state.task.but(answer=event.answer, intent=event.intent, is_processed=True, ends=event.ends)
 
 
 def _state_changed(state: State, event: derived.StateChanged) -> None:
@@ -280,13 +279,14 @@ def _state_changed(state: State, event: derived.StateChanged) -> None:
 
 
 def _command_issued(state: State, event: derived.CommandIssued) -> None:
+    name = event.name
     if event.retry_of:
         state.pending.pop(event.retry_of, None)
-    if event.name in OUTSTANDING:
+    if name in OUTSTANDING:
         state.pending[event.command_id] = event
-    if (cancel := _CANCELS.get(event.name)) is not None:
+    if (cancel := _CANCELS.get(name)) is not None:
         cancel(state, event)
-    if (begin := _BEGINS.get(event.name)) is not None:
+    if (begin := _BEGINS.get(name)) is not None:
         begin(state, event)
 
 
@@ -295,18 +295,18 @@ def _speaking_begins(state: State, event: derived.CommandIssued) -> None:
     if (p := state.playback) is None:
         state.playback = Playback(event.target, str(event.payload["text"]), str(event.payload["ends"]))
     else:
-        state.playback = replace(p, audio_ms=p.position_ms, position_at_us=0, is_paused=False)
+        state.playback = p.but(audio_ms=p.position_ms, position_at_us=0, is_paused=False)
 
 
 def _playback_paused(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
     if (p := state.playback) is not None:
         heard = heard_ms(p, state.at_us)
-        state.playback = replace(p, position_ms=heard, position_at_us=0, is_paused=True, paused_at_us=state.at_us)
+        state.playback = p.but(position_ms=heard, position_at_us=0, is_paused=True, paused_at_us=state.at_us)
 
 
 def _playback_resumed(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
     if (p := state.playback) is not None:
-        state.playback = replace(p, position_at_us=state.at_us if p.audio_ms else 0, is_paused=False)
+        state.playback = p.but(position_at_us=state.at_us if p.audio_ms else 0, is_paused=False)
 
 
 def _speculation_begins(state: State, event: derived.CommandIssued) -> None:

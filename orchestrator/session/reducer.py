@@ -26,7 +26,8 @@ def reduce(state: State, event: Input) -> Step:
     if state.has_seen(event.producer, event.producer_seq, event.event_id):
         return Step(state, (), ())
     version = state.version + 1
-    answered = state.answered(event) if isinstance(event, Result) else None
+    result = event if isinstance(event, Result) else None
+    answered = state.answered(result) if result is not None else None
     logged = event.but(
         at_us=max(event.at_us, state.at_us),
         cause=answered.event_id if answered else "",
@@ -37,8 +38,8 @@ def reduce(state: State, event: Input) -> Step:
         version=version,
     )
     making = Making(state.copy(), logged, answered)
-    if isinstance(event, Result) and answered is None:
-        wrong = event.command_id in state.pending
+    if result is not None and answered is None:
+        wrong = result.command_id in state.pending
         making.reject("does not answer the command it names" if wrong else "stale: its command is not outstanding")
     elif type(event) in CONNECTIONS and making.phase in LIVE and not state.is_from_the_owner(event.producer):
         making.reject("said by a node that does not own the session any more")

@@ -231,7 +231,7 @@ def _archived(session_id: str, event: Event, line: bytes) -> Row:
     return {
         "session_id": session_id,
         "version": event.version,
-        "type": event._blank["type"],
+        "type": event.blank["type"],
         "at_us": event.at_us,
         "turn": event.turn,
         "line": line.decode(),

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from events.derived import ProcessingComplete, StateChanged, TurnStarted
+from events.envelope import Event
 from events.recording import parse
 from orchestrator.replay.replay import replay
 from orchestrator.replay.report import as_json
 from orchestrator.replay.verdict import verdict_of
 from orchestrator.replay.words import name
-from orchestrator.session import evolve, fsm, phases, reducer, state
+from orchestrator.session import evolve, fsm, phases, reducer, state, step
 from orchestrator.session.commands import ClassifyIntent, ClearText, Command, SetMicrophone, Speak
 from orchestrator.session.step import Step
 from orchestrator.testing.simulation import simulate
@@ -198,12 +199,12 @@ def a_cell_rejected(patch: Patch) -> None:
 
 def another_idempotency_key(patch: Patch) -> None:
     """An effect would be deduplicated against another one."""
-    say = Step.say
+    holding = step.holding
 
-    def differently(self: Step, kind: Any, **fields: Any) -> Any:
-        return say(self, kind, **fields | ({"idempotency_key": "key"} if fields.get("idempotency_key") else {}))
+    def differently(kind: type[Event], fields: dict[str, Any]) -> Event:
+        return holding(kind, fields | ({"idempotency_key": "key"} if fields.get("idempotency_key") else {}))
 
-    patch.setattr(Step, "say", differently)
+    patch.setattr(step, "holding", differently)
 
 
 def time_rounded(patch: Patch) -> None:
