@@ -153,7 +153,12 @@ class Projecting:
 
     async def _begin(self, new: Mapping[int, object]) -> None:
         if forked := self._forked & new.keys():
-            await self._resync(forked)
+            try:
+                await self._resync(forked)
+            except (RedisError, OSError) as error:  # a master of a cluster is away: the feeds of the others are read on
+                for number in forked:
+                    await self._fail(number, error)
+                new = {number: owner for number, owner in new.items() if number not in forked}
         streams = {self._keys.feed(number): number for number in new}
         for stream, at in (await self._history.positions(list(streams))).items():
             number = streams[stream]
@@ -171,7 +176,7 @@ class Projecting:
         self._forked -= shards
 
     async def _drop(self, numbers: list[int]) -> None:
-        dropped = [self._feeds.pop(number)[0] for number in numbers]
+        dropped = [self._feeds.pop(number)[0] for number in numbers if number in self._feeds]
         self._waiting = [feed for feed in self._waiting if feed not in dropped]
         await asyncio.gather(*(feed.stop() for feed in dropped), return_exceptions=True)
         gone = {feed.shard for feed in dropped}
@@ -219,7 +224,7 @@ class Projecting:
             await self._set_back(feeds)
         except HistoryError as error:
             if len(feeds) == 1 and not getattr(error, "connection_invalidated", False):
-                await self._fail(feeds[0], error)
+                await self._fail(feeds[0].shard, error)
                 return
             self._careful = CAREFUL
             raise
@@ -241,16 +246,17 @@ class Projecting:
         if together.events:
             self.lag_ms = max(0, now_us() - together.events[-1]["at_us"]) // 1_000
         self._forget_some(together)
-        try:
-            await self._publish([batch.feed for batch in batches])
-        except (RedisError, OSError) as error:  # the next one says it, too
-            logger.info("positions could not be published: %s", error)
+        await self._publish([batch.feed for batch in batches])
 
     async def _publish(self, feeds: Sequence[Feed]) -> None:
         """After the commit: so that trimming knows what is not needed any more."""
         calls = [("HSET", self._keys.positions(feed.shard), NAME, feed.position.seq) for feed in feeds]
-        if calls:
+        if not calls:
+            return
+        try:
             await run_all(self._redis, calls)
+        except (RedisError, OSError) as error:  # the next one says it, too
+            logger.info("positions could not be published: %s", error)
 
     def _forget_some(self, changes: Changes) -> None:
         for session_id, row in changes.sessions.items():
@@ -266,15 +272,15 @@ class Projecting:
             self._pause(feed.shard).until = now + LOOK_S
         await self._drop([feed.shard for feed in feeds])
 
-    async def _fail(self, feed: Feed, error: Exception) -> None:
+    async def _fail(self, number: int, error: Exception) -> None:
         """One shard cannot be projected: it is tried again, after longer and longer pauses; others go on."""
         self._counters["projection_failures"] += 1
-        pause = self._pause(feed.shard)
+        pause = self._pause(number)
         if not pause.failures:
-            logger.error("shard %02d cannot be projected: %s", feed.shard, _first_line(error))
+            logger.error("shard %02d cannot be projected: %s", number, _first_line(error))
         pause.until = asyncio.get_running_loop().time() + _pause_s(pause.failures)
         pause.failures += 1
-        await self._drop([feed.shard])
+        await self._drop([number])
 
     async def _fold_all(self, feeds: Sequence[Feed]) -> list[_Batch]:
         """Fold what each feed has in hand; one that cannot be folded fails alone."""
@@ -285,7 +291,7 @@ class Projecting:
             try:
                 batches.append(await self._fold(feed))
             except (BadEventError, GapError, RedisError) as error:
-                await self._fail(feed, error)
+                await self._fail(feed.shard, error)
         return batches
 
     async def _fold(self, feed: Feed) -> _Batch:
