@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from events.derived import SessionEnded
 from events.envelope import Event
 from projections.measures import Measurement, of_events, of_span
-from projections.meters import Meters, collector
+from projections.meters import Meters, collector, push_every_s
 from projections.otlp import readable, resource
 from projections.span import Layout, Span
 from projections.spans import SessionSpans
@@ -90,6 +90,8 @@ class Live:
     def start(self) -> None:
         """Begin the work, on this loop."""
         self._tasks.append(asyncio.create_task(self._work(), name="telemetry"))
+        if collector("METRICS"):
+            self._tasks.append(asyncio.create_task(self._push_all(), name="telemetry:metrics"))
         if self._exporter is not None:
             self._tasks.append(asyncio.create_task(self._export_all(), name="telemetry:traces"))
 
@@ -193,6 +195,15 @@ class Live:
     def _record(self, measured: Iterable[Measurement]) -> None:
         for one in measured:
             self.meters.record(one)
+
+    async def _push_all(self) -> None:
+        every_s = push_every_s()
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await _in_a_thread(self.meters.push)
+            except Exception:
+                logger.exception("metrics could not be pushed")
 
     # Traces.
 
