@@ -149,7 +149,7 @@ class Orchestrator:
             "orch.session.active": len(node.sessions),
             "orch.shard.owned": len(node.shards),
             "orch.inbox.queued": node.queued,
-            "orch.history.lag": self._projecting.lag_ms / 1_000 if self._projecting else 0,
+            "orch.history.lag": self._projecting.lag_s if self._projecting else 0,
             **counted,
         }
 

@@ -14,7 +14,7 @@ from faststream.redis import RedisBroker
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.subscribers import Entry, Subscription
+from orchestrator.runtime.subscribers import BATCH, Entry, Subscription
 from orchestrator.runtime.wire import Exchange
 from projections.history.store import Position
 
@@ -54,6 +54,8 @@ class Feed:
         """Why it cannot be read on."""
         self.is_fork = False
         """What is projected is not what Redis has: the logs must be compared."""
+        self.is_current = False
+        """As far as is known, all of it is written."""
         self._keys = keys
         self._last_line = last_line
         self._offer = offer
@@ -75,6 +77,7 @@ class Feed:
     def written(self, position: Position) -> None:
         """The batch in hand is committed."""
         self.position = position
+        self.is_current = len(self.pointers) < BATCH
         self.pointers = []
         self._written.set()
 
@@ -86,13 +89,18 @@ class Feed:
     def running(self) -> bool:
         return not self.broken and self._subscription.running
 
+    @property
+    def reads(self) -> bool:
+        """It has found where it goes on, and nothing is known that would keep it from that."""
+        return self._connections > 0 and self.running
+
     async def _handle(self, entries: list[Entry]) -> None:
         """The FastStream handler: returns when the batch is written, so nothing piles up here."""
         if not self.broken:
             pointers = [_pointer(entry) for entry in entries]
             expected = list(range(self.position.seq + 1, self.position.seq + 1 + len(pointers)))
             if [pointer.seq for pointer in pointers] == expected:
-                self.pointers = pointers
+                self.pointers, self.is_current = pointers, False
                 self._written.clear()
                 self._offer(self)
                 await _either(self._written, self._stopped)
@@ -120,6 +128,7 @@ class Feed:
         if words := self._forked(*replies):
             self._break(words, is_fork=True)
             raise FeedError(words)
+        self.is_current = not replies[0]
         self._connections += 1
 
     def _forked(

@@ -22,6 +22,7 @@ from orchestrator.runtime.dead_letters import DeadLetters
 from orchestrator.runtime.feed import Feed, Pointer
 from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.lag import Lag
 from orchestrator.runtime.reconcile import reconcile, resync
 from orchestrator.runtime.subscribers import broker
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
@@ -69,8 +70,6 @@ class Projecting:
     """Projects what is owned, for as long as it runs."""
 
     def __init__(self, redis_url: str, keys: Keys, history: History, owned: Owned, counters: Counters) -> None:
-        self.lag_ms = 0
-        """Between the last projected event and its commit in SQL."""
         self._keys = keys
         self._history = history
         self._owned = owned
@@ -84,10 +83,16 @@ class Projecting:
         self._pauses: dict[int, _Pause] = {}
         self._known: OrderedDict[str, SessionHistory] = OrderedDict()
         self._waiting: list[Feed] = []
+        self._lag = Lag()
         self._offered = asyncio.Event()
         self._next_look = 0.0
         self._careful = 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """For how long something has been missing in SQL, at least; also while nothing moves here."""
+        return self._lag.seconds(self._owned(), {number: feed for number, (feed, _) in self._feeds.items()})
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="history")
@@ -188,6 +193,7 @@ class Projecting:
 
     def _offer(self, feed: Feed) -> None:
         self._waiting.append(feed)
+        self._lag.behind(feed.shard, now_us())
         self._offered.set()
 
     async def _wait(self) -> None:
@@ -242,9 +248,8 @@ class Projecting:
         await self._history.write([Move(one.feed.position, one.position) for one in batches], together, anew=anew)
         for batch in batches:
             batch.feed.written(batch.position)
+            self._lag.written(batch.feed, batch.changes.events[-1]["at_us"] if batch.changes.events else now_us())
         self._counters["projected"] += len(together.events)
-        if together.events:
-            self.lag_ms = max(0, now_us() - together.events[-1]["at_us"]) // 1_000
         self._forget_some(together)
         await self._publish([batch.feed for batch in batches])
 
@@ -306,6 +311,8 @@ class Projecting:
             if changes is None:
                 changes = await self._repaired(batch, session_id)
             batch.changes.add(changes)
+        if batch.changes.events:
+            self._lag.behind(feed.shard, batch.changes.events[0]["at_us"])
         return batch
 
     async def _read(self, sessions: Mapping[str, Sequence[Pointer]]) -> dict[str, list[Any]]:
