@@ -6,6 +6,7 @@ projected, and the logs are compared instead of read on.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.subscribers import BATCH, Entry, Subscription
 from orchestrator.runtime.wire import Exchange
 from projections.history.store import Position
+
+READ_EVERY_S = 1.0
+"""Feeds in which something happens are read together, so often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Feed:
         self._offer = offer
         self._connections = 0
         self._written = asyncio.Event()
+        """Or given up."""
         self._stopped = asyncio.Event()
         cursor = f"0-{position.seq}"
         self._subscription = Subscription(broker, keys.feed(shard), cursor, self._handle, self._connected)
@@ -71,6 +76,7 @@ class Feed:
     async def stop(self) -> None:
         """A batch that is not written by now is read again by whoever comes next."""
         self._break("it was stopped")
+        self._written.set()
         self._stopped.set()
         await self._subscription.stop()
 
@@ -103,10 +109,19 @@ class Feed:
                 self.pointers, self.is_current = pointers, False
                 self._written.clear()
                 self._offer(self)
-                await _either(self._written, self._stopped)
+                await self._written.wait()
+                if self.is_current:
+                    await self._rest()
                 return
             self._break(f"pointer {pointers[0].seq} follows {self.position.seq}", is_fork=True)
         await self._stopped.wait()
+
+    async def _rest(self) -> None:
+        """Until all feeds are read again: who waits for the next pointer is woken in the midst of the turn it is of."""
+        now = asyncio.get_running_loop().time()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(now - now % READ_EVERY_S + READ_EVERY_S):
+                await self._stopped.wait()
 
     async def _connected(self, exchange: Exchange) -> None:
         """Called with each new connection, before it is read from. Raises FeedError."""
@@ -147,15 +162,6 @@ class Feed:
         if not last and not is_log:  # trimmed, and archived: far behind as we are, nothing shows that it is the same
             return f"pointer {at.seq} is not there any more"
         return ""
-
-
-async def _either(one: asyncio.Event, other: asyncio.Event) -> None:
-    tasks = [asyncio.ensure_future(event.wait()) for event in (one, other)]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _pointer(entry: Entry) -> Pointer:

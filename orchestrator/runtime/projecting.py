@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,19 +24,20 @@ from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lag import Lag
 from orchestrator.runtime.reconcile import reconcile, resync
-from orchestrator.runtime.subscribers import broker
+from orchestrator.runtime.subscribers import BATCH, broker
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
 from projections.history.store import History, HistoryError, Move, Position, PositionMovedError
+from projections.quiet import Quiet
 
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.1
-"""How long a batch waits for those of other shards: a commit of its own for each would cost more than all the rest."""
+"""How long a batch waits for those of other shards: a transaction costs as much as hundreds of its rows."""
 MOST = 256
 """Pointers in one transaction; a backlog is written in transactions of so many, without a pause."""
 LOOK_S = 0.5
 GIVE_WAY = 16
-"""Events are folded at a time, which is less than a millisecond."""
+"""Events are folded at a time, which is less than half a millisecond."""
 KNOWN = 2_000
 """Sessions kept in memory; others are read back from SQL."""
 CAREFUL = 64
@@ -69,11 +70,20 @@ class _Pause:
 class Projecting:
     """Projects what is owned, for as long as it runs."""
 
-    def __init__(self, redis_url: str, keys: Keys, history: History, owned: Owned, counters: Counters) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        keys: Keys,
+        history: History,
+        owned: Owned,
+        counters: Counters,
+        quiet: Quiet | None = None,
+    ) -> None:
         self._keys = keys
         self._history = history
         self._owned = owned
         self._counters = counters
+        self._quiet = quiet or Quiet()
         self._redis = connect(redis_url)
         self._broker = broker(redis_url, keys.shards + 8)
         self._dead_letters = DeadLetters(self._redis, keys, history)
@@ -86,6 +96,9 @@ class Projecting:
         self._lag = Lag()
         self._offered = asyncio.Event()
         self._next_look = 0.0
+        self._hurries = False
+        self._folded = 0
+        """Events since others were given way."""
         self._careful = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -203,7 +216,10 @@ class Projecting:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._offered.wait()
-        if self._waiting and sum(len(feed.pointers) for feed in self._waiting) < MOST // 8:
+        waiting = [len(feed.pointers) for feed in self._waiting]
+        is_backlog = max(waiting, default=0) >= BATCH or sum(waiting) >= MOST
+        self._hurries = is_backlog
+        if waiting and not is_backlog:
             await asyncio.sleep(GATHER_S)
 
     def _take(self) -> list[Feed]:
@@ -241,6 +257,7 @@ class Projecting:
     async def _commit(self, batches: list[_Batch]) -> None:
         if not batches:
             return
+        await self._give_way()
         together, anew = Changes(), []
         for batch in batches:
             together.add(batch.changes)
@@ -291,22 +308,26 @@ class Projecting:
         """Fold what each feed has in hand; one that cannot be folded fails alone."""
         wanted = {pointer.session_id for feed in feeds for pointer in feed.pointers}
         self._known |= await self._history.load(sorted(wanted - self._known.keys()))
+        await self._give_way()
+        try:
+            entries = await self._read(feeds)
+        except (RedisError, OSError) as error:
+            entries = {feed.shard: error for feed in feeds}
         batches = []
         for feed in feeds:
             try:
-                batches.append(await self._fold(feed))
-            except (BadEventError, GapError, RedisError) as error:
+                batches.append(await self._fold(feed, entries[feed.shard]))
+            except (BadEventError, GapError, RedisError, OSError) as error:
                 await self._fail(feed.shard, error)
         return batches
 
-    async def _fold(self, feed: Feed) -> _Batch:
+    async def _fold(self, feed: Feed, logs: Mapping[str, list[Any]] | Exception) -> _Batch:
+        """Raises what its logs could not be read for, BadEventError, GapError."""
+        if isinstance(logs, Exception):
+            raise logs
         last = feed.pointers[-1]
         batch = _Batch(feed, Position(feed.position.stream, last.seq, 0, last.session_id, last.last))
-        sessions: dict[str, list[Pointer]] = {}
-        for pointer in feed.pointers:
-            sessions.setdefault(pointer.session_id, []).append(pointer)
-        logs = await self._read(sessions)
-        for session_id, pointers in sessions.items():
+        for session_id, pointers in _by_session(feed.pointers).items():
             changes = await self._fold_session(feed.shard, session_id, pointers, logs[session_id])
             if changes is None:
                 changes = await self._repaired(batch, session_id)
@@ -315,17 +336,21 @@ class Projecting:
             self._lag.behind(feed.shard, batch.changes.events[0]["at_us"])
         return batch
 
-    async def _read(self, sessions: Mapping[str, Sequence[Pointer]]) -> dict[str, list[Any]]:
-        """The entries of the logs that the pointers name."""
+    async def _read(self, feeds: Sequence[Feed]) -> dict[int, dict[str, list[Any]] | Exception]:
+        """The entries of the logs that the pointers of each feed name, or why they cannot be read."""
+        wanted = [(feed.shard, *one) for feed in feeds for one in _by_session(feed.pointers).items()]
         calls = [
             ("XRANGE", self._keys.log(session_id), f"0-{pointers[0].first}", f"0-{pointers[-1].last}")
-            for session_id, pointers in sessions.items()
+            for _, session_id, pointers in wanted
         ]
-        replies = await run_all(self._redis, calls)
-        for reply in replies:
+        found: dict[int, dict[str, list[Any]] | Exception] = {feed.shard: {} for feed in feeds}
+        for (shard, session_id, _), reply in zip(wanted, await run_all(self._redis, calls), strict=True):
+            logs = found[shard]
             if isinstance(reply, Exception):
-                raise reply
-        return dict(zip(sessions, replies, strict=True))
+                found[shard] = reply
+            elif not isinstance(logs, Exception):
+                logs[session_id] = reply
+        return found
 
     async def _fold_session(
         self, shard: int, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
@@ -344,12 +369,18 @@ class Projecting:
         try:
             for step in steps(lines):
                 history.take(step, changes)
-                if len(changes.events) % GIVE_WAY < len(step):
-                    await asyncio.sleep(0)
+                self._folded += len(step)
+                if self._folded >= GIVE_WAY:
+                    await self._give_way()
         except GapError:
             self._known.pop(session_id)
             return None
         return changes
+
+    async def _give_way(self) -> None:
+        """To calls; with a backlog, to what is waiting just now."""
+        self._folded = 0
+        await (asyncio.sleep(0) if self._hurries else self._quiet.moment())
 
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
@@ -368,6 +399,13 @@ class Projecting:
         if repair.is_anew:
             batch.anew.append(session_id)
         return repair.changes
+
+
+def _by_session(pointers: Iterable[Pointer]) -> dict[str, list[Pointer]]:
+    found: dict[str, list[Pointer]] = {}
+    for pointer in pointers:
+        found.setdefault(pointer.session_id, []).append(pointer)
+    return found
 
 
 def _pause_s(failures: int) -> float:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Dialect, Index, Integer, MetaData, String, Table, Text, TypeDecorator
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
 
 from projections.timing import STAGES
 
@@ -12,21 +12,11 @@ LAYOUT = 2
 metadata = MetaData()
 
 
-class Words(TypeDecorator[str]):
-    """Text from outside. PostgreSQL cannot keep the character zero, which would stop the projection of its shard."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return value.replace("\0", "\ufffd") if value is not None and "\0" in value else value
-
-
-def _key(name: str, kind: Any = Words) -> Column[Any]:
+def _key(name: str, kind: Any = Text) -> Column[Any]:
     return Column(name, kind, primary_key=True)
 
 
-def _column(name: str, kind: Any = Words, *, optional: bool = False) -> Column[Any]:
+def _column(name: str, kind: Any = Text, *, optional: bool = False) -> Column[Any]:
     return Column(name, kind, nullable=optional)
 
 
