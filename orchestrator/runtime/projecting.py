@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from orchestrator.runtime.feed import Feed, Pointer
 from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lag import Lag
+from orchestrator.runtime.pointed import by_session, read_logs
 from orchestrator.runtime.reconcile import reconcile, resync
 from orchestrator.runtime.subscribers import BATCH, broker
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
@@ -310,7 +311,7 @@ class Projecting:
         self._known |= await self._history.load(sorted(wanted - self._known.keys()))
         await self._give_way()
         try:
-            entries = await self._read(feeds)
+            entries = await read_logs(self._redis, self._keys, feeds)
         except (RedisError, OSError) as error:
             entries = {feed.shard: error for feed in feeds}
         batches = []
@@ -327,7 +328,7 @@ class Projecting:
             raise logs
         last = feed.pointers[-1]
         batch = _Batch(feed, Position(feed.position.stream, last.seq, 0, last.session_id, last.last))
-        for session_id, pointers in _by_session(feed.pointers).items():
+        for session_id, pointers in by_session(feed.pointers).items():
             changes = await self._fold_session(feed.shard, session_id, pointers, logs[session_id])
             if changes is None:
                 changes = await self._repaired(batch, session_id)
@@ -335,22 +336,6 @@ class Projecting:
         if batch.changes.events:
             self._lag.behind(feed.shard, batch.changes.events[0]["at_us"])
         return batch
-
-    async def _read(self, feeds: Sequence[Feed]) -> dict[int, dict[str, list[Any]] | Exception]:
-        """The entries of the logs that the pointers of each feed name, or why they cannot be read."""
-        wanted = [(feed.shard, *one) for feed in feeds for one in _by_session(feed.pointers).items()]
-        calls = [
-            ("XRANGE", self._keys.log(session_id), f"0-{pointers[0].first}", f"0-{pointers[-1].last}")
-            for _, session_id, pointers in wanted
-        ]
-        found: dict[int, dict[str, list[Any]] | Exception] = {feed.shard: {} for feed in feeds}
-        for (shard, session_id, _), reply in zip(wanted, await run_all(self._redis, calls), strict=True):
-            logs = found[shard]
-            if isinstance(reply, Exception):
-                found[shard] = reply
-            elif not isinstance(logs, Exception):
-                logs[session_id] = reply
-        return found
 
     async def _fold_session(
         self, shard: int, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
@@ -399,13 +384,6 @@ class Projecting:
         if repair.is_anew:
             batch.anew.append(session_id)
         return repair.changes
-
-
-def _by_session(pointers: Iterable[Pointer]) -> dict[str, list[Pointer]]:
-    found: dict[str, list[Pointer]] = {}
-    for pointer in pointers:
-        found.setdefault(pointer.session_id, []).append(pointer)
-    return found
 
 
 def _pause_s(failures: int) -> float:
