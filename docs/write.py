@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from docs import command_pages, state_machine
+from docs import call_picture, command_pages, state_machine
 from docs.metric_table import table as metric_table
 from docs.policy_fields import schema, table
 
@@ -15,6 +15,7 @@ def pages() -> dict[str, str]:
     """File name → text."""
     return {
         **command_pages.pages(),
+        "call.svg": call_picture.picture(),
         "state-machine.md": state_machine.page(),
         "policy.md": (HERE / "policy.md").read_text().partition(DRAWN)[0] + DRAWN + table() + "\n",
         "observability.md": (HERE / "observability.md").read_text().partition(DRAWN)[0] + DRAWN + metric_table() + "\n",

@@ -37,6 +37,7 @@ from projections.golden_log import GoldenLog
 from projections.history.store import BadDatabaseError, History, database_url
 from projections.live import Live
 from projections.meters import CONTENT_TYPE
+from projections.quiet import Quiet
 from projections.registry import METRICS
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Orchestrator:
         self._masked = None if self.settings.is_private else GoldenLog(mask=True)
         self._stack = AsyncExitStack()
         self._projecting: Projecting | None = None
+        self._quiet = Quiet()
 
     async def __aenter__(self) -> "Orchestrator":
         try:
@@ -97,6 +99,7 @@ class Orchestrator:
             lambda session_id: self.node.session(session_id) is not None,
             layout=settings.trace_layout,
             with_content=settings.trace_content,
+            quiet=self._quiet,
         )
         stack.push_async_callback(telemetry.close)
         telemetry.start()
@@ -119,7 +122,9 @@ class Orchestrator:
 
     async def _project(self, history: History) -> None:
         node = self.node
-        self._projecting = Projecting(self.redis_url, node.keys, history, lambda: node.shards, node.counters)
+        self._projecting = Projecting(
+            self.redis_url, node.keys, history, lambda: node.shards, node.counters, self._quiet
+        )
         self._stack.push_async_callback(self._projecting.stop)
         await self._projecting.start()
 
@@ -133,6 +138,7 @@ class Orchestrator:
 
     def _committed(self, live: LiveSession, event: Event) -> None:
         """The golden log of the service, what the session's client is shown, metrics and traces."""
+        self._quiet.note()
         self._telemetry.note(event)
         line = self._golden.line(event)
         if live.client is not None:
@@ -149,7 +155,7 @@ class Orchestrator:
             "orch.session.active": len(node.sessions),
             "orch.shard.owned": len(node.shards),
             "orch.inbox.queued": node.queued,
-            "orch.history.lag": self._projecting.lag_ms / 1_000 if self._projecting else 0,
+            "orch.history.lag": self._projecting.lag_s if self._projecting else 0,
             **counted,
         }
 

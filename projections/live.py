@@ -16,23 +16,24 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from events.derived import SessionEnded
 from events.envelope import Event
 from projections.measures import Measurement, of_events, of_span
-from projections.meters import Meters, collector
+from projections.meters import Meters, collector, push_every_s
 from projections.otlp import readable, resource
+from projections.quiet import Quiet
 from projections.span import Layout, Span
 from projections.spans import SessionSpans
 
 logger = logging.getLogger(__name__)
 
 EVERY_S = 0.25
-SLICE = 25
-"""Events that are folded before others may run: a quarter of a millisecond."""
-REST_S = 0.002
-"""Between slices, so that a turn that is under way meets few of them."""
+SLICE = 16
+"""Events that are folded before others may run: some tenths of a millisecond."""
+BACKLOG = 1_000
+"""Events; where there are more, no quiet moment is waited for."""
 MOST_EVENTS = 50_000
 MOST_SPANS = 20_000
 """They wait while the collector does not answer; what comes beyond is given up."""
 EXPORT_EVERY_S = 1.0
-BATCH = 128
+BATCH = 64
 """Spans per request. While they are encoded, for some milliseconds, calls share the interpreter with that thread."""
 CLOSE_S = 2.0
 """How long a service that stops waits for the collector."""
@@ -69,12 +70,14 @@ class Live:
         *,
         layout: Layout = "session",
         with_content: bool = False,
+        quiet: Quiet | None = None,
     ) -> None:
         self._now = now
         self._present: Mapping[str, float] = now()
         self.meters = Meters(lambda: self._present)  # which a thread of the exporter asks
         self._read_log = read_log
         self._lives_here = lives_here
+        self._quiet = quiet or Quiet()
         self._layout: Layout = layout
         self._with_content = with_content
         self._exporter = span_exporter()
@@ -90,6 +93,8 @@ class Live:
     def start(self) -> None:
         """Begin the work, on this loop."""
         self._tasks.append(asyncio.create_task(self._work(), name="telemetry"))
+        if collector("METRICS"):
+            self._tasks.append(asyncio.create_task(self._push_all(), name="telemetry:metrics"))
         if self._exporter is not None:
             self._tasks.append(asyncio.create_task(self._export_all(), name="telemetry:traces"))
 
@@ -121,15 +126,18 @@ class Live:
         self._present = self._now()
         return self.meters.page()
 
-    async def work_off(self, rest_s: float = 0) -> None:
-        """Fold all events that wait."""
+    async def work_off(self, *, is_urgent: bool = True) -> None:
+        """Fold all events that wait; what is not urgent is done in quiet moments."""
         async with self._working:
             while self._events:
+                if is_urgent or len(self._events) > BACKLOG:
+                    await asyncio.sleep(0)
+                else:
+                    await self._quiet.moment()
                 some = [self._events.popleft() for _ in range(min(SLICE, len(self._events)))]
                 self._record(of_events(some))
                 for event in some:
                     await self._tell(event)
-                await asyncio.sleep(rest_s)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -142,7 +150,7 @@ class Live:
             due = loop.time() + EVERY_S
             await asyncio.sleep(EVERY_S)
             self.meters.record(Measurement("orch.eventloop.lag", max(0.0, loop.time() - due)))
-            await self.work_off(REST_S)
+            await self.work_off(is_urgent=False)
 
     def _forget(self) -> None:
         """What other nodes have taken; should it come back, its log is read."""
@@ -194,6 +202,15 @@ class Live:
         for one in measured:
             self.meters.record(one)
 
+    async def _push_all(self) -> None:
+        every_s = push_every_s()
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await _in_a_thread(self.meters.push)
+            except Exception:
+                logger.exception("metrics could not be pushed")
+
     # Traces.
 
     def _queue(self, span: Span) -> None:
@@ -208,6 +225,7 @@ class Live:
         while True:
             await asyncio.sleep(EXPORT_EVERY_S)
             while self._spans:
+                await self._quiet.moment()
                 await self._export_some()
 
     async def _export_some(self) -> None:

@@ -2,6 +2,8 @@
 standard OTEL_… variables name a collector.
 """
 
+import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 
@@ -20,8 +22,11 @@ from projections.otlp import resource
 from projections.registry import METRICS, Metric
 from projections.span import Span
 
+logger = logging.getLogger(__name__)
+
 CLOSE_MS = 1_000
-"""How long the last push may take."""
+"""How long the collector may take to part."""
+PUSH_EVERY_MS = 60_000
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
@@ -30,6 +35,15 @@ def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
     told = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     return bool(told) and not is_off and environment.get(f"OTEL_{signal}_EXPORTER", "otlp") != "none"
+
+
+def push_every_s(environment: Mapping[str, str] = os.environ) -> float:
+    """How often metrics are pushed, as the standard variable says."""
+    said = environment.get("OTEL_METRIC_EXPORT_INTERVAL", "")
+    if said and not (said.isdecimal() and int(said)):
+        logger.warning("OTEL_METRIC_EXPORT_INTERVAL=%s is no number of milliseconds: %d it is", said, PUSH_EVERY_MS)
+        said = ""
+    return int(said or PUSH_EVERY_MS) / 1e3
 
 
 class Meters:
@@ -41,10 +55,13 @@ class Meters:
         readers: list[MetricReader] = [
             PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=self._registry)
         ]
+        self._pushing: PeriodicExportingMetricReader | None = None
         if collector("METRICS"):
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-            readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+            # Its own thread would come to life again in every child process, and push from there what it had inherited.
+            self._pushing = PeriodicExportingMetricReader(OTLPMetricExporter(), math.inf)
+            readers.append(self._pushing)
         self._provider = MeterProvider(readers, resource=resource(), shutdown_on_exit=False)
         meter = self._provider.get_meter(names.SCOPE)
         self._counters: dict[str, Counter] = {}
@@ -76,8 +93,14 @@ class Meters:
         """The text of /metrics."""
         return generate_latest(self._registry)
 
+    def push(self) -> None:
+        """Give a collector what there is now, if one is named. Blocks."""
+        if self._pushing is not None:
+            self._pushing.collect()
+
     def close(self) -> None:
-        """Push what there is, if a collector takes it in time. Blocks."""
+        """Push what there is for the last time. Blocks."""
+        self.push()
         self._provider.shutdown(CLOSE_MS)
 
     def _observed(self, metric: Metric) -> Callable[[CallbackOptions], list[Observation]]:

@@ -139,7 +139,7 @@ _ALL = (
     ),
     Metric(
         *("orch.history.lag", "gauge", "s"),
-        "Between the latest event in the history and its being written there.",
+        "For how long something committed has been missing in the history; it grows while that stands still.",
     ),
     Metric("orch.history.written", "counter", "{event}", "Events written to the history.", counted="projected"),
     Metric(

@@ -21,67 +21,76 @@ class Latency:
 
 
 @dataclass(slots=True)
-class _Turn:
+class TurnTimes:
+    """A turn whose answer is not heard yet."""
+
     began_us: int
-    reached_us: int
     stages_us: dict[str, int] = field(default_factory=dict)
     playback_id: str = ""
+    """Of its answer, once that is asked for."""
+
+    @property
+    def reached_us(self) -> int:
+        """Where its last stage ended."""
+        return self.began_us + sum(self.stages_us.values())
 
     def until(self, stage: str, at_us: int) -> None:
         """A stage ended; what was recorded out of its order has no length."""
         if stage not in self.stages_us:
             self.stages_us[stage] = max(0, at_us - self.reached_us)
-            self.reached_us = max(self.reached_us, at_us)
 
 
 class TurnTiming:
-    """Folds the events of one session. A turn that it did not see from its beginning on is not timed."""
+    """Folds the events of one session. A turn that it did not see from its beginning on is not timed. What it remembers
+    is open, so that the history can go on from what it had written of it.
+    """
 
-    def __init__(self) -> None:
-        self._quiet_us = 0
+    def __init__(self, quiet_us: int = 0, finished_us: int = 0, turn: TurnTimes | None = None) -> None:
+        self.quiet_us = quiet_us
         """When the user stopped speaking; 0: is speaking, or has not since the last turn."""
-        self._finished_us = 0
-        self._turn: _Turn | None = None
+        self.finished_us = finished_us
+        """When that was taken for the end of the utterance; 0: it was not yet."""
+        self.turn = turn
 
     def see(self, event: Event) -> Latency | None:
         """The latency of the turn whose answer begins to be heard with this event; else None."""
         match event:
             case inputs.SpeechStarted():
-                self._quiet_us = self._finished_us = 0
+                self.quiet_us = self.finished_us = 0
             case inputs.SpeechStopped():
-                self._quiet_us = event.at_us
+                self.quiet_us = event.at_us
             case derived.CommandIssued():
                 self._issued(event)
             case derived.TurnStarted():
                 self._begin(event)
             case derived.TurnEnded():
-                self._turn = None
+                self.turn = None
             case derived.EventRejected():
-                if self._finished_us:  # an utterance without words: the next one begins anew
-                    self._quiet_us = self._finished_us = 0
+                if self.finished_us:  # an utterance without words: the next one begins anew
+                    self.quiet_us = self.finished_us = 0
             case _:
                 return self._answered(event)
         return None
 
     def _issued(self, event: derived.CommandIssued) -> None:
         if event.name == "FinishUtterance":
-            self._finished_us = event.at_us
-        elif event.name == "Speak" and self._turn is not None and not self._turn.playback_id:
-            self._turn.playback_id = event.target
-            if event.at_us > self._turn.reached_us:
-                self._turn.until("floor", event.at_us)
+            self.finished_us = event.at_us
+        elif event.name == "Speak" and self.turn is not None and not self.turn.playback_id:
+            self.turn.playback_id = event.target
+            if event.at_us > self.turn.reached_us:
+                self.turn.until("floor", event.at_us)
 
     def _begin(self, event: derived.TurnStarted) -> None:
-        if event.via == "speech" and self._quiet_us:
-            self._turn = turn = _Turn(self._quiet_us, self._quiet_us)
-            turn.until("endpointing", self._finished_us or event.at_us)
+        if event.via == "speech" and self.quiet_us:
+            self.turn = turn = TurnTimes(self.quiet_us)
+            turn.until("endpointing", self.finished_us or event.at_us)
             turn.until("transcription", event.at_us)
         else:
-            self._turn = _Turn(event.at_us, event.at_us)
-        self._quiet_us = self._finished_us = 0
+            self.turn = TurnTimes(event.at_us)
+        self.quiet_us = self.finished_us = 0
 
     def _answered(self, event: Event) -> Latency | None:
-        turn = self._turn
+        turn = self.turn
         if turn is None:
             return None
         if isinstance(event, derived.ProcessingComplete):
@@ -90,6 +99,6 @@ class TurnTiming:
             turn.until("synthesis", event.at_us)
             if isinstance(event, inputs.PlaybackStarted):
                 turn.until("playout", event.at_us)
-                self._turn = None
+                self.turn = None
                 return Latency(turn.reached_us - turn.began_us, turn.stages_us)
         return None

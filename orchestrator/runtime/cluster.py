@@ -6,17 +6,23 @@ out of service until a replica has replaced it, and no others.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.exceptions import ClusterDownError, MovedError, ReadOnlyError, RedisError
+from redis.exceptions import ClusterDownError, MovedError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import ConnectionError as LostConnectionError
 
 from orchestrator.runtime.wire import Exchange, Wire
 
-_ELSEWHERE = (MovedError, ClusterDownError, ReadOnlyError)
+logger = logging.getLogger(__name__)
+
+_ELSEWHERE = (MovedError, ClusterDownError, ReadOnlyError, LostConnectionError, OSError)
 """The master that was asked is not, or not any more, the one that has the key."""
+LOOK_S = 2.0
+"""A node that does not say in this time who has what is left; the next look begins with another one."""
 
 
 def is_cluster(url: str) -> bool:
@@ -35,17 +41,29 @@ def connect(url: str, **options: Any) -> Redis:
 
 async def master(redis: RedisCluster, key: str) -> ClusterNode:
     """The node that has a key, by what is known of the cluster now. Raises RedisError."""
-    await redis.initialize()
+    await _told(redis.initialize())
     node = redis.get_node_from_key(key)
     if node is None:
         raise ClusterDownError(f"no master has {key}")
     return node
 
 
+async def _told(asking: Awaitable[Any]) -> None:
+    """A node has said who has what. Raises ClusterDownError."""
+    try:
+        async with asyncio.timeout(LOOK_S):
+            await asking
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise ClusterDownError(f"the cluster does not say who has what: {error}") from error
+
+
 async def by_master(
     redis: RedisCluster, calls: Sequence[tuple[Any, ...]], send: Callable[..., Awaitable[list[Any]]]
 ) -> list[Any]:
-    """The replies to commands of several masters, in the order of the commands; of a master that is away, its error."""
+    """The replies to commands of several masters, in the order of the commands; of a master that is away, its error.
+
+    redis-py goes on asking a master that is gone for as long as its errors are among the replies: so we look again.
+    """
     groups: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
         groups.setdefault((await master(redis, key_of(call))).name, []).append(index)
@@ -60,6 +78,11 @@ async def by_master(
             replies[index] = answer
 
     await asyncio.gather(*(ask(indices) for indices in groups.values()))
+    if any(isinstance(reply, _ELSEWHERE) for reply in replies):
+        try:
+            await _told(redis.nodes_manager.initialize())
+        except ClusterDownError as error:
+            logger.info("%s", error)  # the next one who fails looks again
     return replies
 
 
@@ -75,7 +98,7 @@ async def run_id(redis: RedisCluster, node: ClusterNode) -> str:
 
 async def run_ids(redis: RedisCluster) -> Callable[[str], str]:
     """The run id of the master that has a key; empty where that master does not answer."""
-    await redis.initialize()
+    await _told(redis.initialize())
     masters = redis.get_primaries()
     found = await asyncio.gather(*(run_id(redis, node) for node in masters), return_exceptions=True)
     lives = {node.name: life for node, life in zip(masters, found, strict=True) if isinstance(life, str)}
@@ -101,22 +124,16 @@ class ClusterWire:
             node = await master(self._redis, key)
             replies = await self._to(node).call(key, commands)
         except (RedisError, OSError):
-            await self._look_again()
+            await _told(self._redis.nodes_manager.initialize())
             raise
         if any(isinstance(reply, _ELSEWHERE) for reply in replies):
-            await self._look_again()
+            await _told(self._redis.nodes_manager.initialize())
         return replies
 
     def _to(self, node: ClusterNode) -> Wire:
         if node.name not in self._wires:
             self._wires[node.name] = Wire(lambda: node.connection_class(**node.connection_kwargs), self._connected)
         return self._wires[node.name]
-
-    async def _look_again(self) -> None:
-        try:
-            await self._redis.nodes_manager.initialize()
-        except (RedisError, OSError) as error:
-            raise ClusterDownError(f"the cluster does not say who has what: {error}") from error
 
     async def close(self) -> None:
         await asyncio.gather(*(wire.close() for wire in self._wires.values()))

@@ -83,11 +83,10 @@ async def run_all(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
     Errors of some are among the replies, as values. Raises RedisError or TimeoutError where all failed.
     """
     for _ in range(2):
-        async with asyncio.timeout(TIMEOUT_S):
-            if isinstance(redis, RedisCluster):
-                replies = await cluster.by_master(redis, calls, partial(_pipeline, redis))
-            else:
-                replies = await _pipeline(redis, calls)
+        if isinstance(redis, RedisCluster):
+            replies = await cluster.by_master(redis, calls, partial(_pipeline, redis))
+        else:
+            replies = await _pipeline(redis, calls)
         if not any(isinstance(reply, NoScriptError) for reply in replies):
             break
         await load_scripts(redis)
@@ -100,7 +99,8 @@ async def _pipeline(redis: "Redis", calls: Sequence[tuple[Any, ...]]) -> list[An
     pipeline = redis.pipeline(transaction=False)
     for call in calls:
         pipeline.execute_command(*call)
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    async with asyncio.timeout(TIMEOUT_S):
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
     return replies
 
 

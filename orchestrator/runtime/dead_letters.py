@@ -1,15 +1,19 @@
 """Dead letters for the history: read on from where SQL stands, of owned shards and of the ingresses."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from orchestrator.runtime.connection import run_all
 from orchestrator.runtime.keys import INGRESSES, Keys
 from projections.history.fold import Changes
 from projections.history.store import History, Move, Position, PositionMovedError
+
+logger = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 MOST = 100
@@ -26,7 +30,7 @@ class DeadLetters:
         self._next = 0.0
 
     async def project(self, shards: Sequence[int]) -> None:
-        """Write those that are new. Raises RedisError, HistoryError."""
+        """Write those that are new. What cannot be read now is read the next time. Raises HistoryError."""
         now = asyncio.get_running_loop().time()
         if now < self._next:
             return
@@ -39,10 +43,14 @@ class DeadLetters:
             self._positions |= await self._history.positions(missing)
         at = [self._positions[stream] for stream in streams]
         calls = [("XRANGE", one.stream, f"({one.ms}-{one.seq}", "+", "COUNT", MOST) for one in at]
-        for position, entries in zip(at, await run_all(self._redis, calls), strict=True):
-            if isinstance(entries, Exception):
-                raise entries
-            if entries:
+        try:
+            replies = await run_all(self._redis, calls)
+        except (RedisError, OSError) as error:
+            replies = [error]
+        if failed := [reply for reply in replies if isinstance(reply, Exception)]:
+            logger.info("dead letters cannot be read now: %s", failed[0])
+        for position, entries in zip(at, replies, strict=False):
+            if entries and not isinstance(entries, Exception):
                 await self._write(position, entries)
 
     async def _write(self, at: Position, entries: list[Any]) -> None:

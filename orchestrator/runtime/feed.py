@@ -6,6 +6,7 @@ projected, and the logs are compared instead of read on.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,12 @@ from faststream.redis import RedisBroker
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.subscribers import Entry, Subscription
+from orchestrator.runtime.subscribers import BATCH, Entry, Subscription
 from orchestrator.runtime.wire import Exchange
 from projections.history.store import Position
+
+READ_EVERY_S = 1.0
+"""Feeds in which something happens are read together, so often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,14 @@ class Feed:
         """Why it cannot be read on."""
         self.is_fork = False
         """What is projected is not what Redis has: the logs must be compared."""
+        self.is_current = False
+        """As far as is known, all of it is written."""
         self._keys = keys
         self._last_line = last_line
         self._offer = offer
         self._connections = 0
         self._written = asyncio.Event()
+        """Or given up."""
         self._stopped = asyncio.Event()
         cursor = f"0-{position.seq}"
         self._subscription = Subscription(broker, keys.feed(shard), cursor, self._handle, self._connected)
@@ -69,12 +76,14 @@ class Feed:
     async def stop(self) -> None:
         """A batch that is not written by now is read again by whoever comes next."""
         self._break("it was stopped")
+        self._written.set()
         self._stopped.set()
         await self._subscription.stop()
 
     def written(self, position: Position) -> None:
         """The batch in hand is committed."""
         self.position = position
+        self.is_current = len(self.pointers) < BATCH
         self.pointers = []
         self._written.set()
 
@@ -86,19 +95,33 @@ class Feed:
     def running(self) -> bool:
         return not self.broken and self._subscription.running
 
+    @property
+    def reads(self) -> bool:
+        """It has found where it goes on, and nothing is known that would keep it from that."""
+        return self._connections > 0 and self.running
+
     async def _handle(self, entries: list[Entry]) -> None:
         """The FastStream handler: returns when the batch is written, so nothing piles up here."""
         if not self.broken:
             pointers = [_pointer(entry) for entry in entries]
             expected = list(range(self.position.seq + 1, self.position.seq + 1 + len(pointers)))
             if [pointer.seq for pointer in pointers] == expected:
-                self.pointers = pointers
+                self.pointers, self.is_current = pointers, False
                 self._written.clear()
                 self._offer(self)
-                await _either(self._written, self._stopped)
+                await self._written.wait()
+                if self.is_current:
+                    await self._rest()
                 return
             self._break(f"pointer {pointers[0].seq} follows {self.position.seq}", is_fork=True)
         await self._stopped.wait()
+
+    async def _rest(self) -> None:
+        """Until all feeds are read again: who waits for the next pointer is woken in the midst of the turn it is of."""
+        now = asyncio.get_running_loop().time()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(now - now % READ_EVERY_S + READ_EVERY_S):
+                await self._stopped.wait()
 
     async def _connected(self, exchange: Exchange) -> None:
         """Called with each new connection, before it is read from. Raises FeedError."""
@@ -120,6 +143,7 @@ class Feed:
         if words := self._forked(*replies):
             self._break(words, is_fork=True)
             raise FeedError(words)
+        self.is_current = not replies[0]
         self._connections += 1
 
     def _forked(
@@ -138,15 +162,6 @@ class Feed:
         if not last and not is_log:  # trimmed, and archived: far behind as we are, nothing shows that it is the same
             return f"pointer {at.seq} is not there any more"
         return ""
-
-
-async def _either(one: asyncio.Event, other: asyncio.Event) -> None:
-    tasks = [asyncio.ensure_future(event.wait()) for event in (one, other)]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _pointer(entry: Entry) -> Pointer:

@@ -22,20 +22,23 @@ from orchestrator.runtime.dead_letters import DeadLetters
 from orchestrator.runtime.feed import Feed, Pointer
 from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.lag import Lag
+from orchestrator.runtime.pointed import by_session, read_logs
 from orchestrator.runtime.reconcile import reconcile, resync
-from orchestrator.runtime.subscribers import broker
+from orchestrator.runtime.subscribers import BATCH, broker
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
 from projections.history.store import History, HistoryError, Move, Position, PositionMovedError
+from projections.quiet import Quiet
 
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.1
-"""How long a batch waits for those of other shards: a commit of its own for each would cost more than all the rest."""
+"""How long a batch waits for those of other shards: a transaction costs as much as hundreds of its rows."""
 MOST = 256
 """Pointers in one transaction; a backlog is written in transactions of so many, without a pause."""
 LOOK_S = 0.5
 GIVE_WAY = 16
-"""Events are folded at a time, which is less than a millisecond."""
+"""Events are folded at a time, which is less than half a millisecond."""
 KNOWN = 2_000
 """Sessions kept in memory; others are read back from SQL."""
 CAREFUL = 64
@@ -68,13 +71,20 @@ class _Pause:
 class Projecting:
     """Projects what is owned, for as long as it runs."""
 
-    def __init__(self, redis_url: str, keys: Keys, history: History, owned: Owned, counters: Counters) -> None:
-        self.lag_ms = 0
-        """Between the last projected event and its commit in SQL."""
+    def __init__(
+        self,
+        redis_url: str,
+        keys: Keys,
+        history: History,
+        owned: Owned,
+        counters: Counters,
+        quiet: Quiet | None = None,
+    ) -> None:
         self._keys = keys
         self._history = history
         self._owned = owned
         self._counters = counters
+        self._quiet = quiet or Quiet()
         self._redis = connect(redis_url)
         self._broker = broker(redis_url, keys.shards + 8)
         self._dead_letters = DeadLetters(self._redis, keys, history)
@@ -84,10 +94,19 @@ class Projecting:
         self._pauses: dict[int, _Pause] = {}
         self._known: OrderedDict[str, SessionHistory] = OrderedDict()
         self._waiting: list[Feed] = []
+        self._lag = Lag()
         self._offered = asyncio.Event()
         self._next_look = 0.0
+        self._hurries = False
+        self._folded = 0
+        """Events since others were given way."""
         self._careful = 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """For how long something has been missing in SQL, at least; also while nothing moves here."""
+        return self._lag.seconds(self._owned(), {number: feed for number, (feed, _) in self._feeds.items()})
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="history")
@@ -153,7 +172,12 @@ class Projecting:
 
     async def _begin(self, new: Mapping[int, object]) -> None:
         if forked := self._forked & new.keys():
-            await self._resync(forked)
+            try:
+                await self._resync(forked)
+            except (RedisError, OSError) as error:  # a master of a cluster is away: the feeds of the others are read on
+                for number in forked:
+                    await self._fail(number, error)
+                new = {number: owner for number, owner in new.items() if number not in forked}
         streams = {self._keys.feed(number): number for number in new}
         for stream, at in (await self._history.positions(list(streams))).items():
             number = streams[stream]
@@ -171,7 +195,7 @@ class Projecting:
         self._forked -= shards
 
     async def _drop(self, numbers: list[int]) -> None:
-        dropped = [self._feeds.pop(number)[0] for number in numbers]
+        dropped = [self._feeds.pop(number)[0] for number in numbers if number in self._feeds]
         self._waiting = [feed for feed in self._waiting if feed not in dropped]
         await asyncio.gather(*(feed.stop() for feed in dropped), return_exceptions=True)
         gone = {feed.shard for feed in dropped}
@@ -183,6 +207,7 @@ class Projecting:
 
     def _offer(self, feed: Feed) -> None:
         self._waiting.append(feed)
+        self._lag.behind(feed.shard, now_us())
         self._offered.set()
 
     async def _wait(self) -> None:
@@ -192,7 +217,10 @@ class Projecting:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._offered.wait()
-        if self._waiting and sum(len(feed.pointers) for feed in self._waiting) < MOST // 8:
+        waiting = [len(feed.pointers) for feed in self._waiting]
+        is_backlog = max(waiting, default=0) >= BATCH or sum(waiting) >= MOST
+        self._hurries = is_backlog
+        if waiting and not is_backlog:
             await asyncio.sleep(GATHER_S)
 
     def _take(self) -> list[Feed]:
@@ -219,7 +247,7 @@ class Projecting:
             await self._set_back(feeds)
         except HistoryError as error:
             if len(feeds) == 1 and not getattr(error, "connection_invalidated", False):
-                await self._fail(feeds[0], error)
+                await self._fail(feeds[0].shard, error)
                 return
             self._careful = CAREFUL
             raise
@@ -230,6 +258,7 @@ class Projecting:
     async def _commit(self, batches: list[_Batch]) -> None:
         if not batches:
             return
+        await self._give_way()
         together, anew = Changes(), []
         for batch in batches:
             together.add(batch.changes)
@@ -237,20 +266,20 @@ class Projecting:
         await self._history.write([Move(one.feed.position, one.position) for one in batches], together, anew=anew)
         for batch in batches:
             batch.feed.written(batch.position)
+            self._lag.written(batch.feed, batch.changes.events[-1]["at_us"] if batch.changes.events else now_us())
         self._counters["projected"] += len(together.events)
-        if together.events:
-            self.lag_ms = max(0, now_us() - together.events[-1]["at_us"]) // 1_000
         self._forget_some(together)
-        try:
-            await self._publish([batch.feed for batch in batches])
-        except (RedisError, OSError) as error:  # the next one says it, too
-            logger.info("positions could not be published: %s", error)
+        await self._publish([batch.feed for batch in batches])
 
     async def _publish(self, feeds: Sequence[Feed]) -> None:
         """After the commit: so that trimming knows what is not needed any more."""
         calls = [("HSET", self._keys.positions(feed.shard), NAME, feed.position.seq) for feed in feeds]
-        if calls:
+        if not calls:
+            return
+        try:
             await run_all(self._redis, calls)
+        except (RedisError, OSError) as error:  # the next one says it, too
+            logger.info("positions could not be published: %s", error)
 
     def _forget_some(self, changes: Changes) -> None:
         for session_id, row in changes.sessions.items():
@@ -266,53 +295,47 @@ class Projecting:
             self._pause(feed.shard).until = now + LOOK_S
         await self._drop([feed.shard for feed in feeds])
 
-    async def _fail(self, feed: Feed, error: Exception) -> None:
+    async def _fail(self, number: int, error: Exception) -> None:
         """One shard cannot be projected: it is tried again, after longer and longer pauses; others go on."""
         self._counters["projection_failures"] += 1
-        pause = self._pause(feed.shard)
+        pause = self._pause(number)
         if not pause.failures:
-            logger.error("shard %02d cannot be projected: %s", feed.shard, _first_line(error))
+            logger.error("shard %02d cannot be projected: %s", number, _first_line(error))
         pause.until = asyncio.get_running_loop().time() + _pause_s(pause.failures)
         pause.failures += 1
-        await self._drop([feed.shard])
+        await self._drop([number])
 
     async def _fold_all(self, feeds: Sequence[Feed]) -> list[_Batch]:
         """Fold what each feed has in hand; one that cannot be folded fails alone."""
         wanted = {pointer.session_id for feed in feeds for pointer in feed.pointers}
         self._known |= await self._history.load(sorted(wanted - self._known.keys()))
+        await self._give_way()
+        try:
+            entries = await read_logs(self._redis, self._keys, feeds)
+        except (RedisError, OSError) as error:
+            entries = {feed.shard: error for feed in feeds}
         batches = []
         for feed in feeds:
             try:
-                batches.append(await self._fold(feed))
-            except (BadEventError, GapError, RedisError) as error:
-                await self._fail(feed, error)
+                batches.append(await self._fold(feed, entries[feed.shard]))
+            except (BadEventError, GapError, RedisError, OSError) as error:
+                await self._fail(feed.shard, error)
         return batches
 
-    async def _fold(self, feed: Feed) -> _Batch:
+    async def _fold(self, feed: Feed, logs: Mapping[str, list[Any]] | Exception) -> _Batch:
+        """Raises what its logs could not be read for, BadEventError, GapError."""
+        if isinstance(logs, Exception):
+            raise logs
         last = feed.pointers[-1]
         batch = _Batch(feed, Position(feed.position.stream, last.seq, 0, last.session_id, last.last))
-        sessions: dict[str, list[Pointer]] = {}
-        for pointer in feed.pointers:
-            sessions.setdefault(pointer.session_id, []).append(pointer)
-        logs = await self._read(sessions)
-        for session_id, pointers in sessions.items():
+        for session_id, pointers in by_session(feed.pointers).items():
             changes = await self._fold_session(feed.shard, session_id, pointers, logs[session_id])
             if changes is None:
                 changes = await self._repaired(batch, session_id)
             batch.changes.add(changes)
+        if batch.changes.events:
+            self._lag.behind(feed.shard, batch.changes.events[0]["at_us"])
         return batch
-
-    async def _read(self, sessions: Mapping[str, Sequence[Pointer]]) -> dict[str, list[Any]]:
-        """The entries of the logs that the pointers name."""
-        calls = [
-            ("XRANGE", self._keys.log(session_id), f"0-{pointers[0].first}", f"0-{pointers[-1].last}")
-            for session_id, pointers in sessions.items()
-        ]
-        replies = await run_all(self._redis, calls)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return dict(zip(sessions, replies, strict=True))
 
     async def _fold_session(
         self, shard: int, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
@@ -331,12 +354,18 @@ class Projecting:
         try:
             for step in steps(lines):
                 history.take(step, changes)
-                if len(changes.events) % GIVE_WAY < len(step):
-                    await asyncio.sleep(0)
+                self._folded += len(step)
+                if self._folded >= GIVE_WAY:
+                    await self._give_way()
         except GapError:
             self._known.pop(session_id)
             return None
         return changes
+
+    async def _give_way(self) -> None:
+        """To calls; with a backlog, to what is waiting just now."""
+        self._folded = 0
+        await (asyncio.sleep(0) if self._hurries else self._quiet.moment())
 
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]

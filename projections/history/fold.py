@@ -10,6 +10,7 @@ from typing import Any
 from events import derived, inputs
 from events.codec import decode
 from events.envelope import Derived, Event
+from projections.timing import STAGES, Latency, TurnTimes, TurnTiming
 
 Row = dict[str, Any]
 Step = Sequence[tuple[Event, bytes]]
@@ -51,7 +52,8 @@ def new_session(session_id: str, shard: int) -> Row:
         "interruptions": 0,
         "rejected": 0,
         "take_overs": 0,
-        "speech_stopped_us": None,
+        "quiet_us": 0,
+        "finished_us": 0,
     }
 
 
@@ -62,6 +64,7 @@ class SessionHistory:
         self.session = session
         self._turn = turn
         self._speaking: dict[str, Row] = {row["playback_id"]: row for row in speaking}
+        self._timing = _timing(session, turn)
 
     @property
     def session_id(self) -> str:
@@ -85,10 +88,13 @@ class SessionHistory:
             self.session["version"] = event.version
             self.session["last_us"] = event.at_us
             into.events.append(_archived(self.session_id, event, line))
+            before = self._timing.turn
+            latency = self._timing.see(event)
             if isinstance(event, Derived):
                 self._say(event, into)
             elif not is_rejected:
                 self._hear(event, into)
+            self._time(self._timing.turn or before, latency, into)
         into.sessions[self.session_id] = self.session
 
     def _hear(self, event: Event, into: Changes) -> None:
@@ -99,18 +105,22 @@ class SessionHistory:
                 self.session["reducer_version"] = event.reducer_version
             case inputs.SessionResumed():
                 self.session["take_overs"] += 1
-            case inputs.SpeechStopped():
-                self.session["speech_stopped_us"] = event.at_us
-            case inputs.SpeechStarted():
-                self.session["speech_stopped_us"] = None
             case inputs.IntentResolved():
                 self._in_turn("intent_us", event.elapsed_us, into)
             case inputs.RagAnswered():
                 self._in_turn("answer_us", event.elapsed_us, into)
-            case inputs.TtsChunkReady() if event.playback_id in self._speaking:
-                self._in_turn("first_chunk_us", event.elapsed_us, into)
-            case inputs.PlaybackStarted() if event.playback_id in self._speaking and self._turn is not None:
-                self._in_turn("response_us", event.at_us - self._turn["started_us"], into)
+
+    def _time(self, times: TurnTimes | None, latency: Latency | None, into: Changes) -> None:
+        """Keep what is known of the turn's stages, and what their timing remembers."""
+        self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
+        if times is None:
+            return
+        for stage, us in times.stages_us.items():
+            self._in_turn(f"{stage}_us", us, into)
+        if times.playback_id:
+            self._in_turn("playback_id", times.playback_id, into, instead_of="")
+        if latency is not None:
+            self._in_turn("response_us", latency.total_us, into)
 
     def _say(self, event: Derived, into: Changes) -> None:
         match event:
@@ -122,7 +132,6 @@ class SessionHistory:
             case derived.ProcessingComplete():
                 for column in ("intent", "fallback"):
                     self._in_turn(column, getattr(event, column), into, instead_of="")
-                self._in_turn("processing_us", event.elapsed_us, into)
                 self._in_turn("saved_us", event.saved_us, into)
             case derived.CommandIssued(name="Speak" | "PlayFiller"):
                 self._speak(event, into)
@@ -146,7 +155,6 @@ class SessionHistory:
                 self.session |= {"ended_us": event.at_us, "end_reason": event.reason}
 
     def _start_turn(self, event: derived.TurnStarted, into: Changes) -> None:
-        stopped_us = self.session["speech_stopped_us"] if event.via == "speech" else None
         self.session["turns"] = event.turn
         self._turn = {
             "session_id": self.session_id,
@@ -159,12 +167,11 @@ class SessionHistory:
             "outcome": "",
             "started_us": event.at_us,
             "ended_us": None,
-            "endpoint_us": None if stopped_us is None else event.at_us - stopped_us,
+            "playback_id": "",
             "intent_us": None,
             "answer_us": None,
-            "processing_us": None,
             "saved_us": None,
-            "first_chunk_us": None,
+            **{f"{stage}_us": None for stage in STAGES},
             "response_us": None,
         }
         self._mark(into)
@@ -217,6 +224,16 @@ def steps(lines: Iterable[bytes]) -> Iterator[list[tuple[Event, bytes]]]:
         step.append((event, line))
     if step:
         yield step
+
+
+def _timing(session: Row, turn: Row | None) -> TurnTiming:
+    """Where the rows say that it stands."""
+    times = None
+    if turn is not None and turn["response_us"] is None:
+        stages_us = {stage: us for stage in STAGES if (us := turn[f"{stage}_us"]) is not None}
+        before_us = stages_us.get("endpointing", 0) + stages_us.get("transcription", 0)
+        times = TurnTimes(turn["started_us"] - before_us, stages_us, turn["playback_id"])
+    return TurnTiming(session["quiet_us"], session["finished_us"], times)
 
 
 def folded(session_id: str, shard: int, lines: Iterable[bytes]) -> Changes:

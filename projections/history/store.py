@@ -6,10 +6,11 @@ import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, and_, delete, event, func, insert, select, text, update
+from sqlalchemy import Insert, Table, Update, and_, bindparam, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -27,6 +28,7 @@ HistoryError = SQLAlchemyError
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _UPSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _ROWS_AT_ONCE = 128
+_MOVED = ("ms", "seq", "session_id", "version")
 LAYOUT_NAME = "history"
 SETTLE_S = 60.0
 
@@ -77,6 +79,11 @@ class History:
         self.url = url
         self._upsert = _UPSERT[url.get_backend_name()]
         self._engine = _engine(url)
+        self._writing: dict[Table, _Statement] = {}
+        position = tables.positions.c
+        at = (position.stream == bindparam("at_stream"), position.ms == bindparam("at_ms"))
+        moving = update(tables.positions).where(*at, position.seq == bindparam("at_seq"))
+        self._moving = _Statement(self._engine, moving.values({name: bindparam(name) for name in _MOVED}))
 
     async def __aenter__(self) -> "History":
         try:
@@ -225,8 +232,7 @@ class History:
         Raises PositionMovedError, HistoryError.
         """
         async with self._engine.begin() as connection:
-            for move in sorted(moves, key=lambda move: move.new.stream):  # two writers never wait for each other
-                await _move(connection, move)
+            await self._move(connection, sorted(moves, key=lambda move: move.new.stream))
             for session_id in anew:
                 await _forget(connection, session_id)
             await self._write_changes(connection, changes)
@@ -256,6 +262,18 @@ class History:
         async with self._engine.begin() as connection:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
+    async def _move(self, connection: AsyncConnection, moves: Sequence[Move]) -> None:
+        """First of all in its transaction: it locks the streams against other writers, always in the same order."""
+        values = [self._moving.values(_moved(move)) for move in moves]
+        if values and self.url.get_backend_name() == "sqlite":  # whose driver counts what many have changed
+            changed = (await connection.exec_driver_sql(self._moving.sql, values)).rowcount
+        else:
+            changed = sum([(await connection.exec_driver_sql(self._moving.sql, one)).rowcount for one in values])
+        if changed != len(moves):
+            raise PositionMovedError(
+                f"not at {', '.join(f'{m.expected.stream} {m.expected.seq}' for m in moves)} any more"
+            )
+
     async def _write_changes(self, connection: AsyncConnection, changes: Changes) -> None:
         await self._write_rows(connection, tables.events, changes.events)
         await self._write_rows(connection, tables.transitions, changes.transitions)
@@ -266,21 +284,47 @@ class History:
     async def _write_rows(
         self, connection: AsyncConnection, table: Table, rows: Sequence[Row], *, replaces: bool = False
     ) -> None:
+        """As the driver takes it: what SQLAlchemy does for each statement and row costs more than all the rest."""
+        if not rows:
+            return
+        if (statement := self._writing.get(table)) is None:
+            new: Any = self._upsert(table) if replaces else insert(table)
+            if replaces:
+                values = {column.name: new.excluded[column.name] for column in table.c if not column.primary_key}
+                new = new.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
+            statement = self._writing[table] = _Statement(self._engine, new)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            part = list(rows[start : start + _ROWS_AT_ONCE])
-            if not replaces:
-                await connection.execute(insert(table), part)
-                continue
-            new = self._upsert(table)
-            values = {column.name: new.excluded[column.name] for column in table.c if not column.primary_key}
-            await connection.execute(
-                new.on_conflict_do_update(index_elements=list(table.primary_key), set_=values), part
-            )
+            part = [statement.values(row) for row in rows[start : start + _ROWS_AT_ONCE]]
+            await connection.exec_driver_sql(statement.sql, part)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.connect() as connection:
             yield connection
+
+
+class _Statement:
+    """A statement in the words of the database, and how its values are taken from a row in their order."""
+
+    def __init__(self, engine: AsyncEngine, statement: Insert | Update) -> None:
+        compiled = statement.compile(dialect=engine.dialect)
+        self.sql = str(compiled)
+        assert compiled.positiontup, "both drivers take values by their position"
+        self._pick = itemgetter(*compiled.positiontup)
+
+    def values(self, row: Row) -> tuple[Any, ...]:
+        """PostgreSQL cannot keep the character zero, which would stop the projection of its shard."""
+        values: tuple[Any, ...] = self._pick(row)
+        for value in values:
+            if value.__class__ is str and "\0" in value:
+                return tuple(one.replace("\0", "\ufffd") if isinstance(one, str) else one for one in values)
+        return values
+
+
+def _moved(move: Move) -> Row:
+    at, new = move.expected, move.new
+    row = {"at_stream": new.stream, "at_ms": at.ms, "at_seq": at.seq}
+    return row | {"ms": new.ms, "seq": new.seq, "session_id": new.session_id, "version": new.version}
 
 
 def _engine(url: URL) -> AsyncEngine:
@@ -307,18 +351,6 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-async def _move(connection: AsyncConnection, move: Move) -> None:
-    """First of all in its transaction: it locks the stream against other writers."""
-    expected, new, column = move.expected, move.new, tables.positions.c
-    moved = await connection.execute(
-        update(tables.positions)
-        .where(column.stream == new.stream, column.ms == expected.ms, column.seq == expected.seq)
-        .values(ms=new.ms, seq=new.seq, session_id=new.session_id, version=new.version)
-    )
-    if moved.rowcount != 1:
-        raise PositionMovedError(f"{new.stream} is not at {expected.seq} any more")
 
 
 async def _lines(connection: AsyncConnection, session_id: str, first: int, last: int) -> list[bytes]:

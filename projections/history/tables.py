@@ -2,29 +2,21 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Dialect, Index, Integer, MetaData, String, Table, Text, TypeDecorator
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
 
-LAYOUT = 1
+from projections.timing import STAGES
+
+LAYOUT = 2
 """Raised with every change of a table that is drawn from the archive: these are then made anew from it."""
 
 metadata = MetaData()
 
 
-class Words(TypeDecorator[str]):
-    """Text from outside. PostgreSQL cannot keep the character zero, which would stop the projection of its shard."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return value.replace("\0", "\ufffd") if value is not None and "\0" in value else value
-
-
-def _key(name: str, kind: Any = Words) -> Column[Any]:
+def _key(name: str, kind: Any = Text) -> Column[Any]:
     return Column(name, kind, primary_key=True)
 
 
-def _column(name: str, kind: Any = Words, *, optional: bool = False) -> Column[Any]:
+def _column(name: str, kind: Any = Text, *, optional: bool = False) -> Column[Any]:
     return Column(name, kind, nullable=optional)
 
 
@@ -56,7 +48,8 @@ sessions = Table(
     _column("interruptions", BigInteger),
     _column("rejected", BigInteger),
     _column("take_overs", BigInteger),
-    _column("speech_stopped_us", BigInteger, optional=True),
+    _column("quiet_us", BigInteger),
+    _column("finished_us", BigInteger),
     Index("sessions_opened", "opened_us"),
     Index("sessions_ended", "ended_us"),
 )
@@ -74,12 +67,11 @@ turns = Table(
     _column("outcome", String(20)),
     _column("started_us", BigInteger),
     _column("ended_us", BigInteger, optional=True),
-    _column("endpoint_us", BigInteger, optional=True),
+    _column("playback_id"),
     _column("intent_us", BigInteger, optional=True),
     _column("answer_us", BigInteger, optional=True),
-    _column("processing_us", BigInteger, optional=True),
     _column("saved_us", BigInteger, optional=True),
-    _column("first_chunk_us", BigInteger, optional=True),
+    *(_column(f"{stage}_us", BigInteger, optional=True) for stage in STAGES),
     _column("response_us", BigInteger, optional=True),
     Index("turns_started", "started_us"),
 )

@@ -120,7 +120,7 @@ BAD: dict[str, dict[str, str]] = {
         'orch_eventloop_lag_seconds_bucket{le="0.01"}': "0+0x60",
         'orch_eventloop_lag_seconds_bucket{le="0.5"}': "0+240x60",
     },
-    "OrchHistoryLags": {"orch_history_lag_seconds": "60+0x60"},
+    "OrchHistoryLags": {"orch_history_lag_seconds": "0+60x60"},
     "OrchHistoryFails": {"orch_history_failure_total": "0+2x60"},
     "OrchTelemetryDrops": {"orch_telemetry_span_dropped_total": "0+9x60"},
 }

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from events.codec import decode
 from events.recording import parse
+from projections import names
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
 from projections.history.store import History, Move, Position, database_url
+from projections.spans import spans_of
+from projections.timing import STAGES
 from tests.projections.history_rows import FIXTURES, KEYS, actual, expected, logs
 
 
@@ -23,9 +27,9 @@ def test_a_real_call_with_an_interruption() -> None:
     assert (first["outcome"], second["outcome"]) == ("interrupted", "completed")
     assert first["text"] == "what can you do"
     assert (first["intent"], first["intent_us"], first["answer_us"]) == ("capabilities", 6916, 5074)
-    assert (first["processing_us"], first["first_chunk_us"]) == (12759, 6333)
-    assert first["response_us"] == 1795361073091964 - 1795361073029357
-    assert first["endpoint_us"] == 1795361073029357 - 1795361072522034
+    assert first["response_us"] == 1795361073091964 - 1795361072522034
+    assert first["response_us"] == sum(first[f"{stage}_us"] or 0 for stage in STAGES)
+    assert first["playback_id"] == "answer-1"
     spoken = [row for row in rows["transcript"] if row["speaker"] == "agent"]
     assert [row["outcome"] for row in spoken] == ["interrupted", "finished"]
     assert spoken[0]["text"].startswith(spoken[0]["heard_text"][:20])
@@ -44,6 +48,24 @@ def test_every_turn_and_transition_of_every_recording_is_there() -> None:
     assert sum(row["rejected"] for row in rows["sessions"]) == kinds["EVENT_REJECTED"] > 0
     assert sum(row["speaker"] == "user" for row in rows["transcript"]) == kinds["TURN_STARTED"]
     assert sum(row["ended_us"] is not None for row in rows["turns"]) == kinds["TURN_ENDED"]
+
+
+def test_the_stages_of_a_turn_are_those_of_its_trace() -> None:
+    """Of every recording; a dashboard in SQL and one of metrics cannot disagree."""
+    timed = 0
+    for session_id, lines in logs().items():
+        spans = {
+            span.attributes[names.TURN_INDEX]: span for span in spans_of(map(decode, lines)) if span.name == names.TURN
+        }
+        for row in expected({session_id: lines})["turns"]:
+            told = spans[row["turn"]].attributes
+            assert row["response_us"] == told.get(names.RESPONSE_LATENCY_US)
+            if row["response_us"] is not None:
+                timed += 1
+                assert {stage: row[f"{stage}_us"] for stage in STAGES} == {
+                    stage: told.get(names.STAGE_US.format(stage)) for stage in STAGES
+                }
+    assert timed > 30
 
 
 def test_a_missing_version_is_an_error() -> None:

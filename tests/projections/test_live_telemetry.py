@@ -17,6 +17,7 @@ from events.envelope import Event
 from orchestrator import Orchestrator, Settings
 from projections import names
 from projections.live import Live
+from projections.meters import push_every_s
 from projections.otlp import otlp
 from projections.span import Layout, Span, trace_id
 from projections.spans import SessionSpans, spans_of
@@ -223,6 +224,50 @@ async def test_metrics_are_pushed_to_a_collector_with_examples(collector: Collec
     (point,) = latency.histogram.data_points
     assert {example.span_id for example in point.exemplars} <= turns.keys()
     assert point.exemplars
+
+
+async def test_metrics_are_pushed_as_often_as_the_standard_variable_says(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when the service stops."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+    telemetry = live()
+    telemetry.start()
+    async with asyncio.timeout(PATIENCE_S):
+        while len(collector.metrics) < 2:
+            collector.came.clear()
+            await collector.came.wait()
+    await telemetry.close()
+
+
+@pytest.mark.parametrize("said", ["often", "0", "-5", "1.5"])
+def test_an_interval_that_is_none_is_said_and_not_used(said: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert push_every_s({"OTEL_METRIC_EXPORT_INTERVAL": said}) == 60
+    assert f"OTEL_METRIC_EXPORT_INTERVAL={said}" in caplog.text
+
+
+CHILD = """
+import asyncio, uvloop
+from projections.live import Live
+
+async def main():
+    telemetry = Live(dict, None, lambda _: True)
+    telemetry.start()
+    await telemetry.close()
+    await (await asyncio.create_subprocess_exec("true")).wait()
+
+uvloop.run(main())
+"""
+
+
+async def test_a_child_process_pushes_nothing(collector: Collector) -> None:
+    """uvloop tells a child that it was forked, and the SDK's own thread would begin again there."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CHILD), cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert said == b""
+    assert len(collector.metrics) == 1
 
 
 async def test_replay_sends_nothing(collector: Collector, tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ class Node:
         async with Redis(port=self.port) as redis:
             return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
 
+    async def pause(self) -> None:
+        """It takes connections, and answers nothing."""
+        assert self._process is not None, "it was started"
+        self._process.send_signal(signal.SIGSTOP)
+
     async def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             os.kill(self._process.pid, signal.SIGKILL)

@@ -1,6 +1,8 @@
 """Gaps, forks, a database that fails, poison: the history comes right by itself, and no call notices."""
 
+import asyncio
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from events.inputs import SessionResumed, SttFinal
 from orchestrator.runtime.archiver import NAME
 from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.projecting import Projecting
 from orchestrator.runtime.reconcile import ends
@@ -162,6 +165,13 @@ async def test_a_feed_that_has_become_shorter_is_no_reason_to_wait(
     await again.node.stop()
 
 
+class Hanging(History):
+    """A database that takes connections and says nothing."""
+
+    async def open(self) -> None:
+        await asyncio.Event().wait()
+
+
 class FullDisk(History):
     """A database that takes nothing for a while."""
 
@@ -186,6 +196,36 @@ async def test_a_failing_database_never_disturbs_a_call(running: Running, place:
     assert counters["projected"] == 0
     history.is_full = False
     await equal(place, sqlite(tmp_path))
+    await projecting.stop()
+
+
+async def test_a_history_that_stands_still_is_further_and_further_behind(
+    running: Running, place: Place, tmp_path: Path
+) -> None:
+    """However often it is tried again; and not behind any more when all is written, though that is old by then."""
+    history, counters = FullDisk(sqlite(tmp_path)), Counters()
+    projecting = Projecting(place.url, place.keys, history, lambda: running.node.shards, counters)
+    await projecting.start()
+    await soon(lambda: len(projecting._feeds) == place.keys.shards and not projecting.lag_s)
+    await talk(running)
+    seen: list[tuple[int, float, int]] = []
+    for failures in range(1, 4):
+        await soon(lambda failures=failures: counters["projection_failures"] >= failures)  # type: ignore[misc]
+        seen.append((now_us(), projecting.lag_s, now_us()))
+    for (_, earlier_s, from_us), (until_us, later_s, _) in pairwise(seen):
+        assert later_s - earlier_s >= (until_us - from_us) / 1e6 > 0
+    history.is_full = False
+    await equal(place, sqlite(tmp_path))
+    await soon(lambda: not projecting.lag_s)
+    await projecting.stop()
+
+
+async def test_a_task_that_hangs_is_seen_from_outside(running: Running, place: Place, tmp_path: Path) -> None:
+    """Lag is not what the task says of itself."""
+    projecting = Projecting(place.url, place.keys, Hanging(sqlite(tmp_path)), lambda: running.node.shards, Counters())
+    await projecting.start()
+    first = projecting.lag_s
+    await soon(lambda: projecting.lag_s > first)
     await projecting.stop()
 
 

@@ -1,19 +1,25 @@
 """The same service on a real Redis Cluster: three masters with a replica each."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from redis.exceptions import RedisError
 
 from events.codec import encode
 from events.inputs import SessionResumed, SttFinal, SttPartial
+from orchestrator.runtime.archiver import archive
 from orchestrator.runtime.cluster import plain
-from orchestrator.runtime.connection import connect
+from orchestrator.runtime.connection import connect, run_all
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import read_lines
+from orchestrator.runtime.logs import list_sessions, read_lines
 from orchestrator.runtime.node import Node, WrongAddressError
+from projections.history.store import History
+from tests.runtime.history_support import from_redis, rows, sqlite, talk
+from tests.runtime.history_support import started as projecting_started
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_cluster import Cluster
+from tests.runtime.redis_cluster import Node as Server
 from tests.runtime.support import Running, Stubs, Watch, soon, soon_in_redis
 
 KEYS = Keys(shards=12)
@@ -38,6 +44,24 @@ async def check(cluster: Cluster, sessions: int) -> None:
     await redis.aclose()
 
 
+async def said(node: Node, session_id: str, last: str) -> list[str]:
+    """The partial words in the log, as soon as these are among them. The observer is not asked: what was committed when
+    the shard was just being given up is in the log alone.
+    """
+    words: list[str] = []
+
+    async def there() -> bool:
+        try:
+            events = await node.read_log(session_id)
+        except (RedisError, OSError):
+            return False
+        words[:] = [event.text for event in events if isinstance(event, SttPartial)]
+        return last in words
+
+    await soon_in_redis(there)
+    return words
+
+
 async def test_conversations_go_on_through_the_loss_of_a_master(cluster: Cluster) -> None:
     """Its replica takes its place; the sessions of its shards are resumed; no log has a gap, and nothing is doubled.
     What the replica had not got yet is counted.
@@ -55,10 +79,10 @@ async def test_conversations_go_on_through_the_loss_of_a_master(cluster: Cluster
         for number in range(20):
             node.report(SttPartial(session_id=live.session_id, text=f"word {number}"))
     for live in calls:
-        await watch.event(live.session_id, SttPartial, text="word 19")
+        await said(node, live.session_id, "word 19")
     await watch.event(calls[0].session_id, SessionResumed)
     for live in calls:
-        words = [event.text for event in watch.all(live.session_id, SttPartial)]
+        words = await said(node, live.session_id, "word 19")
         assert sorted(set(words), key=words.index) == [f"word {number}" for number in range(20)]
     await soon(lambda: len(node.shards) == KEYS.shards)
     fresh = await running.listening()
@@ -100,3 +124,54 @@ async def test_a_cluster_that_is_named_as_one_server_is_refused_in_words(cluster
     with pytest.raises(WrongAddressError, match=r"is a Redis Cluster: .* redis\+cluster://"):
         await node.start()
     await node.stop()
+
+
+@pytest.mark.parametrize("end", [Server.kill, Server.pause], ids=["it is gone", "it does not answer"])
+async def test_commands_about_all_shards_find_the_master_that_has_followed(
+    end: Callable[[Server], Awaitable[None]], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of the others is answered meanwhile."""
+    monkeypatch.setattr("orchestrator.runtime.connection.TIMEOUT_S", 0.5)
+    redis = connect(cluster.url)
+    ask = [("XLEN", KEYS.feed(number)) for number in range(KEYS.shards)]
+    assert await run_all(redis, ask) == [0] * KEYS.shards
+    await end(await cluster.master_of(KEYS.feed(0)))
+    assert 0 in await run_all(redis, ask)
+
+    async def all_answer() -> bool:
+        try:
+            return await run_all(redis, ask) == [0] * KEYS.shards
+        except (RedisError, OSError):  # for a moment no master serves anybody
+            return False
+
+    await soon_in_redis(all_answer)
+    await redis.aclose()
+
+
+async def test_the_history_goes_on_through_the_loss_of_a_master(cluster: Cluster, tmp_path: Path) -> None:
+    """What SQL has is what the logs say afterwards, also where the replica had not got everything. Then it is archived,
+    master by master.
+    """
+    running = await started(cluster)
+    projecting = await projecting_started(cluster.url, KEYS, sqlite(tmp_path))
+    talked = [await talk(running) for _ in range(3)]
+    live = await running.listening()
+    victim = await cluster.master_of(KEYS.log(live.session_id))
+    await victim.kill()
+    running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await running.watch.phase(live.session_id, "LISTENING", 2)
+    await soon(lambda: len(running.node.shards) == KEYS.shards)
+    talked.append(await talk(running))
+    redis = connect(cluster.url)
+
+    async def equal() -> bool:
+        return await rows(sqlite(tmp_path)) == await from_redis(redis, KEYS)
+
+    await soon_in_redis(equal)
+    await projecting.stop()
+    await running.node.stop()
+    async with History(sqlite(tmp_path)) as history:
+        outcomes = {one: words async for one, words in archive(redis, KEYS, history, 2**53, is_dry=False)}
+    assert outcomes == dict.fromkeys(talked, "")
+    assert await list_sessions(redis, KEYS) == {live.session_id: True}
+    await redis.aclose()

@@ -1,0 +1,183 @@
+"""What history, traces and metrics cost a turn: turns with all of them on and with none, in rounds that alternate.
+
+Twenty calls take turns on one node. A collector, a process of its own, takes the spans, and /metrics is read once a
+round. Run: `uv run python -m bench.projections_cost [TURNS [NAME]]`,
+where NAME is history or telemetry, to have one of them alone.
+"""
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from bench.turn_latency import Marks, StubClient, StubHandler, Stubs, figures, quantile
+from cli.terminal import run as run_loop
+from events.derived import StateChanged
+from events.envelope import Event
+from events.inputs import HandlerAttached, SessionCloseRequested, SttFinal
+from orchestrator.runtime.archiver import NAME, published
+from orchestrator.runtime.connection import connect
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.effects import Services
+from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.node import Node
+from orchestrator.runtime.projecting import Projecting
+from orchestrator.runtime.reconcile import ends
+from projections.history.store import History, database_url
+from projections.live import Live
+from projections.quiet import Quiet
+
+CALLS = 20
+"""At the same time; each has a turn a second at most."""
+ROUND = 60
+"""Turns that count before the projections are switched on or off."""
+WARM_UP = 20
+PAUSE_S = 0.05
+EVERY = ("history", "telemetry")
+
+
+class Bench:
+    """A node whose projections can be switched on and off."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url = url
+        self._folder = folder
+        self._marks = Marks()
+        self._reached = asyncio.Event()
+        self._quiet = Quiet()
+        self._telemetry: Live | None = None
+        self._history: Projecting | None = None
+        self.counters = Counters()
+        stubs = Stubs(self._marks)
+        self.node = Node(url, Services(stubs, stubs, stubs, stubs), observer=self._observe)  # type: ignore[arg-type]
+
+    def _observe(self, live: LiveSession, event: Event) -> None:
+        if self._telemetry is not None:
+            self._telemetry.note(event)
+        self._quiet.note()
+        if isinstance(event, StateChanged) and event.to_phase in ("LISTENING", "ENDED"):
+            self._reached.set()
+
+    async def switch_on(self, names: tuple[str, ...]) -> None:
+        if "telemetry" in names:
+            self._telemetry = Live(dict, nothing, lambda _: True, quiet=self._quiet)
+            self._telemetry.start()
+        if "history" in names:
+            history = History(database_url("", self._folder))
+            self._history = Projecting(
+                self._url, self.node.keys, history, lambda: self.node.shards, self.counters, self._quiet
+            )
+            await self._history.start()
+            await self._caught_up()  # what was said while it was off is no part of this
+
+    async def switch_off(self) -> None:
+        """After all of it is done, so that nothing runs on into turns without."""
+        if self._history is not None:
+            await self._caught_up()
+            await self._history.stop()
+        if self._telemetry is not None:
+            await self._telemetry.close()
+        self._telemetry = self._history = None
+
+    async def _caught_up(self) -> None:
+        """Return when the published positions are where the feeds end."""
+        async with connect(self._url) as redis:
+            while True:
+                end = await ends(redis, self.node.keys, set(range(self.node.keys.shards)))
+                there = await published(redis, self.node.keys, end)
+                if all(there[number].get(NAME, 0) == position.seq for number, position in end.items()):
+                    return
+                await asyncio.sleep(0.02)
+
+    async def converse(self) -> list[float]:
+        """A round of conversations; how many milliseconds passed from each final to the first audio of the answer."""
+        calls = [await self._call() for _ in range(CALLS)]
+        took = []
+        for number in range(WARM_UP + ROUND):
+            self._marks.at.clear()
+            started = time.perf_counter_ns()
+            self.node.report(SttFinal(session_id=calls[number % CALLS], text="hello"))
+            await self._is_reached()
+            took.append((self._marks.at["first audio"] - started) / 1e6)
+            await asyncio.sleep(PAUSE_S)
+        if self._telemetry is not None:
+            await self._telemetry.page()
+        for session_id in calls:
+            self.node.report(SessionCloseRequested(session_id=session_id, reason="goodbye"))
+            await self._is_reached()
+        return took[WARM_UP:]
+
+    async def _call(self) -> str:
+        live = self.node.open_session(StubClient())
+        await self._is_reached()
+        live.handler = StubHandler(self._marks)  # type: ignore[assignment]
+        self.node.report(HandlerAttached(session_id=live.session_id, handler_id="fastrtc_bench"))
+        return live.session_id
+
+    async def _is_reached(self) -> None:
+        await self._reached.wait()
+        self._reached.clear()
+
+
+def collect(port: Connection) -> None:
+    """Take whatever is posted, and keep nothing."""
+
+    class Taker(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Taker)
+    port.send(server.server_port)
+    server.serve_forever()
+
+
+async def nothing(_: str) -> list[Event]:
+    return []
+
+
+async def main(turns: int, names: tuple[str, ...]) -> None:
+    here, there = multiprocessing.Pipe()
+    collector = multiprocessing.Process(target=collect, args=(there,), daemon=True)
+    collector.start()
+    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{here.recv()}"
+    took: dict[bool, list[float]] = {True: [], False: []}
+    with tempfile.TemporaryDirectory() as name:
+        async with EmbeddedRedis(Path(name)) as url:
+            bench = Bench(url, Path(name))
+            await bench.node.start()
+            for number in range(2 * turns // ROUND):
+                is_on = number % 2 == 1
+                if is_on:
+                    await bench.switch_on(names)
+                gc.collect()
+                gc.freeze()  # as the service does when it has started (app.py): else one collection is the p95
+                took[is_on] += await bench.converse()
+                if is_on:
+                    await bench.switch_off()
+            await bench.node.stop()
+            assert "history" not in names or bench.counters["projected"], "it was on"
+    collector.terminate()
+    collector.join()
+    print(f"{len(took[True])} turns with {' and '.join(names)}, as many without, STT_FINAL appended → first audio:")
+    for is_on, words in ((True, "on"), (False, "off")):
+        print(f"  {words:4} {figures(took[is_on])}")
+    p50, p95 = (quantile(took[True], part) / quantile(took[False], part) for part in (0.5, 0.95))
+    print(f"  on / off: p50 {p50:.2f}  p95 {p95:.2f} (goal 1.10)")
+
+
+if __name__ == "__main__":
+    run_loop(main(int(sys.argv[1]) if len(sys.argv) > 1 else 600, tuple(sys.argv[2:]) or EVERY))
