@@ -137,6 +137,7 @@ class Call:
         if live.client is not self._client:
             return  # another connection serves the session by now
         live.client = None  # at once: the client may be back while the handler is still being closed
+        live.call_follows = live.handler is not None
         if live.handler is not None:
             await self._detach(live.handler.handler_id)
         if live.state.phase != "ENDED":

@@ -125,7 +125,7 @@ class LiveSession:
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     """Work that must be awaited before the shard is given up: cancelled stages winding up, connections closing."""
     call_follows: bool = False
-    """The user was in a call with the owner before; the client comes back first, and its call after it."""
+    """The user was in a call when the connection was lost; the client comes back first, and its call after it."""
     _client: Client | None = field(default=None, init=False)
     _handler: Handler | None = field(default=None, init=False)
     _somebody: asyncio.Event = field(default_factory=asyncio.Event, init=False)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from events.derived import TurnStarted
-from events.inputs import ClientDisconnected, SessionCloseRequested, SessionOpened
+from events.inputs import ClientDisconnected, SessionCloseRequested, SessionOpened, TtsComplete
 from orchestrator.gateway.messages import LogLine
 from orchestrator.runtime.live import LiveSession
 from orchestrator.session.policy import Policy
@@ -16,7 +16,7 @@ from tests.gateway.conftest import Serve
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
-from tests.runtime.support import PATIENCE_S, a_session_on, soon
+from tests.runtime.support import PATIENCE_S, StubHandler, a_session_on, soon
 
 Connect = Callable[..., Awaitable[Talker]]
 
@@ -112,6 +112,26 @@ async def test_an_answer_that_nobody_was_there_for_is_shown_to_the_client_that_c
     replies = [(message["text"], message["turn"]) for message in back.heard if message["type"] == "reply"]
     assert replies == [("You said hello.", 1)]
     assert back.kinds()[:3] == ["session", "phase", "reply"]
+
+
+async def test_an_answer_waits_for_the_call_of_a_client_that_was_in_one(call: Connect, service: Service) -> None:
+    """It came while nobody was there. The client is back first; the answer is spoken in the call that follows."""
+    service.running.stubs.hold("answer")
+    client = await call()
+    session = await client.listening()
+    live = service.running.node.session(session["session_id"])
+    assert live is not None
+    live.handler = StubHandler()
+    await client.say("text", text="hello")
+    await client.until("phase", phase="THINKING")
+    await client.socket.close()
+    await service.running.watch.event(session["session_id"], ClientDisconnected)
+    service.running.stubs.release("answer")
+    await service.running.watch.phase(session["session_id"], "SPEAKING")
+    back = await call(session_id=session["session_id"], resume_token=session["resume_token"])
+    await back.until("reply")
+    live.handler = StubHandler()
+    await service.running.watch.event(session["session_id"], TtsComplete)
 
 
 async def test_typed_words_with_an_id_count_once_however_often_they_come(call: Connect, service: Service) -> None:
