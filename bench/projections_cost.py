@@ -145,7 +145,7 @@ def collect(port: Connection) -> None:
     server.serve_forever()
 
 
-async def nothing(_: str) -> list[Event]:
+async def nothing(_: str, __: int) -> list[Event]:
     return []
 
 

@@ -42,6 +42,9 @@ from projections.registry import METRICS
 
 logger = logging.getLogger(__name__)
 
+STEPS_READ = 16
+"""Of the log of a session that was taken over, for its trace: less than two milliseconds of decoding at a time."""
+
 RecognizerMode = Literal["domain", "phrases", "general"]
 
 
@@ -162,9 +165,9 @@ class Orchestrator:
     async def _metrics(self) -> web.Response:
         return web.Response(body=await self._telemetry.page(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def _log_of(self, session_id: str) -> list[Event]:
+    async def _log_of(self, session_id: str, first: int) -> list[Event]:
         try:
-            return await self.node.read_log(session_id)
+            return await self.node.read_log(session_id, first=first, most=STEPS_READ)
         except (LookupError, ValueError, RedisError, OSError) as error:
             logger.warning("no trace of %s: its log cannot be read: %s", session_id, error)
             return []

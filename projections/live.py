@@ -41,8 +41,8 @@ CLOSE_S = 2.0
 FORGET_S = 60.0
 SPOKEN = "http/protobuf"
 
-ReadLog = Callable[[str], Awaitable[list[Event]]]
-"""The committed events of a session, from its first one on; none: they cannot be read."""
+ReadLog = Callable[[str, int], Awaitable[list[Event]]]
+"""Some committed events of a session, from a version on; none: there are no more, or they cannot be read."""
 T = TypeVar("T")
 
 
@@ -86,6 +86,10 @@ class Live:
         self._spans: deque[Span] = deque()
         self._sessions: dict[str, SessionSpans | None] = {}
         """None: its log could not be read."""
+        self._behind: dict[str, tuple[int, int]] = {}
+        """Sessions whose logs are to be read; of each the versions that were told first and last since then."""
+        self._is_behind = asyncio.Event()
+        self._reading = asyncio.Lock()
         self._working = asyncio.Lock()
         self._is_taking = True
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,6 +97,7 @@ class Live:
     def start(self) -> None:
         """Begin the work, on this loop."""
         self._tasks.append(asyncio.create_task(self._work(), name="telemetry"))
+        self._tasks.append(asyncio.create_task(self._catch_up_all(), name="telemetry:logs"))
         if collector("METRICS"):
             self._tasks.append(asyncio.create_task(self._push_all(), name="telemetry:metrics"))
         if self._exporter is not None:
@@ -106,6 +111,7 @@ class Live:
         await self.work_off()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
+                await self.catch_up()
                 while self._spans and self._is_taking:
                     await self._export_some()
         if self._exporter is not None:
@@ -137,7 +143,7 @@ class Live:
                 some = [self._events.popleft() for _ in range(min(SLICE, len(self._events)))]
                 self._record(of_events(some))
                 for event in some:
-                    await self._tell(event)
+                    self._tell(event)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -158,45 +164,75 @@ class Live:
         for session_id in [name for name in self._sessions if name not in waiting and not self._lives_here(name)]:
             del self._sessions[session_id]
 
-    async def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event) -> None:
         """Fold one event; where a trace cannot go on, the others do."""
+        session_id = event.session_id
+        if session_id in self._behind:
+            self._behind[session_id] = self._behind[session_id][0], event.version
+            return
         try:
-            for span in await self._fold(event):
+            for span in self._fold(event):
                 self._record(of_span(span))
                 self._queue(span)
         except Exception:
-            logger.exception("no trace of %s from version %d on", event.session_id, event.version)
-            self._sessions[event.session_id] = None
-        if isinstance(event, SessionEnded):
-            self._sessions.pop(event.session_id, None)
+            logger.exception("no trace of %s from version %d on", session_id, event.version)
+            self._sessions[session_id] = None
+        if isinstance(event, SessionEnded) and session_id not in self._behind:
+            self._sessions.pop(session_id, None)
 
-    async def _fold(self, event: Event) -> list[Span]:
+    def _fold(self, event: Event) -> list[Span]:
         session_id = event.session_id
         if event.version == 1:
             self._sessions[session_id] = SessionSpans(event, self._layout, with_content=self._with_content)
-        elif not self._is_next(event):
-            self._sessions[session_id] = await self._catch_up(event)
+        elif session_id not in self._sessions or not _is_next(self._sessions[session_id], event):
+            self._behind[session_id] = event.version, event.version
+            self._is_behind.set()
+            return []
         session = self._sessions[session_id]
-        return [] if session is None else session.see(event)
+        return [] if session is None or event.version <= session.version else session.see(event)
 
-    def _is_next(self, event: Event) -> bool:
-        if event.session_id not in self._sessions:
-            return False
-        session = self._sessions[event.session_id]
-        return session is None or session.version + 1 == event.version
+    async def _catch_up_all(self) -> None:
+        while True:
+            await self._is_behind.wait()
+            self._is_behind.clear()
+            await self.catch_up()
 
-    async def _catch_up(self, event: Event) -> SessionSpans | None:
-        """A session that was taken over: its spans so far, from its log. They are exported once more, for nobody knows
-        which of them the old owner still exported; the same spans have the same ids. They are not measured again.
+    async def catch_up(self) -> None:
+        """Read, in their logs, what was not seen here of sessions that were taken over."""
+        async with self._reading:
+            while self._behind:
+                session_id, session, is_over = next(iter(self._behind)), None, False
+                try:
+                    session, is_over = await self._read_on(session_id)
+                except Exception:
+                    logger.exception("no trace of %s: its log cannot be read on", session_id)
+                del self._behind[session_id]
+                self._sessions[session_id] = session
+                if is_over:
+                    del self._sessions[session_id]
+
+    async def _read_on(self, session_id: str) -> tuple[SessionSpans | None, bool]:
+        """Its spans so far, and whether it has ended; None: the log says no more.
+
+        A little at a time: a log may be an hour long, and a node that dies leaves many. The spans are exported once
+        more, for nobody knows which of them the old owner still exported; the same spans have the same ids. What comes
+        before the first event that was told here is not measured again.
         """
-        past = [one for one in await self._read_log(event.session_id) if one.version < event.version]
-        if not past or past[-1].version + 1 != event.version:
-            return None
-        session = SessionSpans(past[0], self._layout, with_content=self._with_content)
-        for one in past:
-            for span in session.see(one):
-                self._queue(span)
-        return session
+        session, is_over = self._sessions.get(session_id), False
+        while session is None or session.version < self._behind[session_id][1]:
+            next_version = session.version + 1 if session else 1
+            page = [one for one in await self._read_log(session_id, next_version) if one.version >= next_version]
+            if not page or page[0].version != next_version:
+                return None, False
+            session = session or SessionSpans(page[0], self._layout, with_content=self._with_content)
+            for event in page:
+                for span in session.see(event):
+                    self._queue(span)
+                    if event.version >= self._behind[session_id][0]:
+                        self._record(of_span(span))
+                is_over = isinstance(event, SessionEnded)
+            await self._quiet.moment()
+        return session, is_over
 
     def _record(self, measured: Iterable[Measurement]) -> None:
         for one in measured:
@@ -243,6 +279,11 @@ class Live:
         if taken != self._is_taking:
             self._is_taking = taken
             logger.warning("the collector takes traces again" if taken else "the collector does not take traces")
+
+
+def _is_next(session: SessionSpans | None, event: Event) -> bool:
+    """Whether nothing is missing before it; what was read in the log already is not missed."""
+    return session is None or event.version <= session.version + 1
 
 
 def _in_a_thread(do: Callable[[], T]) -> "asyncio.Future[T]":

@@ -168,9 +168,11 @@ class Node:
         """Events of this process that wait for Redis."""
         return self._inbox.queued
 
-    async def read_log(self, session_id: str) -> list[Event]:
-        """The committed events of a session. Raises UnknownSessionError, BadEventError, RedisError."""
-        return await read_log(self._redis, self.keys, session_id)
+    async def read_log(self, session_id: str, *, first: int = 0, most: int | None = None) -> list[Event]:
+        """The committed events of a session: all, or those of so many steps from a version on. Raises
+        UnknownSessionError (also where there are none so late), BadEventError, RedisError.
+        """
+        return await read_log(self._redis, self.keys, session_id, first=first, most=most)
 
     def session(self, session_id: str) -> LiveSession | None:
         """A session that lives in this process."""

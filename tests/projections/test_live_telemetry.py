@@ -42,8 +42,8 @@ async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]
 def live(past: Iterable[Event] = (), layout: Layout = "session") -> Live:
     """Telemetry without a service; `past` is what the log of every session holds."""
 
-    async def read_log(_: str) -> list[Event]:
-        return list(past)
+    async def read_log(_: str, first: int) -> list[Event]:
+        return [event for event in past if event.version >= first][:7]
 
     return Live(dict, read_log, lambda _: True, layout=layout)
 
@@ -53,6 +53,8 @@ async def told(events: Iterable[Event], telemetry: Live) -> dict[tuple[str, str]
     telemetry.start()
     for event in events:
         telemetry.note(event)
+    await telemetry.work_off()
+    await telemetry.catch_up()
     page = await telemetry.page()
     await telemetry.close()
     return counted(page)
@@ -135,6 +137,40 @@ async def test_a_session_that_was_taken_over_has_its_whole_trace(collector: Coll
         assert sorted_bytes(collector.spans) == exported(events)
         ended = sum(isinstance(event, TurnEnded) for event in events[begin:])
         assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == ended
+
+
+async def test_what_is_told_while_a_log_is_read_is_found_in_it(collector: Collector) -> None:
+    """The other sessions are not kept waiting, and the trace is whole in the end."""
+    events, may_read, reads = events_in(CALL), asyncio.Event(), asyncio.Event()
+
+    async def read_log(_: str, first: int) -> list[Event]:
+        reads.set()
+        await may_read.wait()
+        return [event for event in events if event.version >= first][:7]
+
+    telemetry = Live(dict, read_log, lambda _: True)
+    telemetry.start()
+    telemetry.note(events[40])
+    await telemetry.work_off()
+    await reads.wait()
+    other = events_in(ROOT / "fixtures/normal_flow.jsonl")
+    for event in [*events[41:], *other]:
+        telemetry.note(event)
+    metrics = counted(await telemetry.page())
+    assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == turns(other)
+    may_read.set()
+    await telemetry.catch_up()
+    metrics = counted(await telemetry.page())
+    assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == turns(
+        [*other, *events[40:]]
+    )
+    await telemetry.close()
+    trace = trace_id(events[0].session_id).to_bytes(16)
+    assert sorted_bytes([span for span in collector.spans if span.trace_id == trace]) == exported(events)
+
+
+def turns(events: list[Event]) -> int:
+    return sum(isinstance(event, TurnEnded) for event in events)
 
 
 async def test_a_log_that_cannot_be_read_costs_the_trace_alone(collector: Collector) -> None:
