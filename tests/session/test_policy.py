@@ -1,5 +1,7 @@
 """Shows which policies there are: bounds, defaults that belong together, and what a session's first event records."""
 
+import pickle
+
 import pytest
 from pydantic import ValidationError
 
@@ -95,3 +97,9 @@ def test_a_policy_cannot_be_changed() -> None:
     """It holds for a whole session."""
     with pytest.raises(ValidationError, match="frozen"):
         Policy().filler.text = "x"
+
+
+def test_a_policy_that_was_put_away_is_the_same() -> None:
+    """A replay of many sessions pickles those of which it has not heard for long."""
+    policy = Policy.model_validate({"deadlines": {"tts_ms": 1}, "away": {"text": "Are you there?"}})
+    assert pickle.loads(pickle.dumps(policy)) == policy
