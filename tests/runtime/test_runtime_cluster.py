@@ -20,7 +20,7 @@ from tests.runtime.history_support import started as projecting_started
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_cluster import Cluster
 from tests.runtime.redis_cluster import Node as Server
-from tests.runtime.support import Running, Stubs, Watch, soon, soon_in_redis
+from tests.runtime.support import Running, StubClient, Stubs, Watch, soon, soon_in_redis
 
 KEYS = Keys(shards=12)
 
@@ -159,6 +159,10 @@ async def test_the_history_goes_on_through_the_loss_of_a_master(cluster: Cluster
     victim = await cluster.master_of(KEYS.log(live.session_id))
     await victim.kill()
     running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await running.watch.event(live.session_id, SessionResumed)
+    back = running.node.session(live.session_id)
+    assert back is not None
+    running.node.connect_client(back, StubClient("browser-2"))
     await running.watch.phase(live.session_id, "LISTENING", 2)
     await soon(lambda: len(running.node.shards) == KEYS.shards)
     talked.append(await talk(running))
