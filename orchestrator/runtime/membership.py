@@ -10,10 +10,12 @@ A node that gives something to another says so in a list of the other's own, on 
 pub/sub: whoever is busy for a moment finds the word when it looks again.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from redis.asyncio import Redis
@@ -25,6 +27,8 @@ from orchestrator.runtime.share import Member
 logger = logging.getLogger(__name__)
 
 BLOCK_S = 4
+CONNECT_S = 0.5
+_PORTS = {"http": 80, "https": 443}
 EXPIRES_MS = 50
 """A node renews its leases so soon after its sign of life, so they expire so soon after it is given up."""
 WORD_S = 5
@@ -70,6 +74,20 @@ class Membership:
         """After a look, until the next: a third of a lease; sooner where what a silent node had will be free sooner."""
         silent = (one.silent_ms for one in self.members if one.node != self.node)
         return min(self._lease_ms / 3, max(0, self._lease_ms - max(silent, default=0)) + EXPIRES_MS) / 1_000
+
+    async def answers(self, address: str) -> bool:
+        """As shows_life, and somebody accepts connections there: a process that was killed a moment ago does not."""
+        if not self.shows_life(address):
+            return False
+        url = urlsplit(address)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, writer = await asyncio.open_connection(url.hostname, url.port or _PORTS.get(url.scheme))
+        except (OSError, ValueError) as error:
+            logger.info("nobody answers at %s: %s", address, error or "it takes too long")
+            return False
+        writer.close()
+        return True
 
     def settled(self) -> list[Member]:
         """Who has been there for a lease: a node that comes and goes moves nothing."""

@@ -130,12 +130,12 @@ class Ownership:
 
     async def address(self, name: str) -> str | None:
         """Where its owner, or who will be in a moment, can be reached; None: nobody owns it, or we shall, or its owner
-        has shown no sign of life: it is probably dead, and will be followed by somebody who is not.
+        shows no sign of life or takes no connection: it is probably dead, and will be followed by one that is not.
         """
         if self.coming(name):
             return None
         address = await leases.address(self._redis, self._all[name], self._members.node)
-        return None if address and not self._members.shows_life(address) else address
+        return None if address and not await self._members.answers(address) else address
 
     async def something_taken(self, at_most_s: float) -> None:
         """Wait until something was taken, or for so long."""

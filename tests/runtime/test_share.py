@@ -1,5 +1,6 @@
 """Fair shares: they add up, they differ by one at most, and nobody gives what it would take back."""
 
+import asyncio
 from collections import Counter
 from typing import cast
 
@@ -88,6 +89,21 @@ def test_who_is_silent_is_looked_after_when_its_leases_expire(silent_ms: int, ne
     members = Membership(cast("Redis", None), Keys(), lease_ms=1_500)
     members.members = [Member(name, 0, silent, "", {}) for name, silent in (("node-2", 10), ("node-3", silent_ms))]
     assert round(members.next_look_s() * 1_000) == next_look_ms
+
+
+async def test_a_node_that_was_killed_a_moment_ago_is_no_place_to_go() -> None:
+    """Its last sign of life is young, but nobody accepts a connection there; so its clients are held until it has an
+    heir, and not sent to and fro.
+    """
+    members = Membership(cast("Redis", None), Keys(), lease_ms=2_000)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    members.members = [Member("node-2", 5_000, 10, address, {})]
+    assert await members.answers(address)
+    server.close()
+    await server.wait_closed()
+    assert not await members.answers(address)
+    assert not await members.answers("http://somewhere.else/")
 
 
 def test_without_members_there_is_no_share_and_no_heir() -> None:
