@@ -224,7 +224,9 @@ class Live:
             page = [one for one in await self._read_log(session_id, next_version) if one.version >= next_version]
             if not page or page[0].version != next_version:
                 return None, False
-            session = session or SessionSpans(page[0], self._layout, with_content=self._with_content)
+            if session is None:  # kept at once: whoever is cancelled in the middle of it goes on from there
+                session = SessionSpans(page[0], self._layout, with_content=self._with_content)
+                self._sessions[session_id] = session
             for event in page:
                 for span in session.see(event):
                     self._queue(span)
