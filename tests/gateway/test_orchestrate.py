@@ -94,20 +94,28 @@ async def test_a_client_that_lost_its_connection_comes_back(call: Connect, servi
     await back.until("reply", text="You said I am back.")
 
 
-async def test_an_answer_that_nobody_was_there_for_is_shown_to_the_client_that_comes_back(
-    call: Connect, service: Service
-) -> None:
-    """It was committed while the client was away: it waits, and is told after the phase."""
+async def answered_while_away(call: Connect, service: Service, handler: StubHandler | None = None) -> Talker:
+    """The client has come back; its connection broke before the answer was there. `handler`: it was in a call."""
     service.running.stubs.hold("answer")
     client = await call()
     session = await client.listening()
+    live = service.running.node.session(session["session_id"])
+    assert live is not None
+    live.handler = handler
     await client.say("text", text="hello")
     await client.until("phase", phase="THINKING")
     await client.socket.close()
     await service.running.watch.event(session["session_id"], ClientDisconnected)
     service.running.stubs.release("answer")
     await service.running.watch.phase(session["session_id"], "SPEAKING")
-    back = await call(session_id=session["session_id"], resume_token=session["resume_token"])
+    return await call(session_id=session["session_id"], resume_token=session["resume_token"])
+
+
+async def test_an_answer_that_nobody_was_there_for_is_shown_to_the_client_that_comes_back(
+    call: Connect, service: Service
+) -> None:
+    """It was committed while the client was away: it waits, and is told after the phase."""
+    back = await answered_while_away(call, service)
     await back.until("phase", phase="LISTENING", reason="playback_done")
     replies = [(message["text"], message["turn"]) for message in back.heard if message["type"] == "reply"]
     assert replies == [("You said hello.", 1)]
@@ -116,22 +124,11 @@ async def test_an_answer_that_nobody_was_there_for_is_shown_to_the_client_that_c
 
 async def test_an_answer_waits_for_the_call_of_a_client_that_was_in_one(call: Connect, service: Service) -> None:
     """It came while nobody was there. The client is back first; the answer is spoken in the call that follows."""
-    service.running.stubs.hold("answer")
-    client = await call()
-    session = await client.listening()
-    live = service.running.node.session(session["session_id"])
-    assert live is not None
-    live.handler = StubHandler()
-    await client.say("text", text="hello")
-    await client.until("phase", phase="THINKING")
-    await client.socket.close()
-    await service.running.watch.event(session["session_id"], ClientDisconnected)
-    service.running.stubs.release("answer")
-    await service.running.watch.phase(session["session_id"], "SPEAKING")
-    back = await call(session_id=session["session_id"], resume_token=session["resume_token"])
+    back = await answered_while_away(call, service, StubHandler())
     await back.until("reply")
+    (live,) = service.running.node.sessions
     live.handler = StubHandler()
-    await service.running.watch.event(session["session_id"], TtsComplete)
+    await service.running.watch.event(live.session_id, TtsComplete)
 
 
 async def test_typed_words_with_an_id_count_once_however_often_they_come(call: Connect, service: Service) -> None:
