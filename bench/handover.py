@@ -18,7 +18,7 @@ from events.inputs import SessionOpened, SessionResumed, SttFinal
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
 from orchestrator.session import REDUCER_VERSION

@@ -63,7 +63,7 @@ async def throughput(url: str, folder: Path, events: int) -> None:
     total = await fill(url, keys, events)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     history = History(database_url("", folder))
-    everything: dict[int, object] = dict.fromkeys(range(keys.shards), "bench")
+    everything = dict.fromkeys(range(keys.shards), "bench")
     projecting = Projecting(url, keys, history, lambda: everything, counters)
     wall, cpu = time.perf_counter(), time.process_time()
     await projecting.start()

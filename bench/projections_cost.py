@@ -26,13 +26,13 @@ from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.history import HistoryKeeper
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
-from orchestrator.runtime.projecting import Projecting
 from orchestrator.runtime.reconcile import ends
-from projections.history.store import History, database_url
-from projections.live import Live
+from projections.history.store import database_url
 from projections.quiet import Quiet
+from projections.telemetry import Telemetry
 
 CALLS = 20
 """At the same time; each has a turn a second at most."""
@@ -52,8 +52,8 @@ class Bench:
         self._marks = Marks()
         self._reached = asyncio.Event()
         self._quiet = Quiet()
-        self._telemetry: Live | None = None
-        self._history: Projecting | None = None
+        self._telemetry: Telemetry | None = None
+        self._history: HistoryKeeper | None = None
         self.counters = Counters()
         stubs = Stubs(self._marks)
         self.node = Node(url, Services(stubs, stubs, stubs, stubs), observer=self._observe)  # type: ignore[arg-type]
@@ -65,14 +65,16 @@ class Bench:
         if isinstance(event, StateChanged) and event.to_phase in ("LISTENING", "ENDED"):
             self._reached.set()
 
+    def _owned(self) -> dict[int, str]:
+        return {number: shard.lease.token for number, shard in self.node.shards.items()}
+
     async def switch_on(self, names: tuple[str, ...]) -> None:
         if "telemetry" in names:
-            self._telemetry = Live(dict, nothing, lambda _: True, quiet=self._quiet)
+            self._telemetry = Telemetry(dict, nothing, lambda _: True, quiet=self._quiet)
             self._telemetry.start()
         if "history" in names:
-            history = History(database_url("", self._folder))
-            self._history = Projecting(
-                self._url, self.node.keys, history, lambda: self.node.shards, self.counters, self._quiet
+            self._history = HistoryKeeper(
+                self._url, self.node.keys, database_url("", self._folder), self._owned, self.counters
             )
             await self._history.start()
             await self._caught_up()  # what was said while it was off is no part of this

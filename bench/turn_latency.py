@@ -22,7 +22,7 @@ from events.inputs import HandlerAttached, IntentResolved, RagAnswered, SttFinal
 from orchestrator.runtime.connection import connect
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
 

@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 from aiohttp import web
 from redis.exceptions import RedisError
+from sqlalchemy.engine import URL
 
 from events.envelope import Event
 from orchestrator.gateway.server import Gateway
@@ -17,9 +18,9 @@ from orchestrator.media.settings import MediaSettings
 from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.history import HistoryKeeper
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
-from orchestrator.runtime.projecting import Projecting
 from orchestrator.services.http_clients import HttpAnswer, HttpIntent, open_session
 from orchestrator.services.http_speech import HttpTextToSpeech
 from orchestrator.services.ports import SpeechToTextPort
@@ -35,10 +36,10 @@ from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 from projections.golden_log import GoldenLog
 from projections.history.store import BadDatabaseError, History, database_url
-from projections.live import Live
 from projections.meters import CONTENT_TYPE
 from projections.quiet import Quiet
 from projections.registry import METRICS
+from projections.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Orchestrator:
         self._golden = GoldenLog()
         self._masked = None if self.settings.is_private else GoldenLog(mask=True)
         self._stack = AsyncExitStack()
-        self._projecting: Projecting | None = None
+        self._history: HistoryKeeper | None = None
         self._quiet = Quiet()
 
     async def __aenter__(self) -> "Orchestrator":
@@ -91,12 +92,12 @@ class Orchestrator:
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
-        history = _open_history(settings)
+        database = _database(settings)
         policy = await asyncio.to_thread(_read_policy, settings)
         services = await self._fill_ports()
         self.redis_url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
         self.node = Node(self.redis_url, services, observer=self._committed, policy=policy)
-        self._telemetry = telemetry = Live(
+        self._telemetry = telemetry = Telemetry(
             self._present,
             self._log_of,
             lambda session_id: self.node.session(session_id) is not None,
@@ -118,18 +119,22 @@ class Orchestrator:
         await self._listen(gateway.app())
         self.node.address = settings.address or ("" if settings.is_everywhere else self.url)  # known only now
         await self.node.start()
-        await self._project(history)
+        await self._keep_history(database)
         stack.push_async_callback(self.node.drain)  # first of all, while we can still tell clients where to go
         gc.collect()
         gc.freeze()  # what is there now stays: collecting it again and again would cost calls some milliseconds
 
-    async def _project(self, history: History) -> None:
+    async def _keep_history(self, database: URL) -> None:
         node = self.node
-        self._projecting = Projecting(
-            self.redis_url, node.keys, history, lambda: node.shards, node.counters, self._quiet
+        self._history = HistoryKeeper(
+            self.redis_url,
+            node.keys,
+            database,
+            lambda: {number: shard.lease.token for number, shard in node.shards.items()},
+            node.counters,
         )
-        self._stack.push_async_callback(self._projecting.stop)
-        await self._projecting.start()
+        self._stack.push_async_callback(self._history.stop)
+        await self._history.start()
 
     async def _listen(self, app: web.Application) -> None:
         runner = web.AppRunner(app, shutdown_timeout=5.0)
@@ -158,7 +163,7 @@ class Orchestrator:
             "orch.session.active": len(node.sessions),
             "orch.shard.owned": len(node.shards),
             "orch.inbox.queued": node.queued,
-            "orch.history.lag": self._projecting.lag_s if self._projecting else 0,
+            "orch.history.lag": self._history.lag_s if self._history else 0,
             **counted,
         }
 
@@ -209,10 +214,10 @@ class Orchestrator:
         return await self._stack.enter_async_context(SphinxRecognition(content.phrases(), mode=mode))
 
 
-def _open_history(settings: Settings) -> History:
-    """The database itself is opened later: a service whose database is away takes calls."""
+def _database(settings: Settings) -> URL:
+    """Where the history is kept. The process that keeps it opens it: a service whose database is away takes calls."""
     try:
-        return History(database_url(settings.sql_url, settings.data_dir))
+        return History(database_url(settings.sql_url, settings.data_dir)).url  # made, to know that there is a driver
     except BadDatabaseError as error:
         raise SettingsError(f"ORCH_SQL_URL: {error}") from error
 

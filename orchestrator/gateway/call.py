@@ -11,7 +11,7 @@ from orchestrator.gateway.client import WebSocketClient, event_id_of
 from orchestrator.media.handler import MediaHandler, OfferRefused
 from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.effects import Services
-from orchestrator.runtime.live import Handler, LiveSession
+from orchestrator.runtime.live_session import Handler, LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.services.ports import ServiceError
 

@@ -14,7 +14,7 @@ from orchestrator.gateway.messages import MAX_MESSAGE_BYTES, CloseCode, SessionR
 from orchestrator.gateway.rate import RateLimit
 from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.effects import Services
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import DELAYED, Node, NotReadyError
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from functools import partial
 from events.derived import CommandIssued
 from events.envelope import Input
 from events.inputs import IntentResolved, RagAnswered, ServiceFailed
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.speech import speak
 from orchestrator.services.ports import (
     AnswerPort,

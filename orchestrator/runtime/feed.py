@@ -117,7 +117,7 @@ class Feed:
         await self._stopped.wait()
 
     async def _rest(self) -> None:
-        """Until all feeds are read again: who waits for the next pointer is woken in the midst of the turn it is of."""
+        """Until all feeds are read again: who waits for the next pointer is woken by each step, and writes it alone."""
         now = asyncio.get_running_loop().time()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(now - now % READ_EVERY_S + READ_EVERY_S):

@@ -8,7 +8,6 @@ that came back without its last writes gets those again that it had accepted fro
 import asyncio
 import contextlib
 import logging
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from redis.exceptions import RedisError
 
 from events.codec import encode
 from events.envelope import Input
+from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.connection import pause_s, wire
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.second_life import Accepted
@@ -32,11 +32,6 @@ STALL_S = 1.0
 """What could not be appended for so long is a stall: callers are told that they wait."""
 MOST_QUEUED = 20_000
 """Events, some 10 MB: what twenty calls say in half a minute. Then those who say so much are sent away."""
-
-
-def now_us() -> int:
-    """Wall-clock time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class Inbox:

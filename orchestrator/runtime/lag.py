@@ -5,8 +5,8 @@ It is asked by whoever shows metrics, not told by the task that projects: that m
 
 from collections.abc import Iterable, Mapping
 
+from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.feed import Feed
-from orchestrator.runtime.inbox import now_us
 
 
 class Lag:

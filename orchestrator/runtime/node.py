@@ -23,7 +23,7 @@ from orchestrator.runtime.inbox import MOST_QUEUED, Inbox
 from orchestrator.runtime.ingress import Ingress
 from orchestrator.runtime.keys import INGRESSES, Keys
 from orchestrator.runtime.lease import Lease
-from orchestrator.runtime.live import Client, LiveSession
+from orchestrator.runtime.live_session import Client, LiveSession
 from orchestrator.runtime.logs import read_log
 from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.owned import Means, Owned

@@ -32,6 +32,8 @@ ROUNDS_TO_GIVE = 16
 
 Servers = Callable[[str], str]
 """The run id of the server that has a key; empty: unknown."""
+Gift = tuple[list[str], Member]
+"""What goes to whom."""
 Build = Callable[[Lease, str], Owned]
 """Makes what runs under a lease; the second argument is the run id of the server."""
 
@@ -105,7 +107,10 @@ class Ownership:
                     others = await self._members.leave()
             except (TimeoutError, RedisError, OSError) as error:
                 logger.warning("leaving without telling the other nodes: %s", error or "Redis does not answer")
-        for names, heir in self._bequeath(others):
+        busy, idle = self._bequeath(others)
+        handed = [self._leave(names, reason, heir) for names, heir in busy]
+        await asyncio.gather(*(one.wait() for one in handed))  # then an heir has begun with them, before all others
+        for names, heir in idle:
             self._leave(names, reason, heir)
         self._leave(list(self.running), reason)
         await asyncio.gather(*(task for _, task in self._leaving.values()))
@@ -234,18 +239,21 @@ class Ownership:
         mine = [(one.owner.calls, name) for name, one in self.running.items() if one.owner.lease.what.kind == kind]
         return [name for _, name in sorted(mine)]
 
-    def _bequeath(self, others: list[Member]) -> list[tuple[list[str], Member]]:
-        """Who gets what when this node goes: calls are dealt out evenly, and none waits for the end of another."""
-        moves: list[tuple[list[str], Member]] = []
-        idle: dict[str, tuple[list[str], Member]] = {}
+    def _bequeath(self, others: list[Member]) -> tuple[list[Gift], list[Gift]]:
+        """Who gets what when this node goes: first what somebody waits for, then the rest.
+
+        Calls are dealt out evenly, and none waits for the end of another.
+        """
+        busy: list[Gift] = []
+        idle: dict[str, Gift] = {}
         for kind, total in self._total.items():
             names = self._fewest_calls_first(kind)
             for name, heir in zip(names, heirs(len(names), kind, total, others), strict=False):
-                if self.running[name].owner.calls:
-                    moves.append(([name], heir))
+                if self.running[name].owner.calls or kind == "ingress":
+                    busy.append(([name], heir))
                 else:
                     idle.setdefault(heir.node, ([], heir))[0].append(name)
-        return moves + list(idle.values())
+        return busy, list(idle.values())
 
     async def _take_offered(self, servers: Servers) -> None:
         while self._offered and not self.draining:
@@ -271,16 +279,18 @@ class Ownership:
     async def _take(self, wanted: list[Ownable], servers: Servers) -> int:
         """How many of them are ours now."""
         got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
-        outcomes = await asyncio.gather(
-            *(self._run(lease, servers(lease.what.lease)) for lease in got), return_exceptions=True
-        )
-        for lease, outcome in zip(got, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                ours = None if isinstance(outcome, RedisError | OSError) else outcome
-                logger.error("%s could not be taken over: %s", lease.what.name, outcome, exc_info=ours)
-                self._leave([lease.what.name], MOVES)
-        self._taken.set()
-        self._taken.clear()
+        waited_for = [lease for lease in got if lease.sessions]
+        for some in (waited_for, [lease for lease in got if not lease.sessions]):
+            outcomes = await asyncio.gather(
+                *(self._run(lease, servers(lease.what.lease)) for lease in some), return_exceptions=True
+            )
+            for lease, outcome in zip(some, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    ours = None if isinstance(outcome, RedisError | OSError) else outcome
+                    logger.error("%s could not be taken over: %s", lease.what.name, outcome, exc_info=ours)
+                    self._leave([lease.what.name], MOVES)
+            self._taken.set()
+            self._taken.clear()
         return len(got)
 
     async def _run(self, lease: Lease, server: str) -> None:
@@ -291,23 +301,30 @@ class Ownership:
         holding.begun = True
         await subscription.start()
 
-    def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> None:
-        """Give up in the background: what takes its time must not cost the leases that are kept."""
+    def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> asyncio.Event:
+        """Give up in the background: what takes its time must not cost the leases that are kept. The event is set when
+        others may take it.
+        """
+        released = asyncio.Event()
         if not names:
-            return
+            released.set()
+            return released
         given_up = [self.running.pop(name) for name in names]
         for holding in given_up:
             holding.owner.lost.set()
-        task = asyncio.create_task(self._give_up(given_up, reason, heir), name="giving up")
+        task = asyncio.create_task(self._give_up(given_up, reason, heir, released), name="giving up")
         self._leaving |= {name: (holding, task) for name, holding in zip(names, given_up, strict=True)}
         task.add_done_callback(lambda _: self._left(names))
+        return released
 
     def _left(self, names: list[str]) -> None:
         for name in names:
             del self._leaving[name]
         self.wake.set()
 
-    async def _give_up(self, given_up: list[Holding], reason: str, heir: Member | None) -> None:
+    async def _give_up(
+        self, given_up: list[Holding], reason: str, heir: Member | None, released: asyncio.Event
+    ) -> None:
         """Stop reading, cancel and await what was started, only then let others take it; at last, send clients there.
 
         A client that is slow to hang up keeps nobody waiting: what it still says goes to the new owner.
@@ -322,6 +339,8 @@ class Ownership:
                 await self._members.tell(heir.node, [lease.what.name for lease in held])
         except (RedisError, OSError) as error:
             logger.warning("leases could not be released (%s); they expire", error)
+        finally:
+            released.set()
         await _all_of(holding.owner.send_away(reason, address) for holding in given_up)
 
 

@@ -1,7 +1,7 @@
-"""Keeping the history: the feeds of the shards that this node owns, folded into SQL in small batches.
+"""Keeping the history: the feeds of the shards that are this node's, folded into SQL in batches.
 
-It never slows a call: one task of its own, which gives way after every few events, reads no further than it has
-written, and begins again from what is written whenever something fails, after a pause that grows.
+One task, in a process of its own (history_process.py). It reads no further than it has written, and begins again from
+what is written whenever something fails, after a pause that grows.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from redis.exceptions import RedisError
 
 from events.codec import BadEventError
 from orchestrator.runtime.archiver import NAME
+from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.connection import connect, run_all
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.dead_letters import DeadLetters
 from orchestrator.runtime.feed import Feed, Pointer
-from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lag import Lag
 from orchestrator.runtime.pointed import by_session, read_logs
@@ -28,7 +28,6 @@ from orchestrator.runtime.reconcile import reconcile, resync
 from orchestrator.runtime.subscribers import BATCH, broker
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
 from projections.history.store import History, HistoryError, Move, Position, PositionMovedError
-from projections.quiet import Quiet
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +36,6 @@ GATHER_S = 0.1
 MOST = 256
 """Pointers in one transaction; a backlog is written in transactions of so many, without a pause."""
 LOOK_S = 0.5
-GIVE_WAY = 16
-"""Events are folded at a time, which is less than half a millisecond."""
 KNOWN = 2_000
 """Sessions kept in memory; others are read back from SQL."""
 CAREFUL = 64
@@ -46,8 +43,8 @@ CAREFUL = 64
 
 _FAILURES = (RedisError, OSError, HistoryError, BadEventError, GapError, PositionMovedError)
 
-Owned = Callable[[], Mapping[int, object]]
-"""Shard → what it is owned by now: another object is another acquisition."""
+Owned = Callable[[], Mapping[int, str]]
+"""Shard → under which token it is owned now: another token is another acquisition."""
 
 
 @dataclass(slots=True)
@@ -71,24 +68,15 @@ class _Pause:
 class Projecting:
     """Projects what is owned, for as long as it runs."""
 
-    def __init__(
-        self,
-        redis_url: str,
-        keys: Keys,
-        history: History,
-        owned: Owned,
-        counters: Counters,
-        quiet: Quiet | None = None,
-    ) -> None:
+    def __init__(self, redis_url: str, keys: Keys, history: History, owned: Owned, counters: Counters) -> None:
         self._keys = keys
         self._history = history
         self._owned = owned
         self._counters = counters
-        self._quiet = quiet or Quiet()
         self._redis = connect(redis_url)
         self._broker = broker(redis_url, keys.shards + 8)
         self._dead_letters = DeadLetters(self._redis, keys, history)
-        self._feeds: dict[int, tuple[Feed, object]] = {}
+        self._feeds: dict[int, tuple[Feed, str]] = {}
         self._forked: set[int] = set()
         """Shards whose logs must be compared before their feeds are read again."""
         self._pauses: dict[int, _Pause] = {}
@@ -97,9 +85,6 @@ class Projecting:
         self._lag = Lag()
         self._offered = asyncio.Event()
         self._next_look = 0.0
-        self._hurries = False
-        self._folded = 0
-        """Events since others were given way."""
         self._careful = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -158,7 +143,7 @@ class Projecting:
     async def _look(self, now: float) -> None:
         """Leave what is not ours any more or cannot be read on; begin with what is."""
         owned = dict(self._owned())
-        over = [n for n, (feed, owner) in self._feeds.items() if owned.get(n) is not owner or not feed.running]
+        over = [n for n, (feed, owner) in self._feeds.items() if owned.get(n) != owner or not feed.running]
         for number in over:
             feed = self._feeds[number][0]
             if feed.is_fork:
@@ -170,7 +155,7 @@ class Projecting:
         if new:
             await self._begin(new)
 
-    async def _begin(self, new: Mapping[int, object]) -> None:
+    async def _begin(self, new: Mapping[int, str]) -> None:
         if forked := self._forked & new.keys():
             try:
                 await self._resync(forked)
@@ -219,7 +204,6 @@ class Projecting:
                     await self._offered.wait()
         waiting = [len(feed.pointers) for feed in self._waiting]
         is_backlog = max(waiting, default=0) >= BATCH or sum(waiting) >= MOST
-        self._hurries = is_backlog
         if waiting and not is_backlog:
             await asyncio.sleep(GATHER_S)
 
@@ -258,7 +242,6 @@ class Projecting:
     async def _commit(self, batches: list[_Batch]) -> None:
         if not batches:
             return
-        await self._give_way()
         together, anew = Changes(), []
         for batch in batches:
             together.add(batch.changes)
@@ -309,7 +292,6 @@ class Projecting:
         """Fold what each feed has in hand; one that cannot be folded fails alone."""
         wanted = {pointer.session_id for feed in feeds for pointer in feed.pointers}
         self._known |= await self._history.load(sorted(wanted - self._known.keys()))
-        await self._give_way()
         try:
             entries = await read_logs(self._redis, self._keys, feeds)
         except (RedisError, OSError) as error:
@@ -354,18 +336,10 @@ class Projecting:
         try:
             for step in steps(lines):
                 history.take(step, changes)
-                self._folded += len(step)
-                if self._folded >= GIVE_WAY:
-                    await self._give_way()
         except GapError:
             self._known.pop(session_id)
             return None
         return changes
-
-    async def _give_way(self) -> None:
-        """To calls; with a backlog, to what is waiting just now."""
-        self._folded = 0
-        await (asyncio.sleep(0) if self._hurries else self._quiet.moment())
 
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]

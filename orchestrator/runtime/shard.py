@@ -12,11 +12,11 @@ from events.codec import BadEventError, decode_input, encode
 from events.derived import EventRejected
 from events.envelope import Event, Input
 from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
+from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.commit import Move, position
 from orchestrator.runtime.effects import Effects
-from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.lease import Lease
-from orchestrator.runtime.live import END_S, LiveSession
+from orchestrator.runtime.live_session import END_S, LiveSession
 from orchestrator.runtime.owned import Means, Owned
 from orchestrator.runtime.rebuild import rebuild
 from orchestrator.runtime.second_life import Committed

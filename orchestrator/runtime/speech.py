@@ -8,7 +8,7 @@ from typing import Any
 from events.derived import CommandIssued
 from events.envelope import Input
 from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, SpokenWord, TtsChunkReady, TtsComplete
-from orchestrator.runtime.live import Handler, LiveSession
+from orchestrator.runtime.live_session import Handler, LiveSession
 from orchestrator.services.ports import SpeechChunk
 from orchestrator.session.commands import PlayFiller, Speak
 

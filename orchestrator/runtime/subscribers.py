@@ -91,6 +91,7 @@ def broker(url: str, max_connections: int) -> RedisBroker:
     return kind(
         plain(url),
         apply_types=False,
+        serializer=cast("Any", None),  # a model of each handler's arguments, half a millisecond of work, for nothing
         logger=cast("Any", None),
         graceful_timeout=2.0,
         max_connections=max_connections,

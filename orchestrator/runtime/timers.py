@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from events.derived import CommandIssued
 from events.inputs import TimerFired
-from orchestrator.runtime.inbox import now_us
+from orchestrator.runtime.clock import now_us
 
 
 class Timers:

@@ -11,6 +11,7 @@ from typing import Self
 from redis.asyncio import Redis
 
 from events.envelope import Event
+from events.inputs import PlaybackProgress
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import read_log
 from tests.calls.roaming import RoamingCaller
@@ -82,6 +83,15 @@ class Moving:
         except TimeoutError:
             told = [(round(at_s - self.gone_s, 2), message) for at_s, message in self.caller.messages]
             raise AssertionError(f"the rest was not heard; told since: {[one for one in told if one[0] > 0]}") from None
+
+    async def confirmed(self) -> None:
+        """Return when a part of what the agent says was heard, by its log."""
+
+        async def there() -> bool:
+            log = await read_log(self.redis, Keys(), self.caller.session_id)
+            return any(isinstance(event, PlaybackProgress) and event.position_ms for event in log)
+
+        await soon_in_redis(there)
 
     async def log(self) -> list[Event]:
         """What was committed of it, which obeys the laws."""

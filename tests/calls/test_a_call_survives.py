@@ -3,7 +3,6 @@
 Two services share a Redis. How long it takes is measured by `python -m tests.chaos --only calls`.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,7 +26,7 @@ async def test_the_rest_of_an_answer_is_heard_after_its_process_was_killed(movin
     """kill -9 while the agent speaks: it goes on where it was, to its end."""
     await moving.asked("what can you do")
     await moving.caller.peer.hears_agent(within_s=10)
-    await asyncio.sleep(0.5)  # a part of it is heard, and confirmed
+    await moving.confirmed()
     await moving.kill_the_owner()
     await moving.heard_to_its_end()
     log = await moving.log()

@@ -79,7 +79,8 @@ class Caller:
         async with socket:
             self.connections += 1
             async for message in socket:
-                self._hear(message.json(), address)
+                if message.type is aiohttp.WSMsgType.TEXT:  # else a connection that was lost
+                    self._hear(message.json(), address)
         if socket.close_code in FINAL_CODES:
             self.over = self.over or f"closed with {socket.close_code}"
         elif socket.close_code == FORGOTTEN and self._listening.is_set():

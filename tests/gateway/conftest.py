@@ -10,7 +10,7 @@ from aiohttp import web
 from events.envelope import Event
 from orchestrator.gateway.server import Gateway
 from orchestrator.media.settings import MediaSettings
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from projections.golden_log import GoldenLog
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import MakeNode, make_node, place  # noqa: F401 - fixtures

@@ -10,7 +10,7 @@ import pytest
 from events.derived import TurnStarted
 from events.inputs import ClientDisconnected, SessionCloseRequested, SessionOpened, TtsComplete
 from orchestrator.gateway.messages import LogLine
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.session.policy import Policy
 from tests.gateway.conftest import Serve
 from tests.gateway.talker import Service, Talker

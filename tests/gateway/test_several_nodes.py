@@ -12,7 +12,7 @@ from events.envelope import Event
 from events.inputs import SessionResumed
 from orchestrator.gateway.server import Gateway
 from orchestrator.media.settings import MediaSettings
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.shard import Shard
 from projections.golden_log import GoldenLog

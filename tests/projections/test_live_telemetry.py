@@ -16,11 +16,11 @@ from events.derived import SessionEnded, TurnEnded
 from events.envelope import Event
 from orchestrator import Orchestrator, Settings
 from projections import names
-from projections.live import Live
 from projections.meters import push_every_s
 from projections.otlp import otlp
 from projections.span import Layout, Span, trace_id
 from projections.spans import SessionSpans, spans_of
+from projections.telemetry import Telemetry
 from projections.timing import STAGES
 from tests.cli.service import ROOT, environment
 from tests.gateway.talker import Talker
@@ -39,16 +39,16 @@ async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]
         yield collector
 
 
-def live(past: Iterable[Event] = (), layout: Layout = "session") -> Live:
+def live(past: Iterable[Event] = (), layout: Layout = "session") -> Telemetry:
     """Telemetry without a service; `past` is what the log of every session holds."""
 
     async def read_log(_: str, first: int) -> list[Event]:
         return [event for event in past if event.version >= first][:7]
 
-    return Live(dict, read_log, lambda _: True, layout=layout)
+    return Telemetry(dict, read_log, lambda _: True, layout=layout)
 
 
-async def told(events: Iterable[Event], telemetry: Live) -> dict[tuple[str, str], float]:
+async def told(events: Iterable[Event], telemetry: Telemetry) -> dict[tuple[str, str], float]:
     """Let it run over these events, as the service does; what /metrics says then."""
     telemetry.start()
     for event in events:
@@ -148,7 +148,7 @@ async def test_what_is_told_while_a_log_is_read_is_found_in_it(collector: Collec
         await may_read.wait()
         return [event for event in events if event.version >= first][:7]
 
-    telemetry = Live(dict, read_log, lambda _: True)
+    telemetry = Telemetry(dict, read_log, lambda _: True)
     telemetry.start()
     telemetry.note(events[40])
     await telemetry.work_off()
@@ -284,10 +284,10 @@ def test_an_interval_that_is_none_is_said_and_not_used(said: str, caplog: pytest
 
 CHILD = """
 import asyncio, uvloop
-from projections.live import Live
+from projections.telemetry import Telemetry
 
 async def main():
-    telemetry = Live(dict, None, lambda _: True)
+    telemetry = Telemetry(dict, None, lambda _: True)
     telemetry.start()
     await telemetry.close()
     await (await asyncio.create_subprocess_exec("true")).wait()

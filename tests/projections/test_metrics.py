@@ -81,7 +81,7 @@ def test_every_counter_of_the_runtime_is_shown() -> None:
 def test_every_metric_is_filled() -> None:
     """Those that come from conversations, by the recordings; the others by name, in the code that fills them."""
     measured = {one.metric for file in FILES for one in measurements(events_in(file))}
-    code = "\n".join((ROOT / name).read_text() for name in ("orchestrator/app.py", "projections/live.py"))
+    code = "\n".join((ROOT / name).read_text() for name in ("orchestrator/app.py", "projections/telemetry.py"))
     for name, metric in METRICS.items():
         by_hand = f'"{name}"' in code or name.startswith("orch.telemetry.span.")
         assert (name in measured) + bool(metric.counted) + by_hand == 1, name

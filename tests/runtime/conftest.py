@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node
 from orchestrator.session.policy import Policy
 from tests.runtime.laws import check_laws
+from tests.runtime.postgres_server import Postgres, binaries, postgres
 from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, Stubs, Watch, soon_in_redis
 
@@ -109,3 +110,13 @@ async def corner(place: Place, make_node: MakeNode) -> AsyncIterator[tuple[Place
     yield place, running
     await running.node.stop()
     await place.redis.delete(*[key async for key in place.redis.scan_iter(f"{place.keys.prefix}:*")])
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgres]:
+    """A server; each test makes its own database."""
+    found = binaries()
+    if found is None:
+        pytest.skip("no PostgreSQL server under /usr/lib/postgresql; install it with: apt-get install postgresql")
+    with postgres(found) as running:
+        yield running

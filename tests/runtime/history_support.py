@@ -23,10 +23,14 @@ def sqlite(folder: Path) -> URL:
     return database_url("", folder)
 
 
-async def started(url: str, keys: Keys, database: URL, owned: Callable[[], Any] | None = None) -> Projecting:
+def everything(keys: Keys) -> dict[int, str]:
+    """All shards, as if they were ours."""
+    return dict.fromkeys(range(keys.shards), "ours")
+
+
+async def started(url: str, keys: Keys, database: URL, owned: Callable[[], dict[int, str]] | None = None) -> Projecting:
     """Projecting of all shards, or of those that are owned."""
-    everything = dict.fromkeys(range(keys.shards), keys)
-    projecting = Projecting(url, keys, History(database), owned or (lambda: everything), Counters())
+    projecting = Projecting(url, keys, History(database), owned or (lambda: everything(keys)), Counters())
     await projecting.start()
     return projecting
 

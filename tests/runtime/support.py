@@ -10,7 +10,7 @@ from events.derived import StateChanged
 from events.envelope import Event
 from orchestrator.runtime.effects import Services
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
 from orchestrator.testing.conversation import golden

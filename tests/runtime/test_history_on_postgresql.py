@@ -1,8 +1,5 @@
 """What differs between databases is tried on a real PostgreSQL too: making tables, upserts, archive, another layout."""
 
-from collections.abc import Iterator
-
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -12,23 +9,14 @@ from orchestrator.runtime.reconcile import resync
 from projections.history.store import History
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, from_redis, rows, started, talk
-from tests.runtime.postgres_server import Postgres, binaries, postgres
+from tests.runtime.postgres_server import Postgres
 from tests.runtime.support import Running
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    found = binaries()
-    if found is None:
-        pytest.skip("no PostgreSQL server under /usr/lib/postgresql; install it with: apt-get install postgresql")
-    with postgres(found) as running:
-        yield running
-
-
-async def test_a_history_in_postgresql(corner: tuple[Place, Running], server: Postgres) -> None:
+async def test_a_history_in_postgresql(corner: tuple[Place, Running], postgresql: Postgres) -> None:
     """Two nodes that open it at once, a word with the character zero, archive, another layout, rebuild, purge."""
     place, running = corner
-    database = await server.database()
+    database = await postgresql.database()
     both = [await started(place.url, place.keys, database) for _ in range(2)]
     ended = await talk(running)
     live = await running.listening()

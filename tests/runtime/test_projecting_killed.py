@@ -1,4 +1,4 @@
-"""The projecting process is killed at any moment, under load: afterwards SQL holds what a rebuild from zero holds.
+"""The process that keeps the history is killed at any moment, under load: SQL holds what a rebuild from zero holds.
 
 `ORCH_KILLS=50 uv run pytest tests/runtime/test_projecting_killed.py` is the long form.
 """
@@ -6,16 +6,16 @@
 import asyncio
 import os
 import random
-import sys
-from collections.abc import Iterator
+import signal
 from pathlib import Path
 
-import pytest
 from sqlalchemy.engine import URL
 
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.history import HistoryKeeper
 from tests.runtime.conftest import Place
-from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, talk
-from tests.runtime.postgres_server import Postgres, binaries, postgres
+from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, talk
+from tests.runtime.postgres_server import Postgres
 from tests.runtime.support import PATIENCE_S, Running
 
 CATCH_UP_S = 120.0
@@ -26,23 +26,14 @@ PAUSE_S = 0.2
 """Between two conversations of a talker: the machine is to be busy, not stuck."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    found = binaries()
-    if found is None:
-        pytest.skip("no PostgreSQL server under /usr/lib/postgresql; install it with: apt-get install postgresql")
-    with postgres(found) as running:
-        yield running
-
-
 async def test_killed_over_sqlite(corner: tuple[Place, Running], tmp_path: Path) -> None:
     place, running = corner
     await killed_again_and_again(running, place, sqlite(tmp_path))
 
 
-async def test_killed_over_postgresql(corner: tuple[Place, Running], server: Postgres) -> None:
+async def test_killed_over_postgresql(corner: tuple[Place, Running], postgresql: Postgres) -> None:
     place, running = corner
-    await killed_again_and_again(running, place, await server.database())
+    await killed_again_and_again(running, place, await postgresql.database())
 
 
 async def killed_again_and_again(running: Running, place: Place, database: URL) -> None:
@@ -54,37 +45,24 @@ async def killed_again_and_again(running: Running, place: Place, database: URL) 
             await talk(running)
             await asyncio.sleep(PAUSE_S)
 
+    keeper = HistoryKeeper(place.url, place.keys, database, lambda: everything(place.keys), Counters())
+    await keeper.start()
     talkers = [asyncio.create_task(talker()) for _ in range(TALKERS)]
     chance = random.Random(KILLS)
     try:
         for _ in range(KILLS):
-            process = await projecting(place, database)
-            try:
-                await it_writes(place)
-                await asyncio.sleep(chance.uniform(0.0, 0.3))  # the moment itself is what is tried
-            finally:
-                process.kill()
-                await process.wait()
+            await it_writes(place)
+            await asyncio.sleep(chance.uniform(0.0, 0.3))  # the moment itself is what is tried
+            assert keeper.pid, "it ended by itself"
+            os.kill(keeper.pid, signal.SIGKILL)
     finally:
         over.set()
         await asyncio.gather(*talkers)
-    process = await projecting(place, database)
-    try:
-        await caught_up(place.redis, place.keys, CATCH_UP_S)
-    finally:
-        process.kill()
-        await process.wait()
+    await caught_up(place.redis, place.keys, CATCH_UP_S)
+    await keeper.stop()
     found = await rows(database)
     assert len(found["sessions"]) > TALKERS
     assert found == await from_redis(place.redis, place.keys)
-
-
-async def projecting(place: Place, database: URL) -> asyncio.subprocess.Process:
-    where = (place.url, place.keys.prefix, str(place.keys.shards), database.render_as_string(hide_password=False))
-    root = Path(__file__).parents[2]
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.runtime.projecting_process", *where, cwd=root, stderr=sys.stderr
-    )
 
 
 async def it_writes(place: Place) -> None:

@@ -11,15 +11,15 @@ from sqlalchemy.exc import OperationalError
 
 from events.inputs import SessionResumed, SttFinal
 from orchestrator.runtime.archiver import NAME
+from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.inbox import now_us
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.projecting import Projecting
 from orchestrator.runtime.reconcile import ends
 from projections.history.store import History
 from tests.runtime.conftest import MakeNode, Place
-from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, started, talk
+from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, started, talk
 from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, StubClient, a_session_on, soon, soon_in_redis
 
@@ -187,7 +187,7 @@ async def test_a_failing_database_never_disturbs_a_call(running: Running, place:
     """Calls go on, failures are counted, and everything is there when the database is well again."""
     counters = running.node.counters
     history = FullDisk(sqlite(tmp_path))
-    projecting = Projecting(place.url, place.keys, history, lambda: running.node.shards, counters)
+    projecting = Projecting(place.url, place.keys, history, lambda: everything(place.keys), counters)
     await projecting.start()
     for _ in range(2):
         await talk(running)
@@ -204,7 +204,7 @@ async def test_a_history_that_stands_still_is_further_and_further_behind(
 ) -> None:
     """However often it is tried again; and not behind any more when all is written, though that is old by then."""
     history, counters = FullDisk(sqlite(tmp_path)), Counters()
-    projecting = Projecting(place.url, place.keys, history, lambda: running.node.shards, counters)
+    projecting = Projecting(place.url, place.keys, history, lambda: everything(place.keys), counters)
     await projecting.start()
     await soon(lambda: len(projecting._feeds) == place.keys.shards and not projecting.lag_s)
     await talk(running)
@@ -222,7 +222,9 @@ async def test_a_history_that_stands_still_is_further_and_further_behind(
 
 async def test_a_task_that_hangs_is_seen_from_outside(running: Running, place: Place, tmp_path: Path) -> None:
     """Lag is not what the task says of itself."""
-    projecting = Projecting(place.url, place.keys, Hanging(sqlite(tmp_path)), lambda: running.node.shards, Counters())
+    projecting = Projecting(
+        place.url, place.keys, Hanging(sqlite(tmp_path)), lambda: everything(place.keys), Counters()
+    )
     await projecting.start()
     first = projecting.lag_s
     await soon(lambda: projecting.lag_s > first)
@@ -235,7 +237,7 @@ async def test_a_database_that_cannot_be_opened_is_tried_until_it_can(
     """As one that is down when the service starts."""
     (tmp_path / "history.db").mkdir()
     counters = Counters()
-    projecting = Projecting(place.url, place.keys, History(sqlite(tmp_path)), lambda: running.node.shards, counters)
+    projecting = Projecting(place.url, place.keys, History(sqlite(tmp_path)), lambda: everything(place.keys), counters)
     await projecting.start()
     await talk(running)
     await soon(lambda: counters["projection_failures"] > 0)
@@ -257,8 +259,8 @@ async def test_two_at_once_are_harmless(running: Running, place: Place, tmp_path
 
 async def test_a_shard_that_goes_to_another_owner_goes_on_there(running: Running, place: Place, tmp_path: Path) -> None:
     """The first stops reading; the second goes on from the position in SQL."""
-    mine: dict[int, object] = dict.fromkeys(range(place.keys.shards), "first")
-    theirs: dict[int, object] = {}
+    mine: dict[int, str] = dict.fromkeys(range(place.keys.shards), "first")
+    theirs: dict[int, str] = {}
     one = await started(place.url, place.keys, sqlite(tmp_path), lambda: mine)
     other = await started(place.url, place.keys, sqlite(tmp_path), lambda: theirs)
     await talk(running)

@@ -26,9 +26,9 @@ from events.inputs import (
     TtsComplete,
 )
 from orchestrator.runtime import timers as timers_module
+from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.effects import Effects
-from orchestrator.runtime.inbox import now_us
-from orchestrator.runtime.live import CurrentTask, LiveSession
+from orchestrator.runtime.live_session import CurrentTask, LiveSession
 from orchestrator.runtime.timers import Timers
 from orchestrator.services.ports import Answer, Request, ServiceError
 from orchestrator.session.policy import Deadlines, Filler, Interruption, Policy

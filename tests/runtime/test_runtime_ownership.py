@@ -23,7 +23,7 @@ from events.inputs import (
 from orchestrator.runtime import inbox
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node, WrongShardCountError
 from orchestrator.runtime.shard import Shard
 from orchestrator.services.ports import Line
@@ -139,7 +139,7 @@ async def test_an_answer_is_shown_when_no_call_follows_its_client(
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not waited for long: the microphone may be gone for good."""
-    monkeypatch.setattr("orchestrator.runtime.live.CALL_FOLLOWS_S", 0.05)
+    monkeypatch.setattr("orchestrator.runtime.live_session.CALL_FOLLOWS_S", 0.05)
     second, back, client = await moved_while_it_speaks(make_node)
     await second.watch.event(back.session_id, PlaybackDone)
     assert client.shown == ["You said hello."]

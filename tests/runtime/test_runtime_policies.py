@@ -14,7 +14,7 @@ from events.inputs import (
     SttPartial,
     TtsComplete,
 )
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.session.policy import Endpointing, Goodbye, Greeting, Interruption, Policy, Speculation
 from tests.runtime.conftest import MakeNode
 from tests.runtime.support import Running, StubHandler

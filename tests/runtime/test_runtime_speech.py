@@ -12,7 +12,7 @@ from events.derived import CommandIssued
 from events.envelope import Input
 from events.inputs import PlaybackDone, PlaybackStarted, TtsChunkReady
 from orchestrator.runtime.effects import Effects, Services
-from orchestrator.runtime.live import LiveSession
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.timers import Timers
 from orchestrator.services.http_clients import open_session
 from orchestrator.services.http_speech import HttpTextToSpeech

@@ -57,7 +57,7 @@ def span_exporter() -> SpanExporter | None:
     return OTLPSpanExporter()
 
 
-class Live:
+class Telemetry:
     """`note` is told of every committed event; `now` is asked for gauges and counters, by the names of the registry;
     `lives_here` whether a session does, by its id.
     """

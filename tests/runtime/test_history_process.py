@@ -1,0 +1,89 @@
+"""The history is kept by a process beside the service, which is watched from there."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.history import HistoryKeeper
+from tests.runtime.conftest import Place
+from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, talk
+from tests.runtime.support import Running, soon
+
+
+@pytest.fixture
+async def keeper(place: Place, tmp_path: Path) -> AsyncIterator[HistoryKeeper]:
+    """Of all shards."""
+    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), lambda: everything(place.keys), Counters())
+    await keeper.start()
+    yield keeper
+    await keeper.stop()
+
+
+def is_alive(pid: int) -> bool:
+    """One that nobody has waited for yet is not."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except FileNotFoundError:
+        return False
+
+
+async def test_it_counts_what_its_process_wrote(
+    keeper: HistoryKeeper, running: Running, place: Place, tmp_path: Path
+) -> None:
+    """Each event once, and the process is gone with it."""
+    await talk(running)
+    await caught_up(place.redis, place.keys)
+    found = await rows(sqlite(tmp_path))
+    await soon(lambda: keeper._counters["projected"] == len(found["events"]) > 0)
+    assert found == await from_redis(place.redis, place.keys)
+    pid = keeper.pid
+    await keeper.stop()
+    assert not is_alive(pid)
+
+
+async def test_a_process_that_stands_still_is_further_and_further_behind(keeper: HistoryKeeper) -> None:
+    """Nobody asks it how far behind it is."""
+    await soon(lambda: bool(keeper.pid) and not keeper.lag_s)
+    os.kill(keeper.pid, signal.SIGSTOP)
+    await soon(lambda: keeper.lag_s > 0)
+    first = keeper.lag_s
+    await soon(lambda: keeper.lag_s > first)
+    os.kill(keeper.pid, signal.SIGCONT)
+    await soon(lambda: not keeper.lag_s)
+
+
+async def test_it_says_in_the_log_of_the_service_why_it_cannot_go_on(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And goes on by itself when it can."""
+    (tmp_path / "history.db").mkdir()
+    counters = Counters()
+    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), lambda: everything(place.keys), counters)
+    await keeper.start()
+    with caplog.at_level(logging.WARNING):
+        await soon(lambda: "the history cannot be kept now" in caplog.text)
+    await soon(lambda: counters["projection_failures"] > 0)
+    await keeper.stop()
+
+
+async def test_it_does_not_outlive_a_service_that_is_killed(place: Place, tmp_path: Path) -> None:
+    """Its input ends then."""
+    where = (place.url, str(place.keys.shards), place.keys.prefix, str(tmp_path))
+    service = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.runtime.keeper_process", *where),
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert service.stdout is not None
+    pid = int(await service.stdout.readline())
+    assert is_alive(pid)
+    service.kill()
+    await service.wait()
+    await soon(lambda: not is_alive(pid))
