@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 
 from events.envelope import Event
 from orchestrator.gateway.server import Gateway
+from orchestrator.media.handler import MediaHandler, OfferRefused
 from orchestrator.media.settings import MediaSettings
 from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.runtime.effects import Services
@@ -108,10 +109,12 @@ class Orchestrator:
         stack.push_async_callback(telemetry.close)
         telemetry.start()
         stack.push_async_callback(self.node.stop)
+        media = MediaSettings(ice_host_addresses=settings.ice_host_addresses)
+        await _warm_up(media)
         gateway = Gateway(
             self.node,
             services,
-            media=MediaSettings(ice_host_addresses=settings.ice_host_addresses),
+            media=media,
             allowed_origins=frozenset(settings.allowed_origins),
             max_sessions=settings.max_sessions,
             metrics=self._metrics,
@@ -220,6 +223,13 @@ def _database(settings: Settings) -> URL:
         return History(database_url(settings.sql_url, settings.data_dir)).url  # made, to know that there is a driver
     except BadDatabaseError as error:
         raise SettingsError(f"ORCH_SQL_URL: {error}") from error
+
+
+async def _warm_up(media: MediaSettings) -> None:
+    try:
+        await MediaHandler.warm_up(media)
+    except OfferRefused as error:
+        logger.warning("no voice call can be set up here, so there are typed ones alone: %s", error)
 
 
 def _read_policy(settings: Settings) -> Policy:

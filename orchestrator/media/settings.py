@@ -4,22 +4,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class IceServer:
-    """A STUN or TURN server, such as `stun:stun.example.org:3478`; TURN wants a user name and a credential."""
-
-    url: str
-    username: str = ""
-    credential: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class MediaSettings:
     """How audio is heard and played. The unit is the last word of each name; what has none is a plain number."""
 
     # Connection
     ice_host_addresses: tuple[str, ...] = ()
     """Local addresses to offer, and no others, such as ("127.0.0.1",). Empty: every address but loopback."""
-    ice_servers: tuple[IceServer, ...] = ()
     connect_timeout_ms: int = 20_000
     """A peer that is not connected by then is given up."""
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCSessionDescription
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtp import RtpPacket
 
 from orchestrator.media.aiortc_private import replace_jitter_buffer
-from orchestrator.media.ice import configuration, restrict_host_addresses
+from orchestrator.media.ice import peer_connection, restrict_host_addresses
 from orchestrator.media.jitter_buffer import ImmediateBuffer
 
 RATE_HZ = 16_000
@@ -65,7 +65,7 @@ class CallPeer:
         self.heard: list[HeardFrame] = []
         self.packets: list[ReceivedPacket] = []
         self.voice = VoiceTrack()
-        self.connection = RTCPeerConnection(configuration(()))
+        self.connection = peer_connection()
         self.connection.addTrack(self.voice)
         replace_jitter_buffer(self.connection.getTransceivers()[0].receiver, RecordingBuffer(self._received))
         restrict_host_addresses(self.connection, ice_host_addresses)
