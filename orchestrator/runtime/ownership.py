@@ -30,6 +30,9 @@ MOVES = "the conversation moves to another process"
 ROUNDS_TO_GIVE = 16
 """A node that owns everything gives its surplus away in about so many looks: never all calls at once."""
 
+CALLERS_FIRST_S = 1.0
+"""So long after the calls, a node that goes hands over what is idle: heirs have callers who come back to attend to."""
+
 Servers = Callable[[str], str]
 """The run id of the server that has a key; empty: unknown."""
 Gift = tuple[list[str], Member]
@@ -109,7 +112,9 @@ class Ownership:
                 logger.warning("leaving without telling the other nodes: %s", error or "Redis does not answer")
         busy, idle = self._bequeath(others)
         handed = [self._leave(names, reason, heir) for names, heir in busy]
-        await asyncio.gather(*(one.wait() for one in handed))  # then an heir has begun with them, before all others
+        await asyncio.gather(*(one.wait() for one in handed))
+        if any(heir.address for _, heir in busy):
+            await asyncio.sleep(CALLERS_FIRST_S)
         for names, heir in idle:
             self._leave(names, reason, heir)
         self._leave(list(self.running), reason)
