@@ -31,6 +31,7 @@ async def _do(before: int, *, is_dry: bool, forget: bool) -> int:
     do = archiver.purge if forget else archiver.archive
     async with store() as (redis, keys), history() as archive:
         await load_scripts(redis)
+        letters = await archive.dead_letters_before(before // 1_000) if forget else 0
         async for session_id, reason in do(redis, keys, archive, before, is_dry=is_dry):
             if reason:
                 left += 1
@@ -38,5 +39,6 @@ async def _do(before: int, *, is_dry: bool, forget: bool) -> int:
             else:
                 done += 1
                 print(f"{session_id}\t{word}")
-    say(f"{done} sessions {word}" + (f", {left} left as they are" if left else ""))
+    and_letters = f" and {letters} dead letters" if letters else ""
+    say(f"{done} sessions{and_letters} {word}" + (f", {left} left as they are" if left else ""))
     return LEFT if left else 0

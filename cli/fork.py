@@ -6,7 +6,7 @@ from cli.show import events_of
 from cli.sources import whole
 from cli.terminal import say
 from events.codec import encode
-from events.envelope import Input, Result
+from events.envelope import Event, Input, Result
 from events.recording import Header, Recording, dump
 from orchestrator.replay.place import BadPlaceError, place
 from orchestrator.replay.replay import replay
@@ -27,15 +27,19 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
         return USAGE
     old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
     taken: list[bytes] = []
-    for event in (one for one in events if isinstance(one, Input) and one.session_id == old):
+    for step in _steps([one for one in events if one.session_id == old]):
+        event = step[0]
         renamed = event.but(
             session_id=new, event_id=event.event_id.replace(old, new), version=0, cause="", state_hash=""
         )
         if isinstance(renamed, Result):
             renamed = renamed.but(command_id=renamed.command_id.replace(old, new))
         taken.append(encode(renamed))
-        if is_there((event,)):
+        if is_there(step):
             break
+    else:
+        say(f"✗ nothing in {old} is at {at}: it ends with version {events[-1].version}")
+        return USAGE
     forked = replay(Recording(new, Header(derived=False), tuple(taken)))
     state = forked.states[new]
     say(f"{new}: the first {state.inputs} inputs of {old}, version {state.version}, {state.phase}")
@@ -45,3 +49,14 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     header = Header(reducer_version=REDUCER_VERSION, story=f"Forked from {old} at {at}: {reason}")
     Path(output).write_bytes(dump(header, map(encode, forked.events)))
     return 0
+
+
+def _steps(events: list[Event]) -> list[list[Event]]:
+    """Each an input and what was decided on it."""
+    steps: list[list[Event]] = []
+    for event in events:
+        if isinstance(event, Input):
+            steps.append([event])
+        elif steps:
+            steps[-1].append(event)
+    return steps

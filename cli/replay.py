@@ -33,6 +33,18 @@ class Options:
     settings: tuple[str, ...] = ()
     policy: str = ""
 
+    def given(self, flags: dict[str, str]) -> list[str]:
+        """Which of these flags the command line has."""
+        return [flag for name, flag in flags.items() if getattr(self, name)]
+
+
+_CHANGES = {"without": "--without", "insert": "--insert", "settings": "--set", "policy": "--policy"}
+"""These ask what if."""
+_WATCHES = {"until": "--until", "step": "--step", "speed": "--speed", "dump_state": "--dump-state"}
+"""These look at one recording."""
+_REPORTS = {"check": "--check", "keep_going": "--keep-going", "incomplete": "--incomplete", "quiet": "--quiet"}
+_FORMS = {"as_json": "--json", "as_jsonl": "--jsonl"}
+
 
 def run(**chosen: Any) -> int:
     """The exit code is that of the worst verdict: 0 equal, 1 diverged, 2 unreadable, 4 an invariant is broken."""
@@ -45,9 +57,14 @@ def run(**chosen: Any) -> int:
     if options.incomplete not in ("", "ok"):
         say(f"✗ --incomplete {options.incomplete}: the only word is ok")
         return USAGE
-    if options.without or options.insert or options.settings or options.policy:
+    changes, watches = options.given(_CHANGES), options.given(_WATCHES)
+    in_vain = options.given(_REPORTS) + (watches if changes else options.given(_FORMS) if watches else [])
+    if (changes or watches) and in_vain:
+        say(f"✗ {in_vain[0]} has no effect beside {(changes or watches)[0]}; leave one of them out")
+        return USAGE
+    if changes:
         return _what_if(sources, options)
-    if options.until or options.step or options.speed or options.dump_state:
+    if watches:
         return _watch(sources, options)
     return _replay(sources, options)
 

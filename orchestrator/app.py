@@ -203,7 +203,8 @@ class Orchestrator:
     async def _start_reference(self, content: Content) -> str:
         """The embedded reference services, behind the same HTTP contracts as anybody else's; their base URL."""
         speech = EspeakSpeech()
-        await speech.start()
+        if not (self._own["tts"] or self.settings.tts_url):
+            await speech.start()
         answers = FolderAnswers(content)
         self._stack.callback(answers.close)
         server = ReferenceServer(PhraseIntents(content.intents, content.fillers), answers, speech)

@@ -1,17 +1,20 @@
 """Reading what was committed: session logs, the list of sessions, and a live tail."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from events.codec import decode
 from events.envelope import Event
 from orchestrator.runtime import lease as leases
+from orchestrator.runtime.connection import run_all
 from orchestrator.runtime.keys import INGRESSES, Keys
 
 PAGE = 500
+LOOK_S = 0.2
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 
@@ -100,15 +103,30 @@ async def now(redis: Redis, keys: Keys) -> dict[str, str]:
     return positions
 
 
-async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncIterator[Event]:
+async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncGenerator[Event, None]:
     """Committed events as they come, of logs or feeds, each from its position on."""
     streams = dict(positions)
     while True:
-        for stream, entries in _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE)):
+        for stream, entries in await _news(redis, streams):
             for entry_id, fields in entries:
                 streams[stream] = entry_id.decode()
                 for line in await _lines(redis, keys, fields):
                     yield decode(line)
+
+
+async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[Entry]]]:
+    """What came after these positions, of each stream; in a cluster, where one command reads no two of them, now."""
+    if not isinstance(redis, RedisCluster):
+        return _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE))
+    replies = await run_all(redis, [("XREAD", "COUNT", PAGE, "STREAMS", *one) for one in streams.items()])
+    found = []
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+        found += _pairs(reply)
+    if not found:
+        await asyncio.sleep(LOOK_S)
+    return found
 
 
 async def _lines(redis: Redis, keys: Keys, fields: dict[bytes, bytes]) -> list[bytes]:

@@ -109,6 +109,23 @@ def test_a_fork_is_the_beginning_under_another_name(tmp_path: Path, env: dict[st
     assert golden(recording.events())[-1] == "[auto_session_12345_fork] 🟣 INTERRUPT"
 
 
+@pytest.mark.parametrize("at", ["41", "USER_INTERRUPTED", "STT_FINAL", "Speak[2]", "1.15s"])
+def test_a_fork_ends_where_a_replay_would_stop(at: str, tmp_path: Path, env: dict[str, str]) -> None:
+    """After the step in which the place lies, also where something decided is named and no input."""
+    file = tmp_path / "fork.jsonl"
+    stopped = json.loads(orch("replay", BARGE_IN, "--until", at, "--dump-state", env=env).stdout)
+    assert orch("fork", BARGE_IN, "--at", at, "--reason", "a test", "-o", str(file), env=env).exit_code == 0
+    *_, last = parse(file.read_bytes(), "fork").events()
+    assert last.version == stopped["auto_session_12345"]["version"]
+
+
+def test_a_fork_at_a_place_that_is_not_there_is_refused(env: dict[str, str]) -> None:
+    """With the place where the conversation ends."""
+    done = orch("fork", BARGE_IN, "--at", "STT_FINAL[9]", "--reason", "a test", env=env)
+    assert done.exit_code == 3
+    assert "nothing in auto_session_12345 is at STT_FINAL[9]: it ends with version" in done.stderr
+
+
 def test_an_import_says_where_the_test_is(
     tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, snapshot
 ) -> None:

@@ -1,5 +1,6 @@
 """The history on the command line: status, archive, export of what Redis has forgotten, rebuild, purge."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from projections.history.fold import Changes
+from projections.history.store import History, Move, Position, database_url
 from tests.cli.service import Serve, environment, orch, orch_process
 
 PATIENCE_S = 30.0
@@ -35,7 +38,17 @@ def until_caught_up(env: dict[str, str]) -> str:
         time.sleep(0.2)
 
 
-def test_a_conversation_is_archived_exported_rebuilt_and_purged(serve: Serve, env: dict[str, str], snapshot) -> None:
+async def a_dead_letter(folder: Path) -> None:
+    """In SQL."""
+    row = {"stream": "somewhere", "ms": 1, "seq": 0, "reason": "no session", "line": "{}", "context": ""}
+    async with History(database_url("", folder)) as history:
+        at = (await history.positions(["somewhere"]))["somewhere"]
+        await history.write([Move(at, Position("somewhere", 0, 1))], Changes(), dead_letters=[row])
+
+
+def test_a_conversation_is_archived_exported_rebuilt_and_purged(
+    serve: Serve, env: dict[str, str], tmp_path: Path, snapshot
+) -> None:
     """Beside a running service, from its first word to the last."""
     done = orch_process("chat", "--url", serve.url, env=env, stdin="hello\n")
     assert done.returncode == 0, done.stderr
@@ -55,7 +68,11 @@ def test_a_conversation_is_archived_exported_rebuilt_and_purged(serve: Serve, en
     assert (rebuilt.exit_code, rebuilt.stderr) == (0, "1 sessions made anew\n")
     assert orch("export", session_id, env=env).stdout == exported
     assert orch("purge", "--older-than", "1d", env=env).stderr == "0 sessions purged\n"
-    assert orch("purge", "--older-than", "0m", env=env).stdout == f"{session_id}\tpurged\n"
+    asyncio.run(a_dead_letter(tmp_path))
+    dry = orch("purge", "--older-than", "0m", "--dry-run", env=env)
+    assert dry.stderr == "1 sessions and 1 dead letters would be purged\n"
+    done = orch("purge", "--older-than", "0m", env=env)
+    assert (done.stdout, done.stderr) == (f"{session_id}\tpurged\n", "1 sessions and 1 dead letters purged\n")
     assert orch("export", session_id, env=env).exit_code == 2
     assert orch("sessions", env=env).stdout == ""
 

@@ -74,3 +74,19 @@ def test_what_cannot_be_meant_is_answered_with_what_can(wrong: list[str], env: d
     done = orch("replay", "call.jsonl", *wrong, env=env)
     assert done.exit_code == 3
     assert re.sub(r"\d+\.\d ms", "", done.stderr) == snapshot
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--until", "41", "--check"),
+        ("--dump-state", "--json"),
+        ("--set", "interruption.min_words=2", "--until", "41"),
+        ("--without", "20", "--quiet"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(options: tuple[str, ...], env: dict[str, str]) -> None:
+    """Nobody believes that a log was checked that was only looked at."""
+    done = orch("replay", "call.jsonl", *options, env=env)
+    assert done.exit_code == 3
+    assert "has no effect beside" in done.stderr

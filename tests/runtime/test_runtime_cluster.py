@@ -1,18 +1,20 @@
 """The same service on a real Redis Cluster: three masters with a replica each."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from redis.exceptions import RedisError
 
 from events.codec import encode
-from events.inputs import SessionResumed, SttFinal, SttPartial
+from events.inputs import SessionOpened, SessionResumed, SttFinal, SttPartial
 from orchestrator.runtime.archiver import archive
 from orchestrator.runtime.cluster import plain
 from orchestrator.runtime.connection import connect, run_all
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import list_sessions, read_lines
+from orchestrator.runtime.logs import follow, list_sessions, now, read_lines
 from orchestrator.runtime.node import Node, WrongAddressError
 from projections.history.store import History
 from tests.runtime.history_support import from_redis, rows, sqlite, talk
@@ -20,7 +22,7 @@ from tests.runtime.history_support import started as projecting_started
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_cluster import Cluster
 from tests.runtime.redis_cluster import Node as Server
-from tests.runtime.support import Running, StubClient, Stubs, Watch, soon, soon_in_redis
+from tests.runtime.support import PATIENCE_S, Running, StubClient, Stubs, Watch, soon, soon_in_redis
 
 KEYS = Keys(shards=12)
 
@@ -115,6 +117,23 @@ async def test_two_nodes_share_the_shards_of_a_cluster(cluster: Cluster) -> None
     await other.node.stop()
     await check(cluster, 1)
     await redis.aclose()
+
+
+async def test_all_sessions_of_a_cluster_are_followed(cluster: Cluster) -> None:
+    """Over its masters: one command cannot read streams of two."""
+    running, redis = await started(cluster), connect(cluster.url)
+    positions = await now(redis, KEYS)
+    lives = [await running.listening() for _ in range(6)]
+    shards = {KEYS.shard_of(live.session_id) for live in lives}
+    assert len(shards) > 1
+    opened: set[str] = set()
+    async with asyncio.timeout(PATIENCE_S), aclosing(follow(redis, KEYS, positions)) as events:
+        async for event in events:
+            opened |= {event.session_id} if isinstance(event, SessionOpened) else set()
+            if len(opened) == len(lives):
+                break
+    await redis.aclose()
+    await running.node.stop()
 
 
 async def test_a_cluster_that_is_named_as_one_server_is_refused_in_words(cluster: Cluster) -> None:

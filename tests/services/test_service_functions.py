@@ -7,12 +7,16 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from orchestrator.app import Orchestrator
 from orchestrator.services.ports import Answer, Intent, Request, ServiceError, SpeechChunk, Transcript
+from orchestrator.services.reference.speech import EspeakSpeech
 from orchestrator.services.speech_functions import speech_to_text_port, text_to_speech_port
 from orchestrator.services.text_functions import answer_port, intent_port
+from orchestrator.settings import Settings
 
 
 async def test_a_plain_function_of_the_text_is_an_answer_service() -> None:
@@ -265,6 +269,19 @@ async def test_a_recording_that_cannot_be_written_down_is_reported() -> None:
     recognizer.start()
     recognizer.finish()
     assert "ZeroDivisionError" in await asyncio.wait_for(errors.get(), 2)
+
+
+async def test_with_a_voice_of_ones_own_espeak_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the reference services answer: it is under another licence, and may not be installed."""
+
+    async def loaded(_: EspeakSpeech) -> None:
+        raise ServiceError("espeak-ng is not installed")
+
+    monkeypatch.setattr(EspeakSpeech, "start", loaded)
+    async with Orchestrator(Settings(port=0, data_dir=tmp_path), text_to_speech=pcm) as service:
+        assert service.url
+    with pytest.raises(ServiceError, match="is not installed"):
+        await Orchestrator(Settings(port=0, data_dir=tmp_path)).__aenter__()
 
 
 def test_time_is_not_wasted_on_imports() -> None:
