@@ -1,50 +1,16 @@
 """The canonical encoding: one event is one line of JSON with sorted keys, and reading it back checks everything."""
 
 from collections.abc import Callable
-from functools import cache
-from typing import Annotated, Any, TypeAlias
+from functools import cache, reduce
+from operator import or_
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from events import derived, inputs
+from events import derived, inputs  # noqa: F401 - what they define is found by its base
 from events.envelope import Derived, Event, Input, Result
 from events.upcast import upcast
-
-AnyInput: TypeAlias = (
-    inputs.SessionOpened
-    | inputs.ClientConnected
-    | inputs.ClientDisconnected
-    | inputs.HandlerAttached
-    | inputs.HandlerDetached
-    | inputs.SpeechStarted
-    | inputs.SpeechStopped
-    | inputs.SttPartial
-    | inputs.SttFinal
-    | inputs.IntentResolved
-    | inputs.RagAnswered
-    | inputs.ServiceFailed
-    | inputs.TtsChunkReady
-    | inputs.TtsComplete
-    | inputs.PlaybackStarted
-    | inputs.PlaybackProgress
-    | inputs.PlaybackDone
-    | inputs.BargeIn
-    | inputs.TimerFired
-    | inputs.SessionResumed
-    | inputs.SessionCloseRequested
-)
-AnyDerived: TypeAlias = (
-    derived.TurnStarted
-    | derived.StateChanged
-    | derived.CommandIssued
-    | derived.ProcessingComplete
-    | derived.UserInterrupted
-    | derived.AnswerEnded
-    | derived.TurnEnded
-    | derived.EventRejected
-    | derived.SessionEnded
-)
 
 
 def _types(base: type[Event]) -> dict[str, type[Event]]:
@@ -68,7 +34,8 @@ class BadEventError(ValueError):
 
 @cache
 def _adapter() -> TypeAdapter[Any]:
-    return TypeAdapter(Annotated[AnyInput | AnyDerived, Field(discriminator="type")])
+    kinds: Any = reduce(or_, (*INPUTS.values(), *DERIVED.values()))
+    return TypeAdapter(Annotated[kinds, Field(discriminator="type")])
 
 
 def prepare() -> None:

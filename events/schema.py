@@ -3,17 +3,19 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import DEFAULT_REF_TEMPLATE, models_json_schema
 
 from events.codec import DERIVED, INPUTS
 
 SCHEMA_VERSION = 1
 
 
-def json_schema() -> dict[str, Any]:
-    """One document: `oneOf` all events, each under `$defs` with its meaning."""
+def json_schema(ref_template: str = DEFAULT_REF_TEMPLATE) -> dict[str, Any]:
+    """One document: `oneOf` all events, each under `$defs` with its meaning; `ref_template` is how they refer to it."""
     models = [*INPUTS.values(), *DERIVED.values()]
-    refs, document = models_json_schema([(model, "serialization") for model in models], title="orch events")
+    refs, document = models_json_schema(
+        [(model, "serialization") for model in models], title="orch events", ref_template=ref_template
+    )
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     document["discriminator"] = {"propertyName": "type"}
     document["oneOf"] = [refs[(model, "serialization")] for model in models]
@@ -22,41 +24,29 @@ def json_schema() -> dict[str, Any]:
 
 def asyncapi() -> dict[str, Any]:
     """An AsyncAPI document: what outside producers may send (docs/producers.md), and what a session's log carries."""
-    schemas = json_schema()["$defs"]
+    schemas = json_schema("#/components/schemas/{model}")["$defs"]
 
     def channel(address: str, words: str, names: Iterable[str]) -> dict[str, Any]:
         messages = {name: {"$ref": f"#/components/messages/{name}"} for name in names}
         return {"address": address, "description": words, "messages": messages}
 
     models = {name: model.__name__ for name, model in (INPUTS | DERIVED).items()}
-    document: dict[str, Any] = _moved(
-        {
-            "asyncapi": "3.0.0",
-            "info": {"title": "orch events", "version": str(SCHEMA_VERSION)},
-            "channels": {
-                "ingress": channel("voice:ingress:{k}", "Where outside producers write inputs.", INPUTS),
-                "log": channel("voice:{shard}:session:{session_id}:log", "What was committed, in order.", models),
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "orch events", "version": str(SCHEMA_VERSION)},
+        "channels": {
+            "ingress": channel("voice:ingress:{k}", "Where outside producers write inputs.", INPUTS),
+            "log": channel("voice:{shard}:session:{session_id}:log", "What was committed, in order.", models),
+        },
+        "operations": {
+            "produce": {"action": "receive", "channel": {"$ref": "#/channels/ingress"}},
+            "follow": {"action": "send", "channel": {"$ref": "#/channels/log"}},
+        },
+        "components": {
+            "messages": {
+                name: {"contentType": "application/json", "payload": {"$ref": f"#/components/schemas/{model}"}}
+                for name, model in models.items()
             },
-            "operations": {
-                "produce": {"action": "receive", "channel": {"$ref": "#/channels/ingress"}},
-                "follow": {"action": "send", "channel": {"$ref": "#/channels/log"}},
-            },
-            "components": {
-                "messages": {
-                    name: {"contentType": "application/json", "payload": {"$ref": f"#/components/schemas/{model}"}}
-                    for name, model in models.items()
-                },
-                "schemas": schemas,
-            },
-        }
-    )
-    return document
-
-
-def _moved(document: Any) -> Any:
-    """JSON Schema keeps its definitions under `$defs`, AsyncAPI under `components`."""
-    if isinstance(document, dict):
-        return {name: _moved(value) for name, value in document.items()}
-    if isinstance(document, list):
-        return [_moved(value) for value in document]
-    return document.replace("#/$defs/", "#/components/schemas/") if isinstance(document, str) else document
+            "schemas": schemas,
+        },
+    }

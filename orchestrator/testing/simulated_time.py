@@ -15,11 +15,6 @@ class VirtualTime:
         self._due: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
 
-    @property
-    def next_us(self) -> int:
-        """When the next thing is due; for ever away where nothing is."""
-        return self._due[0][0] if self._due else 1 << 62
-
     def after(self, delay_us: int, do: Callable[..., None], *args: Any) -> None:
         """Do something later; of two things due at once, the one that was named first comes first."""
         self._count += 1

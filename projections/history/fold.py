@@ -75,10 +75,6 @@ class SessionHistory:
         """The last version that is folded."""
         return int(self.session["version"])
 
-    @property
-    def has_ended(self) -> bool:
-        return self.session["ended_us"] is not None
-
     def take(self, step: Step, into: Changes) -> None:
         """Fold one step. Raises GapError unless it begins where the last one ended."""
         is_rejected = any(isinstance(event, derived.EventRejected) for event, _ in step)

@@ -26,8 +26,7 @@ _SILENT_WORDS = frozenset(_SILENT.split())
 class FolderAnswers:
     """AnswerPort over a content folder: direct answers of intents first, then the best section of the knowledge."""
 
-    def __init__(self, content: Content, *, dont_know: str = DONT_KNOW) -> None:
-        self._dont_know = dont_know
+    def __init__(self, content: Content) -> None:
         self._direct = {intent.name: intent.answer for intent in content.intents if intent.answer}
         self._intents = PhraseIntents(content.intents, content.fillers)
         self._questions = PhraseIntents(content.questions())
@@ -47,7 +46,7 @@ class FolderAnswers:
             return Answer(self._direct[intent.intent])
         section = self._asked_like(text) or self._search(text)
         if section is None:
-            return Answer(self._dont_know)
+            return Answer(DONT_KNOW)
         return Answer(section.spoken, (f"{section.source}#{section.heading}",))
 
     def _asked_like(self, text: str) -> Section | None:

@@ -18,15 +18,8 @@ _THRESHOLD_PERMILLE = 700
 class PhraseIntents:
     """IntentPort by example phrases; below the threshold (permille) the intent is "unknown"."""
 
-    def __init__(
-        self,
-        intents: Iterable[IntentExamples],
-        fillers: Iterable[str] = (),
-        *,
-        threshold_permille: int = _THRESHOLD_PERMILLE,
-    ) -> None:
+    def __init__(self, intents: Iterable[IntentExamples], fillers: Iterable[str] = ()) -> None:
         self._fillers = frozenset(fillers)
-        self._threshold_permille = threshold_permille
         self._examples = [(self.normalize(example), intent.name) for intent in intents for example in intent.examples]
         self._texts = [text for text, _ in self._examples]
         self._exact = dict(reversed(self._examples))  # the first of equals wins
@@ -40,7 +33,7 @@ class PhraseIntents:
         if spoken in self._exact:
             return Intent(self._exact[spoken], 1000)
         likeliest, permille = self._likeliest(spoken) if spoken else (UNKNOWN, 0)
-        return Intent(likeliest if permille >= self._threshold_permille else UNKNOWN, permille)
+        return Intent(likeliest if permille >= _THRESHOLD_PERMILLE else UNKNOWN, permille)
 
     def _likeliest(self, spoken: str) -> tuple[str, int]:
         """Permille: half for sharing words (so that a part of a phrase counts), half for not saying more than that."""
