@@ -99,8 +99,8 @@ class Gateway:
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S)
         try:
             await socket.prepare(request)
-        except ConnectionError:  # it is no error that a client is gone before it is answered
-            return socket
+        except ConnectionError:  # it is no error that a client is gone before it is answered; nobody gets this
+            return web.Response()
         if not self._origin_allowed(request):
             await socket.close(code=CloseCode.POLICY_VIOLATION, message=b"this page may not connect: wrong Origin")
             return socket

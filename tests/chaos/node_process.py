@@ -62,7 +62,8 @@ async def main(redis_url: str, policy: Path, notes: Path) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    settings = Settings(port=0, redis_url=redis_url, policy_file=policy, max_sessions=10_000)
+    mine = notes.with_name(f"data-{os.getpid()}")
+    settings = Settings(port=0, redis_url=redis_url, data_dir=mine, policy_file=policy, max_sessions=10_000)
     ports = Ports(notes)
     async with Orchestrator(
         settings, intent=ports, answer=ports, text_to_speech=ports, speech_to_text=ports

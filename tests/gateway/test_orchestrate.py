@@ -3,9 +3,12 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from events.derived import TurnStarted
 from events.inputs import ClientDisconnected, SessionCloseRequested, SessionOpened, TtsComplete
@@ -55,6 +58,34 @@ async def test_our_own_page_and_configured_ones_are_welcome(serve: Serve, http: 
     for origin in (service.url, "https://partner.example"):
         client = Talker(await http.ws_connect(f"{service.url}/orchestrate", headers={"Origin": origin}))
         await client.listening()
+
+
+async def test_a_client_that_is_gone_before_it_is_answered_leaves_no_traceback(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those of a busy node whose patience ended: its log would be full of them."""
+    prepare, tried = web.WebSocketResponse.prepare, asyncio.Event()
+
+    async def prepare_late(self: web.WebSocketResponse, request: web.Request) -> Any:
+        await soon(lambda: request.transport is None or request.transport.is_closing())
+        try:
+            return await prepare(self, request)
+        finally:
+            tried.set()
+
+    monkeypatch.setattr(web.WebSocketResponse, "prepare", prepare_late)
+    url = urlsplit(service.url)
+    _, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(
+        b"GET /orchestrate HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await writer.drain()
+    cast("asyncio.WriteTransport", writer.transport).abort()
+    async with asyncio.timeout(PATIENCE_S):
+        await tried.wait()
+    await service.runner.cleanup()
+    assert "Traceback" not in caplog.text
 
 
 async def test_an_unknown_session_and_a_wrong_token_are_refused_alike(call: Connect) -> None:
