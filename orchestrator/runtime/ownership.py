@@ -89,6 +89,7 @@ class Ownership:
         self._offered: set[str] = set()
         """What another node handed to this one."""
         self._next_gift = 0.0
+        self._renewed_s = 0.0
         self._looking = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -97,6 +98,7 @@ class Ownership:
         await self._look()
         self._tasks = [
             asyncio.create_task(self._keep(), name="leases"),
+            asyncio.create_task(self._hold(), name="leases held"),
             asyncio.create_task(self._listen(), name="handed over"),
         ]
 
@@ -168,6 +170,21 @@ class Ownership:
             except Exception:
                 logger.exception("leases could not be kept")
 
+    async def _hold(self) -> None:
+        """Renew while a look takes its time: many long conversations may be taken over in it, on a busy machine."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(max(0.0, self._renewed_s + self._lease_ms / 2_000 - loop.time()))
+            if loop.time() < self._renewed_s + self._lease_ms / 2_000:
+                continue
+            self._renewed_s = loop.time()  # tried, that is
+            try:
+                if not self.draining:
+                    await self._members.sign_of_life(self._owned())
+                self._leave(sorted(await self._renew() & self.running.keys()), MOVES)
+            except (RedisError, OSError) as error:
+                logger.info("leases could not be renewed in time: %s", error)
+
     async def _listen(self) -> None:
         """Take at once what is handed to us."""
         failures = 0
@@ -213,13 +230,19 @@ class Ownership:
 
     async def _renew_all(self, servers: Servers) -> None:
         """What another node has taken is lost, and so is what belonged to an earlier life of the server."""
-        leaving = [holding for holding, _ in self._leaving.values()]  # nobody else may begin before its effects ended
-        held = [holding.owner.lease for holding in [*self.running.values(), *leaving]]
-        gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
+        gone = await self._renew()
         for name, holding in self.running.items():
             if servers(holding.owner.lease.what.lease) not in ("", holding.server):
                 gone.add(name)
         self._leave(sorted(gone & self.running.keys()), MOVES)
+
+    async def _renew(self) -> set[str]:
+        """What is not ours any more."""
+        leaving = [holding for holding, _ in self._leaving.values()]  # nobody else may begin before its effects ended
+        held = [holding.owner.lease for holding in [*self.running.values(), *leaving]]
+        gone = {lease.what.name for lease in await leases.renew(self._redis, held, self._lease_ms)}
+        self._renewed_s = asyncio.get_running_loop().time()
+        return gone
 
     def _give_surplus(self) -> None:
         """What we own beyond our share goes to nodes that have been there for a lease.

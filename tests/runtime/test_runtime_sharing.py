@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
+
 from events.derived import StateChanged
 from events.inputs import SessionResumed, SttFinal
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.membership import Membership
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.shard import Shard
 from orchestrator.runtime.share import fair_share
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.support import PATIENCE_S, Running, StubClient, a_session_on, soon, soon_in_redis
@@ -185,6 +188,34 @@ async def test_nobody_is_sent_to_a_node_that_is_silent(make_node: MakeNode, plac
 
 async def _is_free(place: Place, lease: leases.Lease) -> bool:
     return bool(await leases.free(place.redis, [lease.what]))
+
+
+async def test_a_take_over_that_takes_long_costs_no_other_lease(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a busy node loses what it has to others, who are busier for it, and lose it too."""
+    first = await make_node(lease_ms=LEASE_MS)
+    second = await make_node(lease_ms=LEASE_MS)
+    await shared_evenly(first, second)
+    mine, taking, may_go_on = dict(first.node.shards), asyncio.Event(), asyncio.Event()
+    take_over = Shard.take_over
+
+    async def take_long(self: Shard) -> None:
+        taking.set()
+        await may_go_on.wait()
+        await take_over(self)
+
+    await looks(second, 2)
+    name = min(one for one in second.node._ownership.running if one.startswith("shard"))
+    (heir,) = second.node._members.reachable()
+    monkeypatch.setattr(Shard, "take_over", take_long)
+    second.node._ownership.hand_over(name, heir)
+    async with asyncio.timeout(PATIENCE_S):
+        await taking.wait()
+    await looks(second, 9)  # three leases long
+    may_go_on.set()
+    assert mine.items() <= first.node.shards.items()
+    assert not any(shard.lost.is_set() for shard in mine.values())
 
 
 async def test_a_node_that_drains_deals_its_calls_out_to_the_others(make_node: MakeNode) -> None:
