@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,9 +181,17 @@ class Ownership:
             try:
                 if not self.draining:
                     await self._members.sign_of_life(self._owned())
-                self._leave(sorted(await self._renew() & self.running.keys()), MOVES)
+                self._lose(await self._renew() & self.running.keys())
             except (RedisError, OSError) as error:
                 logger.info("leases could not be renewed in time: %s", error)
+
+    def _lose(self, gone: Set[str]) -> None:
+        """Give up at once what others have now; what is just being taken over ends that first, and is left then."""
+        for name in gone:
+            self.running[name].owner.lost.set()
+        self._leave(sorted(name for name in gone if self.running[name].begun), MOVES)
+        if gone:
+            self.wake.set()
 
     async def _listen(self) -> None:
         """Take at once what is handed to us."""
@@ -327,13 +335,15 @@ class Ownership:
         holding = self.running[lease.what.name] = Holding(owner, subscription, server)
         await owner.take_over()
         holding.begun = True
-        await subscription.start()
+        if not owner.lost.is_set():
+            await subscription.start()
 
     def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> asyncio.Event:
         """Give up in the background: what takes its time must not cost the leases that are kept. The event is set when
         others may take it.
         """
         released = asyncio.Event()
+        names = [name for name in names if name in self.running]
         if not names:
             released.set()
             return released

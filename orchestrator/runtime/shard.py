@@ -76,6 +76,8 @@ class Shard(Owned):
     async def take_over(self) -> None:
         """Rebuild the live sessions from their logs, and tell each that it has a new owner."""
         for session_id in self.lease.sessions:
+            if self.lost.is_set():
+                return
             try:
                 state, conversation = await rebuild(self._redis, self._keys, session_id)
             except RedisError:

@@ -1,6 +1,7 @@
 """Sharing: nodes that come get their share, nodes that go leave theirs, and nothing moves that need not."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -190,21 +191,18 @@ async def _is_free(place: Place, lease: leases.Lease) -> bool:
     return bool(await leases.free(place.redis, [lease.what]))
 
 
-async def test_a_take_over_that_takes_long_costs_no_other_lease(
-    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a busy node loses what it has to others, who are busier for it, and lose it too."""
-    first = await make_node(lease_ms=LEASE_MS)
-    second = await make_node(lease_ms=LEASE_MS)
-    await shared_evenly(first, second)
-    mine, taking, may_go_on = dict(first.node.shards), asyncio.Event(), asyncio.Event()
-    take_over = Shard.take_over
+async def taking_long(
+    first: Running, second: Running, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, Callable[[], None]]:
+    """The second hands a shard to the first, who has not taken it over until the function is called."""
+    taking, may_go_on, take_over = asyncio.Event(), asyncio.Event(), Shard.take_over
 
     async def take_long(self: Shard) -> None:
         taking.set()
         await may_go_on.wait()
         await take_over(self)
 
+    await shared_evenly(first, second)
     await looks(second, 2)
     name = min(one for one in second.node._ownership.running if one.startswith("shard"))
     (heir,) = second.node._members.reachable()
@@ -212,10 +210,36 @@ async def test_a_take_over_that_takes_long_costs_no_other_lease(
     second.node._ownership.hand_over(name, heir)
     async with asyncio.timeout(PATIENCE_S):
         await taking.wait()
+    return name, may_go_on.set
+
+
+async def test_a_take_over_that_takes_long_costs_no_other_lease(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a busy node loses what it has to others, who are busier for it, and lose it too."""
+    first, second = [await make_node(lease_ms=LEASE_MS) for _ in range(2)]
+    await shared_evenly(first, second)
+    mine = dict(first.node.shards)
+    _, go_on = await taking_long(first, second, monkeypatch)
     await looks(second, 9)  # three leases long
-    may_go_on.set()
+    go_on()
     assert mine.items() <= first.node.shards.items()
     assert not any(shard.lost.is_set() for shard in mine.values())
+
+
+async def test_a_shard_that_is_lost_while_it_is_taken_over_is_left(
+    make_node: MakeNode, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not read, and somebody takes it anew."""
+    first, second = [await make_node(lease_ms=LEASE_MS) for _ in range(2)]
+    name, go_on = await taking_long(first, second, monkeypatch)
+    holding = first.node._ownership.running[name]
+    await place.redis.delete(holding.owner.lease.what.lease)
+    await soon(holding.owner.lost.is_set)
+    go_on()
+    await shared_evenly(first, second)
+    assert not holding.subscription.running
+    assert "could not be kept" not in caplog.text
 
 
 async def test_a_node_that_drains_deals_its_calls_out_to_the_others(make_node: MakeNode) -> None:
