@@ -19,8 +19,8 @@ from projections.history.store import History
 
 NICE = 10
 TELL_EVERY_S = 0.5
-MOST_LOG = 16_000
-"""Characters of a line of the log: a traceback is short, what a database adds may not be."""
+MOST_LOG = 8_000
+"""Characters of an entry of the log, which in JSON is one line of at most 64 KiB: what a database adds may be long."""
 
 
 def say(**what: object) -> None:
