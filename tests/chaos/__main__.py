@@ -48,6 +48,8 @@ async def play(name: str, size: Size, plan: Plan, seed: int) -> bool:
             except AssertionError as error:
                 stuck.append(f"{fault.__name__}: {error}")
                 break
+        for words in stuck:
+            print(f"\n{words}\nlogs of the nodes are kept in {world.keep()}", file=sys.stderr, flush=True)
         await asyncio.sleep(2)
         found = await world.findings(may_lose=faults.kill_redis_and_cut in plan)
     found.violations += stuck

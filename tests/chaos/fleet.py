@@ -43,7 +43,7 @@ class Fleet:
         self.notes = folder / "notes.jsonl"
         """What the ports of all nodes were asked."""
         self._redis_url = redis_url
-        self._folder = folder
+        self.folder = folder
         self._policy = folder / "policy.yaml"
         self._policy.write_text(POLICY)
         self._started = 0
@@ -51,7 +51,7 @@ class Fleet:
     async def spawn(self) -> NodeProcess:
         """One more node, as soon as it is ready."""
         self._started += 1
-        log = self._folder / f"node-{self._started}.log"
+        log = self.folder / f"node-{self._started}.log"
         with log.open("w") as words:
             process = await self._start(words)
         assert process.stdout is not None
@@ -98,7 +98,7 @@ class Fleet:
         """Of each loss that a node has reported: session, the last version that is left, the last there had been."""
         return [
             (found["session"], int(found["first"]) - 1, int(found["last"]))
-            for log in sorted(self._folder.glob("node-*.log"))
+            for log in sorted(self.folder.glob("node-*.log"))
             for found in MISSED.finditer(log.read_text(errors="replace"))
         ]
 
@@ -106,6 +106,6 @@ class Fleet:
         """What no fault excuses: exceptions that nobody expected, in the words of the nodes."""
         return [
             f"{log.name}: {trace['before']}: {trace['error']}"
-            for log in sorted(self._folder.glob("node-*.log"))
+            for log in sorted(self.folder.glob("node-*.log"))
             for trace in TRACE.finditer(log.read_text(errors="replace"))
         ]

@@ -1,7 +1,9 @@
 """What can be seen of the shards from outside: who owns them, how far they are, and how long a take-over takes."""
 
 import asyncio
+import json
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -82,6 +84,19 @@ async def lags(redis: Redis, keys: Keys) -> dict[str, int]:
     return {what.name: len(entries) for what, entries in zip(everything, rest, strict=True) if entries}
 
 
+async def _most(redis: Redis, keys: Keys, left: dict[str, int]) -> str:
+    """What is waiting where most is: how many of which producer, type and session."""
+    if not left:
+        return ""
+    name = max(left, key=left.__getitem__)
+    stream = next(what.stream for what in ownables(keys) if what.name == name)
+    found = Counter[tuple[str, ...]]()
+    for _, fields in await redis.xrange(stream, f"({(await _cursors(redis, keys))[name]}", count=10_000):
+        event = json.loads(fields.get(b"e", b"{}"))
+        found[tuple(str(event.get(key, "")) for key in ("producer", "type", "session_id"))] += 1
+    return f"{name} has {found.most_common(12)}"
+
+
 async def recovered(redis: Redis, keys: Keys) -> None:
     """Return when everything is owned, and what is waiting now is handled. Raises AssertionError, with what is not."""
     try:
@@ -89,7 +104,8 @@ async def recovered(redis: Redis, keys: Keys) -> None:
             await _recovered(redis, keys)
     except TimeoutError:
         left, owned = await lags(redis, keys), await _owned(redis, keys)
-        raise AssertionError(f"after {PATIENCE_S:g} s, everything owned: {owned}, entries waiting: {left}") from None
+        words = f"after {PATIENCE_S:g} s, everything owned: {owned}, entries waiting: {left}"
+        raise AssertionError(f"{words}; {await _most(redis, keys, left)}") from None
 
 
 async def _recovered(redis: Redis, keys: Keys) -> None:
@@ -151,7 +167,8 @@ async def all_handled(redis: Redis, keys: Keys) -> None:
                     return
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        raise AssertionError(f"not everything is handled after {PATIENCE_S:g} s; left: {lag}") from None
+        words = f"not everything is handled after {PATIENCE_S:g} s; left: {lag}"
+        raise AssertionError(f"{words}; {await _most(redis, keys, lag)}") from None
 
 
 async def _feeds(redis: Redis, keys: Keys) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -117,6 +118,10 @@ class World:
             if self.restarted:
                 self.returns_ms.append((time.monotonic() - began_s) * 1_000)
                 self.restarted = False
+
+    def keep(self) -> Path:
+        """A copy of what the nodes have written until now, which outlives this world."""
+        return Path(shutil.copytree(self.fleet.folder, tempfile.mkdtemp(prefix="orch-stuck-"), dirs_exist_ok=True))
 
     async def findings(self, *, may_lose: bool = False) -> Findings:
         """End the load, wait until everything is handled, kill the nodes so that nothing moves, and check."""
