@@ -31,6 +31,19 @@ class Left:
     """Where its feed ended."""
 
 
+async def shared(redis: Redis, keys: Keys, nodes: int) -> None:
+    """Return when each of so many nodes has its share of the shards."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            pipeline = redis.pipeline(transaction=False)
+            for number in range(keys.shards):
+                pipeline.hget(keys.shard(number), "address")
+            owned = Counter(await pipeline.execute())
+            if len(owned) == nodes and min(owned.values()) >= keys.shards // nodes:
+                return
+            await asyncio.sleep(0.1)
+
+
 async def left_behind(redis: Redis, keys: Keys, address: str) -> list[Left]:
     """The shards with live conversations that belong to the node at this address."""
     pipeline = redis.pipeline(transaction=False)

@@ -79,12 +79,13 @@ class World:
         self.fleet = Fleet(self.server.url, folder)
         stack.push_async_callback(self.fleet.end)
         await asyncio.gather(*(self.fleet.spawn() for _ in range(size.nodes)))
+        await watch.shared(self.redis, self.keys, size.nodes)  # else all callers of the last one share its first shard
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         self.callers: list[Caller] = []
         self._load: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         stack.push_async_callback(self._hang_up)
-        while len(self.callers) < size.sessions:  # as many at once as nodes get through while they share the shards
+        while len(self.callers) < size.sessions:
             some = [Caller(http, self.fleet.any_address) for _ in range(min(10, size.sessions - len(self.callers)))]
             self.callers += some
             await asyncio.gather(*(caller.listening() for caller in some))
