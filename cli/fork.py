@@ -27,7 +27,8 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
         return USAGE
     old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
     taken: list[bytes] = []
-    for step in _steps([one for one in events if one.session_id == old]):
+    mine = [event for event in events if event.session_id == old]
+    for step in _steps(mine):
         event = step[0]
         renamed = event.but(
             session_id=new, event_id=event.event_id.replace(old, new), version=0, cause="", state_hash=""
@@ -38,7 +39,7 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
         if is_there(step):
             break
     else:
-        say(f"✗ nothing in {old} is at {at}: it ends with version {events[-1].version}")
+        say(f"✗ nothing in {old} is at {at}: it ends with version {mine[-1].version}")
         return USAGE
     forked = replay(Recording(new, Header(derived=False), tuple(taken)))
     state = forked.states[new]

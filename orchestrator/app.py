@@ -229,7 +229,7 @@ def _database(settings: Settings) -> URL:
 async def _warm_up(media: MediaSettings) -> None:
     try:
         await MediaHandler.warm_up(media)
-    except OfferRefused as error:
+    except (OfferRefused, OSError) as error:
         logger.warning("no voice call can be set up here, so there are typed ones alone: %s", error)
 
 

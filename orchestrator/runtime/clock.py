@@ -1,4 +1,4 @@
-"""The only clock of events: what time it is."""
+"""The clock of the runtime: what time it is."""
 
 import time
 

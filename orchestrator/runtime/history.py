@@ -70,6 +70,8 @@ class HistoryKeeper:
                 logger.warning("the process that keeps the history ended with %s and is started again", code)
             except (OSError, ValueError) as error:
                 logger.warning("the process that keeps the history is started again: %s", error)
+            except Exception:
+                logger.exception("what keeps the history broke, and is started again")
             self._counters["projection_failures"] += 1
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(MOST_S, 2 * self._pause_s)
