@@ -5,7 +5,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from orchestrator.runtime.connection import evalsha, run_all
+from orchestrator.runtime.connection import ask, evalsha, run_all
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import UnknownSessionError, read_lines
 from projections.history.store import History
@@ -89,11 +89,9 @@ async def _forget(redis: Redis, keys: Keys, sessions: dict[str, int], *, is_all:
 async def published(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int, dict[str, int]]:
     """Shard → projection → the last pointer that it has in its own store."""
     wanted = sorted(shards)
-    replies = await run_all(redis, [("HGETALL", keys.positions(number)) for number in wanted])
+    replies = await ask(redis, [("HGETALL", keys.positions(number)) for number in wanted])
     found = {}
     for number, reply in zip(wanted, replies, strict=True):
-        if isinstance(reply, Exception):
-            raise reply
         found[number] = {name.decode(): int(at) for name, at in cast("dict[bytes, bytes]", reply).items()}
     return found
 

@@ -95,6 +95,15 @@ async def run_all(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
     return replies
 
 
+async def ask(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
+    """As run_all, where each answer is needed: raises RedisError or TimeoutError where one failed."""
+    replies = await run_all(redis, calls)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
 async def _pipeline(redis: "Redis", calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     pipeline = redis.pipeline(transaction=False)
     for call in calls:

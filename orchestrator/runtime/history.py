@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy.engine import URL
 
+from orchestrator import child_process
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.keys import Keys
 
@@ -20,9 +20,10 @@ TELL_EVERY_S = 0.25
 SILENT_S = 3.0
 """It says something twice a second; who says nothing for so long stands still."""
 STOP_S = 5.0
+"""To write what it has in hand."""
 FEWEST_S, MOST_S = 0.25, 30.0
 """Between an end and the next start; longer each time, until something was written."""
-_COMMAND = (sys.executable, "-m", "orchestrator.runtime.history_process")
+_MODULE = "orchestrator.runtime.history_process"
 
 
 class HistoryKeeper:
@@ -78,12 +79,7 @@ class HistoryKeeper:
 
     async def _live_once(self) -> int:
         """From a start to an end; its exit code. Raises OSError, and ValueError for what we do not understand."""
-        process = await asyncio.create_subprocess_exec(
-            *_COMMAND,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C is for us; it ends when we close its input
-        )
+        process = await child_process.spawn(_MODULE)
         assert process.stdin is not None
         assert process.stdout is not None
         self.pid = process.pid
@@ -96,7 +92,7 @@ class HistoryKeeper:
             self.pid = 0
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
-            await _end(process)
+            await child_process.end(process, STOP_S)
 
     async def _tell(self, its_input: asyncio.StreamWriter) -> None:
         """Where to work; then, whenever it changes, what is ours."""
@@ -123,16 +119,3 @@ class HistoryKeeper:
 
 def _line(what: Mapping[Any, object]) -> bytes:
     return json.dumps(what).encode() + b"\n"
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Give it a moment to write what it has in hand."""
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await process.wait()
-    except TimeoutError:
-        logger.warning("the process that keeps the history did not end and is killed")
-        process.kill()
-        await process.wait()

@@ -11,7 +11,7 @@ from events.codec import BadEventError, decode_input
 from events.envelope import Input
 from events.inputs import SessionOpened, SessionResumed
 from orchestrator.runtime.commit import Move
-from orchestrator.runtime.connection import run_all
+from orchestrator.runtime.connection import ask
 from orchestrator.runtime.owned import Owned
 from orchestrator.runtime.routing import UnroutableError, route
 from orchestrator.runtime.subscribers import Entry
@@ -66,7 +66,7 @@ class Ingress(Owned):
         """
         asked = sorted(session_ids)
         calls = [("SISMEMBER", self._keys.sessions(self._keys.shard_of(one)), one) for one in asked]
-        return {one: bool(found) for one, found in zip(asked, await run_all(self._redis, calls), strict=True)}
+        return {one: bool(found) for one, found in zip(asked, await ask(self._redis, calls), strict=True)}
 
     async def _session_of(self, handler_id: str) -> str:
         session_id = await self._redis.get(self._keys.handler(handler_id))

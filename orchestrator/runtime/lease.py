@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from orchestrator.runtime.connection import evalsha, run_all
+from orchestrator.runtime.connection import ask, evalsha, run_all
 from orchestrator.runtime.keys import Keys
 
 KEPT_MS = 500
@@ -93,7 +93,7 @@ async def free(redis: Redis, wanted: list[Ownable]) -> list[Ownable]:
 
 async def address(redis: Redis, what: Ownable, node: str) -> str | None:
     """Where its owner is, or will be in a moment (empty: it does not say); None: it is free, or kept for `node`."""
-    held, where = await run_all(redis, [("GET", what.lease), ("HGET", what.owned, "address")])
+    held, where = await ask(redis, [("GET", what.lease), ("HGET", what.owned, "address")])
     if held is None or held.decode() == f"for {node}":
         return None
     return where.decode() if where else ""

@@ -10,7 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 from events.codec import decode
 from events.envelope import Event
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import run_all
+from orchestrator.runtime.connection import ask
 from orchestrator.runtime.keys import INGRESSES, Keys
 
 PAGE = 500
@@ -118,12 +118,8 @@ async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[E
     """What came after these positions, of each stream; in a cluster, where one command reads no two of them, now."""
     if not isinstance(redis, RedisCluster):
         return _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE))
-    replies = await run_all(redis, [("XREAD", "COUNT", PAGE, "STREAMS", *one) for one in streams.items()])
-    found = []
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-        found += _pairs(reply)
+    replies = await ask(redis, [("XREAD", "COUNT", PAGE, "STREAMS", *one) for one in streams.items()])
+    found = [pair for reply in replies for pair in _pairs(reply)]
     if not found:
         await asyncio.sleep(LOOK_S)
     return found

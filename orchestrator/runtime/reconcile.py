@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
-from orchestrator.runtime.connection import run_all
+from orchestrator.runtime.connection import ask
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import UnknownSessionError, read_lines
 from projections.history.fold import Changes, SessionHistory, folded, steps
@@ -86,10 +86,8 @@ async def differing(redis: Redis, keys: Keys, history: History, sessions: list[s
     for start in range(0, len(sessions), AT_ONCE):
         part = sessions[start : start + AT_ONCE]
         projected = await history.last_lines(part)
-        replies = await run_all(redis, [("XREVRANGE", keys.log(one), "+", "-", "COUNT", 1) for one in part])
+        replies = await ask(redis, [("XREVRANGE", keys.log(one), "+", "-", "COUNT", 1) for one in part])
         for session_id, reply in zip(part, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise reply
             last = reply[0][1][b"e"].rpartition(b"\n")[2] if reply else None
             if last != projected.get(session_id):
                 found.append(session_id)
@@ -99,11 +97,9 @@ async def differing(redis: Redis, keys: Keys, history: History, sessions: list[s
 async def ends(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, Position]:
     """Where the feeds of these shards end now. Raises RedisError."""
     wanted = sorted(shards)
-    replies = await run_all(redis, [("XREVRANGE", keys.feed(n), "+", "-", "COUNT", 1) for n in wanted])
+    replies = await ask(redis, [("XREVRANGE", keys.feed(n), "+", "-", "COUNT", 1) for n in wanted])
     found = {}
     for number, reply in zip(wanted, replies, strict=True):
-        if isinstance(reply, Exception):
-            raise reply
         found[number] = Position(keys.feed(number))
         if reply:
             stream_id, fields = reply[0]

@@ -48,6 +48,21 @@ async def test_it_counts_what_its_process_wrote(
     assert not is_alive(pid)
 
 
+async def test_what_lies_where_the_service_was_started_is_not_taken_for_ours(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: Running
+) -> None:
+    """A folder with modules that are called like ours is no hindrance."""
+    for name in ("events", "projections"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not ours')\n")
+    monkeypatch.chdir(tmp_path)
+    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), lambda: everything(place.keys), Counters())
+    await keeper.start()
+    await talk(running)
+    await caught_up(place.redis, place.keys)
+    await keeper.stop()
+
+
 async def test_a_process_that_stands_still_is_further_and_further_behind(keeper: HistoryKeeper) -> None:
     """Nobody asks it how far behind it is."""
     await soon(lambda: bool(keeper.pid) and not keeper.lag_s)

@@ -116,6 +116,27 @@ async def test_the_events_of_a_batch_are_routed_in_one_round_trip(make_node: Mak
         await running.node.stop()
 
 
+async def test_where_redis_cannot_say_whether_a_session_lives_nothing_is_routed(
+    running: Running, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error among the answers is no yes: the event waits, and is judged when there is an answer."""
+    live = await running.listening()
+    own = place.keys.shard_of(live.session_id)
+    unknown = next(f"nobody_{n}" for n in range(999) if place.keys.shard_of(f"nobody_{n}") != own)
+    sessions = place.keys.sessions(place.keys.shard_of(unknown))
+    await place.redis.set(sessions, "no set")
+    async with place.redis.pipeline(transaction=True) as pipeline:
+        pipeline.xadd(place.keys.ingress(0), {"e": line(live.session_id)})
+        pipeline.xadd(place.keys.ingress(0), {"e": line(unknown)})
+        await pipeline.execute()
+    await soon(lambda: "WRONGTYPE" in caplog.text)
+    await place.redis.delete(sessions)
+    await soon(lambda: running.node.counters["dead_letters"] == 1)
+    ((_, kept),) = await place.dead_letters(place.keys.ingress(0, "unroutable"))
+    assert kept == line(unknown)
+    assert len(running.watch.all(live.session_id, SttPartial)) == 1
+
+
 async def test_an_event_for_an_unknown_session_is_a_dead_letter_of_the_ingress(
     running: Running, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
