@@ -37,7 +37,6 @@ from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 from projections.golden_log import GoldenLog
 from projections.history.store import BadDatabaseError, History, database_url
-from projections.meters import CONTENT_TYPE
 from projections.quiet import Quiet
 from projections.registry import METRICS
 from projections.telemetry import Telemetry
@@ -170,8 +169,9 @@ class Orchestrator:
             **counted,
         }
 
-    async def _metrics(self) -> web.Response:
-        return web.Response(body=await self._telemetry.page(), headers={"Content-Type": CONTENT_TYPE})
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = await self._telemetry.page(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _log_of(self, session_id: str, first: int) -> list[Event]:
         try:

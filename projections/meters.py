@@ -1,23 +1,24 @@
-"""The metrics of registry.py as instruments of the OpenTelemetry SDK: read at /metrics, pushed over OTLP where the
+"""The metrics of registry.py as instruments of the OpenTelemetry SDK: shown at /metrics, pushed over OTLP where the
 standard OTEL_… variables name a collector.
 """
 
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from uuid import uuid4
 
 from opentelemetry.context import Context
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from projections import names
 from projections.measures import Measurement
+from projections.metrics_page import MetricsPage
 from projections.otlp import resource
 from projections.registry import METRICS, Metric
 from projections.span import Span
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 CLOSE_MS = 1_000
 """How long the collector may take to part."""
 PUSH_EVERY_MS = 60_000
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
@@ -51,10 +51,9 @@ class Meters:
 
     def __init__(self, now: Callable[[], Mapping[str, float]]) -> None:
         self._now = now
-        self._registry = CollectorRegistry(auto_describe=True)
-        readers: list[MetricReader] = [
-            PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=self._registry)
-        ]
+        reader = InMemoryMetricReader()
+        readers: list[MetricReader] = [reader]
+        self._page = MetricsPage(reader)
         self._pushing: PeriodicExportingMetricReader | None = None
         if collector("METRICS"):
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -62,7 +61,7 @@ class Meters:
             # Its own thread would come to life again in every child process, and push from there what it had inherited.
             self._pushing = PeriodicExportingMetricReader(OTLPMetricExporter(), math.inf)
             readers.append(self._pushing)
-        self._provider = MeterProvider(readers, resource=resource(), shutdown_on_exit=False)
+        self._provider = MeterProvider(readers, resource=_instance(), shutdown_on_exit=False)
         meter = self._provider.get_meter(names.SCOPE)
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
@@ -74,8 +73,8 @@ class Meters:
                 meter.create_observable_counter(callbacks=[self._observed(metric)], **about)
             elif metric.kind == "counter":
                 self._counters[metric.name] = meter.create_counter(**about)
-                if not metric.labels:
-                    self._counters[metric.name].add(0)  # it is there before something happens
+                for labels in _combinations(metric):  # a rate does not see what a counter is born with
+                    self._counters[metric.name].add(0, labels)
             else:
                 self._histograms[metric.name] = meter.create_histogram(
                     explicit_bucket_boundaries_advisory=metric.buckets, **about
@@ -89,9 +88,9 @@ class Meters:
             context = None if one.of is None else _example(one.of)
             self._histograms[one.metric].record(one.value, labels, context)
 
-    def page(self) -> bytes:
-        """The text of /metrics."""
-        return generate_latest(self._registry)
+    def page(self, accept: str = "") -> tuple[bytes, str]:
+        """/metrics and its content type, as a scraper's Accept header asks for it."""
+        return self._page.text(accept)
 
     def push(self) -> None:
         """Give a collector what there is now, if one is named. Blocks."""
@@ -105,6 +104,16 @@ class Meters:
 
     def _observed(self, metric: Metric) -> Callable[[CallbackOptions], list[Observation]]:
         return lambda _: [Observation(self._now().get(metric.name, 0))]
+
+
+def _instance() -> Resource:
+    """Of this process: what several push into one collector would be one series else."""
+    return Resource({"service.instance.id": str(uuid4())}).merge(resource())
+
+
+def _combinations(metric: Metric) -> Iterable[dict[str, str]]:
+    """The labels that it can have; none, where the code alone bounds them."""
+    return (dict(zip(metric.labels, values, strict=True)) for values in product(*metric.labels.values()))
 
 
 def _example(span: Span) -> Context:

@@ -126,11 +126,11 @@ class Telemetry:
         else:
             self.meters.record(Measurement("orch.telemetry.event.dropped", 1))
 
-    async def page(self) -> bytes:
-        """The text of /metrics, of everything that has happened until now."""
+    async def page(self, accept: str = "") -> tuple[bytes, str]:
+        """/metrics and its content type, of everything that has happened until now; as an Accept header asks for it."""
         await self.work_off()
         self._present = self._now()
-        return self.meters.page()
+        return self.meters.page(accept)
 
     async def work_off(self, *, is_urgent: bool = True) -> None:
         """Fold all events that wait; what is not urgent is done in quiet moments."""

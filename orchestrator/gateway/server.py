@@ -43,7 +43,7 @@ class Gateway:
         media: MediaSettings,
         allowed_origins: frozenset[str] = frozenset(),
         max_sessions: int = 20,
-        metrics: Callable[[], Awaitable[web.Response]] | None = None,
+        metrics: Callable[[web.Request], Awaitable[web.Response]] | None = None,
     ) -> None:
         self._node = node
         self._services = services
@@ -65,7 +65,7 @@ class Gateway:
             ]
         )
         if self._metrics is not None:
-            app.router.add_get("/metrics", self._show_metrics)
+            app.router.add_get("/metrics", self._metrics)
         app.on_shutdown.append(self._send_all_away)
         return app
 
@@ -90,10 +90,6 @@ class Gateway:
             "counters": dict(node.counters),
         }
         return web.json_response(body, status=200 if ready else 503)
-
-    async def _show_metrics(self, _: web.Request) -> web.Response:
-        assert self._metrics is not None, "else there is no such page"
-        return await self._metrics()
 
     async def _orchestrate(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S)

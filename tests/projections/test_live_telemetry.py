@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from events.derived import SessionEnded, TurnEnded
@@ -55,7 +56,7 @@ async def told(events: Iterable[Event], telemetry: Telemetry) -> dict[tuple[str,
         telemetry.note(event)
     await telemetry.work_off()
     await telemetry.catch_up()
-    page = await telemetry.page()
+    page, _ = await telemetry.page()
     await telemetry.close()
     return counted(page)
 
@@ -156,11 +157,11 @@ async def test_what_is_told_while_a_log_is_read_is_found_in_it(collector: Collec
     other = events_in(ROOT / "fixtures/normal_flow.jsonl")
     for event in [*events[41:], *other]:
         telemetry.note(event)
-    metrics = counted(await telemetry.page())
+    metrics = counted((await telemetry.page())[0])
     assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == turns(other)
     may_read.set()
     await telemetry.catch_up()
-    metrics = counted(await telemetry.page())
+    metrics = counted((await telemetry.page())[0])
     assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == turns(
         [*other, *events[40:]]
     )
@@ -260,6 +261,47 @@ async def test_metrics_are_pushed_to_a_collector_with_examples(collector: Collec
     (point,) = latency.histogram.data_points
     assert {example.span_id for example in point.exemplars} <= turns.keys()
     assert point.exemplars
+
+
+async def test_the_page_has_examples_for_whoever_asks_for_openmetrics() -> None:
+    """As Prometheus asks; each lies in its bucket and names a span of the call. In the plain format there are none."""
+    events = events_in(CALL)
+    telemetry = live()
+    telemetry.start()
+    for event in events:
+        telemetry.note(event)
+    page, content_type = await telemetry.page("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4")
+    plain, plain_type = await telemetry.page()
+    await telemetry.close()
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert plain_type.startswith("text/plain")
+    assert counted(plain)
+    samples = [
+        sample
+        for family in openmetrics_families(page.decode())
+        for sample in family.samples
+        if sample.name == "orch_turn_response_latency_seconds_bucket" and sample.exemplar
+    ]
+    ours = {
+        (f"{s.context.trace_id:032x}", f"{s.context.span_id:016x}") for s in spans_of(events) if s.name == names.TURN
+    }
+    assert {(s.exemplar.labels["trace_id"], s.exemplar.labels["span_id"]) for s in samples} <= ours
+    assert samples
+    assert all(s.exemplar.value <= float(s.labels["le"]) for s in samples)
+
+
+async def test_processes_that_push_are_told_apart(collector: Collector) -> None:
+    """Each is an instance of the service; two in one would be one series that jumps to and fro."""
+    for _ in range(2):
+        await told(events_in(CALL), live())
+    instances = {
+        attribute.value.string_value
+        for request in collector.metrics
+        for part in request.resource_metrics
+        for attribute in part.resource.attributes
+        if attribute.key == "service.instance.id"
+    }
+    assert len(instances) == 2
 
 
 async def test_metrics_are_pushed_as_often_as_the_standard_variable_says(

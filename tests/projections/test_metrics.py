@@ -32,7 +32,7 @@ def a_page() -> str:
     for name, metric in METRICS.items():
         if metric.kind != "gauge" and not metric.counted:
             meters.record(some(name))
-    page = meters.page().decode()
+    page = meters.page()[0].decode()
     meters.close()
     return page
 
@@ -68,6 +68,20 @@ def test_prometheus_calls_each_metric_as_the_registry_says() -> None:
         else:
             assert names == {metric.prometheus}
         assert {label for sample in family.samples for label in sample.labels} - {"le"} == set(metric.labels)
+
+
+def test_a_counter_with_known_labels_is_there_before_it_counts() -> None:
+    """A rate does not see the value that a series begins with: the first failed turn of a node would be no failure."""
+    meters = Meters(dict)
+    page = meters.page()[0].decode()
+    meters.close()
+    for line in (
+        'orch_turn_count_total{outcome="failed"} 0.0',
+        'orch_session_ended_total{reason="internal_error"} 0.0',
+        'orch_interruption_count_total{kind="false_interruption"} 0.0',
+        "orch_telemetry_span_dropped_total 0.0",
+    ):
+        assert line in page
 
 
 def test_every_counter_of_the_runtime_is_shown() -> None:
