@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.dashboards import FAILED, SPOKEN
 from deploy.queries import gauge, increase, quantile, rate
 from projections.registry import METRICS
-
-FAILED = 'outcome="failed"'
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,10 @@ class Alert:
 ALERTS = (
     Alert(
         "OrchSlowAnswers",
-        f"{quantile(0.95, 'orch.turn.response_latency', over='5m')} > 1.5",
+        f"{quantile(0.95, 'orch.turn.response_latency', over='5m', where=SPOKEN)} > 1.5",
         "10m",
         "page",
-        "One answer in twenty takes more than 1.5 s.",
+        "One spoken answer in twenty takes more than 1.5 s.",
         "Look at the stages of the dashboard orch: conversations; the one that grew is to blame.",
     ),
     Alert(
@@ -35,8 +34,16 @@ ALERTS = (
         f"{rate('orch.turn.count', over='5m', where=FAILED)} / {rate('orch.turn.count', over='5m')} > 0.05",
         "5m",
         "page",
-        "More than one turn in twenty fails.",
-        "Look at the service failures of the dashboard; callers hear the fallback answer.",
+        "More than one turn in twenty fails: the answer cannot be spoken, and callers hear nothing.",
+        "Look at text_to_speech in the service failures of the dashboard; the traces of failed turns say more.",
+    ),
+    Alert(
+        "OrchFallbackAnswers",
+        f"{rate('orch.turn.fallback', over='5m')} / {rate('orch.turn.count', over='5m')} > 0.05",
+        "5m",
+        "page",
+        "More than one caller in twenty hears the fallback answer.",
+        "The answer service fails or is too slow; the dashboard says which.",
     ),
     Alert(
         "OrchServiceFails",
@@ -44,7 +51,7 @@ ALERTS = (
         f" / {rate('orch.service.duration', 'service', '5m')} > 0.05",
         "5m",
         "ticket",
-        "More than one request in twenty to a service fails.",
+        "More than one request in twenty to a service fails or takes too long.",
         "Ask the service named by the label; traces show its requests.",
     ),
     Alert(
@@ -61,14 +68,14 @@ ALERTS = (
         "1m",
         "page",
         "No node owns a shard, so no call can be taken.",
-        "Is Redis there? `orch doctor` says what is wrong.",
+        "Do the nodes run? `orch doctor` says what is wrong.",
     ),
     Alert(
         "OrchRedisDoesNotAnswer",
-        f"{METRICS['orch.inbox.queued'].prometheus} > 1000",
+        f"{METRICS['orch.redis.silence'].prometheus} > 5",
         "30s",
         "page",
-        "What callers say waits for Redis.",
+        "Redis does not answer a node: its callers wait, and it takes no new ones.",
         "Look at Redis: its memory, its disk, its persistence.",
     ),
     Alert(

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.queries import gauge, mean, quantile, rate, share_within
+from deploy.queries import gauge, portions, quantile, rate, share_within
 from projections.registry import METRICS
 
+FAILED = 'outcome=~"failed|timed_out"'
 WIDTH = 24
 HEIGHT = 8
 SLOW_S = 1.5
@@ -24,23 +25,29 @@ class Panel:
     width: int = 12
 
 
-def percentiles(name: str) -> dict[str, str]:
-    return {f"p{round(part * 100)}": quantile(part, name) for part in (0.5, 0.95, 0.99)}
+def percentiles(name: str, where: str = "") -> dict[str, str]:
+    return {f"p{round(part * 100)}": quantile(part, name, where=where) for part in (0.5, 0.95, 0.99)}
 
 
 LATENCY = "orch.turn.response_latency"
+STAGE = "orch.turn.stage.duration"
+SPOKEN, TYPED = 'via="speech"', 'via="text"'
 CONVERSATIONS = [
-    Panel("Response latency", percentiles(LATENCY), "s", lines=(GOOD_S, SLOW_S)),
-    Panel("Where the time goes (mean)", {"{{stage}}": mean("orch.turn.stage.duration", "stage")}, "s", is_stacked=True),
-    Panel(f"Turns answered within {GOOD_S} s", {"share": share_within(LATENCY, GOOD_S)}, "percentunit"),
-    Panel("Stages, p95", {"{{stage}}": quantile(0.95, "orch.turn.stage.duration", "stage")}, "s"),
+    Panel("Response latency, spoken", percentiles(LATENCY, SPOKEN), "s", lines=(GOOD_S, SLOW_S)),
+    Panel("Where the time goes (mean)", {"{{stage}}": portions(STAGE, "stage", LATENCY)}, "s", is_stacked=True),
+    Panel(
+        f"Turns answered within {GOOD_S} s",
+        {"spoken": share_within(LATENCY, GOOD_S, where=SPOKEN), "typed": share_within(LATENCY, GOOD_S, where=TYPED)},
+        "percentunit",
+    ),
+    Panel("Response latency, typed", percentiles(LATENCY, TYPED), "s", lines=(GOOD_S, SLOW_S)),
+    Panel("Stages, p95", {"{{stage}}": quantile(0.95, STAGE, "stage")}, "s"),
     Panel("Turns by how they ended", {"{{outcome}}": rate("orch.turn.count", "outcome")}, "ops", is_stacked=True),
+    Panel("Fallback answers", {"{{reason}}": rate("orch.turn.fallback", "reason")}, "ops", is_stacked=True),
     Panel("Sounds over the agent", {"{{kind}}": rate("orch.interruption.count", "kind")}, "ops", is_stacked=True),
     Panel("From the sound to silence", percentiles("orch.interruption.stop_latency"), "s"),
     Panel("Services, p95", {"{{service}}": quantile(0.95, "orch.service.duration", "service")}, "s"),
-    Panel(
-        "Service failures", {"{{service}}": rate("orch.service.duration", "service", where='outcome="failed"')}, "ops"
-    ),
+    Panel("Service failures", {"{{service}}": rate("orch.service.duration", "service", where=FAILED)}, "ops"),
     Panel("First chunk of speech", percentiles("orch.speech.first_chunk"), "s"),
     Panel("Length of conversations", percentiles("orch.session.duration"), "s"),
     Panel("Conversations that ended", {"{{reason}}": rate("orch.session.ended", "reason")}, "ops", is_stacked=True),
@@ -48,6 +55,7 @@ CONVERSATIONS = [
 RUNTIME = [
     Panel("Conversations", {"{{instance}}": gauge("orch.session.active", "instance")}, is_stacked=True),
     Panel("Shards owned", {"{{instance}}": gauge("orch.shard.owned", "instance")}, is_stacked=True),
+    Panel("Redis: for how long it has not answered", {"{{instance}}": gauge("orch.redis.silence", "instance")}, "s"),
     Panel("Event loop lag", percentiles("orch.eventloop.lag"), "s"),
     Panel("Events that wait for Redis", {"{{instance}}": gauge("orch.inbox.queued", "instance")}),
     Panel("Committed events", {"{{type}}": rate("orch.event.count", "type")}, "ops", is_stacked=True),

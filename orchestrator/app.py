@@ -165,6 +165,7 @@ class Orchestrator:
             "orch.session.active": len(node.sessions),
             "orch.shard.owned": len(node.shards),
             "orch.inbox.queued": node.queued,
+            "orch.redis.silence": node.redis_silence_s,
             "orch.history.lag": self._history.lag_s if self._history else 0,
             **counted,
         }

@@ -59,6 +59,8 @@ def of_span(span: Span) -> Iterator[Measurement]:
 
 def _of_turn(turn: Span) -> Iterator[Measurement]:
     yield _measured("orch.turn.count", 1, turn, outcome=str(turn.attributes[names.TURN_OUTCOME]))
+    if names.FALLBACK in turn.attributes:
+        yield _measured("orch.turn.fallback", 1, turn, reason=str(turn.attributes[names.FALLBACK]))
     if names.RESPONSE_LATENCY_US in turn.attributes:
         latency_s = int(turn.attributes[names.RESPONSE_LATENCY_US]) / 1e6
         yield _measured("orch.turn.response_latency", latency_s, turn, via=str(turn.attributes[names.TURN_VIA]))

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 CLOSE_MS = 1_000
 """How long the collector may take to part."""
 PUSH_EVERY_MS = 60_000
+SPOKEN = "http/protobuf"
 
 
 def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
@@ -35,6 +36,15 @@ def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
     told = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     return bool(told) and not is_off and environment.get(f"OTEL_{signal}_EXPORTER", "otlp") != "none"
+
+
+def check_protocol(environment: Mapping[str, str] = os.environ) -> None:
+    """Say so where a collector is named with another protocol than orch speaks. It speaks its own all the same."""
+    is_named = collector("TRACES", environment) or collector("METRICS", environment)
+    for signal in ("_TRACES", "_METRICS", ""):
+        name = f"OTEL_EXPORTER_OTLP{signal}_PROTOCOL"
+        if is_named and (protocol := environment.get(name, SPOKEN)) != SPOKEN:
+            logger.warning("%s=%s: orch speaks %s alone, and does so now", name, protocol, SPOKEN)
 
 
 def push_every_s(environment: Mapping[str, str] = os.environ) -> float:

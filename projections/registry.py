@@ -10,6 +10,7 @@ _SUFFIX = {"s": "_seconds"}
 
 TURN_S = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 5, 10)
 STAGE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+SERVICE_S = (*STAGE_S, 7.5, 10, 15, 20, 30, 60)
 STOP_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
 CALL_S = (10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 LOOP_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -70,13 +71,19 @@ _ALL = (
     ),
     Metric("orch.turn.count", "counter", "{turn}", "Turns that ended.", {"outcome": OUTCOMES}),
     Metric(
+        *("orch.turn.fallback", "counter", "{turn}"),
+        "Turns in which callers heard the fallback answer, since the answer service failed or was too slow.",
+        {"reason": ("service_failed", "answer_deadline")},
+    ),
+    Metric(
         *("orch.service.duration", "histogram", "s"),
-        "Requests to services: intent, answer, and text-to-speech with fillers to the end of the synthesis.",
+        "Requests to services: intent, answer, and text-to-speech with fillers to the end of the synthesis. timed_out:"
+        " the policy's deadline passed.",
         {
-            "outcome": ("answered", "failed", "cancelled", "retried"),
+            "outcome": ("answered", "failed", "timed_out", "cancelled", "retried"),
             "service": ("intent", "answer", "filler", "text_to_speech"),
         },
-        STAGE_S,
+        SERVICE_S,
     ),
     Metric(
         *("orch.speech.first_chunk", "histogram", "s"),
@@ -126,6 +133,11 @@ _ALL = (
         *("orch.session.unrecoverable", "counter", "{session}"),
         "Conversations whose log cannot be read any more.",
         counted="unrecoverable",
+    ),
+    Metric(
+        *("orch.redis.silence", "gauge", "s"),
+        "For how long Redis has not answered this node; below a second all is well. From one second on, while somebody"
+        " speaks, the node takes no new calls.",
     ),
     Metric(
         *("orch.redis.lost_version", "counter", "{event}"),

@@ -5,7 +5,6 @@ noting an event costs an append, all else is done later, a little at a time, and
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -16,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from events.derived import SessionEnded
 from events.envelope import Event
 from projections.measures import Measurement, of_events, of_span
-from projections.meters import Meters, collector, push_every_s
+from projections.meters import Meters, check_protocol, collector, push_every_s
 from projections.otlp import readable, resource
 from projections.quiet import Quiet
 from projections.span import Layout, Span
@@ -39,7 +38,6 @@ CLOSE_S = 2.0
 """How long a service that stops waits for the collector."""
 
 FORGET_S = 60.0
-SPOKEN = "http/protobuf"
 
 ReadLog = Callable[[str, int], Awaitable[list[Event]]]
 """Some committed events of a session, from a version on; none: there are no more, or they cannot be read."""
@@ -50,8 +48,6 @@ def span_exporter() -> SpanExporter | None:
     """To the collector that the standard OTEL_… variables name, if they do."""
     if not collector("TRACES"):
         return None
-    if (protocol := os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", SPOKEN)) != SPOKEN:
-        logger.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s: orch speaks %s alone, and does so now", protocol, SPOKEN)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter()
@@ -81,9 +77,10 @@ class Telemetry:
         self._layout: Layout = layout
         self._with_content = with_content
         self._exporter = span_exporter()
-        self._resource = resource()
         self._events: deque[Event] = deque()
-        self._spans: deque[Span] = deque()
+        self._spans: deque[tuple[Span, bool]] = deque()
+        """Each with whether it may have been exported before, by another process."""
+        self._resources = {is_reexport: resource(is_reexport=is_reexport) for is_reexport in (False, True)}
         self._sessions: dict[str, SessionSpans | None] = {}
         """None: its log could not be read."""
         self._behind: dict[str, tuple[int, int]] = {}
@@ -96,6 +93,7 @@ class Telemetry:
 
     def start(self) -> None:
         """Begin the work, on this loop."""
+        check_protocol()
         self._tasks.append(asyncio.create_task(self._work(), name="telemetry"))
         self._tasks.append(asyncio.create_task(self._catch_up_all(), name="telemetry:logs"))
         if collector("METRICS"):
@@ -216,7 +214,7 @@ class Telemetry:
 
         A little at a time: a log may be an hour long, and a node that dies leaves many. The spans are exported once
         more, for nobody knows which of them the old owner still exported; the same spans have the same ids. What comes
-        before the first event that was told here is not measured again.
+        before the first event that was told here is not measured again, and is marked, so that no collector does.
         """
         session, is_over = self._sessions.get(session_id), False
         while session is None or session.version < self._behind[session_id][1]:
@@ -229,9 +227,11 @@ class Telemetry:
                 self._sessions[session_id] = session
             for event in page:
                 for span in session.see(event):
-                    self._queue(span)
                     if event.version >= self._behind[session_id][0]:
+                        self._queue(span)
                         self._record(of_span(span))
+                    else:
+                        self._queue(span, is_reexport=True)
                 is_over = isinstance(event, SessionEnded)
             await self._quiet.moment()
         return session, is_over
@@ -251,11 +251,11 @@ class Telemetry:
 
     # Traces.
 
-    def _queue(self, span: Span) -> None:
+    def _queue(self, span: Span, *, is_reexport: bool = False) -> None:
         if self._exporter is None:
             return
         if len(self._spans) < MOST_SPANS:
-            self._spans.append(span)
+            self._spans.append((span, is_reexport))
         else:
             self.meters.record(Measurement("orch.telemetry.span.dropped", 1))
 
@@ -270,7 +270,7 @@ class Telemetry:
         exporter = self._exporter
         assert exporter is not None, "spans are queued for it alone"
         batch = [self._spans.popleft() for _ in range(min(BATCH, len(self._spans)))]
-        spans = readable(batch, self._resource)
+        spans = [one for span, is_reexport in batch for one in readable([span], self._resources[is_reexport])]
         try:
             taken = await _in_a_thread(lambda: exporter.export(spans)) is SpanExportResult.SUCCESS
         except asyncio.CancelledError:

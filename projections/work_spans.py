@@ -12,6 +12,12 @@ STAGES = {
     "PlayFiller": names.FILLER,
     "Speak": names.TEXT_TO_SPEECH,
 }
+_DEADLINES = {  # whose fault it is that one passes, if that is still at work
+    "intent_deadline": names.INTENT,
+    "answer_deadline": names.ANSWER,
+    "tts_deadline": names.TEXT_TO_SPEECH,
+    "playback_deadline": names.TEXT_TO_SPEECH,
+}
 _ANSWERED_BY: dict[type[Event], frozenset[str]] = {
     inputs.IntentResolved: frozenset({names.INTENT}),
     inputs.RagAnswered: frozenset({names.ANSWER}),
@@ -30,6 +36,8 @@ class WorkSpans:
         self._playbacks: dict[str, Span | None] = {}
         """By playback id; None: asked for, not begun."""
         self._fillers: set[str] = set()
+        self._overdue = ""
+        """Whose deadline is the input that things are decided about now."""
         self._asked: dict[str, Context] = {}
         """By the event that issued it: what a result was asked by."""
 
@@ -37,6 +45,10 @@ class WorkSpans:
     def playing(self) -> Span | None:
         """What is heard of the agent."""
         return next((span for span in self._playbacks.values() if span is not None), None)
+
+    def consider(self, event: Event) -> None:
+        """An input: what is cancelled because of its deadline has failed."""
+        self._overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
 
     def ask(self, event: CommandIssued, because: Event | None) -> None:
         """A stage begins, because of that input."""
@@ -121,6 +133,9 @@ class WorkSpans:
     def _over(self, command_id: str, outcome: str) -> Span | None:
         span = self._stages.pop(command_id, None)
         if span is not None:
+            if outcome == "cancelled" and span.name == self._overdue:
+                outcome = "timed_out"
+                span.error = span.attributes[names.ERROR_TYPE] = "timeout"
             span.attributes[names.OUTCOME] = outcome
         return span
 

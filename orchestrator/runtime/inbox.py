@@ -8,6 +8,7 @@ that came back without its last writes gets those again that it had accepted fro
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +59,8 @@ class Inbox:
         self._arrived: Counter[int] = Counter()
         self._moved = asyncio.Event()
         self._failing: set[int] = set()
-        self._stalled: set[int] = set()
+        self._stalled: dict[int, float] = {}
+        """Shards, and since when what was said there has been waiting."""
         self._stalls = stalls
         self._overflows = overflows
 
@@ -66,6 +68,11 @@ class Inbox:
     def is_stalled(self) -> bool:
         """Whether something has been waiting to be appended for more than STALL_S."""
         return bool(self._stalled)
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long something has been waiting to be appended; 0 where that is no stall."""
+        return time.monotonic() - min(self._stalled.values()) if self._stalled else 0.0
 
     @property
     def queued(self) -> int:
@@ -130,13 +137,13 @@ class Inbox:
         finally:
             alarm.cancel()
             if shard in self._stalled:
-                self._stalled.discard(shard)
+                del self._stalled[shard]
                 if not self._stalled:
                     self._stalls(False)
 
     def _stall(self, shard: int) -> None:
         first = not self._stalled
-        self._stalled.add(shard)
+        self._stalled[shard] = time.monotonic() - STALL_S
         if first:
             self._stalls(True)
 

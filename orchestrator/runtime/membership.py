@@ -13,6 +13,7 @@ pub/sub: whoever is busy for a moment finds the word when it looks again.
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -47,10 +48,17 @@ class Membership:
         self._redis = redis
         self._keys = keys
         self._lease_ms = lease_ms
+        self._heard_s = time.monotonic()
+
+    @property
+    def silence_s(self) -> float:
+        """Since when Redis has taken no sign of life; where all is well it grows to a third of a lease, no more."""
+        return time.monotonic() - self._heard_s
 
     async def sign_of_life(self, owned: Mapping[str, int]) -> None:
         """Say that we are there and what we own, and see who else is. Raises RedisError."""
         self.members = await self._call(self._lease_ms, json.dumps({"address": self.address, "owned": owned}))
+        self._heard_s = time.monotonic()
 
     async def leave(self) -> list[Member]:
         """Be a member no more; returns who is left to take what we own. Raises RedisError.

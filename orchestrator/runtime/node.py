@@ -168,6 +168,11 @@ class Node:
         """Events of this process that wait for Redis."""
         return self._inbox.queued
 
+    @property
+    def redis_silence_s(self) -> float:
+        """For how long Redis has not answered this node, be it to its signs of life or to what callers said."""
+        return max(self._members.silence_s, self._inbox.stalled_s)
+
     async def read_log(self, session_id: str, *, first: int = 0, most: int | None = None) -> list[Event]:
         """The committed events of a session: all, or those of so many steps from a version on. Raises
         UnknownSessionError (also where there are none so late), BadEventError, RedisError.

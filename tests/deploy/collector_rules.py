@@ -27,7 +27,7 @@ KNOWN: dict[str, dict[str, set[str]]] = {
     "exporters": {
         "otlp_grpc": {"endpoint", "tls", "sending_queue", "retry_on_failure", "timeout", "headers", "compression"},
         "otlp_http": {"endpoint", "tls", "sending_queue", "retry_on_failure", "timeout", "headers", "compression"},
-        "prometheus": {"endpoint", "enable_open_metrics", "resource_to_telemetry_conversion", "namespace"},
+        "prometheus": {"endpoint", "enable_open_metrics", "resource_constant_labels", "namespace"},
         "debug": {"verbosity"},
     },
 }
@@ -44,6 +44,7 @@ RENAMED = {
 }
 REMOVED_KEYS = {
     "check_collector_pipeline": "was removed from health_check",
+    "resource_to_telemetry_conversion": "is deprecated; use resource_constant_labels",
     "blocking": "is called block_on_overflow",
     "min_size_items": "is called min_size",
     "address": "of service.telemetry.metrics is ignored; use readers",

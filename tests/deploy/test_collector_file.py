@@ -59,6 +59,10 @@ PLANTED: dict[str, tuple[Callable[[Config], None], str]] = {
     "check_collector_pipeline": (put("extensions>health_check>check_collector_pipeline", {}), "removed"),
     "a blocking queue": (put("exporters>otlp_grpc/traces>sending_queue>blocking", True), "block_on_overflow"),
     "min_size_items": (put("exporters>otlp_grpc/traces>sending_queue>batch>min_size_items", 1), "min_size"),
+    "all of the resource as labels": (
+        put("exporters>prometheus>resource_to_telemetry_conversion", {"enabled": True}),
+        "resource_constant_labels",
+    ),
     "no unit": (put("connectors>span_metrics>histogram", {}), "unit: s"),
     "a typing error": (put("processors>tail_sampling>decision_weight", 1), "unknown"),
     "an unknown component": (put("processors>magic", {}), "unknown"),

@@ -102,16 +102,17 @@ def test_no_alert_is_raised_while_all_is_well() -> None:
 
 
 BAD: dict[str, dict[str, str]] = {
-    "OrchSlowAnswers": {'orch_turn_response_latency_seconds_bucket{le="0.8"}': "0+0x60"},
+    "OrchSlowAnswers": {'orch_turn_response_latency_seconds_bucket{via="speech",le="0.8"}': "0+0x60"},
     "OrchTurnsFail": {'orch_turn_count_total{outcome="failed"}': "0+10x60"},
-    "OrchServiceFails": {'orch_service_duration_seconds_count{service="answer",outcome="failed"}': "0+10x60"},
+    "OrchFallbackAnswers": {'orch_turn_fallback_total{reason="answer_deadline"}': "0+10x60"},
+    "OrchServiceFails": {'orch_service_duration_seconds_count{service="answer",outcome="timed_out"}': "0+10x60"},
     "OrchSlowToStop": {
         'orch_interruption_stop_latency_seconds_bucket{le="0.01"}': "0+0x60",
         'orch_interruption_stop_latency_seconds_bucket{le="0.3"}': "0+1x60",
         'orch_interruption_stop_latency_seconds_bucket{le="1.0"}': "0+6x60",
     },
     "OrchNoShards": {"orch_shard_owned": "0+0x60"},
-    "OrchRedisDoesNotAnswer": {"orch_inbox_queued": "5000+0x60"},
+    "OrchRedisDoesNotAnswer": {"orch_redis_silence_seconds": "60+60x60"},
     "OrchLostVersions": {"orch_redis_lost_version_total": "0+1x60"},
     "OrchReducerFailures": {"orch_reducer_failure_total": "0+1x60"},
     "OrchUnrecoverable": {"orch_session_unrecoverable_total": "0+1x60"},
@@ -124,7 +125,7 @@ BAD: dict[str, dict[str, str]] = {
     "OrchHistoryFails": {"orch_history_failure_total": "0+2x60"},
     "OrchTelemetryDrops": {"orch_telemetry_span_dropped_total": "0+9x60"},
 }
-SLOW = {'orch_turn_response_latency_seconds_bucket{le="3.0"}': "0+60x60"}
+SLOW = {'orch_turn_response_latency_seconds_bucket{via="speech",le="3.0"}': "0+60x60"}
 
 
 def test_every_alert_has_a_case() -> None:

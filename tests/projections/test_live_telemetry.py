@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -136,8 +137,10 @@ async def test_a_session_that_was_taken_over_has_its_whole_trace(collector: Coll
         collector.traces.clear()
         metrics = await told(events[begin:], live(events))
         assert sorted_bytes(collector.spans) == exported(events)
+        first_turns = [span for span in resources(collector, is_reexport=False) if span.name == names.TURN]
         ended = sum(isinstance(event, TurnEnded) for event in events[begin:])
         assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == ended
+        assert len(first_turns) == ended, "the others may have been counted before by a collector"
 
 
 async def test_what_is_told_while_a_log_is_read_is_found_in_it(collector: Collector) -> None:
@@ -168,6 +171,18 @@ async def test_what_is_told_while_a_log_is_read_is_found_in_it(collector: Collec
     await telemetry.close()
     trace = trace_id(events[0].session_id).to_bytes(16)
     assert sorted_bytes([span for span in collector.spans if span.trace_id == trace]) == exported(events)
+
+
+def resources(collector: Collector, *, is_reexport: bool) -> list[SpanMessage]:
+    """The spans whose resource says so, or does not."""
+    return [
+        span
+        for request in collector.traces
+        for part in request.resource_spans
+        if any(one.key == names.REEXPORTED for one in part.resource.attributes) == is_reexport
+        for scope in part.scope_spans
+        for span in scope.spans
+    ]
 
 
 def turns(events: list[Event]) -> int:
@@ -242,6 +257,18 @@ async def test_the_standard_switches_switch_it_off(
         monkeypatch.setenv(name, value)
     await told(events_in(CALL), live())
     assert collector.spans == []
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"])
+async def test_whoever_asks_for_another_protocol_is_told(
+    name: str, collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said at the start which one is spoken, and that one is."""
+    monkeypatch.setenv(name, "grpc")
+    events = events_in(CALL)
+    await told(events, live())
+    assert sorted_bytes(collector.spans) == exported(events)
+    assert f"{name}=grpc" in caplog.text
 
 
 async def test_metrics_are_pushed_to_a_collector_with_examples(collector: Collector) -> None:

@@ -84,6 +84,17 @@ def test_a_counter_with_known_labels_is_there_before_it_counts() -> None:
         assert line in page
 
 
+@pytest.mark.parametrize(
+    ("file", "reason"), [("answer_slow", "answer_deadline"), ("answer_down", "service_failed"), ("normal_flow", "")]
+)
+def test_a_fallback_answer_is_counted_with_its_reason(file: str, reason: str) -> None:
+    """The turn is completed, and yet the caller heard no answer."""
+    (found,) = (ROOT / "fixtures").rglob(f"{file}.jsonl")
+    measured = [one for span in spans_of(events_in(found)) for one in of_span(span)]
+    counted = [dict(one.labels) for one in measured if one.metric == "orch.turn.fallback"]
+    assert counted == ([{"reason": reason}] if reason else [])
+
+
 def test_every_counter_of_the_runtime_is_shown() -> None:
     """None is forgotten, and none is made up."""
     code = "\n".join(file.read_text() for file in (ROOT / "orchestrator/runtime").glob("*.py"))

@@ -140,6 +140,29 @@ def test_the_stages_of_a_turn_add_up_to_its_latency(file: Path) -> None:
             assert started_us in {*quiet, *begun}
 
 
+def named(spans: list[Span], name: str) -> list[Span]:
+    return [span for span in spans if span.name == name]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("answer_slow", names.ANSWER),
+        ("intent_slow_answer_slower", names.INTENT),
+        ("speaking_but_silent", names.TEXT_TO_SPEECH),
+        ("audio_that_stops", names.TEXT_TO_SPEECH),
+    ],
+)
+def test_a_question_whose_deadline_passes_has_failed(file: str, name: str) -> None:
+    """It is no mere cancellation: a collector that keeps errors keeps it. Other questions of the turn have not."""
+    spans = spans_of(events_in(ROOT / f"fixtures/failures/{file}.jsonl"))
+    late = [span for span in spans if span.attributes.get(names.OUTCOME) == "timed_out"]
+    assert late
+    assert {(span.name, span.error, span.attributes[names.ERROR_TYPE]) for span in late} == {
+        (name, "timeout", "timeout")
+    }
+
+
 def test_most_answered_turns_are_timed() -> None:
     """The law above is not about nothing."""
     timed = [

@@ -50,6 +50,17 @@ async def test_whoever_speaks_into_a_frozen_redis_is_told_and_answered_later(
         assert await check_laws(redis, KEYS) == 2
 
 
+async def test_a_node_whose_redis_is_away_says_for_how_long(in_a_call: Running, server: Server) -> None:
+    """Though nobody speaks and it keeps its shards: its callers could not be answered, and somebody is to be told."""
+    node = in_a_call.node
+    server.freeze()
+    await soon(lambda: node.redis_silence_s > 1.5)
+    assert node.shards
+    server.thaw()
+    await soon(lambda: node.redis_silence_s < 1)
+    await node.stop()
+
+
 async def test_when_too_much_waits_those_who_speak_are_sent_away(
     in_a_call: Running, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
