@@ -5,8 +5,7 @@ standard OTEL_… variables name a collector.
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from itertools import product
+from collections.abc import Callable, Mapping
 from uuid import uuid4
 
 from opentelemetry.context import Context
@@ -83,8 +82,6 @@ class Meters:
                 meter.create_observable_counter(callbacks=[self._observed(metric)], **about)
             elif metric.kind == "counter":
                 self._counters[metric.name] = meter.create_counter(**about)
-                for labels in _combinations(metric):  # a rate does not see what a counter is born with
-                    self._counters[metric.name].add(0, labels)
             else:
                 self._histograms[metric.name] = meter.create_histogram(
                     explicit_bucket_boundaries_advisory=metric.buckets, **about
@@ -119,11 +116,6 @@ class Meters:
 def _instance() -> Resource:
     """Of this process: what several push into one collector would be one series else."""
     return Resource({"service.instance.id": str(uuid4())}).merge(resource())
-
-
-def _combinations(metric: Metric) -> Iterable[dict[str, str]]:
-    """The labels that it can have; none, where the code alone bounds them."""
-    return (dict(zip(metric.labels, values, strict=True)) for values in product(*metric.labels.values()))
 
 
 def _example(span: Span) -> Context:

@@ -1,26 +1,26 @@
 """The page /metrics: what the OpenTelemetry SDK has measured, as Prometheus reads it, with examples of traces.
 
-The SDK's own exporter for Prometheus leaves the examples (exemplars) out; the formats are written by prometheus_client.
+The SDK's own exporter for Prometheus leaves the examples (exemplars) out, and what has no value yet: a rate does not
+see the value that a series is born with. The formats are written by prometheus_client.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import product
 
-from opentelemetry.sdk.metrics.export import (
-    Gauge,
-    HistogramDataPoint,
-    InMemoryMetricReader,
-    NumberDataPoint,
-    Sum,
-)
-from opentelemetry.sdk.metrics.export import Metric as Measured
+from opentelemetry.sdk.metrics.export import DataPointT, HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from projections.registry import METRICS
+from projections.registry import METRICS, Metric
+
+Values = tuple[str, ...]
+"""Of the labels, in the order of the registry."""
+Points = dict[Values, DataPointT]
+Buckets = list[tuple[str, float] | tuple[str, float, Exemplar]]
 
 
 class MetricsPage(Collector):
@@ -37,40 +37,45 @@ class MetricsPage(Collector):
         return encode(self), content_type
 
     def collect(self) -> Iterator[Family]:
-        """All metrics that have a value by now."""
+        """All metrics there are; none, where the SDK is switched off."""
         data = self._reader.get_metrics_data()
-        for resource in data.resource_metrics if data else ():
-            for scope in resource.scope_metrics:
-                yield from map(_family, scope.metrics)
+        points: dict[str, Points] = {
+            one.name: {tuple(str((p.attributes or {})[name]) for name in METRICS[one.name].labels): p for p in some}
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for one in scope.metrics
+            if (some := one.data.data_points)
+        }
+        if points:
+            yield from (_family(metric, points.get(name, {})) for name, metric in METRICS.items())
 
 
-def _family(measured: Measured) -> Family:
-    metric = METRICS[measured.name]
-    names = list(metric.labels)
-    family: HistogramMetricFamily | CounterMetricFamily | GaugeMetricFamily
-    if isinstance(measured.data, Sum | Gauge):
-        kind = CounterMetricFamily if isinstance(measured.data, Sum) else GaugeMetricFamily
-        family = kind(metric.prometheus, metric.meaning, labels=names)
-        for number in measured.data.data_points:
-            family.add_metric(_values(names, number), number.value)
-        return family
-    family = HistogramMetricFamily(metric.prometheus, metric.meaning, labels=names)
-    for point in measured.data.data_points:
-        assert isinstance(point, HistogramDataPoint), "no other kind is made in meters.py"
-        family.add_metric(_values(names, point), _buckets(point), point.sum)
-    return family
+def _family(metric: Metric, points: Points) -> Family:
+    """With 0 for what its labels can be and has not come; labels that the code alone bounds come when they come."""
+    about = (metric.prometheus, metric.meaning)
+    each = dict.fromkeys([*product(*metric.labels.values()), *points])
+    if metric.kind == "histogram":
+        histogram = HistogramMetricFamily(*about, labels=list(metric.labels))
+        for values in each:
+            point = points.get(values)
+            assert isinstance(point, HistogramDataPoint | None), "meters.py makes what the registry says"
+            histogram.add_metric(values, _buckets(metric, point), point.sum if point else 0)
+        return histogram
+    number = (CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily)(*about, labels=[*metric.labels])
+    for values in each:
+        point = points.get(values)
+        assert isinstance(point, NumberDataPoint | None), "meters.py makes what the registry says"
+        number.add_metric(values, point.value if point else 0)
+    return number
 
 
-def _values(names: list[str], point: NumberDataPoint | HistogramDataPoint) -> list[str]:
-    told = point.attributes or {}
-    return [str(told[name]) for name in names]
-
-
-def _buckets(point: HistogramDataPoint) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+def _buckets(metric: Metric, point: HistogramDataPoint | None) -> Buckets:
     """Each with all that is below its bound, and an example of what fell into it since the last scrape."""
-    bounds = [*(str(float(bound)) for bound in point.explicit_bounds), "+Inf"]
+    bounds = [*(str(float(bound)) for bound in metric.buckets), "+Inf"]
+    if point is None:
+        return [(bound, 0) for bound in bounds]
     examples = {bisect_left(point.explicit_bounds, one.value): one for one in point.exemplars}
-    found: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    found: Buckets = []
     so_far = 0
     for index, (bound, count) in enumerate(zip(bounds, point.bucket_counts, strict=True)):
         so_far += count
