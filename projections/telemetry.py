@@ -128,7 +128,7 @@ class Telemetry:
         """/metrics and its content type, of everything that has happened until now; as an Accept header asks for it."""
         await self.work_off()
         self._present = self._now()
-        return self.meters.page(accept)
+        return await _in_a_thread(lambda: self.meters.page(accept))  # it takes some milliseconds
 
     async def work_off(self, *, is_urgent: bool = True) -> None:
         """Fold all events that wait; what is not urgent is done in quiet moments."""

@@ -68,7 +68,7 @@ def has_happened(service: Orchestrator) -> None:
 
 
 async def test_every_panel_shows_something(service: Orchestrator, scraped: Prometheus) -> None:
-    """Of typed turns here and of all recordings; what a panel asks for, Prometheus has."""
+    """Of typed turns here and of all recordings; and the parts of a turn add up, though not every turn has each."""
     await talk(service)
     has_happened(service)
     missing = set(QUERIES)
@@ -78,11 +78,6 @@ async def test_every_panel_shows_something(service: Orchestrator, scraped: Prome
                 missing = {name for name in missing if not await scraped.values(QUERIES[name])}
     except TimeoutError:
         pytest.fail(f"nothing is shown of {sorted(missing)}")
-
-
-async def test_the_parts_of_a_turn_add_up_to_its_latency(service: Orchestrator, scraped: Prometheus) -> None:
-    """Though not every turn has every stage."""
-    has_happened(service)
     parts = QUERIES["Where the time goes (mean): {{stage}}"]
     latency = "orch_turn_response_latency_seconds"
     mean = f"sum (rate({latency}_sum[1m])) / sum (rate({latency}_count[1m]))"
@@ -91,11 +86,11 @@ async def test_the_parts_of_a_turn_add_up_to_its_latency(service: Orchestrator, 
     assert summed == pytest.approx(whole, rel=0.01)
 
 
-async def test_a_value_leads_to_its_trace(service: Orchestrator, scraped: Prometheus) -> None:
-    """The example (exemplar) of a turn's latency names the trace of the session."""
+async def test_a_call_leads_to_its_trace_and_raises_no_alert(service: Orchestrator, scraped: Prometheus) -> None:
+    """The example (exemplar) of a turn's latency names the trace; all rules can be evaluated over what is shown."""
     session_id = await talk(service)
 
-    async def found() -> list[float]:
+    async def example() -> list[float]:
         asked = {"query": "orch_turn_response_latency_seconds_bucket", "start": "0", "end": "9999999999"}
         for series in await scraped.ask("query_exemplars", **asked):
             for one in series["exemplars"]:
@@ -103,13 +98,7 @@ async def test_a_value_leads_to_its_trace(service: Orchestrator, scraped: Promet
                     return [float(one["value"])]
         return []
 
-    assert await comes(found)
-
-
-async def test_no_alert_breaks_and_none_is_raised_by_a_call(service: Orchestrator, scraped: Prometheus) -> None:
-    """All rules are evaluated over what a service really shows."""
-    await talk(service)
-    await comes(lambda: scraped.values('sum (orch_turn_count_total{outcome="completed"}) > 0'))
+    assert await comes(example)
 
     async def evaluated() -> list[float]:
         (group,) = (await scraped.ask("rules"))["groups"]
