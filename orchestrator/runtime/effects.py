@@ -6,12 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from events.derived import CommandIssued
 from events.envelope import Input
 from events.inputs import IntentResolved, RagAnswered, ServiceFailed
 from orchestrator.runtime.live_session import LiveSession
-from orchestrator.runtime.speech import speak
+from orchestrator.runtime.speech import Say, speak
 from orchestrator.services.ports import (
     AnswerPort,
     IntentPort,
@@ -49,14 +50,12 @@ class Effects:
         """Start what the command wants; never waits."""
         match commands.read(issued):
             case commands.ClassifyIntent() as command:
-                self._stage(live, issued, partial(self._classify, issued, command.text))
+                self._stage(live, issued, partial(self._classify, _request(issued, command.text)))
             case commands.AnswerQuestion() as command:
                 so_far = _conversation(live, command.conversation_to)
-                self._stage(live, issued, partial(self._answer, issued, command.text, so_far))
-            case commands.Speak() as command:
-                self._stage(live, issued, partial(self._speak, live, issued, command))
-            case commands.PlayFiller() as command:
-                self._stage(live, issued, partial(self._speak, live, issued, command))
+                self._stage(live, issued, partial(self._answer, _request(issued, command.text, so_far)))
+            case commands.Speak() | commands.PlayFiller() as command:
+                self._stage(live, issued, partial(self._speak, live, command, _request(issued, command.text)))
             case commands.StartTimer(due_at_us=due_at_us):
                 live.timers.start(issued, due_at_us)
             case commands.CancelTimer(command_id=command_id):
@@ -67,62 +66,47 @@ class Effects:
                 _cancel(live, at_once)
                 _to_connections(live, at_once)
 
-    def _stage(self, live: LiveSession, issued: CommandIssued, work: Callable[[], Awaitable[None]]) -> None:
+    def _stage(self, live: LiveSession, issued: CommandIssued, work: Callable[[Say], Awaitable[None]]) -> None:
         live.task().start(issued.target, self._guarded(issued, work))
 
-    async def _guarded(self, issued: CommandIssued, work: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, issued: CommandIssued, work: Callable[[Say], Awaitable[None]]) -> None:
         """Whatever goes wrong in a stage is an event, so that the reducer knows; a cancelled stage says nothing."""
-        started = time.perf_counter_ns()
+        say = self._saying(issued)
         try:
-            await work()
-        except ServiceError as error:
-            self._fail(issued, started, str(error))
-        except Exception as error:
+            await work(say)
+        except ServiceError as failure:
+            error = str(failure)
+        except Exception as failure:
             logger.exception("%s of %s broke", issued.name, issued.session_id)
-            self._fail(issued, started, f"{type(error).__name__}: {error}")
-
-    def _fail(self, issued: CommandIssued, started_ns: int, error: str) -> None:
+            error = f"{type(failure).__name__}: {failure}"
+        else:
+            return
         logger.warning("[%s] %s failed: %s", issued.session_id, issued.name, error)
-        self._report(
-            ServiceFailed(
-                session_id=issued.session_id,
-                command_id=issued.command_id,
-                elapsed_us=elapsed_us(started_ns),
-                error=error[:500],
-            )
-        )
+        say(ServiceFailed, error=error[:500])
 
-    async def _classify(self, issued: CommandIssued, text: str) -> None:
-        started = time.perf_counter_ns()
-        result = await self._services.intent.classify(_request(issued, text))
-        self._report(
-            IntentResolved(
-                session_id=issued.session_id,
-                command_id=issued.command_id,
-                confidence_permille=result.confidence_permille,
-                elapsed_us=elapsed_us(started),
-                intent=result.intent,
-            )
-        )
+    def _saying(self, issued: CommandIssued) -> Say:
+        """What a stage reports names its command, and for how long it has been at work."""
+        started_ns = time.perf_counter_ns()
 
-    async def _answer(self, issued: CommandIssued, text: str, so_far: tuple[Line, ...]) -> None:
-        started = time.perf_counter_ns()
-        result = await self._services.answer.answer(_request(issued, text, so_far))
-        self._report(
-            RagAnswered(
-                session_id=issued.session_id,
-                command_id=issued.command_id,
-                elapsed_us=elapsed_us(started),
-                answer=result.answer,
-                sources=result.sources,
-            )
-        )
+        def say(kind: type[Any], **fields: Any) -> None:
+            elapsed_us = (time.perf_counter_ns() - started_ns) // 1000
+            session_id, command_id = issued.session_id, issued.command_id
+            self._report(kind(session_id=session_id, command_id=command_id, elapsed_us=elapsed_us, **fields))
+
+        return say
+
+    async def _classify(self, request: Request, say: Say) -> None:
+        result = await self._services.intent.classify(request)
+        say(IntentResolved, intent=result.intent, confidence_permille=result.confidence_permille)
+
+    async def _answer(self, request: Request, say: Say) -> None:
+        result = await self._services.answer.answer(request)
+        say(RagAnswered, answer=result.answer, sources=result.sources)
 
     async def _speak(
-        self, live: LiveSession, issued: CommandIssued, command: commands.Speak | commands.PlayFiller
+        self, live: LiveSession, command: commands.Speak | commands.PlayFiller, request: Request, say: Say
     ) -> None:
-        request = _request(issued, command.text)
-        await speak(live, issued, command, self._services.text_to_speech.synthesize(request), self._report)
+        await speak(live, command, self._services.text_to_speech.synthesize(request), say)
 
 
 def _request(issued: CommandIssued, text: str, so_far: tuple[Line, ...] = ()) -> Request:
@@ -160,8 +144,3 @@ def _to_connections(live: LiveSession, command: commands.Command) -> None:
             handler.resume(playback_id)
         case commands.ClearText(), _, client if client is not None:
             client.clear_text()
-
-
-def elapsed_us(started_ns: int) -> int:
-    """Microseconds since a perf_counter_ns reading."""
-    return (time.perf_counter_ns() - started_ns) // 1000

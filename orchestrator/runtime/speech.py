@@ -1,12 +1,9 @@
 """The Speak effect: synthesis, playback and the events about them. Without a handler the answer is shown as text."""
 
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from functools import partial
 
-from events.derived import CommandIssued
-from events.envelope import Input
 from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, SpokenWord, TtsChunkReady, TtsComplete
 from orchestrator.runtime.live_session import Handler, LiveSession
 from orchestrator.services.ports import SpeechChunk
@@ -18,33 +15,12 @@ _LONGEST_WORD = 500
 _LATEST_MS = 24 * 3600 * 1000
 
 
-class _Said:
-    """What the events of one playback have in common."""
-
-    def __init__(self, issued: CommandIssued, playback_id: str, report: Callable[[Input], None]) -> None:
-        self._issued = issued
-        self._playback_id = playback_id
-        self._report = report
-        self._started_ns = time.perf_counter_ns()
-
-    def __call__(self, kind: type[Any], **fields: Any) -> None:
-        self._report(
-            kind(
-                session_id=self._issued.session_id,
-                command_id=self._issued.command_id,
-                elapsed_us=(time.perf_counter_ns() - self._started_ns) // 1000,
-                playback_id=self._playback_id,
-                **fields,
-            )
-        )
+Say = Callable[..., None]
+"""Reports an event of a stage: its type and its own fields, without those that all of the stage have."""
 
 
 async def speak(
-    live: LiveSession,
-    issued: CommandIssued,
-    command: Speak | PlayFiller,
-    chunks: AsyncGenerator[SpeechChunk, None],
-    report: Callable[[Input], None],
+    live: LiveSession, command: Speak | PlayFiller, chunks: AsyncGenerator[SpeechChunk, None], say: Say
 ) -> None:
     """Speak until everything was played. Raises ServiceError; cancelled when somebody interrupts.
 
@@ -52,7 +28,7 @@ async def speak(
     first; the core's `tts_deadline` ends a wait in vain. A client that was in a call comes with its WebSocket first,
     and its call follows: that is waited for, too.
     """
-    say = _Said(issued, command.playback_id, report)
+    say = partial(say, playback_id=command.playback_id)
     await live.somebody_is_connected()
     if live.handler is not None:
         await _aloud(live.handler, command, chunks, say)
@@ -64,7 +40,7 @@ async def speak(
 
 
 async def _aloud(
-    handler: Handler, command: Speak | PlayFiller, chunks: AsyncGenerator[SpeechChunk, None], say: _Said
+    handler: Handler, command: Speak | PlayFiller, chunks: AsyncGenerator[SpeechChunk, None], say: Say
 ) -> None:
     """Read the synthesis at most half a second ahead of playback (the handler's write waits), then wait for its end."""
     skip_ms = command.from_ms if isinstance(command, Speak) else 0
