@@ -7,7 +7,7 @@ from cli.terminal import run as run_loop
 from cli.terminal import say
 from events.codec import encode
 from orchestrator.replay.words import name, short
-from orchestrator.runtime.logs import follow, now
+from orchestrator.runtime.logs import feed_ends, follow
 from projections.golden_log import GoldenLog
 
 
@@ -22,7 +22,10 @@ def run(session_id: str, *, types: list[str], as_json: bool) -> int:
 async def _follow(session_id: str, types: list[str], *, as_json: bool) -> None:
     golden = GoldenLog()
     async with store() as (redis, keys):
-        positions = {keys.log(session_id): "0"} if session_id else await now(redis, keys)
+        positions = {keys.log(session_id): "0"}
+        if not session_id:
+            ends = await feed_ends(redis, keys, range(keys.shards))
+            positions = {keys.feed(number): last[0].decode() if last else "0" for number, last in ends.items()}
         say(f"following {session_id or 'all sessions'} (stop with Ctrl-C)")
         async for event in follow(redis, keys, positions):
             if types and not any(fnmatchcase(name(event), pattern) for pattern in types):

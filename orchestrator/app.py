@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Literal, cast
 
 from aiohttp import web
 from redis.exceptions import RedisError
@@ -45,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 STEPS_READ = 16
 """Of the log of a session that was taken over, for its trace: less than two milliseconds of decoding at a time."""
-
-RecognizerMode = Literal["domain", "phrases", "general"]
 
 
 class Orchestrator:
@@ -215,8 +212,8 @@ class Orchestrator:
     async def _speech_to_text(self, content: Content) -> SpeechToTextPort:
         if self._own["stt"]:
             return speech_to_text_port(self._own["stt"])
-        mode = cast("RecognizerMode", self.settings.recognizer)
-        return await self._stack.enter_async_context(SphinxRecognition(content.phrases(), mode=mode))
+        recognition = SphinxRecognition(content.phrases(), mode=self.settings.recognizer)
+        return await self._stack.enter_async_context(recognition)
 
 
 def _database(settings: Settings) -> URL:

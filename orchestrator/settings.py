@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from projections.span import Layout
+
+Recognition = Literal["domain", "phrases", "general"]
+"""What is understood: the words of the content, exactly its phrases, or any English, less well."""
 
 
 class SettingsError(ValueError):
@@ -30,22 +33,13 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-def _recognizer(value: str) -> str:
-    if value not in ("domain", "phrases", "general"):
-        raise ValueError("it may be domain, phrases or general")
-    return value
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"it may be {', '.join(words[:-1])} or {words[-1]}")
+        return value
 
-
-def _layout(value: str) -> str:
-    if value not in get_args(Layout):
-        raise ValueError(f"it may be {' or '.join(get_args(Layout))}")
-    return value
-
-
-def _yes_or_no(value: str) -> bool:
-    if value not in ("true", "false"):
-        raise ValueError("it may be true or false")
-    return value == "true"
+    return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ class Settings:
     """Empty: the embedded reference services."""
     content_dir: Path | None = None
     """intents.yaml and knowledge/*.md of the reference services; none: the content that orch carries."""
-    recognizer: str = "domain"
+    recognizer: Recognition = "domain"
     policy_file: Path | None = None
     """YAML or JSON (docs/policy.md); what it leaves out has its default."""
     allowed_origins: tuple[str, ...] = ()
@@ -117,9 +111,9 @@ _READ: dict[str, Callable[[str], Any]] = {
     "content_dir": Path,
     "policy_file": Path,
     "address": _address,
-    "recognizer": _recognizer,
-    "trace_layout": _layout,
-    "trace_content": _yes_or_no,
+    "recognizer": _one_of(*get_args(Recognition)),
+    "trace_layout": _one_of(*get_args(Layout)),
+    "trace_content": lambda value: _one_of("true", "false")(value) == "true",
     "allowed_origins": _words,
     "ice_host_addresses": _words,
 }

@@ -90,19 +90,15 @@ class Committer:
                 continue
             if server != self.server:
                 raise LostOwnershipError("Redis was restarted")
-            if owner is None or _text(owner) != self._token:
+            if owner is None or owner.decode() != self._token:
                 raise LostOwnershipError("another owner has taken it")
-            return _text(cursor or b"0-0")
+            return str((cursor or b"0-0").decode())
 
 
 def position(stream_id: str) -> tuple[int, int]:
     """A stream id as a pair that can be compared."""
     milliseconds, _, sequence = stream_id.partition("-")
     return int(milliseconds), int(sequence or 0)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _summary(outcome: Sequence[Any]) -> str:

@@ -21,6 +21,8 @@ from orchestrator.runtime.wire import TIMEOUT_S, Exchange, Wire
 
 logger = logging.getLogger(__name__)
 
+Entry = tuple[bytes, dict[bytes, bytes]]
+"""Of a stream: its id and its fields, as Redis has them."""
 _BACKOFF = EqualJitterBackoff(cap=0.5, base=0.05)
 
 

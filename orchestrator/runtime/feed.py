@@ -14,8 +14,9 @@ from typing import Any
 from faststream.redis import RedisBroker
 from redis.exceptions import RedisError
 
+from orchestrator.runtime.connection import Entry
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.subscribers import BATCH, Entry, Subscription
+from orchestrator.runtime.subscribers import BATCH, Subscription
 from orchestrator.runtime.wire import Exchange
 from projections.history.store import Position
 

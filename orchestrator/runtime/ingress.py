@@ -11,10 +11,9 @@ from events.codec import BadEventError, decode_input
 from events.envelope import Input
 from events.inputs import SessionOpened, SessionResumed
 from orchestrator.runtime.commit import Move
-from orchestrator.runtime.connection import ask
+from orchestrator.runtime.connection import Entry, ask
 from orchestrator.runtime.owned import Owned
 from orchestrator.runtime.routing import UnroutableError, route
-from orchestrator.runtime.subscribers import Entry
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Reading what was committed: session logs, the list of sessions, and a live tail."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,13 +10,11 @@ from redis.asyncio import Redis, RedisCluster
 from events.codec import decode
 from events.envelope import Event
 from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import ask
+from orchestrator.runtime.connection import Entry, ask
 from orchestrator.runtime.keys import INGRESSES, Keys
 
 PAGE = 500
 LOOK_S = 0.2
-
-Entry = tuple[bytes, dict[bytes, bytes]]
 
 
 class UnknownSessionError(LookupError):
@@ -62,10 +60,14 @@ async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
         for shard in range(keys.shards)
         for member in await redis.smembers(keys.sessions(shard))
     }
-    found = set(live)
-    async for key in redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000):
-        found.add(key.decode().removesuffix(":log").partition(":session:")[2])
+    found = live | await all_logs(redis, keys)
     return {session_id: session_id in live for session_id in sorted(found)}
+
+
+async def all_logs(redis: Redis, keys: Keys) -> set[str]:
+    """The sessions whose logs are in Redis."""
+    found = redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000)
+    return {key.decode().removesuffix(":log").partition(":session:")[2] async for key in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,11 @@ async def backlog(redis: Redis, keys: Keys) -> Backlog:
     return Backlog(keys.shards, owned, await redis.hlen(keys.nodes), sessions, waiting, dead_letters)
 
 
-async def now(redis: Redis, keys: Keys) -> dict[str, str]:
-    """Where the feeds of all shards end: the place to follow all sessions from."""
-    positions = {}
-    for stream in map(keys.feed, range(keys.shards)):
-        last = cast("list[Entry]", await redis.xrevrange(stream, count=1))
-        positions[stream] = last[0][0].decode() if last else "0"
-    return positions
+async def feed_ends(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int, Entry | None]:
+    """The last entries of the feeds of these shards; None: it is empty. Raises RedisError."""
+    wanted = sorted(shards)
+    replies = await ask(redis, [("XREVRANGE", keys.feed(number), "+", "-", "COUNT", 1) for number in wanted])
+    return {number: reply[0] if reply else None for number, reply in zip(wanted, replies, strict=True)}
 
 
 async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncGenerator[Event, None]:

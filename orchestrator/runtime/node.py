@@ -53,14 +53,6 @@ class UnusableRedisError(RuntimeError):
     """Redis is named or set up in a way that cannot be used; the message says what to do."""
 
 
-class WrongShardCountError(UnusableRedisError):
-    """Redis holds sessions under another number of shards; changing it would move live sessions."""
-
-
-class WrongAddressError(UnusableRedisError):
-    """The URL does not say what kind of Redis is there."""
-
-
 class Node:
     """One process of the service. Everything in it runs on one event loop."""
 
@@ -98,9 +90,7 @@ class Node:
         """By shard, who looks for its owner."""
 
     async def start(self) -> None:
-        """Connect and take what is free. Raises WrongShardCountError, WrongAddressError, and RedisError when Redis is
-        away.
-        """
+        """Connect and take what is free. Raises UnusableRedisError, and RedisError when Redis is away."""
         prepare()
         await self._check_kind()
         await self._check_shard_count()
@@ -298,7 +288,7 @@ class Node:
 
     async def _check_kind(self) -> None:
         if not isinstance(self._redis, RedisCluster) and (await self._redis.info("cluster"))["cluster_enabled"]:
-            raise WrongAddressError("this is a Redis Cluster: name it by redis+cluster://host:port, any node of it")
+            raise UnusableRedisError("this is a Redis Cluster: name it by redis+cluster://host:port, any node of it")
 
     async def _say_what_is_kept(self) -> None:
         for server in await durability(self._redis):
@@ -310,7 +300,7 @@ class Node:
         await self._redis.set(self.keys.shard_count, self.keys.shards, nx=True)
         stored = int(await self._redis.get(self.keys.shard_count) or 0)
         if stored != self.keys.shards:
-            raise WrongShardCountError(
+            raise UnusableRedisError(
                 f"this Redis was set up with {stored} shards, not {self.keys.shards}; the number cannot be changed, "
                 f"since live sessions would move: use {stored}, or another key prefix"
             )

@@ -10,11 +10,11 @@ from redis.exceptions import RedisError
 
 from orchestrator.runtime.cluster import ClusterWire
 from orchestrator.runtime.commit import Committer, LostOwnershipError, Move
+from orchestrator.runtime.connection import Entry
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.inbox import Inbox
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.lease import Lease
-from orchestrator.runtime.subscribers import Entry
 from orchestrator.runtime.wire import Wire
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from orchestrator.runtime.connection import ask
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import UnknownSessionError, read_lines
+from orchestrator.runtime.logs import UnknownSessionError, all_logs, feed_ends, read_lines
 from projections.history.fold import Changes, SessionHistory, folded, steps
 from projections.history.store import History, Move, Position, PositionMovedError
 
@@ -70,12 +70,7 @@ async def from_scratch(redis: Redis, keys: Keys, history: History, session_id: s
 
 async def logs_of(redis: Redis, keys: Keys, shards: set[int]) -> list[str]:
     """The sessions of these shards whose logs are in Redis. Raises RedisError."""
-    found = set()
-    async for key in redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000):
-        session_id = key.decode().removesuffix(":log").partition(":session:")[2]
-        if keys.shard_of(session_id) in shards:
-            found.add(session_id)
-    return sorted(found)
+    return sorted(one for one in await all_logs(redis, keys) if keys.shard_of(one) in shards)
 
 
 async def differing(redis: Redis, keys: Keys, history: History, sessions: list[str]) -> list[str]:
@@ -96,13 +91,11 @@ async def differing(redis: Redis, keys: Keys, history: History, sessions: list[s
 
 async def ends(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, Position]:
     """Where the feeds of these shards end now. Raises RedisError."""
-    wanted = sorted(shards)
-    replies = await ask(redis, [("XREVRANGE", keys.feed(n), "+", "-", "COUNT", 1) for n in wanted])
     found = {}
-    for number, reply in zip(wanted, replies, strict=True):
+    for number, last in (await feed_ends(redis, keys, shards)).items():
         found[number] = Position(keys.feed(number))
-        if reply:
-            stream_id, fields = reply[0]
+        if last is not None:
+            stream_id, fields = last
             seq, version = int(stream_id.partition(b"-")[2]), int(fields[b"t"])
             found[number] = Position(keys.feed(number), seq, 0, fields[b"s"].decode(), version)
     return found

@@ -14,13 +14,13 @@ from events.envelope import Event, Input
 from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
 from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.commit import Move, position
+from orchestrator.runtime.connection import Entry
 from orchestrator.runtime.effects import Effects
 from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live_session import END_S, LiveSession
 from orchestrator.runtime.owned import Means, Owned
 from orchestrator.runtime.rebuild import rebuild
 from orchestrator.runtime.second_life import Committed
-from orchestrator.runtime.subscribers import Entry
 from orchestrator.runtime.timers import Timers
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.commands import STAGES

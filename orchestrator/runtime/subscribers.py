@@ -18,14 +18,10 @@ from faststream.redis.subscriber.usecases.stream_subscriber import StreamBatchSu
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.cluster import is_cluster, plain
-from orchestrator.runtime.connection import keep_alive, pause_s, wire
+from orchestrator.runtime.connection import Entry, keep_alive, pause_s, wire
 from orchestrator.runtime.wire import Exchange
 
 logger = logging.getLogger(__name__)
-
-Entry = tuple[bytes, dict[bytes, bytes]]
-"""Stream id and fields, as Redis has them."""
-
 
 Read = Callable[[str], Awaitable[list[Entry]]]
 """The next entries after an id; none when none came for a while. Raises RedisError or OSError."""

@@ -14,8 +14,8 @@ from orchestrator.runtime.archiver import archive
 from orchestrator.runtime.cluster import plain
 from orchestrator.runtime.connection import connect, run_all
 from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import follow, list_sessions, now, read_lines
-from orchestrator.runtime.node import Node, WrongAddressError
+from orchestrator.runtime.logs import feed_ends, follow, list_sessions, read_lines
+from orchestrator.runtime.node import Node, UnusableRedisError
 from projections.history.store import History
 from tests.runtime.history_support import from_redis, rows, sqlite, talk
 from tests.runtime.history_support import started as projecting_started
@@ -122,7 +122,8 @@ async def test_two_nodes_share_the_shards_of_a_cluster(cluster: Cluster) -> None
 async def test_all_sessions_of_a_cluster_are_followed(cluster: Cluster) -> None:
     """Over its masters: one command cannot read streams of two."""
     running, redis = await started(cluster), connect(cluster.url)
-    positions = await now(redis, KEYS)
+    ends = await feed_ends(redis, KEYS, range(KEYS.shards))
+    positions = {KEYS.feed(number): last[0].decode() if last else "0" for number, last in ends.items()}
     lives = [await running.listening() for _ in range(6)]
     shards = {KEYS.shard_of(live.session_id) for live in lives}
     assert len(shards) > 1
@@ -140,7 +141,7 @@ async def test_a_cluster_that_is_named_as_one_server_is_refused_in_words(cluster
     """The message has the URL to write instead."""
     await soon_in_redis(cluster.is_whole)
     node = Node(plain(cluster.url), Stubs().services(), observer=Watch(), keys=KEYS)
-    with pytest.raises(WrongAddressError, match=r"is a Redis Cluster: .* redis\+cluster://"):
+    with pytest.raises(UnusableRedisError, match=r"is a Redis Cluster: .* redis\+cluster://"):
         await node.start()
     await node.stop()
 

@@ -24,7 +24,7 @@ from orchestrator.runtime import inbox
 from orchestrator.runtime import lease as leases
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.live_session import LiveSession
-from orchestrator.runtime.node import Node, WrongShardCountError
+from orchestrator.runtime.node import Node, UnusableRedisError
 from orchestrator.runtime.shard import Shard
 from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
@@ -280,7 +280,7 @@ async def test_another_number_of_shards_is_refused_in_words(make_node: MakeNode,
     await make_node()
     keys = Keys(shards=8, prefix=place.keys.prefix)
     node = Node(place.url, Stubs().services(), observer=Watch(), keys=keys)
-    with pytest.raises(WrongShardCountError, match=r"with 4 shards, not 8.*use 4, or another key prefix"):
+    with pytest.raises(UnusableRedisError, match=r"with 4 shards, not 8.*use 4, or another key prefix"):
         await node.start()
     await node.stop()
 
