@@ -80,10 +80,12 @@ class HistoryKeeper:
     async def _live_once(self) -> int:
         """From a start to an end; its exit code. Raises OSError, and ValueError for what we do not understand."""
         process = await child_process.spawn(_MODULE)
-        assert process.stdin is not None
+        its_input = process.stdin
+        assert its_input is not None
         assert process.stdout is not None
         self.pid = process.pid
-        telling = asyncio.create_task(self._tell(process.stdin), name="history:telling")
+        telling = asyncio.create_task(self._tell(its_input), name="history:telling")
+        telling.add_done_callback(lambda _: its_input.close())  # whereupon it ends
         try:
             async for line in process.stdout:
                 self._hear(json.loads(line))
@@ -91,8 +93,10 @@ class HistoryKeeper:
         finally:
             self.pid = 0
             telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            (outcome,) = await asyncio.gather(telling, return_exceptions=True)
             await child_process.end(process, STOP_S)
+            if isinstance(outcome, Exception):
+                raise outcome
 
     async def _tell(self, its_input: asyncio.StreamWriter) -> None:
         """Where to work; then, whenever it changes, what is ours."""

@@ -48,6 +48,27 @@ async def test_it_counts_what_its_process_wrote(
     assert not is_alive(pid)
 
 
+async def test_it_goes_on_when_it_could_not_say_what_is_ours(
+    running: Running, place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that hears no more of what is ours would go on with what was, without a word."""
+    asked = 0
+
+    def owned() -> dict[int, str]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise RuntimeError("planted")
+        return everything(place.keys)
+
+    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), owned, Counters())
+    await keeper.start()
+    await soon(lambda: "planted" in caplog.text)
+    await talk(running)
+    await caught_up(place.redis, place.keys)
+    await keeper.stop()
+
+
 async def test_what_lies_where_the_service_was_started_is_not_taken_for_ours(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: Running
 ) -> None:
