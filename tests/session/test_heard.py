@@ -87,6 +87,12 @@ def test_a_word_that_begins_where_the_audio_ends_was_not_heard() -> None:
     assert heard_text(playback, 400) == "one"
 
 
+def test_what_is_cut_ends_with_a_word() -> None:
+    """An event holds 8,000 characters, of which the last may be a space."""
+    words = ((0, "w" * 7_999), (10, "more"))
+    assert heard_text(Playback("answer-1", "", audio_ms=20, words=words), 20) == "w" * 7_999
+
+
 def test_the_first_millisecond_is_heard() -> None:
     """Where it is all that a word takes."""
     assert heard_text(Playback("answer-1", "one two", audio_ms=2, total_ms=2), 1) == "one"
