@@ -25,10 +25,13 @@ from orchestrator.runtime.timers import Timers
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.commands import STAGES
 from orchestrator.session.reducer import Step, reduce
-from orchestrator.session.snapshot import MOST_BYTES, dump
+from orchestrator.session.snapshot import dump
 from orchestrator.session.state import State
 
 logger = logging.getLogger(__name__)
+
+MOST_SNAPSHOT_BYTES = 32_768
+"""A larger one is not worth its place in Redis; the log is read from the one before."""
 
 SNAPSHOT_EVERY = 64
 """Versions: so much of a log is read at a take-over, and not the whole of an hour's call."""
@@ -185,7 +188,7 @@ class Shard(Owned):
             return b""
         live.snapshot_version = live.state.version
         snapshot = dump(live.state, live.conversation)
-        return snapshot if len(snapshot) <= MOST_BYTES else b""
+        return snapshot if len(snapshot) <= MOST_SNAPSHOT_BYTES else b""
 
     def _commit(self, entry_id: str, live: LiveSession, before: State, step: Step) -> Move:
         keys, shard, session_id = self._keys, self.lease.what, step.state.session_id

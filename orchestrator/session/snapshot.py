@@ -13,9 +13,6 @@ from orchestrator.session.conversation import ConversationSoFar, Said
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import State
 
-MOST_BYTES = 32_768
-"""A larger one is not worth its place in Redis; the log is read from the one before."""
-
 
 class BadSnapshotError(ValueError):
     """A snapshot cannot be used; the message says why."""
@@ -29,7 +26,7 @@ class _Snapshot:
     turn_began: int
 
 
-_SNAPSHOT = TypeAdapter(_Snapshot, config=None)
+_SNAPSHOT = TypeAdapter(_Snapshot)
 
 
 def dump(state: State, conversation: ConversationSoFar) -> bytes:
@@ -45,7 +42,7 @@ def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
     try:
         snapshot = _SNAPSHOT.validate_json(data)
     except ValidationError as error:
-        raise BadSnapshotError(f"not a snapshot: {error.errors(include_url=False, include_input=False)[0]}") from error
+        raise BadSnapshotError(f"not a snapshot: {error.errors()[0]['msg']}") from error
     if snapshot.reducer_version != REDUCER_VERSION:
         raise BadSnapshotError(f"made by reducer {snapshot.reducer_version}, this one is {REDUCER_VERSION}")
     snapshot.state.policy = policy
