@@ -27,7 +27,7 @@ async def spawn(module: str) -> Process:
     )
 
 
-async def end(process: Process, within_s: float) -> None:
+async def end(process: Process, name: str, within_s: float) -> None:
     """Close its input and give it so long to be done with what it has in hand; then it is killed."""
     assert process.stdin is not None
     process.stdin.close()
@@ -35,6 +35,6 @@ async def end(process: Process, within_s: float) -> None:
         async with asyncio.timeout(within_s):
             await process.wait()
     except TimeoutError:
-        logger.warning("process %d did not end within %g s and is killed", process.pid, within_s)
+        logger.warning("%s did not end within %g s and is killed", name, within_s)
         process.kill()
         await process.wait()

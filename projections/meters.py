@@ -82,6 +82,8 @@ class Meters:
                 meter.create_observable_counter(callbacks=[self._observed(metric)], **about)
             elif metric.kind == "counter":
                 self._counters[metric.name] = meter.create_counter(**about)
+                if not metric.labels:
+                    self._counters[metric.name].add(0)  # what is pushed begins with 0, as the page does
             else:
                 self._histograms[metric.name] = meter.create_histogram(
                     explicit_bucket_boundaries_advisory=metric.buckets, **about

@@ -44,7 +44,7 @@ class MetricsPage(Collector):
             for resource in (data.resource_metrics if data else ())
             for scope in resource.scope_metrics
             for one in scope.metrics
-            if (some := one.data.data_points)
+            if one.name in METRICS and (some := one.data.data_points)  # the SDK may measure itself, too
         }
         if points:
             yield from (_family(metric, points.get(name, {})) for name, metric in METRICS.items())

@@ -53,7 +53,7 @@ class SessionSpans:
         self._book.at_us, self.version = event.at_us, event.version
         if isinstance(event, Input):
             self._input = event
-            self._work.consider(event)
+            self._work.consider(event, is_in_a_call=self._call is not None)
         self._time(event)
         self._take(event)
         return self._book.take()

@@ -70,7 +70,7 @@ class Telemetry:
     ) -> None:
         self._now = now
         self._present: Mapping[str, float] = now()
-        self.meters = Meters(lambda: self._present)  # which a thread of the exporter asks
+        self.meters = Meters(lambda: self._present)  # which threads ask
         self._read_log = read_log
         self._lives_here = lives_here
         self._quiet = quiet or Quiet()
@@ -88,6 +88,7 @@ class Telemetry:
         self._is_behind = asyncio.Event()
         self._reading = asyncio.Lock()
         self._working = asyncio.Lock()
+        self._paging = asyncio.Lock()
         self._is_taking = True
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -128,7 +129,8 @@ class Telemetry:
         """/metrics and its content type, of everything that has happened until now; as an Accept header asks for it."""
         await self.work_off()
         self._present = self._now()
-        return await _in_a_thread(lambda: self.meters.page(accept))  # it takes some milliseconds
+        async with self._paging:  # it takes some milliseconds
+            return await _in_a_thread(lambda: self.meters.page(accept))
 
     async def work_off(self, *, is_urgent: bool = True) -> None:
         """Fold all events that wait; what is not urgent is done in quiet moments."""

@@ -16,7 +16,6 @@ _DEADLINES = {  # whose fault it is that one passes, if that is still at work
     "intent_deadline": names.INTENT,
     "answer_deadline": names.ANSWER,
     "tts_deadline": names.TEXT_TO_SPEECH,
-    "playback_deadline": names.TEXT_TO_SPEECH,
 }
 _ANSWERED_BY: dict[type[Event], frozenset[str]] = {
     inputs.IntentResolved: frozenset({names.INTENT}),
@@ -46,9 +45,12 @@ class WorkSpans:
         """What is heard of the agent."""
         return next((span for span in self._playbacks.values() if span is not None), None)
 
-    def consider(self, event: Event) -> None:
-        """An input: what is cancelled because of its deadline has failed."""
-        self._overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
+    def consider(self, event: Event, *, is_in_a_call: bool) -> None:
+        """An input: what is cancelled because of its deadline has failed. Without a call nothing is synthesised: there
+        it is the client that does not show the answer.
+        """
+        overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
+        self._overdue = overdue if is_in_a_call or overdue != names.TEXT_TO_SPEECH else ""
 
     def ask(self, event: CommandIssued, because: Event | None) -> None:
         """A stage begins, because of that input."""

@@ -89,14 +89,15 @@ class HistoryKeeper:
         try:
             async for line in process.stdout:
                 self._hear(json.loads(line))
-            return await process.wait()
+            code = await process.wait()
         finally:
             self.pid = 0
             telling.cancel()
-            (outcome,) = await asyncio.gather(telling, return_exceptions=True)
-            await child_process.end(process, STOP_S)
-            if isinstance(outcome, Exception):
-                raise outcome
+            (told,) = await asyncio.gather(telling, return_exceptions=True)
+            await child_process.end(process, "the process that keeps the history", STOP_S)
+        if isinstance(told, Exception):  # not before: it would take the place of a cancellation
+            raise told
+        return code
 
     async def _tell(self, its_input: asyncio.StreamWriter) -> None:
         """Where to work; then, whenever it changes, what is ours."""

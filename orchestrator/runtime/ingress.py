@@ -5,13 +5,16 @@ session's shard; then the cursor moves. A repetition after a crash is recognised
 an id gets that of its entry.
 """
 
+import asyncio
 import logging
+
+from redis.exceptions import RedisError
 
 from events.codec import BadEventError, decode_input
 from events.envelope import Input
 from events.inputs import SessionOpened, SessionResumed
 from orchestrator.runtime.commit import Move
-from orchestrator.runtime.connection import Entry, ask
+from orchestrator.runtime.connection import Entry, ask, pause_s
 from orchestrator.runtime.owned import Owned
 from orchestrator.runtime.routing import UnroutableError, route
 
@@ -61,11 +64,21 @@ class Ingress(Owned):
     async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
         """Which of them are live sessions, in one round trip: a question per event would set the pace of all of them.
 
-        Raises RedisError.
+        It asks until Redis says it of each; raises RedisError or OSError only when the ingress is another's by then.
         """
         asked = sorted(session_ids)
         calls = [("SISMEMBER", self._keys.sessions(self._keys.shard_of(one)), one) for one in asked]
-        return {one: bool(found) for one, found in zip(asked, await ask(self._redis, calls), strict=True)}
+        failures = 0
+        while True:
+            try:
+                return {one: bool(found) for one, found in zip(asked, await ask(self._redis, calls), strict=True)}
+            except (RedisError, OSError) as error:
+                if self.lost.is_set():
+                    raise
+                if not failures:
+                    logger.warning("%s: nothing is routed until Redis says who lives: %s", self.lease.what.name, error)
+            await asyncio.sleep(pause_s(failures))
+            failures += 1
 
     async def _session_of(self, handler_id: str) -> str:
         session_id = await self._redis.get(self._keys.handler(handler_id))

@@ -97,6 +97,15 @@ def test_a_fallback_answer_is_counted_with_its_reason(file: str, reason: str) ->
     assert counted == ([{"reason": reason}] if reason else [])
 
 
+def test_what_the_sdk_measures_of_itself_does_not_break_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be asked to; the page shows ours."""
+    monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+    meters = Meters(dict)
+    pages = [meters.page()[0] for _ in range(3)]
+    meters.close()
+    assert pages[0] == pages[2] != b""
+
+
 def test_every_counter_of_the_runtime_is_shown() -> None:
     """None is forgotten, and none is made up."""
     code = "\n".join(file.read_text() for file in (ROOT / "orchestrator/runtime").glob("*.py"))

@@ -150,7 +150,6 @@ def named(spans: list[Span], name: str) -> list[Span]:
         ("answer_slow", names.ANSWER),
         ("intent_slow_answer_slower", names.INTENT),
         ("speaking_but_silent", names.TEXT_TO_SPEECH),
-        ("audio_that_stops", names.TEXT_TO_SPEECH),
     ],
 )
 def test_a_question_whose_deadline_passes_has_failed(file: str, name: str) -> None:
@@ -161,6 +160,17 @@ def test_a_question_whose_deadline_passes_has_failed(file: str, name: str) -> No
     assert {(span.name, span.error, span.attributes[names.ERROR_TYPE]) for span in late} == {
         (name, "timeout", "timeout")
     }
+
+
+def test_who_does_not_show_an_answer_is_no_service_that_failed() -> None:
+    """In a conversation in text nothing is synthesised, but the same deadline holds."""
+    events = [
+        event
+        for event in events_in(ROOT / "fixtures/failures/speaking_but_silent.jsonl")
+        if not isinstance(event, inputs.HandlerAttached)
+    ]
+    assert any(event.target == "tts_deadline" for event in events if isinstance(event, inputs.TimerFired))
+    assert not [span for span in spans_of(events) if span.error == "timeout"]
 
 
 def test_most_answered_turns_are_timed() -> None:

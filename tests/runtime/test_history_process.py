@@ -5,25 +5,38 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from orchestrator.runtime import history
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.history import HistoryKeeper
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, talk
-from tests.runtime.support import Running, soon
+from tests.runtime.support import PATIENCE_S, Running, soon
+
+Owned = Callable[[], Mapping[int, str]]
+
+
+@asynccontextmanager
+async def keeping(place: Place, folder: Path, owned: Owned | None = None) -> AsyncIterator[HistoryKeeper]:
+    """Of all shards, if nothing else is said."""
+    owned = owned or (lambda: everything(place.keys))
+    keeper = HistoryKeeper(place.url, place.keys, sqlite(folder), owned, Counters())
+    await keeper.start()
+    try:
+        yield keeper
+    finally:
+        await keeper.stop()
 
 
 @pytest.fixture
 async def keeper(place: Place, tmp_path: Path) -> AsyncIterator[HistoryKeeper]:
-    """Of all shards."""
-    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), lambda: everything(place.keys), Counters())
-    await keeper.start()
-    yield keeper
-    await keeper.stop()
+    async with keeping(place, tmp_path) as keeper:
+        yield keeper
 
 
 def is_alive(pid: int) -> bool:
@@ -61,12 +74,31 @@ async def test_it_goes_on_when_it_could_not_say_what_is_ours(
             raise RuntimeError("planted")
         return everything(place.keys)
 
-    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), owned, Counters())
-    await keeper.start()
-    await soon(lambda: "planted" in caplog.text)
-    await talk(running)
-    await caught_up(place.redis, place.keys)
-    await keeper.stop()
+    async with keeping(place, tmp_path, owned):
+        await soon(lambda: "planted" in caplog.text)
+        await talk(running)
+        await caught_up(place.redis, place.keys)
+
+
+async def test_it_can_be_stopped_while_a_process_that_hears_nothing_more_ends(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had failed before does not take the place of the end."""
+    asked = 0
+
+    def owned() -> dict[int, str]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            return everything(place.keys)
+        os.kill(keeper.pid, signal.SIGSTOP)  # so it takes until it is killed
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(history, "STOP_S", 0.2)
+    async with keeping(place, tmp_path, owned) as keeper:
+        await soon(lambda: asked > 1)
+        async with asyncio.timeout(PATIENCE_S):
+            await keeper.stop()
 
 
 async def test_what_lies_where_the_service_was_started_is_not_taken_for_ours(
@@ -77,11 +109,9 @@ async def test_what_lies_where_the_service_was_started_is_not_taken_for_ours(
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not ours')\n")
     monkeypatch.chdir(tmp_path)
-    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), lambda: everything(place.keys), Counters())
-    await keeper.start()
-    await talk(running)
-    await caught_up(place.redis, place.keys)
-    await keeper.stop()
+    async with keeping(place, tmp_path):
+        await talk(running)
+        await caught_up(place.redis, place.keys)
 
 
 async def test_a_process_that_stands_still_is_further_and_further_behind(keeper: HistoryKeeper) -> None:
@@ -100,13 +130,10 @@ async def test_it_says_in_the_log_of_the_service_why_it_cannot_go_on(
 ) -> None:
     """And goes on by itself when it can."""
     (tmp_path / "history.db").mkdir()
-    counters = Counters()
-    keeper = HistoryKeeper(place.url, place.keys, sqlite(tmp_path), lambda: everything(place.keys), counters)
-    await keeper.start()
-    with caplog.at_level(logging.WARNING):
-        await soon(lambda: "the history cannot be kept now" in caplog.text)
-    await soon(lambda: counters["projection_failures"] > 0)
-    await keeper.stop()
+    async with keeping(place, tmp_path) as keeper:
+        with caplog.at_level(logging.WARNING):
+            await soon(lambda: "the history cannot be kept now" in caplog.text)
+        await soon(lambda: keeper._counters["projection_failures"] > 0)
 
 
 async def test_it_does_not_outlive_a_service_that_is_killed(place: Place, tmp_path: Path) -> None:
