@@ -4,27 +4,21 @@ from pathlib import Path
 
 from cli.show import events_of
 from cli.sources import whole
-from cli.terminal import say
+from cli.terminal import UsageError, say
 from events.codec import encode
 from events.envelope import Event, Input, Result
 from events.recording import Header, Recording, dump
-from orchestrator.replay.place import BadPlaceError, place
+from orchestrator.replay.place import place
 from orchestrator.replay.replay import replay
-from orchestrator.replay.verdict import USAGE
 from orchestrator.session import REDUCER_VERSION
 
 
 def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     """Without an output it only says what it would do."""
     events = events_of(whole(source))
-    try:
-        is_there = place(at)
-    except BadPlaceError as error:
-        say(f"✗ {error}")
-        return USAGE
+    is_there = place(at)
     if not events:
-        say(f"✗ {source} holds no event")
-        return USAGE
+        raise UsageError(f"{source} holds no event")
     old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
     taken: list[bytes] = []
     mine = [event for event in events if event.session_id == old]
@@ -39,8 +33,7 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
         if is_there(step):
             break
     else:
-        say(f"✗ nothing in {old} is at {at}: it ends with version {mine[-1].version}")
-        return USAGE
+        raise UsageError(f"nothing in {old} is at {at}: it ends with version {mine[-1].version}")
     forked = replay(Recording(new, Header(derived=False), tuple(taken)))
     state = forked.states[new]
     say(f"{new}: the first {state.inputs} inputs of {old}, version {state.version}, {state.phase}")
