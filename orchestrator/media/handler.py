@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import av
@@ -37,17 +36,6 @@ class OfferRefused(ValueError):  # noqa: N818  (the offer is at fault, the messa
     """The SDP offer cannot be answered: unreadable, or without Opus audio that we may send."""
 
 
-@dataclass(frozen=True, slots=True)
-class MediaStatistics:
-    """Counts of one connection so far; what a metric or a health check asks."""
-
-    packets_sent: int
-    speech_packets_sent: int
-    late_restarts: int
-    """How often the sending clock was so late that it forgave itself."""
-    microphone_packets_lost: int
-
-
 class MediaHandler:
     """One per session, both directions. Made by `accept`; everything runs on the event loop that called it.
 
@@ -69,7 +57,6 @@ class MediaHandler:
         self._tell_client = tell_client
         self._settings = settings
         self._echo = EchoGuard(settings)
-        self._jitter_buffer = ImmediateBuffer()
         self._microphone: Microphone | None = None
         self._playbacks: dict[str, Playback] = {}
         self._paused_early: str | None = None
@@ -123,15 +110,6 @@ class MediaHandler:
         finally:
             await handler.close()
             await caller.close()
-
-    @property
-    def statistics(self) -> MediaStatistics:
-        return MediaStatistics(
-            packets_sent=self._track.packets,
-            speech_packets_sent=self._track.speech_packets,
-            late_restarts=self._track.late_restarts,
-            microphone_packets_lost=self._jitter_buffer.lost_packets,
-        )
 
     def set_microphone(self, setting: Literal["open", "gated", "closed"]) -> None:
         """See Microphone. Without effect when the connection is gone."""
@@ -226,7 +204,7 @@ class MediaHandler:
 
     async def _negotiate(self, offer_sdp: str) -> str:
         peer = self._peer
-        replace_jitter_buffer(self._transceiver.receiver, self._jitter_buffer)
+        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer())
         last_rtp_timestamp(self._transceiver.sender)  # fails here rather than in the first playback
         opus = [codec for codec in RTCRtpSender.getCapabilities("audio").codecs if codec.name == "opus"]
         self._transceiver.setCodecPreferences(opus)

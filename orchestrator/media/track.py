@@ -32,13 +32,6 @@ class AgentTrack(MediaStreamTrack):
         self._anchor_s = 0.0
         self._ticks = 0
         self._playback: Playback | None = None
-        self.speech_packets = 0
-        self.late_restarts = 0
-
-    @property
-    def packets(self) -> int:
-        """Handed out so far, silence included."""
-        return self._ticks
 
     @property
     def playback(self) -> Playback | None:
@@ -72,7 +65,6 @@ class AgentTrack(MediaStreamTrack):
             await asyncio.sleep(delay_s)
         elif -delay_s > self._settings.reanchor_ms / 1000:
             self._anchor_s -= delay_s
-            self.late_restarts += 1
 
     def _payload(self) -> bytes:
         if self._playback is None:
@@ -86,5 +78,4 @@ class AgentTrack(MediaStreamTrack):
             if self._playback.is_drained:
                 self._playback = None
             return self._silence
-        self.speech_packets += 1
         return packet

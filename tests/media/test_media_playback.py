@@ -195,7 +195,6 @@ async def test_a_late_track_does_not_burst():
     began_s = time.monotonic()
     packets = [await track.recv() for _ in range(5)]
     assert time.monotonic() - began_s >= 0.08
-    assert track.late_restarts == 1
     assert packets[-1].pts == 6 * 960
 
 
