@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 import av
 from aiortc import RTCRtpSender, RTCRtpTransceiver, RTCSessionDescription
@@ -24,6 +24,7 @@ from orchestrator.media.track import AgentTrack
 from orchestrator.media.utterance import Utterances
 from orchestrator.media.vad import EchoGuard, VoiceActivity
 from orchestrator.services.ports import SpeechToTextPort
+from orchestrator.session.commands import MicrophoneSetting
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class MediaHandler:
             await handler.close()
             await caller.close()
 
-    def set_microphone(self, setting: Literal["open", "gated", "closed"]) -> None:
+    def set_microphone(self, setting: MicrophoneSetting) -> None:
         """See Microphone. Without effect when the connection is gone."""
         if self._microphone is not None and not self._gone:
             self._microphone.set(setting)
@@ -148,7 +149,7 @@ class MediaHandler:
             playback.pause()
         self._playbacks = {known_id: known for known_id, known in self._playbacks.items() if not known.is_over}
         self._playbacks[playback_id] = playback
-        self._track.play(playback)
+        self._track.playback = playback
         return playback
 
     def pause(self, playback_id: str) -> None:
@@ -181,7 +182,7 @@ class MediaHandler:
         self._tell({"type": "playback_stop", "playback_id": playback_id})
         playback.stop()
         if self._track.playback is playback:
-            self._track.play(None)
+            self._track.playback = None
 
     def client_confirmed(self, playback_id: str) -> None:
         """The client says that it has heard the end of it."""
@@ -271,7 +272,7 @@ class MediaHandler:
                 self._patience.cancel()
             if self._listening is not None:
                 self._listening.cancel()
-            self._track.play(None)
+            self._track.playback = None
             for playback in self._playbacks.values():
                 playback.stop()
             self._teardown = asyncio.create_task(self._release())

@@ -17,7 +17,7 @@ from tests.media.peer import CallPeer
 from tests.media.speech import resample, scaled
 from tests.media.stubs import ON_LOOPBACK, RememberingSpeechToText
 
-SILENCE = silence(ON_LOOPBACK.opus_bit_rate_bps, ON_LOOPBACK.opus_complexity)
+SILENCE = silence()
 
 
 def tone(duration_ms: int, level: int = 6000) -> SpeechChunk:

@@ -117,7 +117,7 @@ async def test_a_pause_during_the_wait_of_the_track_is_obeyed_by_the_packet_that
     """As with a stop: what to send is decided when it is due. A paused playback stays on the track."""
     track = AgentTrack(QUICK, lambda: 0)
     await player.playback.write(speech(200))
-    track.play(player.playback)
+    track.playback = player.playback
     await track.recv()
     left_bytes = player.heard_bytes
     waiting = asyncio.create_task(track.recv())
