@@ -52,15 +52,7 @@ class WebSocketClient:
 
     def tell_raw(self, message: dict[str, str | int]) -> None:
         """Queue a message of the media layer: playback_start, playback_stop or playback_mark."""
-        match message:
-            case {"type": "playback_start", "playback_id": str(playback_id)}:
-                self.tell(messages.PlaybackStart(playback_id=playback_id))
-            case {"type": "playback_stop", "playback_id": str(playback_id)}:
-                self.tell(messages.PlaybackStop(playback_id=playback_id))
-            case {"type": "playback_mark", "playback_id": str(playback_id), "rtp": int(rtp)}:
-                self.tell(messages.PlaybackMark(playback_id=playback_id, rtp=rtp))
-            case _:
-                raise ValueError(f"the media layer said something that is no message: {message}")
+        self.tell(messages.server_message(message))
 
     def committed(self, event: Event, line: str | None) -> None:
         """Show what was committed."""
