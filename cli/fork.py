@@ -6,8 +6,8 @@ from cli.show import events_of
 from cli.sources import whole
 from cli.terminal import UsageError, say
 from events.codec import encode
-from events.envelope import Event, Input, Result
-from events.recording import Header, Recording, dump
+from events.envelope import Input, Result
+from events.recording import Header, Recording, dump, steps
 from orchestrator.replay.place import place
 from orchestrator.replay.replay import replay
 from orchestrator.session import REDUCER_VERSION
@@ -22,8 +22,10 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
     taken: list[bytes] = []
     mine = [event for event in events if event.session_id == old]
-    for step in _steps(mine):
+    for step in steps(mine):
         event = step[0]
+        if not isinstance(event, Input):
+            continue
         renamed = event.but(
             session_id=new, event_id=event.event_id.replace(old, new), version=0, cause="", state_hash=""
         )
@@ -43,14 +45,3 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     header = Header(reducer_version=REDUCER_VERSION, story=f"Forked from {old} at {at}: {reason}")
     Path(output).write_bytes(dump(header, map(encode, forked.events)))
     return 0
-
-
-def _steps(events: list[Event]) -> list[list[Event]]:
-    """Each an input and what was decided on it."""
-    steps: list[list[Event]] = []
-    for event in events:
-        if isinstance(event, Input):
-            steps.append([event])
-        elif steps:
-            steps[-1].append(event)
-    return steps
