@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cli.show import events_of, golden
+from cli.show import events_of, golden, log_of
 from cli.side_by_side import side_by_side
 from cli.sources import whole
 from cli.terminal import UsageError
@@ -91,9 +91,9 @@ def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 def _input(old: list[Event], text: str) -> Input:
     """The input of that version, in the first session or the one that is named before a colon."""
-    session, _, version = text.rpartition(":")
-    for event in old:
-        if str(event.version) == version and event.session_id == (session or old[0].session_id):
+    log, version = log_of(old, text)
+    for event in log:
+        if str(event.version) == version:
             if isinstance(event, Input):
                 return event
             raise UsageError(f"--without {text}: that is said by the reducer; only inputs can be left out")
