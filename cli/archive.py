@@ -4,9 +4,8 @@ import re
 import time
 
 from cli.store import history, store
+from cli.terminal import UsageError, say
 from cli.terminal import run as run_loop
-from cli.terminal import say
-from orchestrator.replay.verdict import USAGE
 from orchestrator.runtime import archiver
 from orchestrator.runtime.connection import load_scripts
 
@@ -19,8 +18,7 @@ def run(older_than: str, *, dry_run: bool, forget: bool = False) -> int:
     """1: something was left as it is."""
     age = _AGE.fullmatch(older_than)
     if age is None:
-        say(f"✗ --older-than: {older_than!r} is no age; say 90d, 12h or 30m")
-        return USAGE
+        raise UsageError(f"--older-than: {older_than!r} is no age; say 90d, 12h or 30m")
     before = int((time.time() - int(age[1]) * _UNITS_S[age[2]]) * 1_000_000)
     return run_loop(_do(before, is_dry=dry_run, forget=forget))
 

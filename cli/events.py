@@ -3,10 +3,9 @@
 import json
 from difflib import get_close_matches
 
-from cli.terminal import say
+from cli.terminal import UsageError
 from events.codec import DERIVED, INPUTS
 from events.schema import asyncapi, json_schema
-from orchestrator.replay.verdict import USAGE
 
 
 def run(name: str, *, schema: bool, as_asyncapi: bool) -> int:
@@ -20,8 +19,7 @@ def run(name: str, *, schema: bool, as_asyncapi: bool) -> int:
         return 0
     if name.upper() not in known:
         close = get_close_matches(name.upper(), known, n=1)
-        say(f"✗ no event {name!r}; {f'did you mean {close[0]}?' if close else '`orch events` lists them'}")
-        return USAGE
+        raise UsageError(f"no event {name!r}; {f'did you mean {close[0]}?' if close else '`orch events` lists them'}")
     model = known[name.upper()]
     print(f"{name.upper()}\n\n{' '.join((model.__doc__ or '').split())}\n")
     for field, info in model.model_fields.items():

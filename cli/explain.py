@@ -2,9 +2,8 @@
 
 from difflib import get_close_matches
 
-from cli.terminal import say
+from cli.terminal import UsageError
 from orchestrator.replay.rules import RULES
-from orchestrator.replay.verdict import USAGE
 
 
 def run(rule: str) -> int:
@@ -15,8 +14,7 @@ def run(rule: str) -> int:
     found = RULES.get(rule.upper())
     if found is None:
         close = get_close_matches(rule.upper(), RULES, n=1)
-        say(f"✗ no rule {rule!r}; {f'did you mean {close[0]}?' if close else '`orch explain` lists them'}")
-        return USAGE
+        raise UsageError(f"no rule {rule!r}; {f'did you mean {close[0]}?' if close else '`orch explain` lists them'}")
     print(f"{found.id} {found.name}\n\n{found.meaning}\n\nUsual causes:")
     for cause in found.causes:
         print(f"- {cause}")

@@ -6,13 +6,12 @@ from typing import cast, get_args
 
 from cli.show import events_of
 from cli.sources import whole
-from cli.terminal import say
+from cli.terminal import UsageError, say
 from events.codec import encode
 from events.envelope import Event
 from events.recording import Recording, sealed
 from orchestrator.replay.mermaid import mermaid
 from orchestrator.replay.redact import Redaction, redacted
-from orchestrator.replay.verdict import USAGE
 from projections.span import Layout, Span
 from projections.spans import spans_of
 
@@ -27,8 +26,7 @@ def run(source: str, output: str, *, form: str, redact: str, layout: str, conten
         ("--layout", layout, get_args(Layout)),
     ):
         if value not in known:
-            say(f"✗ {option} is one of {', '.join(known)}")
-            return USAGE
+            raise UsageError(f"{option} is one of {', '.join(known)}")
     recording, redaction = whole(source), cast("Redaction", redact)
     if form in TRACES:
         events = list(redacted(events_of(recording), redaction))

@@ -4,32 +4,28 @@ from pathlib import Path
 
 from cli.show import events_of
 from cli.sources import whole
-from cli.terminal import say
+from cli.terminal import UsageError, say
 from events.codec import encode
-from events.envelope import Event, Input, Result
-from events.recording import Header, Recording, dump
-from orchestrator.replay.place import BadPlaceError, place
+from events.envelope import Input, Result
+from events.recording import Header, Recording, dump, steps
+from orchestrator.replay.place import place
 from orchestrator.replay.replay import replay
-from orchestrator.replay.verdict import USAGE
 from orchestrator.session import REDUCER_VERSION
 
 
 def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     """Without an output it only says what it would do."""
     events = events_of(whole(source))
-    try:
-        is_there = place(at)
-    except BadPlaceError as error:
-        say(f"✗ {error}")
-        return USAGE
+    is_there = place(at)
     if not events:
-        say(f"✗ {source} holds no event")
-        return USAGE
+        raise UsageError(f"{source} holds no event")
     old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
     taken: list[bytes] = []
     mine = [event for event in events if event.session_id == old]
-    for step in _steps(mine):
+    for step in steps(mine):
         event = step[0]
+        if not isinstance(event, Input):
+            continue
         renamed = event.but(
             session_id=new, event_id=event.event_id.replace(old, new), version=0, cause="", state_hash=""
         )
@@ -39,8 +35,7 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
         if is_there(step):
             break
     else:
-        say(f"✗ nothing in {old} is at {at}: it ends with version {mine[-1].version}")
-        return USAGE
+        raise UsageError(f"nothing in {old} is at {at}: it ends with version {mine[-1].version}")
     forked = replay(Recording(new, Header(derived=False), tuple(taken)))
     state = forked.states[new]
     say(f"{new}: the first {state.inputs} inputs of {old}, version {state.version}, {state.phase}")
@@ -50,14 +45,3 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     header = Header(reducer_version=REDUCER_VERSION, story=f"Forked from {old} at {at}: {reason}")
     Path(output).write_bytes(dump(header, map(encode, forked.events)))
     return 0
-
-
-def _steps(events: list[Event]) -> list[list[Event]]:
-    """Each an input and what was decided on it."""
-    steps: list[list[Event]] = []
-    for event in events:
-        if isinstance(event, Input):
-            steps.append([event])
-        elif steps:
-            steps[-1].append(event)
-    return steps

@@ -3,23 +3,20 @@
 from pathlib import Path
 
 from cli.sources import whole
-from cli.terminal import say
+from cli.terminal import UsageError, say
 from events.codec import encode
 from events.recording import dump
 from orchestrator.replay.replay import replay
-from orchestrator.replay.verdict import USAGE
 from orchestrator.testing.plugin import FOLDER
 
 
 def run(source: str, *, as_fixture: str, story: str, folder: str) -> int:
     if not as_fixture or Path(as_fixture).name != as_fixture:
-        say("✗ say what the test is called: orch import SOURCE --as-fixture NAME")
-        return USAGE
+        raise UsageError("say what the test is called: orch import SOURCE --as-fixture NAME")
     recording = whole(source)
     target = Path(folder or FOLDER) / f"{as_fixture.removesuffix('.jsonl')}.jsonl"
     if target.exists():
-        say(f"✗ {target} is there already; choose another name, or remove it")
-        return USAGE
+        raise UsageError(f"{target} is there already; choose another name, or remove it")
     found = replay(recording)
     lines = recording.lines if recording.header.derived else tuple(map(encode, found.events))
     header = recording.header.model_copy(update={"derived": True, "story": story or recording.header.story})

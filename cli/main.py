@@ -223,12 +223,24 @@ def _run(command: str, *arguments: object, **options: object) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:
-        if not isinstance(error, _expected()):
+        if isinstance(error, _usage()):
+            code = USAGE
+        elif isinstance(error, _expected()):
+            code = 2
+        else:
             raise
         print(f"✗ {error}", file=sys.stderr)
-        code = 2
     if code:
         sys.exit(code)
+
+
+def _usage() -> tuple[type[Exception], ...]:
+    """What is wrong with the command line, said in words."""
+    from cli.terminal import UsageError
+    from orchestrator.replay.place import BadPlaceError
+    from orchestrator.replay.why import NoSuchEventError
+
+    return UsageError, BadPlaceError, NoSuchEventError
 
 
 def _expected() -> tuple[type[Exception], ...]:

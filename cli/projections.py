@@ -2,9 +2,8 @@
 
 from cli.progress import Progress
 from cli.store import history, store
+from cli.terminal import UsageError, say
 from cli.terminal import run as run_loop
-from cli.terminal import say
-from orchestrator.replay.verdict import USAGE
 from orchestrator.runtime.archiver import NAME, published
 from orchestrator.runtime.reconcile import ends, resync
 
@@ -13,8 +12,7 @@ def run(action: str, name: str = "") -> int:
     if action == "status":
         return run_loop(_status())
     if name != NAME:
-        say(f"✗ {name} cannot be rebuilt; there is: {NAME}")
-        return USAGE
+        raise UsageError(f"{name} cannot be rebuilt; there is: {NAME}")
     return run_loop(_rebuild())
 
 

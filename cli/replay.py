@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.replay_files import How, replay_sources
-from cli.sources import NoSourceError, expand
-from cli.terminal import say
+from cli.sources import expand
+from cli.terminal import UsageError, say
 from orchestrator.replay import report
-from orchestrator.replay.verdict import USAGE, Verdict, worst
+from orchestrator.replay.verdict import Verdict, worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +49,13 @@ _FORMS = {"as_json": "--json", "as_jsonl": "--jsonl"}
 def run(**chosen: Any) -> int:
     """The exit code is that of the worst verdict: 0 equal, 1 diverged, 2 unreadable, 4 an invariant is broken."""
     options = Options(**chosen)
-    try:
-        sources = expand(options.sources)
-    except NoSourceError as error:
-        say(f"✗ {error}")
-        return USAGE
+    sources = expand(options.sources)
     if options.incomplete not in ("", "ok"):
-        say(f"✗ --incomplete {options.incomplete}: the only word is ok")
-        return USAGE
+        raise UsageError(f"--incomplete {options.incomplete}: the only word is ok")
     changes, watches = options.given(_CHANGES), options.given(_WATCHES)
     in_vain = options.given(_REPORTS) + (watches if changes else options.given(_FORMS) if watches else [])
     if (changes or watches) and in_vain:
-        say(f"✗ {in_vain[0]} has no effect beside {(changes or watches)[0]}; leave one of them out")
-        return USAGE
+        raise UsageError(f"{in_vain[0]} has no effect beside {(changes or watches)[0]}; leave one of them out")
     if changes:
         return _what_if(sources, options)
     if watches:
@@ -90,34 +84,25 @@ def _replay(sources: list[str], options: Options) -> int:
 
 def _what_if(sources: list[str], options: Options) -> int:
     """With a change; a different outcome is what was asked for, and no failure."""
-    from cli.what_if import BadChangeError, run
+    from cli.what_if import run
 
-    try:
-        return run(
-            sources,
-            without=options.without,
-            insert=options.insert,
-            settings=options.settings,
-            policy=options.policy,
-            as_json=options.as_json or options.as_jsonl,
-        )
-    except BadChangeError as error:
-        say(f"✗ {error}")
-        return USAGE
+    return run(
+        sources,
+        without=options.without,
+        insert=options.insert,
+        settings=options.settings,
+        policy=options.policy,
+        as_json=options.as_json or options.as_jsonl,
+    )
 
 
 def _watch(sources: list[str], options: Options) -> int:
     """One recording, as closely as is wanted."""
-    from cli.watch import BadPlaceError, BadSpeedError, dump, walk, watch
+    from cli.watch import dump, walk, watch
 
     if len(sources) != 1:
-        say("✗ --until, --step, --speed and --dump-state look at one recording")
-        return USAGE
-    try:
-        verdict, replayer, steps = watch(sources[0], until=options.until, speed=options.speed, keep_steps=options.step)
-    except (BadPlaceError, BadSpeedError) as error:
-        say(f"✗ {error}")
-        return USAGE
+        raise UsageError("--until, --step, --speed and --dump-state look at one recording")
+    verdict, replayer, steps = watch(sources[0], until=options.until, speed=options.speed, keep_steps=options.step)
     if options.step:
         walk(steps)
     if options.dump_state:

@@ -24,6 +24,12 @@ def events_of(recording: Recording) -> list[Event]:
     return [*recording.events()] if recording.header.derived else replay(recording).events
 
 
+def log_of(events: list[Event], version: str) -> tuple[list[Event], str]:
+    """The log that `41` (of the first session) or `SESSION:41` is about, and the number."""
+    session, _, number = version.rpartition(":")
+    return [event for event in events if event.session_id == (session or events[0].session_id)], number
+
+
 def golden(events: Iterable[Event]) -> Iterator[str]:
     formatter = GoldenLog()
     return (line for event in events if (line := formatter.line(event)) is not None)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from glob import glob, has_magic
 from pathlib import Path
 
+from cli.terminal import UsageError
 from cli.terminal import run as run_loop
 from events.recording import Header, Recording, stream
 
@@ -12,12 +13,8 @@ BLOCK_BYTES = 1 << 16
 STDIN = "-"
 
 
-class NoSourceError(Exception):
-    """What was named is nothing that could be read; the message says what to do."""
-
-
 def expand(sources: list[str]) -> list[str]:
-    """Every recording that is meant, in the order it was named; a folder stands for all in it. Raises NoSourceError."""
+    """Every recording that is meant, in the order it was named; a folder stands for all in it. Raises UsageError."""
     found: list[str] = []
     for source in sources:
         path = Path(source)
@@ -28,7 +25,7 @@ def expand(sources: list[str]) -> list[str]:
         else:
             inside = [source]
         if not inside:
-            raise NoSourceError(f"{source}: no recording (*.jsonl) there; write one with: orch export SESSION -o FILE")
+            raise UsageError(f"{source}: no recording (*.jsonl) there; write one with: orch export SESSION -o FILE")
         found += inside
     return found
 

@@ -8,6 +8,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class UsageError(Exception):
+    """The command line is wrong; the message says what to write instead."""
+
+
 def say(words: str) -> None:
     """Words for people."""
     print(words, file=sys.stderr, flush=True)

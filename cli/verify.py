@@ -1,9 +1,8 @@
 """`orch verify`: whether files are sound logs, whatever the rules of their time were."""
 
-from cli.sources import NoSourceError, expand, opened
+from cli.sources import expand, opened
 from cli.terminal import say
 from events.recording import BadRecordingError
-from orchestrator.replay.verdict import USAGE
 from orchestrator.replay.verify import verify
 
 SOUND, UNSOUND = 0, 2
@@ -11,12 +10,7 @@ SOUND, UNSOUND = 0, 2
 
 def run(sources: list[str]) -> int:
     code = SOUND
-    try:
-        names = expand(sources)
-    except NoSourceError as error:
-        say(f"✗ {error}")
-        return USAGE
-    for name in names:
+    for name in expand(sources):
         try:
             found = verify(*opened(name))
         except (BadRecordingError, LookupError, OSError) as error:

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from cli.sources import opened
-from cli.terminal import say
+from cli.terminal import UsageError, say
 from events.envelope import Event
 from orchestrator.replay.divergence import Divergence, differences
-from orchestrator.replay.place import BadPlaceError as BadPlaceError
 from orchestrator.replay.place import place
 from orchestrator.replay.replay import Replay, Replayer
 from orchestrator.replay.verdict import Verdict, verdict_of
@@ -22,10 +21,6 @@ from projections.golden_log import GoldenLog
 HELP = "n next · p previous · g VERSION go to · s state · d what the step changed · q quit"
 
 
-class BadSpeedError(ValueError):
-    """There is no such speed."""
-
-
 class _ReachedError(Exception):
     """The place is reached; nothing beyond it is replayed."""
 
@@ -35,7 +30,7 @@ def watch(
 ) -> tuple[Verdict, Replayer, list[tuple[State, Step]]]:
     """Replay up to a place. With a speed, the golden log is printed as it would have been live.
 
-    Raises BadPlaceError, BadSpeedError, and what opening a source raises.
+    Raises UsageError, BadPlaceError, and what opening a source raises.
     """
     began = time.perf_counter()
     is_there = place(until) if until else None
@@ -82,10 +77,10 @@ def _version(found: Replay, divergence: Divergence) -> int:
 
 
 def _player(speed: str) -> Callable[[Step], None]:
-    """Prints the golden log: `max` at once, `1x` as it was, `4x` faster. Raises BadSpeedError."""
+    """Prints the golden log: `max` at once, `1x` as it was, `4x` faster. Raises UsageError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)x", speed)
     if speed != "max" and (found is None or not float(found[1])):
-        raise BadSpeedError(f"no such speed: {speed!r}; write max, 1x, 4x or 0.5x")
+        raise UsageError(f"no such speed: {speed!r}; write max, 1x, 4x or 0.5x")
     golden, last_us = GoldenLog(), 0
 
     def play(step: Step) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cli.show import events_of, golden
+from cli.show import events_of, golden, log_of
 from cli.side_by_side import side_by_side
 from cli.sources import whole
+from cli.terminal import UsageError
 from events.codec import BadEventError, decode_input
 from events.envelope import Event, Input
 from orchestrator.policy_file import PolicyFileError, read_policy
@@ -19,10 +20,6 @@ from orchestrator.replay.what_if import Change, WhatIf, what_if
 
 SCHEMA = "orch.what_if/1"
 COLUMNS = "as it was", "as it would be"
-
-
-class BadChangeError(ValueError):
-    """A change cannot be made; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ class Compared:
 def run(
     sources: list[str], *, without: tuple[str, ...], insert: str, settings: tuple[str, ...], policy: str, as_json: bool
 ) -> int:
-    """Raises BadChangeError, and what opening a source raises."""
+    """Raises UsageError, and what opening a source raises."""
     found = []
     for source in sources:
         old = events_of(whole(source))
@@ -68,14 +65,14 @@ def _changed(old: list[Event], without: tuple[str, ...], insert: str, settings: 
         )
         return what_if(old, change)
     except PolicyFileError as error:
-        raise BadChangeError(str(error)) from error
+        raise UsageError(str(error)) from error
     except BadEventError as error:
-        raise BadChangeError(f"{insert}: {error}") from error
+        raise UsageError(f"{insert}: {error}") from error
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         is_unknown = problem["type"] == "extra_forbidden"
         what = "there is no such field; docs/policy.md names them all" if is_unknown else problem["msg"]
-        raise BadChangeError(f"--set {'.'.join(map(str, problem['loc']))}: {what}") from error
+        raise UsageError(f"--set {'.'.join(map(str, problem['loc']))}: {what}") from error
 
 
 def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -84,7 +81,7 @@ def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         path, sign, value = text.partition("=")
         part, dot, name = path.removeprefix("policy.").partition(".")
         if not (sign and dot):
-            raise BadChangeError(f"--set {text}: write PART.FIELD=VALUE, such as interruption.min_words=2")
+            raise UsageError(f"--set {text}: write PART.FIELD=VALUE, such as interruption.min_words=2")
         try:
             found.setdefault(part, {})[name] = json.loads(value)
         except ValueError:
@@ -94,13 +91,13 @@ def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 def _input(old: list[Event], text: str) -> Input:
     """The input of that version, in the first session or the one that is named before a colon."""
-    session, _, version = text.rpartition(":")
-    for event in old:
-        if str(event.version) == version and event.session_id == (session or old[0].session_id):
+    log, version = log_of(old, text)
+    for event in log:
+        if str(event.version) == version:
             if isinstance(event, Input):
                 return event
-            raise BadChangeError(f"--without {text}: that is said by the reducer; only inputs can be left out")
-    raise BadChangeError(f"--without {text}: there is no such version")
+            raise UsageError(f"--without {text}: that is said by the reducer; only inputs can be left out")
+    raise UsageError(f"--without {text}: there is no such version")
 
 
 def _table(found: list[Compared]) -> list[str]:

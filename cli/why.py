@@ -1,30 +1,20 @@
 """`orch why`: what an event came from, and what would have had to be different."""
 
-from cli.show import events_of
+from cli.show import events_of, log_of
 from cli.sources import whole
-from cli.terminal import say
+from cli.terminal import UsageError
 from events.envelope import Event
-from orchestrator.replay.verdict import USAGE
-from orchestrator.replay.why import Cause, NoSuchEventError, Why, why
+from orchestrator.replay.why import Cause, Why, why
 from orchestrator.replay.words import seconds, short
 
 NEEDED = "   ✓ without it, it is decided otherwise"
 
 
 def run(source: str, version: str) -> int:
-    events = events_of(whole(source))
-    session, _, number = version.rpartition(":")
-    session = session or (events[0].session_id if events else "")
-    log = [event for event in events if event.session_id == session]
+    log, number = log_of(events_of(whole(source)), version)
     if not number.isdigit() or not log:
-        say(f"✗ {version!r}: write a version, such as 41 or SESSION:41; `orch show --detailed` names them")
-        return USAGE
-    try:
-        found = why(log, int(number))
-    except NoSuchEventError as error:
-        say(f"✗ {error}")
-        return USAGE
-    for line in lines(found, log[0].at_us):
+        raise UsageError(f"{version!r}: write a version, such as 41 or SESSION:41; `orch show --detailed` names them")
+    for line in lines(why(log, int(number)), log[0].at_us):
         print(line)
     return 0
 

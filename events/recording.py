@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from events.codec import BadEventError, decode
-from events.envelope import Event
+from events.envelope import Event, Input
 
 
 class BadRecordingError(ValueError):
@@ -108,3 +108,15 @@ def sealed(header: Header, lines: Iterable[bytes]) -> bytes:
     lines = [*lines]
     checksum = sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
     return dump(header.model_copy(update={"sha256": checksum}), lines)
+
+
+def steps(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """Each an input and what was decided on it. What stands before the first input, in a damaged log, is one, too."""
+    step: list[Event] = []
+    for event in events:
+        if step and isinstance(event, Input):
+            yield step
+            step = []
+        step.append(event)
+    if step:
+        yield step

@@ -123,10 +123,6 @@ class Call:
         await handler.close()
         await self._node.forget_handler(handler.handler_id)
 
-    async def send_away(self, reason: str) -> None:
-        """The service is stopping; the client is to come back to the next one."""
-        await self._client.send_away(reason)
-
     async def leave(self, reason: str) -> None:
         """The connection is gone: so is its handler; the session waits for the client to come back."""
         if self._left:

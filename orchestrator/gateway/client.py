@@ -22,9 +22,6 @@ DROP_S = 3.0
 
 _TYPED = ":text:"
 
-_Queued = tuple[messages.ServerMessage | None, asyncio.Future[bool] | None]
-"""A message to send, and a future that is done when everything up to here has left (True) or cannot any more."""
-
 
 def event_id_of(session_id: str, message_id: str) -> str:
     """The id of the event that typed words become; words that are sent again become the same event."""
@@ -39,24 +36,23 @@ class WebSocketClient:
         self._socket = socket
         self._abort = abort
         """Ends the connection without a word: the only thing to do with a client that does not read."""
-        self._queue: asyncio.Queue[_Queued] = asyncio.Queue(QUEUE_MAX)
+        self._queue: asyncio.Queue[messages.ServerMessage] = asyncio.Queue(QUEUE_MAX)
         self._sender = asyncio.create_task(self._send_all(), name=f"{self.client_id}:send")
 
     def tell(self, message: messages.ServerMessage) -> None:
         """Queue a message; never waits."""
-        self._put(message, None)
+        if self._sender.done():
+            return
+        try:
+            self._queue.put_nowait(message)
+        except asyncio.QueueFull:
+            logger.warning("%s does not read any more; disconnecting it", self.client_id)
+            self._sender.cancel()
+            self._abort()
 
     def tell_raw(self, message: dict[str, str | int]) -> None:
         """Queue a message of the media layer: playback_start, playback_stop or playback_mark."""
-        match message:
-            case {"type": "playback_start", "playback_id": str(playback_id)}:
-                self.tell(messages.PlaybackStart(playback_id=playback_id))
-            case {"type": "playback_stop", "playback_id": str(playback_id)}:
-                self.tell(messages.PlaybackStop(playback_id=playback_id))
-            case {"type": "playback_mark", "playback_id": str(playback_id), "rtp": int(rtp)}:
-                self.tell(messages.PlaybackMark(playback_id=playback_id, rtp=rtp))
-            case _:
-                raise ValueError(f"the media layer said something that is no message: {message}")
+        self.tell(messages.server_message(message))
 
     def committed(self, event: Event, line: str | None) -> None:
         """Show what was committed."""
@@ -90,10 +86,9 @@ class WebSocketClient:
             self.tell(messages.Reply(playback_id=saying.playback_id, text=saying.text, turn=state.turn))
 
     async def show_reply(self, playback_id: str, text: str) -> None:  # noqa: ARG002 - told when it was committed
-        """Return when everything told so far, the reply among it, has left. Raises ServiceError when it cannot."""
-        left = asyncio.get_running_loop().create_future()
-        self._put(None, left)
-        if not await left:
+        """Return when everything that was told, the reply among it, has left. Raises ServiceError when it cannot."""
+        await self._queue.join()
+        if self._sender.done():
             raise ServiceError("the client is gone before it was shown the answer")
 
     def clear_text(self) -> None:
@@ -121,47 +116,24 @@ class WebSocketClient:
         """Close the connection; the session may go on."""
         try:
             async with asyncio.timeout(DROP_S):
-                if not self._sender.done():
-                    await self._queue.join()
+                await self._queue.join()
                 self._sender.cancel()
                 await self._socket.close(code=code, message=why.encode()[:120])
         except TimeoutError:
             self._sender.cancel()
             self._abort()
 
-    def _put(self, message: messages.ServerMessage | None, left: "asyncio.Future[bool] | None") -> None:
-        if self._sender.done():
-            _settle(left, sent=False)
-            return
-        try:
-            self._queue.put_nowait((message, left))
-        except asyncio.QueueFull:
-            _settle(left, sent=False)
-            logger.warning("%s does not read any more; disconnecting it", self.client_id)
-            self._sender.cancel()
-            self._abort()
-
     async def _send_all(self) -> None:
         try:
             while True:
-                message, left = await self._queue.get()
-                sent = False
+                message = await self._queue.get()
                 try:
-                    if message is not None:
-                        await self._socket.send_str(messages.encode(message))
-                    sent = True
+                    await self._socket.send_str(messages.encode(message))
                 finally:
                     self._queue.task_done()
-                    _settle(left, sent=sent)
         except (ConnectionError, RuntimeError) as error:
             logger.info("%s is gone: %s", self.client_id, error)
         finally:
             while not self._queue.empty():  # whoever waits for it must not wait for ever
-                _, left = self._queue.get_nowait()
+                self._queue.get_nowait()
                 self._queue.task_done()
-                _settle(left, sent=False)
-
-
-def _settle(left: "asyncio.Future[bool] | None", *, sent: bool) -> None:
-    if left is not None and not left.done():
-        left.set_result(sent)

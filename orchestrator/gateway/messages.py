@@ -232,6 +232,11 @@ def parse_server_message(raw: str | bytes) -> ServerMessage:
     return _parse(_SERVER, raw)
 
 
+def server_message(raw: dict[str, str | int]) -> ServerMessage:
+    """What the media layer says, as a message; raises ValueError when it is none."""
+    return _SERVER.validate_python(raw)
+
+
 def encode(message: ServerMessage | ClientMessage) -> str:
     """The JSON text of a message; what was left open is left out."""
     return message.model_dump_json(exclude_none=True)

@@ -51,7 +51,7 @@ class Gateway:
         self._allowed_origins = allowed_origins
         self._max_sessions = max_sessions
         self._metrics = metrics
-        self._calls: set[Call] = set()
+        self._clients: set[WebSocketClient] = set()
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_secure])
@@ -71,7 +71,7 @@ class Gateway:
 
     async def _send_all_away(self, _: web.Application) -> None:
         """Before aiohttp waits for open connections to end: none would by itself."""
-        await asyncio.gather(*(call.send_away("the service is stopping") for call in list(self._calls)))
+        await asyncio.gather(*(client.send_away("the service is stopping") for client in list(self._clients)))
 
     async def _index(self, _: web.Request) -> web.StreamResponse:
         return web.FileResponse(STATIC / "index.html")
@@ -106,11 +106,11 @@ class Gateway:
         if live is None:
             return socket
         call = Call(self._node, self._services, self._media, live, client)
-        self._calls.add(call)
+        self._clients.add(client)
         try:
             await self._listen(socket, call, client)
         finally:
-            self._calls.discard(call)
+            self._clients.discard(client)
             await call.leave("the connection closed")
         return socket
 

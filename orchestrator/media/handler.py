@@ -4,8 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import av
 from aiortc import RTCRtpSender, RTCRtpTransceiver, RTCSessionDescription
@@ -25,6 +24,7 @@ from orchestrator.media.track import AgentTrack
 from orchestrator.media.utterance import Utterances
 from orchestrator.media.vad import EchoGuard, VoiceActivity
 from orchestrator.services.ports import SpeechToTextPort
+from orchestrator.session.commands import MicrophoneSetting
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +35,6 @@ _LONGEST_REASON = 500
 
 class OfferRefused(ValueError):  # noqa: N818  (the offer is at fault, the message says why)
     """The SDP offer cannot be answered: unreadable, or without Opus audio that we may send."""
-
-
-@dataclass(frozen=True, slots=True)
-class MediaStatistics:
-    """Counts of one connection so far; what a metric or a health check asks."""
-
-    packets_sent: int
-    speech_packets_sent: int
-    late_restarts: int
-    """How often the sending clock was so late that it forgave itself."""
-    microphone_packets_lost: int
 
 
 class MediaHandler:
@@ -69,7 +58,6 @@ class MediaHandler:
         self._tell_client = tell_client
         self._settings = settings
         self._echo = EchoGuard(settings)
-        self._jitter_buffer = ImmediateBuffer()
         self._microphone: Microphone | None = None
         self._playbacks: dict[str, Playback] = {}
         self._paused_early: str | None = None
@@ -124,16 +112,7 @@ class MediaHandler:
             await handler.close()
             await caller.close()
 
-    @property
-    def statistics(self) -> MediaStatistics:
-        return MediaStatistics(
-            packets_sent=self._track.packets,
-            speech_packets_sent=self._track.speech_packets,
-            late_restarts=self._track.late_restarts,
-            microphone_packets_lost=self._jitter_buffer.lost_packets,
-        )
-
-    def set_microphone(self, setting: Literal["open", "gated", "closed"]) -> None:
+    def set_microphone(self, setting: MicrophoneSetting) -> None:
         """See Microphone. Without effect when the connection is gone."""
         if self._microphone is not None and not self._gone:
             self._microphone.set(setting)
@@ -170,7 +149,7 @@ class MediaHandler:
             playback.pause()
         self._playbacks = {known_id: known for known_id, known in self._playbacks.items() if not known.is_over}
         self._playbacks[playback_id] = playback
-        self._track.play(playback)
+        self._track.playback = playback
         return playback
 
     def pause(self, playback_id: str) -> None:
@@ -203,7 +182,7 @@ class MediaHandler:
         self._tell({"type": "playback_stop", "playback_id": playback_id})
         playback.stop()
         if self._track.playback is playback:
-            self._track.play(None)
+            self._track.playback = None
 
     def client_confirmed(self, playback_id: str) -> None:
         """The client says that it has heard the end of it."""
@@ -226,7 +205,7 @@ class MediaHandler:
 
     async def _negotiate(self, offer_sdp: str) -> str:
         peer = self._peer
-        replace_jitter_buffer(self._transceiver.receiver, self._jitter_buffer)
+        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer())
         last_rtp_timestamp(self._transceiver.sender)  # fails here rather than in the first playback
         opus = [codec for codec in RTCRtpSender.getCapabilities("audio").codecs if codec.name == "opus"]
         self._transceiver.setCodecPreferences(opus)
@@ -293,7 +272,7 @@ class MediaHandler:
                 self._patience.cancel()
             if self._listening is not None:
                 self._listening.cancel()
-            self._track.play(None)
+            self._track.playback = None
             for playback in self._playbacks.values():
                 playback.stop()
             self._teardown = asyncio.create_task(self._release())

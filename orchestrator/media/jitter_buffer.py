@@ -15,10 +15,9 @@ _MAX_MISORDER = 100
 
 
 class ImmediateBuffer:
-    """Releases every packet at once and drops what comes too late; `lost_packets` counts the holes."""
+    """Releases every packet at once and drops what comes too late."""
 
     def __init__(self) -> None:
-        self.lost_packets = 0
         self._ssrc: int | None = None
         self._last = 0
 
@@ -29,8 +28,6 @@ class ImmediateBuffer:
             behind = _SEQUENCE_NUMBERS - ahead
             if ahead == 0 or behind <= _MAX_MISORDER:
                 return False, None
-            if ahead < _SEQUENCE_NUMBERS // 2:
-                self.lost_packets += ahead - 1
         self._ssrc = packet.ssrc
         self._last = packet.sequence_number
         return False, JitterFrame(data=packet._data, timestamp=packet.timestamp)  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import av
 
@@ -14,8 +13,7 @@ from orchestrator.media.resampling import SPEECH_RATE_HZ, ToSpeechRate
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.utterance import Utterances
 from orchestrator.media.vad import EchoGuard, Offset, Onset, VoiceActivity
-
-MicrophoneSetting = Literal["open", "gated", "closed"]
+from orchestrator.session.commands import MicrophoneSetting
 
 _LONGEST_FILL_SAMPLES = RATE_HZ // 2
 _LONGEST_GAP_SAMPLES = 60 * RATE_HZ

@@ -11,6 +11,9 @@ FRAME_SAMPLES = RATE_HZ * FRAME_MS // 1000
 FRAME_BYTES = 2 * FRAME_SAMPLES
 SILENT_FRAME = bytes(FRAME_BYTES)
 TIME_BASE = Fraction(1, RATE_HZ)
+_BIT_RATE_BPS = 32_000
+_COMPLEXITY = 5
+"""0 to 10. 5 costs 0.22 ms of CPU per 20 ms frame, 10 costs 0.32; 5 is what phones use."""
 
 
 class EncodeError(RuntimeError):
@@ -33,15 +36,15 @@ class VoiceEncoder:
     encode in stereo at 96 kbit/s in a thread.
     """
 
-    def __init__(self, bit_rate_bps: int, complexity: int) -> None:
+    def __init__(self) -> None:
         codec = av.CodecContext.create("libopus", "w")
         assert isinstance(codec, av.AudioCodecContext)
         codec.sample_rate = RATE_HZ
         codec.layout = "mono"
         codec.format = "s16"
-        codec.bit_rate = bit_rate_bps
+        codec.bit_rate = _BIT_RATE_BPS
         codec.time_base = TIME_BASE
-        codec.options = {"application": "voip", "compression_level": str(complexity)}
+        codec.options = {"application": "voip", "compression_level": str(_COMPLEXITY)}
         self._codec = codec
         self._pts = 0
 
@@ -57,7 +60,7 @@ class VoiceEncoder:
 
 
 @cache
-def silence(bit_rate_bps: int, complexity: int) -> bytes:
+def silence() -> bytes:
     """A packet of steady silence, encoded once: what is sent whenever there is nothing to say."""
-    encoder = VoiceEncoder(bit_rate_bps, complexity)
+    encoder = VoiceEncoder()
     return [encoder.encode(SILENT_FRAME) for _ in range(5)][-1]

@@ -57,7 +57,7 @@ class Playback:
         self._on_started = on_started
         self._on_progress = on_progress
         self._resampler = ToOpusFrames()
-        self._encoder = VoiceEncoder(settings.opus_bit_rate_bps, settings.opus_complexity)
+        self._encoder = VoiceEncoder()
         self._frames: deque[bytes] = deque()
         self._frames_out = 0
         self._tail_left = 0

@@ -20,8 +20,6 @@ class MediaSettings:
     """Silero's verdict below which a chunk of running speech counts as silence."""
     onset_chunks: int = 2
     """So many chunks of 32 ms in a row begin speech."""
-    onset_chunks_while_playing: int = 2
-    """The same while the agent is audible; one more makes the agent harder to interrupt."""
     silence_ms: int = 224
     """So much silence ends speech. The session's policy adds its own wait before the turn ends."""
     gate_peak: int = 100
@@ -49,8 +47,5 @@ class MediaSettings:
     progress_interval_ms: int = 1_000
     confirmation_timeout_ms: int = 1_000
     """How long the client may take to say that it has heard the end."""
-    opus_bit_rate_bps: int = 32_000
-    opus_complexity: int = 5
-    """0 to 10. 5 costs 0.22 ms of CPU per 20 ms frame, 10 costs 0.32; 5 is what phones use."""
     reanchor_ms: int = 100
     """A clock that is later than this forgives itself the delay rather than send the missed frames in a burst."""

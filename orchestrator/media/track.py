@@ -28,26 +28,11 @@ class AgentTrack(MediaStreamTrack):
         super().__init__()
         self._settings = settings
         self._next_rtp_timestamp = next_rtp_timestamp
-        self._silence = silence(settings.opus_bit_rate_bps, settings.opus_complexity)
+        self._silence = silence()
         self._anchor_s = 0.0
         self._ticks = 0
-        self._playback: Playback | None = None
-        self.speech_packets = 0
-        self.late_restarts = 0
-
-    @property
-    def packets(self) -> int:
-        """Handed out so far, silence included."""
-        return self._ticks
-
-    @property
-    def playback(self) -> Playback | None:
-        """What is audible now."""
-        return self._playback
-
-    def play(self, playback: Playback | None) -> None:
-        """From the next packet on, play this; None is silence."""
-        self._playback = playback
+        self.playback: Playback | None = None
+        """What is audible from the next packet on; None is silence."""
 
     async def recv(self) -> "av.Packet[Any]":
         """The next packet, when it is due. Raises MediaStreamError after stop() and nothing else: any other
@@ -72,19 +57,17 @@ class AgentTrack(MediaStreamTrack):
             await asyncio.sleep(delay_s)
         elif -delay_s > self._settings.reanchor_ms / 1000:
             self._anchor_s -= delay_s
-            self.late_restarts += 1
 
     def _payload(self) -> bytes:
-        if self._playback is None:
+        if self.playback is None:
             return self._silence
         try:
-            packet = self._playback.take_packet(self._next_rtp_timestamp)
+            packet = self.playback.take_packet(self._next_rtp_timestamp)
         except Exception:
-            logger.exception("a packet of playback %s was replaced by silence", self._playback.playback_id)
+            logger.exception("a packet of playback %s was replaced by silence", self.playback.playback_id)
             return self._silence
         if packet is None:
-            if self._playback.is_drained:
-                self._playback = None
+            if self.playback.is_drained:
+                self.playback = None
             return self._silence
-        self.speech_packets += 1
         return packet

@@ -108,7 +108,7 @@ class VoiceActivity:
             chunk = bytes(self._pending[:CHUNK_BYTES])
             del self._pending[:CHUNK_BYTES]
             probability = self._judge(chunk, echo_rms)
-            change = self._go_on(probability) if self.speaking else self._wait(probability, playing=echo_rms > 0)
+            change = self._go_on(probability) if self.speaking else self._wait(probability)
             self._position += CHUNK_SAMPLES
             if change is not None:
                 found.append(change)
@@ -137,15 +137,14 @@ class VoiceActivity:
         self._unjudged_chunks = 0
         return self._model.process_chunk(chunk)
 
-    def _wait(self, probability: float, *, playing: bool) -> Onset | None:
+    def _wait(self, probability: float) -> Onset | None:
         if probability < self._settings.speech_probability:
             self._run_chunks = 0
             return None
         if self._run_chunks == 0:
             self._began = self._position
         self._run_chunks += 1
-        needed = self._settings.onset_chunks_while_playing if playing else self._settings.onset_chunks
-        if self._run_chunks < needed:
+        if self._run_chunks < self._settings.onset_chunks:
             return None
         self.speaking = True
         self._last_voice = self._position + CHUNK_SAMPLES

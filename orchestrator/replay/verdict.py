@@ -16,8 +16,7 @@ EXIT_CODES: dict[Outcome, int] = {
     "broken": 4,
     "interrupted": 130,
 }
-USAGE = 3
-_WORST_LAST = (0, 4, 1, 2, 3, 130)
+_WORST_LAST = (0, 4, 1, 2, 130)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """Is a file a sound log? Every line is read, every state folded and its hash compared, every invariant looked at."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from events.codec import BadEventError, decode
-from events.envelope import Event, Input
-from events.recording import Header
+from events.envelope import Event
+from events.recording import Header, steps
 from orchestrator.replay.invariants import Invariants
 from orchestrator.replay.replay import REDUCER_ERRORS
 from orchestrator.session.evolve import apply
@@ -27,27 +27,23 @@ def verify(header: Header, lines: Iterable[bytes]) -> Verified:
     """Look at a recording line by line. Never raises for what the lines hold."""
     found, invariants, checksum = Verified(), Invariants(), sha256()
     states: dict[str, State] = {}
-    step: list[Event] = []
 
-    def close() -> None:
-        if step and header.derived:
+    def events() -> Iterator[Event]:
+        for number, line in enumerate(lines, 2):
+            checksum.update(line + b"\n")
+            try:
+                event = decode(line)
+            except BadEventError as error:
+                found.problems.append(f"line {number}: ORCH1006 {error if line.strip() else 'empty line'}")
+                continue
+            found.events += 1
+            found.sessions.add(event.session_id)
+            yield event
+
+    for step in steps(events()):
+        if header.derived:
             invariants.look(step)
             _fold(states, step, found)
-        step.clear()
-
-    for number, line in enumerate(lines, 2):
-        checksum.update(line + b"\n")
-        try:
-            event = decode(line)
-        except BadEventError as error:
-            found.problems.append(f"line {number}: ORCH1006 {error if line.strip() else 'empty line'}")
-            continue
-        if isinstance(event, Input):
-            close()
-        step.append(event)
-        found.events += 1
-        found.sessions.add(event.session_id)
-    close()
     found.problems += [f"{b.session_id} version {b.version}: {b.invariant} {b.message}" for b in invariants.broken]
     found.checksum = checksum.hexdigest()
     if header.sha256 and header.sha256 != found.checksum:

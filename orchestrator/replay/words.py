@@ -1,7 +1,6 @@
 """Events, commands and states in few words: what every report is made of."""
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 from pydantic_core import to_json, to_jsonable_python
@@ -47,14 +46,7 @@ def seconds(us: int) -> str:
 
 def state_fields(state: State) -> dict[str, Any]:
     """A state as JSON: every field, the policy but its name left out, commands by their id."""
-    found = {field.name: _plain(getattr(state, field.name)) for field in fields(State) if field.name != "policy"}
+    told = {field.name: getattr(state, field.name) for field in fields(State) if field.name != "policy"}
+    found: dict[str, Any] = to_jsonable_python(told, fallback=str)
     found["pending"] = {command_id: short(command) for command_id, command in state.pending.items()}
     return found | {"hash": state.hash()}
-
-
-def _plain(content: object) -> Any:
-    if is_dataclass(content) and not isinstance(content, type):
-        return {field.name: _plain(getattr(content, field.name)) for field in fields(content)}
-    if isinstance(content, Mapping):
-        return {str(key): _plain(item) for key, item in content.items()}
-    return to_jsonable_python(content, fallback=str)

@@ -1,6 +1,7 @@
 """Intent and answer ports over HTTP: POST /intent and POST /query (the contract is in docs/services.md)."""
 
 import json
+from asyncio import IncompleteReadError
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -100,14 +101,11 @@ class Endpoint:
 
 async def read_bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes | None:
     """The body, or None when it is longer than the limit."""
-    if response.content_length is not None and response.content_length > limit_bytes:
-        return None
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > limit_bytes:
-            return None
-    return bytes(body)
+    try:
+        await response.content.readexactly(limit_bytes + 1)
+    except IncompleteReadError as error:
+        return error.partial
+    return None
 
 
 class _TextService:

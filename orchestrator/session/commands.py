@@ -5,6 +5,7 @@ Nobody changes a command once it is made. That it is not frozen halves the time 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from events import inputs
@@ -40,10 +41,7 @@ class SetMicrophone(_Command):
     """open: heard. gated: the VAD hears it, and STT from the onset of speech on, as evidence. closed: not heard."""
 
     setting: MicrophoneSetting
-
-    @property
-    def target(self) -> str:
-        return self.setting
+    target = property(attrgetter("setting"))
 
 
 @dataclass(unsafe_hash=True)
@@ -85,10 +83,7 @@ class PlayFiller(_Command):
     text: str
     outstanding: ClassVar[bool] = True
     stage: ClassVar[str] = "filler"
-
-    @property
-    def target(self) -> str:
-        return self.playback_id
+    target = property(attrgetter("playback_id"))
 
 
 @dataclass(unsafe_hash=True)
@@ -103,10 +98,7 @@ class Speak(_Command):
     text: str
     outstanding: ClassVar[bool] = True
     stage: ClassVar[str] = "speech"
-
-    @property
-    def target(self) -> str:
-        return self.playback_id
+    target = property(attrgetter("playback_id"))
 
 
 @dataclass(unsafe_hash=True)
@@ -114,10 +106,7 @@ class StopPlayback(_Command):
     """Be silent at once: clear the audio queue of this playback."""
 
     playback_id: str
-
-    @property
-    def target(self) -> str:
-        return self.playback_id
+    target = property(attrgetter("playback_id"))
 
 
 @dataclass(unsafe_hash=True)
@@ -125,10 +114,7 @@ class PausePlayback(_Command):
     """Be silent for now: keep the audio queue of this playback."""
 
     playback_id: str
-
-    @property
-    def target(self) -> str:
-        return self.playback_id
+    target = property(attrgetter("playback_id"))
 
 
 @dataclass(unsafe_hash=True)
@@ -136,10 +122,7 @@ class ResumePlayback(_Command):
     """Go on where this playback was paused."""
 
     playback_id: str
-
-    @property
-    def target(self) -> str:
-        return self.playback_id
+    target = property(attrgetter("playback_id"))
 
 
 @dataclass(unsafe_hash=True)
@@ -153,10 +136,7 @@ class CancelStage(_Command):
 
     command_id: str
     stage_name: str
-
-    @property
-    def target(self) -> str:
-        return self.stage_name
+    target = property(attrgetter("stage_name"))
 
 
 @dataclass(unsafe_hash=True)
@@ -166,10 +146,7 @@ class StartTimer(_Command):
     due_at_us: int
     timer: str
     outstanding: ClassVar[bool] = True
-
-    @property
-    def target(self) -> str:
-        return self.timer
+    target = property(attrgetter("timer"))
 
 
 @dataclass(unsafe_hash=True)
@@ -178,10 +155,7 @@ class CancelTimer(_Command):
 
     command_id: str
     timer: str
-
-    @property
-    def target(self) -> str:
-        return self.timer
+    target = property(attrgetter("timer"))
 
 
 @dataclass(unsafe_hash=True)

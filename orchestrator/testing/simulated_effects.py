@@ -8,8 +8,6 @@ from events.envelope import Result
 from events.inputs import ServiceFailed, TimerFired
 from orchestrator.testing.simulated_surroundings import Surroundings
 
-PLAYS = ("Speak", "PlayFiller")
-
 
 class Running:
     """An effect or a timer that has been started and is not over."""

@@ -23,10 +23,10 @@ from events.inputs import (
     TimerFired,
     TtsComplete,
 )
+from orchestrator.testing.log_book import PLAYS, STAGES
 from orchestrator.testing.simulated_world import World
 
 SOON_US = {"IDLE": 500_000, "LISTENING": 900_000, "THINKING": 500_000, "SPEAKING": 4_500_000, "INTERRUPT": 150_000}
-STAGES = ("AnswerQuestion", "ClassifyIntent", "PlayFiller", "Speak")
 
 
 class Fate:
@@ -101,7 +101,7 @@ class Fate:
             (SttPartial, {"text": f"{words} please", "is_complete": True}),
             (
                 PlaybackDone,
-                {"playback_id": command.target, "confirmed_by": "client"} | self._but(command, "Speak", "PlayFiller"),
+                {"playback_id": command.target, "confirmed_by": "client"} | self._but(command, *PLAYS),
             ),
             (TtsComplete, {"playback_id": "answer-99", "chunks": 1, "duration_ms": 1} | about),
             (IntentResolved, {"intent": "x"} | self._but(command, "ClassifyIntent")),

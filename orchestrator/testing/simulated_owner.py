@@ -2,7 +2,8 @@
 
 from events.derived import CommandIssued
 from events.inputs import ClientDisconnected, HandlerDetached, IntentResolved, RagAnswered, TimerFired
-from orchestrator.testing.simulated_effects import PLAYS, Effects, Running
+from orchestrator.testing.log_book import PLAYS
+from orchestrator.testing.simulated_effects import Effects, Running
 from orchestrator.testing.simulated_handler import Handler
 from orchestrator.testing.simulated_speech import Aloud, shown
 from orchestrator.testing.simulated_steps import Moment

@@ -29,7 +29,6 @@ from orchestrator.testing.checkers import AFTER, BEFORE
 from orchestrator.testing.conversation import golden
 from orchestrator.testing.faults import Faults
 from orchestrator.testing.log_book import Book, Checker, plain
-from orchestrator.testing.marks import note
 from orchestrator.testing.simulated_fate import Fate
 from orchestrator.testing.simulated_policies import drawn
 from orchestrator.testing.simulated_steps import Seen
@@ -65,7 +64,7 @@ class Simulated:
     seen: list[Seen] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     marks: set[str] = field(default_factory=set)
-    """The rare situations that it went through."""
+    """What was done to it that its log does not show."""
     phases: set[str] = field(default_factory=set)
 
     @property
@@ -196,7 +195,6 @@ def _judge(run: Simulated) -> list[Violation]:
     """Read the log once, and let every checker look at every step."""
     book, violations = Book(), run.violations[:0]
     for step in run.seen:
-        note(run.marks, book, step)
         violations += _check(BEFORE, book, step)
         book.absorb(step)
         violations += _check(AFTER, book, step)

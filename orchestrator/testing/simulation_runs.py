@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from events.codec import prepare
-from orchestrator.testing.marks import MARKS
 from orchestrator.testing.simulation import TURNS, simulate
 
 BATCH = 50
@@ -28,25 +27,14 @@ class Summary:
     events: int = 0
     violations: dict[str, list[int]] = field(default_factory=dict)
     """Invariant and checker → the seeds that violate it."""
-    marks: Counter[str] = field(default_factory=Counter)
-    first: dict[str, int] = field(default_factory=dict)
-    """Mark → the first seed that reaches it."""
     phases: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Summary") -> None:
         self.sessions += other.sessions
         self.events += other.events
-        self.marks += other.marks
-        for name, seed in other.first.items():
-            self.first[name] = min(seed, self.first.get(name, seed))
         self.phases += other.phases
         for name, seeds in other.violations.items():
             self.violations.setdefault(name, []).extend(seeds)
-
-    @property
-    def never(self) -> list[str]:
-        """Marks that no seed has reached."""
-        return sorted(MARKS - self.marks.keys())
 
 
 def summarize(seeds: Sequence[int], turns: int = TURNS, replay_every: int = REPLAY_EVERY) -> Summary:
@@ -57,8 +45,6 @@ def summarize(seeds: Sequence[int], turns: int = TURNS, replay_every: int = REPL
         run = simulate(seed, turns=turns, replayed=seed % replay_every == 0)
         summary.sessions += 1
         summary.events += len(run.log)
-        summary.marks.update(sorted(run.marks))
-        summary.first |= {name: min(seed, summary.first.get(name, seed)) for name in run.marks}
         summary.phases.update(sorted(run.phases))
         for name in dict.fromkeys(f"{v.invariant:<10} {v.checker}" for v in run.violations):
             summary.violations.setdefault(name, []).append(seed)
@@ -80,10 +66,6 @@ def report(summary: Summary, elapsed_s: float, processor_s: float) -> str:
         shown = ", ".join(map(str, sorted(seeds)[:SEEDS_SHOWN]))
         lines.append(f"  {name}: {len(seeds)} seeds, the first {shown}")
     lines.append("phases      " + ", ".join(f"{phase} {count}" for phase, count in sorted(summary.phases.items())))
-    lines.append(f"marks       {len(MARKS) - len(summary.never)} of {len(MARKS)} reached")
-    rarest = sorted(summary.marks.items(), key=lambda item: (item[1], item[0]))[:10]
-    lines += [f"  rare: {name} ({count} sessions, the first {summary.first[name]})" for name, count in rarest]
-    lines += [f"  never: {name}" for name in summary.never]
     return "\n".join(lines)
 
 

@@ -23,7 +23,11 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
 def orch(*arguments: str, env: dict[str, str]) -> Result:
     """Run a command in this process, as if it were one of its own. What it does not catch is raised."""
     ours = {name: None for name in os.environ if name.startswith("ORCH_")} | env
+    handler = signal.getsignal(signal.SIGTERM)
     result = CliRunner().invoke(app, arguments, env=ours)
+    signal.signal(
+        signal.SIGTERM, handler
+    )  # uvloop leaves its own, and the workers of a later `orch replay` never ended
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

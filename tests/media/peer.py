@@ -119,6 +119,15 @@ class CallPeer:
         """Wait until the packet that a `playback_mark` names has come; then a browser would confirm."""
         await self.until(lambda: any(p.rtp_timestamp == rtp_timestamp for p in self.packets[-100:]), within_s)
 
+    async def gets(self, count: int, *, from_rtp: int) -> list[bytes]:
+        """What so many packets hold, from the one with this timestamp on."""
+
+        def later() -> list[bytes]:
+            return [p.payload for p in self.packets if (p.rtp_timestamp - from_rtp) % (1 << 32) < 1 << 31]
+
+        await self.until(lambda: len(later()) >= count)
+        return later()[:count]
+
     async def close(self) -> None:
         if self._listening is not None:
             self._listening.cancel()

@@ -33,11 +33,9 @@ def test_every_packet_comes_out_at_once():
 
 
 def test_a_lost_packet_leaves_a_hole_and_no_lag():
-    """After a loss the next packet comes out at once; the loss is counted."""
-    buffer = ImmediateBuffer()
+    """After a loss the next packet comes out at once."""
     numbers = [*range(100, 110), *range(112, 130)]
-    assert released(buffer, numbers) == numbers
-    assert buffer.lost_packets == 2
+    assert released(ImmediateBuffer(), numbers) == numbers
 
 
 def test_late_and_repeated_packets_are_dropped():
@@ -51,7 +49,6 @@ def test_a_sender_that_starts_over_is_heard_at_once(number, ssrc):
     buffer = ImmediateBuffer()
     buffer.add(packet(20_000))
     assert buffer.add(packet(number, ssrc))[1] is not None
-    assert buffer.lost_packets == 0
 
 
 def test_the_buffer_of_aiortc_still_has_to_be_replaced():

@@ -13,7 +13,7 @@ from orchestrator.media.track import AgentTrack
 from orchestrator.services.ports import SpeechChunk
 from tests.media.player import QUICK, Player, speech
 
-SILENCE = silence(QUICK.opus_bit_rate_bps, QUICK.opus_complexity)
+SILENCE = silence()
 
 
 @pytest.fixture
@@ -195,7 +195,6 @@ async def test_a_late_track_does_not_burst():
     began_s = time.monotonic()
     packets = [await track.recv() for _ in range(5)]
     assert time.monotonic() - began_s >= 0.08
-    assert track.late_restarts == 1
     assert packets[-1].pts == 6 * 960
 
 
@@ -203,7 +202,7 @@ async def test_what_to_send_is_decided_after_the_wait(player):
     """A stop during the pacing sleep silences the packet that was being waited for."""
     track = AgentTrack(QUICK, lambda: 0)
     await player.playback.write(speech(200))
-    track.play(player.playback)
+    track.playback = player.playback
     assert bytes(await track.recv()) != SILENCE
     waiting = asyncio.create_task(track.recv())
     await asyncio.sleep(0)
@@ -215,7 +214,7 @@ async def test_a_track_never_raises_while_it_lives(player):
     """aiortc stops sending for good when recv() raises: a broken playback is silence and a log line."""
     track = AgentTrack(QUICK, lambda: 1 // 0)
     player.playback.take_packet = lambda _: 1 // 0
-    track.play(player.playback)
+    track.playback = player.playback
     assert [bytes(await track.recv()) for _ in range(3)] == [SILENCE] * 3
     track.stop()
     with pytest.raises(MediaStreamError):

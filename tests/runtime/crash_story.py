@@ -16,6 +16,7 @@ from events.codec import decode_input
 from events.derived import AnswerEnded, CommandIssued, EventRejected, StateChanged, TurnEnded
 from events.envelope import Event
 from events.inputs import ClientConnected, ClientDisconnected, PlaybackStarted, SessionResumed
+from events.recording import steps
 from orchestrator.runtime.connection import connect, sha
 from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.logs import UnknownSessionError, read_log
@@ -215,16 +216,6 @@ def essence(log: list[Event]) -> list[tuple[str, dict[str, Any]]]:
             started.add(first.playback_id)
         told += [(type(event).__name__, _payload(event)) for event in step if not _is_timer(event)]
     return told
-
-
-def steps(log: list[Event]) -> list[list[Event]]:
-    """The inputs of a log, each with what it led to."""
-    found: list[list[Event]] = []
-    for event in log:
-        if hasattr(event, "producer_seq"):
-            found.append([])
-        found[-1].append(event)
-    return found
 
 
 def _is_timer(event: Event) -> bool:

@@ -18,10 +18,11 @@ from uuid import uuid4
 import pytest
 
 from events.inputs import SessionResumed
+from events.recording import steps
 from orchestrator.runtime.connection import connect, sha
 from orchestrator.runtime.keys import Keys
 from tests.runtime.crash_points import FailingProxy, Fault, Kind
-from tests.runtime.crash_story import POLICY, SCRIPT, Story, essence, handled, steps
+from tests.runtime.crash_story import POLICY, SCRIPT, Story, essence, handled
 from tests.runtime.laws import check_laws
 
 COMMANDS = 190

@@ -156,9 +156,13 @@ async def test_people_who_speak_at_once_do_not_mix(recognition: SphinxRecognitio
     assert [getattr(await listener.result(), "text", None) for listener in listeners] == phrases
 
 
-async def test_one_speaker_too_many_is_told_and_the_others_go_on(content: Content, say: Say) -> None:
+async def test_one_speaker_too_many_is_told_and_the_others_go_on(
+    content: Content, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The limit bounds memory; it is an error of that utterance alone."""
-    async with SphinxRecognition(content.phrases(), speakers_ready=1, speakers_limit=1) as service:
+    monkeypatch.setattr("orchestrator.services.reference.recognition.SPEAKERS_READY", 1)
+    monkeypatch.setattr("orchestrator.services.reference.recognition.SPEAKERS_LIMIT", 1)
+    async with SphinxRecognition(content.phrases()) as service:
         first, second = await Listener.on(service), await Listener.on(service)
         first.hear(await say("hello"))
         second.hear(bytes(6_400))

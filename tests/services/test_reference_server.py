@@ -123,14 +123,11 @@ async def test_a_client_that_goes_away_stops_the_work(http: aiohttp.ClientSessio
         await asyncio.wait_for(slow.dropped.wait(), 2)
 
 
-async def test_a_server_that_stopped_listens_no_more_and_stops_twice(http: aiohttp.ClientSession) -> None:
-    """Starting and stopping are safe to repeat."""
+async def test_a_server_that_stopped_listens_no_more(http: aiohttp.ClientSession) -> None:
+    """Whoever asks it then is told so."""
     broken = _Broken()
-    server = ReferenceServer(broken, broken, broken)
-    url = await server.start()
-    assert await server.start() == url
-    await server.stop()
-    await server.stop()
+    async with ReferenceServer(broken, broken, broken) as server:
+        url = server.base_url
     with pytest.raises(ServiceError, match="cannot connect"):
         await HttpAnswer(http, url).answer(Request("x"))
 

@@ -35,6 +35,7 @@ ALLOWED = {
     "events",
     "hashlib",
     "itertools",
+    "operator",
     "orchestrator",
     "pydantic",
     "pydantic_core",

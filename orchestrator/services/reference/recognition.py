@@ -27,6 +27,9 @@ _STOP_WITHIN_S = 2.0
 _READ_BYTES = 64 * 1024
 _MAX_UNSENT_BYTES = 4 * 1024 * 1024
 """About two minutes of sound: a recogniser that far behind is of no use to anybody."""
+SPEAKERS_READY = 2
+SPEAKERS_LIMIT = 32
+"""Utterances open at once; each needs 3 MB (general: about 50 MB)."""
 _RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 
 OnTranscript = Callable[[Transcript], None]
@@ -39,25 +42,17 @@ class SphinxRecognition:
     mode: "domain" (a small language model of the phrases, the default), "phrases" (exactly these phrases and
     nothing else), "general" (the wheel's model of general English: larger, slower, and weaker on short commands).
     phrases: the domain; words that the dictionary does not know are dropped and named in a warning.
-    speakers_limit: utterances open at once; each needs 3 MB (general: about 50 MB).
 
     Use `async with`, or start() and stop(). start() raises ServiceError when the process does not get ready.
     """
 
-    def __init__(
-        self,
-        phrases: Iterable[str],
-        *,
-        mode: Literal["domain", "phrases", "general"] = "domain",
-        speakers_ready: int = 2,
-        speakers_limit: int = 32,
-    ) -> None:
+    def __init__(self, phrases: Iterable[str], *, mode: Literal["domain", "phrases", "general"] = "domain") -> None:
         phrases = list(phrases)
         settings = {
             "mode": mode,
             "phrases": phrases,
-            "decoders_ready": max(1, min(speakers_ready, speakers_limit)),
-            "decoders_limit": max(1, speakers_limit),
+            "decoders_ready": SPEAKERS_READY,
+            "decoders_limit": SPEAKERS_LIMIT,
         }
         if mode != "general" and not settings["phrases"]:
             raise ValueError(f"the recogniser's mode {mode!r} needs phrases; without any, use 'general'")
@@ -68,8 +63,6 @@ class SphinxRecognition:
         self._ready: asyncio.Future[None] | None = None
         self._recognizers: dict[int, SphinxRecognizer] = {}
         self._last_number = 0
-        self.warm_up_ms = 0
-        """How long the process took to get ready, the last time it started."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -190,8 +183,8 @@ class SphinxRecognition:
             recognizer.handle(frame)
 
     def _note_ready(self, about: dict[str, object]) -> None:
-        self.warm_up_ms = (time.perf_counter_ns() - self._began_ns) // 1_000_000
-        _log.info("speech recognition is ready after %d ms: %s words", self.warm_up_ms, about["words"])
+        warm_up_ms = (time.perf_counter_ns() - self._began_ns) // 1_000_000
+        _log.info("speech recognition is ready after %d ms: %s words", warm_up_ms, about["words"])
         if missing := about["missing"]:
             words = ", ".join(map(str, missing))  # type: ignore[call-overload]
             _log.warning("not in the pronunciation dictionary, so never recognised: %s", words)

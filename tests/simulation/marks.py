@@ -3,14 +3,31 @@
 Here are those of the one path and its faults; what policies lead to is in policy_marks.py.
 """
 
+from itertools import count
+
 from events import inputs
 from events.codec import INPUTS
 from events.derived import ProcessingComplete, TurnStarted
 from events.envelope import Event, Result
-from orchestrator.testing import policy_marks
 from orchestrator.testing.log_book import Book
-from orchestrator.testing.mark_words import PHASES, Here, Predicate, comes_in, counts_in, fails, fires, over
 from orchestrator.testing.simulated_steps import Seen
+from orchestrator.testing.simulation import Simulated, simulate
+from tests.simulation import policy_marks
+from tests.simulation.mark_words import PHASES, Here, Predicate, comes_in, counts_in, fails, fires, over
+
+
+def reached(run: Simulated) -> set[str]:
+    """All marks that a simulated conversation reaches."""
+    marks, book = set(run.marks), Book()
+    for step in run.seen:
+        note(marks, book, step)
+        book.absorb(step)
+    return marks
+
+
+def first_seed(mark: str) -> int:
+    """The first seed that reaches a mark: python -c 'from tests.simulation.marks import *; print(first_seed("…"))'."""
+    return next(seed for seed in count() if mark in reached(simulate(seed, replayed=False)))
 
 
 def note(marks: set[str], book: Book, step: Seen) -> None:

@@ -5,7 +5,7 @@ from events.derived import ProcessingComplete, TurnEnded, TurnStarted, UserInter
 from events.envelope import Event
 from orchestrator.testing.floor_rules import is_backchannel
 from orchestrator.testing.log_book import plain
-from orchestrator.testing.mark_words import PHASES, Here, Predicate, fires, fires_in, outcomes
+from tests.simulation.mark_words import PHASES, Here, Predicate, fires, fires_in, outcomes
 
 OF_A_GUESS = ("ClassifyIntent", "AnswerQuestion")
 
