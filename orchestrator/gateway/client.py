@@ -37,7 +37,11 @@ class WebSocketClient:
         self._abort = abort
         """Ends the connection without a word: the only thing to do with a client that does not read."""
         self._queue: asyncio.Queue[messages.ServerMessage] = asyncio.Queue(QUEUE_MAX)
+        self._told = self._sent = 0
+        self._moved = asyncio.Event()
+        """Set when something was sent, or nothing more will be."""
         self._sender = asyncio.create_task(self._send_all(), name=f"{self.client_id}:send")
+        self._sender.add_done_callback(lambda _: self._moved.set())
 
     def tell(self, message: messages.ServerMessage) -> None:
         """Queue a message; never waits."""
@@ -45,6 +49,7 @@ class WebSocketClient:
             return
         try:
             self._queue.put_nowait(message)
+            self._told += 1
         except asyncio.QueueFull:
             logger.warning("%s does not read any more; disconnecting it", self.client_id)
             self._sender.cancel()
@@ -87,8 +92,7 @@ class WebSocketClient:
 
     async def show_reply(self, playback_id: str, text: str) -> None:  # noqa: ARG002 - told when it was committed
         """Return when everything that was told, the reply among it, has left. Raises ServiceError when it cannot."""
-        await self._queue.join()
-        if self._sender.done():
+        if not await self._has_left():
             raise ServiceError("the client is gone before it was shown the answer")
 
     def clear_text(self) -> None:
@@ -116,7 +120,7 @@ class WebSocketClient:
         """Close the connection; the session may go on."""
         try:
             async with asyncio.timeout(DROP_S):
-                await self._queue.join()
+                await self._has_left()
                 self._sender.cancel()
                 await self._socket.close(code=code, message=why.encode()[:120])
         except TimeoutError:
@@ -126,14 +130,16 @@ class WebSocketClient:
     async def _send_all(self) -> None:
         try:
             while True:
-                message = await self._queue.get()
-                try:
-                    await self._socket.send_str(messages.encode(message))
-                finally:
-                    self._queue.task_done()
+                await self._socket.send_str(messages.encode(await self._queue.get()))
+                self._sent += 1
+                self._moved.set()
         except (ConnectionError, RuntimeError) as error:
             logger.info("%s is gone: %s", self.client_id, error)
-        finally:
-            while not self._queue.empty():  # whoever waits for it must not wait for ever
-                self._queue.get_nowait()
-                self._queue.task_done()
+
+    async def _has_left(self) -> bool:
+        """Wait for what was told until now, and not for what is told meanwhile; False: the client is gone before."""
+        goal = self._told
+        while self._sent < goal and not self._sender.done():
+            self._moved.clear()
+            await self._moved.wait()
+        return self._sent >= goal

@@ -18,12 +18,15 @@ class Socket:
 
     def __init__(self) -> None:
         self.may_send, self.sent, self.broken = asyncio.Event(), 0, False
+        self.meanwhile: Callable[[], None] = lambda: None
         self.and_then: Callable[[], None] = lambda: None
 
     async def send_str(self, text: str) -> None:
         await self.may_send.wait()
         if self.broken:
             raise ConnectionResetError
+        self.meanwhile()
+        await asyncio.sleep(0)
         self.sent += 1
         asyncio.get_running_loop().call_soon(self.and_then)
 
@@ -59,6 +62,14 @@ async def test_a_reply_is_shown_when_all_has_left(client: WebSocketClient, socke
     socket.may_send.set()
     await asyncio.wait_for(waiting, 2)
     assert socket.sent == 2
+
+
+async def test_what_is_told_meanwhile_is_not_waited_for(client: WebSocketClient, socket: Socket) -> None:
+    """A client that is always told something is shown its answer all the same."""
+    waiting = await shown(client)
+    socket.meanwhile = lambda: client.tell(LINE)
+    socket.may_send.set()
+    await asyncio.wait_for(waiting, 2)
 
 
 @pytest.mark.parametrize("how", ["breaks", "stops", "does not read"])
