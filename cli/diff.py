@@ -1,9 +1,10 @@
 """`orch diff`: two recordings beside each other; exit code 1 where they decide otherwise."""
 
-from cli.show import events_of, golden
+from cli.show import events_of
 from cli.side_by_side import said, side_by_side
 from cli.sources import whole
 from orchestrator.replay.decisions import changed, decisions, typical_ms, waits_ms
+from projections.golden_log import golden
 
 
 def run(one: str, other: str) -> int:

@@ -9,7 +9,7 @@ from events.recording import Recording
 from orchestrator.replay.replay import replay
 from orchestrator.replay.timeline import timeline
 from orchestrator.replay.words import name, payload, seconds, value
-from projections.golden_log import GoldenLog
+from projections.golden_log import golden
 
 
 def run(source: str, *, detailed: bool, timeline: bool, as_json: bool, full: bool) -> int:
@@ -28,11 +28,6 @@ def log_of(events: list[Event], version: str) -> tuple[list[Event], str]:
     """The log that `41` (of the first session) or `SESSION:41` is about, and the number."""
     session, _, number = version.rpartition(":")
     return [event for event in events if event.session_id == (session or events[0].session_id)], number
-
-
-def golden(events: Iterable[Event]) -> Iterator[str]:
-    formatter = GoldenLog()
-    return (line for event in events if (line := formatter.line(event)) is not None)
 
 
 def _lines(events: list[Event], *, detailed: bool, lanes: bool, as_json: bool, full: bool) -> Iterable[str]:

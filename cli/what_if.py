@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cli.show import events_of, golden, log_of
+from cli.show import events_of, log_of
 from cli.side_by_side import side_by_side
 from cli.sources import whole
 from cli.terminal import UsageError
@@ -17,6 +17,7 @@ from events.envelope import Event, Input
 from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.replay.decisions import changed, decisions, typical_ms, waits_ms
 from orchestrator.replay.what_if import Change, WhatIf, what_if
+from projections.golden_log import golden
 
 SCHEMA = "orch.what_if/1"
 COLUMNS = "as it was", "as it would be"

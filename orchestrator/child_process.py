@@ -1,6 +1,7 @@
 """A process of our own beside the service: a module of ours, spoken to over its input, and ended by closing that."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -36,5 +37,6 @@ async def end(process: Process, name: str, within_s: float) -> None:
             await process.wait()
     except TimeoutError:
         logger.warning("%s did not end within %g s and is killed", name, within_s)
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            process.kill()
         await process.wait()

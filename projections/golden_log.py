@@ -1,5 +1,7 @@
 """The golden log: one formatter from events to the lines of target-flow.md, used live, by tail and by replay."""
 
+from collections.abc import Iterable
+
 from events import derived
 from events.envelope import Event
 
@@ -59,6 +61,12 @@ class GoldenLog:
 
     def _words(self, text: str) -> str:
         return f"<{len(text)} characters>" if self._mask else _one_line(text)
+
+
+def golden(events: Iterable[Event]) -> list[str]:
+    """The golden log of some events."""
+    formatter = GoldenLog()
+    return [line for event in events if (line := formatter.line(event)) is not None]
 
 
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")

@@ -24,7 +24,7 @@ from orchestrator.session.evolve import apply, fold
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import Step, reduce
 from orchestrator.session.state import State
-from projections.golden_log import GoldenLog
+from projections.golden_log import golden
 
 
 class BrokenLawError(AssertionError):
@@ -206,12 +206,6 @@ class Conversation:
             if answers(kind.model_construct(**filled), command):
                 return filled
         raise LookupError(f"nothing that {kind.__name__} answers is outstanding in {self.state.phase}")
-
-
-def golden(log: Iterable[Event]) -> list[str]:
-    """The golden log of some events."""
-    formatter = GoldenLog()
-    return [line for event in log if (line := formatter.line(event)) is not None]
 
 
 def recorded(*calls: Conversation, story: str = "") -> bytes:

@@ -56,7 +56,7 @@ def golden_of(path: Path) -> str:
     from events.recording import parse
     from orchestrator.replay.replay import replay
     from orchestrator.replay.report import divergence_lines
-    from orchestrator.testing.conversation import golden
+    from projections.golden_log import golden
 
     found = replay(parse(path.read_bytes(), path.name))
     report = [] if found.divergence is None else [*divergence_lines(path.name, found.divergence)]

@@ -26,7 +26,6 @@ from orchestrator.replay.replay import replay
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
 from orchestrator.testing.checkers import AFTER, BEFORE
-from orchestrator.testing.conversation import golden
 from orchestrator.testing.faults import Faults
 from orchestrator.testing.log_book import Book, Checker, plain
 from orchestrator.testing.simulated_fate import Fate
@@ -35,6 +34,7 @@ from orchestrator.testing.simulated_steps import Seen
 from orchestrator.testing.simulated_time import START_US
 from orchestrator.testing.simulated_user import User
 from orchestrator.testing.simulated_world import BrokenReducerError, World
+from projections.golden_log import golden
 
 TURNS = 3
 LIMIT_US = 400_000_000

@@ -11,7 +11,7 @@ from events.inputs import SttFinal
 from events.recording import parse
 from orchestrator.replay.redact import redacted
 from orchestrator.replay.replay import replay
-from orchestrator.testing.conversation import golden
+from projections.golden_log import golden
 from tests.cli.service import ROOT, environment, orch
 
 FILES = sorted((ROOT / "fixtures").rglob("*.jsonl"))

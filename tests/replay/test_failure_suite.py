@@ -22,8 +22,9 @@ from orchestrator.replay.replay import replay
 from orchestrator.session.commands import ANSWERS
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import State
-from orchestrator.testing.conversation import Conversation, golden, recorded
+from orchestrator.testing.conversation import Conversation, recorded
 from orchestrator.testing.golden_file import golden_file
+from projections.golden_log import golden
 
 FAILURES = Path(__file__).resolve().parents[2] / "fixtures" / "failures"
 FALLBACK = Policy().fallback.answer

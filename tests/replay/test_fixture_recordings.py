@@ -7,8 +7,8 @@ import pytest
 from events.recording import parse
 from fixtures.write import RECORDINGS
 from orchestrator.replay.replay import replay
-from orchestrator.testing.conversation import golden
 from orchestrator.testing.golden_file import golden_file
+from projections.golden_log import golden
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 FILES = sorted(FIXTURES.glob("*.jsonl"))

@@ -13,7 +13,8 @@ from events.upcast import UPCASTERS
 from orchestrator.replay.replay import KEPT_LIVE, replay
 from orchestrator.replay.report import details
 from orchestrator.replay.verdict import verdict_of
-from orchestrator.testing.conversation import Conversation, golden, recorded
+from orchestrator.testing.conversation import Conversation, recorded
+from projections.golden_log import golden
 
 CALL = Conversation.listening().at(1_000).says("hello").after(300).answers("Hi!").speaks().after(2_000).played()
 LINES = CALL.recording().splitlines()[1:]

@@ -13,7 +13,8 @@ from orchestrator.replay.decisions import decisions, typical_ms, waits_ms
 from orchestrator.replay.what_if import UNKNOWN, Change, what_if
 from orchestrator.replay.why import NoSuchEventError, why
 from orchestrator.session.policy import Policy
-from orchestrator.testing.conversation import Conversation, golden
+from orchestrator.testing.conversation import Conversation
+from projections.golden_log import golden
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 FILES = sorted(FIXTURES.rglob("*.jsonl"))

@@ -13,7 +13,7 @@ from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
-from orchestrator.testing.conversation import golden
+from projections.golden_log import golden
 
 PATIENCE_S = 15.0
 """How long a test waits for a condition that ought to come true at once."""

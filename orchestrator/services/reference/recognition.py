@@ -4,17 +4,13 @@ The process starts warm, serves every microphone, is restarted when it dies, and
 """
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Literal, Self
 
-import orchestrator
+from orchestrator import child_process
 from orchestrator.services.ports import ServiceError, Transcript
 from orchestrator.services.reference.recognition_frames import Frame, FrameReader, Kind
 from orchestrator.session.phrases import ends_with, normal
@@ -130,16 +126,8 @@ class SphinxRecognition:
 
     async def _spawn(self) -> None:
         began = time.perf_counter_ns()
-        # -P and an explicit path: a file called like one of ours in the current directory must not be imported.
-        root = str(Path(orchestrator.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", _WORKER),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": path},
-            )
+            self._process = await child_process.spawn(_WORKER)
         except OSError as error:
             raise ServiceError(f"the speech recogniser's process cannot be started: {error}") from error
         self._began_ns = began
@@ -202,19 +190,8 @@ class SphinxRecognition:
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-                process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_WITHIN_S)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        if process is not None:
+            await child_process.end(process, "the speech recogniser's process", _STOP_WITHIN_S)
 
 
 def _closed(phrases: Iterable[str]) -> tuple[str, ...]:

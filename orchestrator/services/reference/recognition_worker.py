@@ -7,7 +7,6 @@ ends and so does this process: there are no orphans.
 import json
 import os
 import select
-import signal
 import sys
 from collections.abc import Iterator
 
@@ -116,8 +115,6 @@ def read_all(fd: int) -> bytes:
 
 
 def main() -> None:
-    # Ctrl-C goes to the whole process group; the service decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Results have stdout for themselves: whatever a library prints goes to stderr.
     out_fd = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
