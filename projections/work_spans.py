@@ -1,4 +1,4 @@
-"""The spans of what the agent does: questions to services, synthesis, playback."""
+"""The spans of what the agent does, questions to services, synthesis, playback, and which of them are errors."""
 
 from events import inputs
 from events.derived import CommandIssued

@@ -1,4 +1,4 @@
-"""A connected browser or terminal: what it is told, in order, over its WebSocket."""
+"""A connected browser or terminal: what it is told over its WebSocket, in order, and whether that has left."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Why: the chain of causes of an event back to where it began, and what would have had to be different.
+"""Why: the chain of causes of an event back to where it began, each proved by deciding again without it.
 
 A cause is proved, not guessed: without it the decision is another one, without the input beside it, it is the same.
 """

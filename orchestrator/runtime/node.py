@@ -1,4 +1,4 @@
-"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says when Redis is slow."""
+"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says since when Redis is silent."""
 
 import asyncio
 import hmac

@@ -1,4 +1,4 @@
-"""The three routing rules of target-flow.md, in the one place that knows them.
+"""Which session an event of an outside producer belongs to: the three routing rules, in the one place that knows them.
 
 1. The id is a live session. 2. Else it is a known handler, and the handler's session is live. 3. Else: nobody's.
 """
