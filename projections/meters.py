@@ -1,5 +1,5 @@
-"""Records measurements in instruments of the OpenTelemetry SDK, one for each metric of registry.py; metrics_page.py shows
-them, and they are pushed over OTLP where the standard OTEL_… variables name a collector.
+"""Records measurements in instruments of the OpenTelemetry SDK, one for each metric of registry.py; metrics_page.py
+shows them, and they are pushed over OTLP where the standard OTEL_… variables name a collector.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says since when Redis is silent."""
+"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says if Redis is silent."""
 
 import asyncio
 import hmac
