@@ -266,7 +266,7 @@ def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
 
 def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
     assert state.task is not None, "an answer lies within a turn"
-    state.task = state.task.but(answer=event.answer, is_processed=True, ends=event.ends)
+    state.task = state.task.but(answer=event.answer, intent=event.intent, is_processed=True, ends=event.ends)
 
 
 def _state_changed(state: State, event: derived.StateChanged) -> None:
@@ -295,7 +295,7 @@ def _speaking_begins(state: State, event: derived.CommandIssued) -> None:
     if (p := state.playback) is None:
         state.playback = Playback(event.target, str(event.payload["text"]), str(event.payload["ends"]))
     else:
-        state.playback = p.but(audio_ms=p.position_ms, position_at_us=0)
+        state.playback = p.but(audio_ms=p.position_ms, position_at_us=0, is_paused=False)
 
 
 def _playback_paused(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
