@@ -4,6 +4,7 @@ Calls do not share their interpreter with it, and go first on the processor. It 
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -42,11 +43,17 @@ async def lines_of(file: TextIO) -> asyncio.StreamReader:
 
 
 async def tell(projecting: Projecting, counters: Counters) -> None:
-    """How far behind we are, and what is to be counted since it was told last."""
+    """How far behind we are, and what is to be counted since it was told last; of the first that is written at once, so
+    that whoever is killed soon after it is known to have written, and is started again without a long pause.
+    """
     while True:
         say(lag_s=projecting.lag_s, counted=dict(counters))
         counters.clear()
-        await asyncio.sleep(TELL_EVERY_S)
+        if projecting.has_written.is_set():
+            await asyncio.sleep(TELL_EVERY_S)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(projecting.has_written.wait(), TELL_EVERY_S)
 
 
 async def main() -> None:

@@ -83,6 +83,8 @@ class Projecting:
         self._known: OrderedDict[str, SessionHistory] = OrderedDict()
         self._waiting: list[Feed] = []
         self._lag = Lag()
+        self.has_written = asyncio.Event()
+        """Set with the first that is."""
         self._offered = asyncio.Event()
         self._next_look = 0.0
         self._careful = 0
@@ -251,6 +253,7 @@ class Projecting:
             batch.feed.written(batch.position)
             self._lag.written(batch.feed, batch.changes.events[-1]["at_us"] if batch.changes.events else now_us())
         self._counters["projected"] += len(together.events)
+        self.has_written.set()
         self._forget_some(together)
         await self._publish([batch.feed for batch in batches])
 

@@ -16,7 +16,7 @@ from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.history import HistoryKeeper
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, talk
-from tests.runtime.support import PATIENCE_S, Running, soon
+from tests.runtime.support import PATIENCE_S, Running, soon, soon_in_redis
 
 Owned = Callable[[], Mapping[int, str]]
 
@@ -99,6 +99,25 @@ async def test_it_can_be_stopped_while_a_process_that_hears_nothing_more_ends(
         await soon(lambda: asked > 1)
         async with asyncio.timeout(PATIENCE_S):
             await keeper.stop()
+
+
+async def test_a_process_that_is_killed_when_it_has_written_is_started_again_soon(
+    keeper: HistoryKeeper, running: Running, place: Place
+) -> None:
+    """However often it broke before: a pause that grows is for one that cannot write."""
+    keeper._pause_s = history.MOST_S
+    talking = asyncio.create_task(talk(running))
+    await soon_in_redis(lambda: has_moved(place))
+    os.kill(keeper.pid, signal.SIGKILL)
+    await soon(lambda: keeper._pause_s < 1)
+    await talking
+    await caught_up(place.redis, place.keys)
+
+
+async def has_moved(place: Place) -> bool:
+    """Whether any published position is beyond the beginning."""
+    found = [await place.redis.hgetall(place.keys.positions(number)) for number in range(place.keys.shards)]
+    return any(int(at) for positions in found for at in positions.values())
 
 
 async def test_what_lies_where_the_service_was_started_is_not_taken_for_ours(
