@@ -1,15 +1,15 @@
-"""Endpointing: how many utterances a policy cuts, against how long it makes everybody wait.
+"""Measures endpointing policies: the share of utterances that each cuts, and the delay that it adds.
 
-Run: `uv run python bench/endpointing.py`. It reads what VAD and recogniser reported in `bench/speech.jsonl` (see
-`record_speech.py`) and runs each policy over it: milliseconds of work, the same figures on every machine.
+Run: `uv run python bench/endpointing.py`. Runs each policy over the reports of VAD and recogniser in
+`bench/speech.jsonl` (see `record_speech.py`). Takes milliseconds, with the same figures on every machine.
 
-An utterance is cut when the policy finishes it before the speaker has. `cut` is the share of those that pause (200 ms
-and more), so it depends on how long they pause: here up to 1400 ms, half of them above 550 ms. The delay goes from the
-true end of speech to the endpoint after it, over all utterances; speech-to-text comes on top with its own few
-milliseconds. Its mean is what to compare: of a policy with two delays the median shows only one. A star marks a policy
-that none betters in both, the share of cuts and the mean.
+`cut`: the policy finishes the utterance before the speaker does; a share of the utterances with a pause of 200 ms or
+more, so it depends on the pauses: here up to 1400 ms, half of them above 550 ms. The delay goes from the true end of
+speech to the next endpoint, over all utterances; speech-to-text adds a few milliseconds. Compare the mean: for a policy
+with two delays, the median shows only one of them. A star marks a policy for which no other is better in both, cuts and
+mean.
 
-phrases: all that the reference content expects to hear. closed: those of them that do not begin another one.
+phrases: all phrases that the reference content expects. closed: those that no longer phrase starts with.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from typing import Any
 
 from spoken import PARTIAL, STARTED, STOPPED, Spoken, median, percentile, read
 
-from orchestrator.services.reference.content import load_content
+from orchestrator.reference.content import load_content
 from orchestrator.session.endpointing import due_at_us
 from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Endpointing, Policy
@@ -27,12 +27,12 @@ from orchestrator.session.state import State
 FIXED_MS = (0, 100, 250, 400, 500, 600, 700, 800, 1_000)
 STABLE_MS = (400, 600, 800)
 ADAPTIVE_MS = ((0, 500), (250, 500), (250, 800), (250, 1_000))
-"""When it looks complete, and when it does not."""
+"""Delays for an utterance that looks complete, and otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a policy does to the corpus."""
+    """Result of one policy over the corpus."""
 
     name: str
     cut_percent: float
@@ -47,7 +47,7 @@ class Row:
 
 
 def due_ms(policy: Policy, stopped_ms: int, partial: str, partial_ms: int) -> int:
-    """When the utterance counts as complete, after a stop of the VAD."""
+    """When the utterance counts as complete after SPEECH_STOPPED, in milliseconds of audio."""
     heard = State(
         policy=policy, partial_text=partial, partial_at_us=partial_ms * 1000, speech_stopped_at_us=stopped_ms * 1000
     )
@@ -55,7 +55,7 @@ def due_ms(policy: Policy, stopped_ms: int, partial: str, partial_ms: int) -> in
 
 
 def endpoints_ms(policy: Policy, spoken: Spoken) -> list[int]:
-    """When the policy would finish this utterance; more than once if the speaker goes on."""
+    """Endpoints of this utterance under a policy; several if the speaker continues after a cut."""
     found: list[int] = []
     due: int | None = None
     stopped_ms, partial, partial_ms = 0, "", 0

@@ -1,7 +1,7 @@
-"""How long a call is without an owner when its shard is handed over: released → first step committed by the new owner.
+"""Measures how long a call has no owner during a handover: lease released → first step committed by the new owner.
 
-Two nodes in one process, 64 shards, one call that waits for its answer, so that something has to be cancelled and asked
-again each time; its shard goes back and forth. Run: `uv run python bench/handover.py [HAND_OVERS] [CALLS]`
+Two nodes in one process, 64 shards. The calls wait for their answers, so that each handover cancels and retries a
+request; their shard moves back and forth. Run: `uv run python bench/handover.py [HAND_OVERS] [CALLS]`
 """
 
 import asyncio
@@ -15,22 +15,22 @@ from pathlib import Path
 from cli.terminal import run as run_loop
 from events.envelope import Event
 from events.inputs import SessionOpened, SessionResumed, SttFinal
-from orchestrator.runtime import lease as leases
-from orchestrator.runtime.effects import Services
-from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.effects.effects import Services
+from orchestrator.runtime.fleet import lease as leases
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
-from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
+from orchestrator.session.state import opening
 
 GOAL_MS = 200
 LEASE_MS = 60_000
-"""Longer than the run: nothing here may wait for a look at the leases."""
+"""Longer than the run, so that no handover waits for a lease to expire."""
 
 
 class Ports:
-    """An answer that never comes."""
+    """Services whose answer never comes."""
 
     async def classify(self, request: Request) -> Intent:
         return Intent("greeting", 900)
@@ -42,12 +42,12 @@ class Ports:
     async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
         yield SpeechChunk(bytes(8_820), 22_050)
 
-    async def open(self, on_transcript: object, on_error: object) -> object:
+    async def open(self, on_transcript: object, on_error: object, speaker: object = None) -> object:
         raise NotImplementedError
 
 
-class Client:
-    """A text client that stays away."""
+class IdleClient:
+    """A text client that ignores everything."""
 
     client_id = "bench"
 
@@ -58,8 +58,8 @@ class Client:
     async def send_away(self, reason: str, address: str = "") -> None: ...
 
 
-class Bench:
-    """Two nodes, and when what happened."""
+class HandoverBench:
+    """Two nodes, and the times of releases and takeovers."""
 
     def __init__(self, url: str) -> None:
         self.resumed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
@@ -73,23 +73,21 @@ class Bench:
             self.resumed.put_nowait((live.session_id, time.perf_counter_ns()))
 
     async def calls(self, count: int) -> list[str]:
-        """So many conversations on one shard, each waiting for its answer."""
+        """Open `count` conversations on one shard, each waiting for its answer; returns their ids."""
         node = self.nodes[0]
         number, shard = next(iter(node.shards.items()))
         ids = [sid for n in range(100 * count) if node.keys.shard_of(sid := f"auto_session_{n}") == number][:count]
         for session_id in ids:
             live = shard.newborn(session_id)
-            node.report(
-                SessionOpened(session_id=session_id, policy=Policy().recorded(), reducer_version=REDUCER_VERSION)
-            )
-            node.connect_client(live, Client())
+            node.report(SessionOpened(session_id=session_id, **opening(Policy().recorded())))
+            node.connect_client(live, IdleClient())
             node.report(SttFinal(session_id=session_id, text="hello", via="text"))
         while any(node.session(one).state.phase != "THINKING" for one in ids):  # type: ignore[union-attr] # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return ids
 
     async def hand_over(self, ids: list[str], giver: Node, taker: Node) -> tuple[float, float]:
-        """Milliseconds from the first word of giving up, and from the release, to the last call's next step."""
+        """Milliseconds from the start of the handover, and from the release, to the next step of the last call."""
         (heir,) = [one for one in giver._ownership._members.members if one.node == taker._members.node]
         begun_ns = time.perf_counter_ns()
         giver._ownership.hand_over(leases.shard(giver.keys, giver.keys.shard_of(ids[0])).name, heir)
@@ -113,15 +111,15 @@ def percentile(values: list[float], part: float) -> float:
 async def run(count: int, calls: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedRedis(Path(folder)) as url:
-            bench = Bench(url)
+            bench = HandoverBench(url)
             bench.watch_releases()
             for node in bench.nodes:
                 await node.start()
             gc.collect()
-            gc.freeze()  # as the service does when it has started (app.py): else one collection is the p99
+            gc.freeze()  # as the service does after start-up (app.py); otherwise one collection is the p99
             ids = await bench.calls(calls)
             for node in bench.nodes:
-                await node._ownership._look()  # each knows the other now
+                await node._ownership._look()  # so that the nodes know each other
             times = []
             for number in range(count):
                 giver, taker = bench.nodes[number % 2], bench.nodes[1 - number % 2]

@@ -1,6 +1,6 @@
-"""How fast the history is: events per second into SQLite on one core.
+"""Measures the throughput of the history: events per second into SQLite on one core.
 
-Recorded calls are written into the feeds of a real Redis, then projected from zero by this process, held to one core.
+Writes recorded calls into the feeds of a real Redis, then projects them from position 0, pinned to one core.
 Run: `uv run python -m bench.history [EVENTS]`
 """
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from cli.terminal import run as run_loop
 from events.envelope import Derived
 from events.recording import parse
-from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.projecting import Projecting
+from orchestrator.runtime.history.projecting import Projecting
+from orchestrator.runtime.redis.connection import connect
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
+from orchestrator.runtime.redis.keys import Keys
 from projections.history.store import History, database_url
 
 GOAL = 10_000
@@ -39,7 +39,7 @@ def recorded_steps() -> list[tuple[int, int, bytes]]:
 
 
 async def fill(url: str, keys: Keys, events: int) -> int:
-    """Logs and feeds as commits leave them, the sessions interleaved; how many events."""
+    """Write logs and feeds as commits do, with sessions interleaved. Returns the number of events."""
     steps = recorded_steps()
     original = json.loads(steps[0][2].partition(b"\n")[0])["session_id"].encode()
     sessions = [f"auto_session_{n}" for n in range(max(1, events // steps[-1][1]))]
@@ -67,7 +67,7 @@ async def throughput(url: str, folder: Path, events: int) -> None:
     projecting = Projecting(url, keys, history, lambda: everything, counters)
     wall, cpu = time.perf_counter(), time.process_time()
     await projecting.start()
-    while counters["projected"] < total:  # noqa: ASYNC110 - nobody tells
+    while counters["projected"] < total:  # noqa: ASYNC110 - the counter sets no event
         await asyncio.sleep(0.01)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     await projecting.stop()

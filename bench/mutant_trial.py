@@ -1,7 +1,7 @@
-"""Tries mutants of the core, each in a process that imports the core anew, and finds those that no test notices.
+"""Runs the tests against mutants of the core, each in a fresh process, and finds the mutants that survive.
 
-mutmut's own runner switches mutants on after the import, so it cannot try tables, defaults and constants; and it has no
-quick sieve as the recordings are, which notice most mutants in half a second.
+Replaces mutmut's runner, which enables mutants after the import and so cannot try tables, defaults and constants. The
+recordings run first: they kill most mutants in half a second.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ TESTS = (
         "not replays_to_itself and not story_writes and not plugin and not false_alarm",
     ),  # Trial.recordings replay
     *(f"{PAGES}::test_pages_drawn_from_the_code_are_up_to_date", f"{PAGES}::test_the_policy_page_names_every_field"),
-    "--ignore=tests/session/test_purity.py",  # reads the source as text: it cannot tell what the code does
+    "--ignore=tests/session/test_purity.py",  # reads the source as text, so it kills no mutant
     "--ignore=tests/session/test_against_the_naive_model.py",
     "--ignore=tests/session/test_any_order.py",
 )
-"""The two long searches by Hypothesis are left out: what only they would notice counts as a survivor here."""
+"""Leaves out the two long Hypothesis searches: mutants that only they would kill count as survivors."""
 TELLING = {"policy": PAGES, "fsm": PAGES}
-"""The tests that tell most about a module, where they are not its own."""
+"""Module → the tests to run first, if not tests/session/test_MODULE.py."""
 PYTEST = (
     *("-q", "--rootdir=.", "--assert=plain", "--hypothesis-seed=0"),
     *(f"-p{plugin}" for plugin in ("asyncio", "hypothesispytest", "syrupy", "no:cacheprovider", "no:randomly")),
@@ -48,12 +48,12 @@ BASELINE_S = 600
 
 
 @dataclass(eq=False)
-class Calls:
-    """A pytest plugin: which lines of the core each test runs, and how long the test takes."""
+class CoverageByTest:
+    """A pytest plugin that records which lines of the core each test runs, and how long it takes."""
 
     took_s: dict[str, float] = field(default_factory=dict)
     tests: dict[str, dict[int, list[str]]] = field(default_factory=dict)
-    """By file and line; an empty name stands for what runs at import."""
+    """File → line → tests; an empty name stands for the import."""
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._coverage.switch_context(nodeid)
@@ -63,7 +63,7 @@ class Calls:
         self.took_s[nodeid] = time.monotonic() - self.took_s[nodeid]
 
     @classmethod
-    def observed(cls) -> "Calls":
+    def observed(cls) -> "CoverageByTest":
         """Run the tests. Raises RuntimeError if one fails."""
         import pytest
 
@@ -79,7 +79,7 @@ class Calls:
         return calls
 
     def tests_for(self, mutant: Mutant) -> tuple[list[str], list[str]]:
-        """The tests that call the mutant's function, all where there is none: those of its module, and the others."""
+        """Tests that call the mutant's function, or all for code outside functions: its module's, then the others."""
         lines = self.tests.get(mutant.file.name, {})
         called = {test for line in mutant.function for test in lines.get(line, ())}
         tests = sorted(called if called and "" not in called else self.took_s, key=self.took_s.__getitem__)
@@ -88,7 +88,7 @@ class Calls:
 
 
 class Overlay(SourceFileLoader):
-    """Finds and loads one module, from another source than its file."""
+    """An import hook that loads one module from the mutant's source instead of its file."""
 
     def __init__(self, mutant: Mutant) -> None:
         super().__init__(".".join(mutant.file.with_suffix("").parts).removesuffix(".__init__"), str(mutant.file))
@@ -103,10 +103,10 @@ class Overlay(SourceFileLoader):
 
 
 class Trial:
-    """Tries mutants in forks of this process, which has loaded what the tests need, but nothing of the core."""
+    """Tries mutants in forks of this process, which has imported the tests' libraries but not the core."""
 
     def __init__(self, workers: int) -> None:
-        """Raises RuntimeError if a test fails without any mutation."""
+        """Run the tests once without a mutation. Raises RuntimeError if one fails."""
         import pytest
 
         from events.recording import parse
@@ -114,11 +114,11 @@ class Trial:
         self.workers = workers
         with contextlib.redirect_stdout(io.StringIO()):
             pytest.main(["--markers", *PYTEST])
-        for module in ("events.codec", "hypothesis.strategies", "rapidfuzz"):
+        for module in ("events.codec", "hypothesis.strategies"):
             importlib.import_module(module)
         self.recordings = [parse(f.read_bytes(), f.name) for f in sorted(Path("fixtures").rglob("*.jsonl"))]
         with ProcessPoolExecutor(1, get_context("fork")) as pool:
-            self.calls = pool.submit(Calls.observed).result()
+            self.calls = pool.submit(CoverageByTest.observed).result()
         assert "orchestrator" not in sys.modules, "the forks import the core"
         began, file = time.monotonic(), Path("orchestrator/session/evolve.py")
         if not [*self._surviving([Mutant(file, 0, "", file.read_text("utf-8"), range(0))], BASELINE_S)]:
@@ -126,7 +126,7 @@ class Trial:
         self.limit_s = 20 + 4 * (time.monotonic() - began)
 
     def survivors(self, todo: Iterable[Mutant]) -> list[Mutant]:
-        """Those that no recording and no test notices. One that never ends is noticed."""
+        """The mutants that no recording and no test kills. A timeout counts as killed."""
         return [*self._surviving(todo, self.limit_s)]
 
     def _surviving(self, todo: Iterable[Mutant], limit_s: float) -> Iterator[Mutant]:
@@ -146,7 +146,7 @@ class Trial:
             time.sleep(0.01)
 
     def _start(self, mutant: Mutant) -> int:
-        """Fork a process that exits with 0 if nothing is noticed."""
+        """Fork a process that exits with 0 if the mutant survives. Returns its pid."""
         if pid := os.fork():
             return pid
         noticed = True
@@ -161,7 +161,7 @@ class Trial:
     def _is_noticed(self, mutant: Mutant) -> bool:
         telling, others = self.calls.tests_for(mutant)
         tries = [self._is_replayed_otherwise, lambda: _fails(telling), lambda: _fails(others)]
-        if not mutant.function:  # texts and numbers: seldom of the recordings
+        if not mutant.function:  # texts and numbers: recordings seldom kill these
             tries[:2] = reversed(tries[:2])
         return any(noticed() for noticed in tries)
 

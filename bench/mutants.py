@@ -1,4 +1,4 @@
-"""The mutants of a module of the core, made by mutmut's operators."""
+"""Generates the mutants of a module of the core, with mutmut's operators."""
 
 import ast
 import re
@@ -16,14 +16,14 @@ class Mutant:
     file: Path
     line: int
     change: str
-    """`file: before → after`, as the reasons name it."""
+    """`file: before → after`, the key in mutation_reasons.toml."""
     source: str
     function: range
-    """The lines of the function that it is in; empty: it is in none, and takes effect when the module is imported."""
+    """Lines of the enclosing function; empty for code that runs at import."""
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
-    """All within functions; and of what runs at import all but the second and third change of a text."""
+    """All mutants within functions; for code that runs at import, only one mutant per string."""
     code = file.read_text("utf-8")
     module, mutations, *_ = create_mutations(str(file), code)
     functions = [*functions_in(ast.parse(code))]
@@ -48,7 +48,7 @@ def functions_in(module: ast.Module) -> Iterator[range]:
 
 
 def difference(old: list[str], new: list[str]) -> tuple[int, str, str]:
-    """The first line that differs, and what differs on either side."""
+    """Number of the first differing line, and the differing lines of each side, joined."""
     shorter = min(len(old), len(new))
     start = next((i for i in range(shorter) if old[i] != new[i]), shorter)
     end = next((i for i in range(shorter - start) if old[-1 - i] != new[-1 - i]), shorter - start)

@@ -1,12 +1,12 @@
-"""Mutation testing of the pure core: do the tests notice when a line of orchestrator/session is wrong?
+"""Mutation testing of the pure core: do the tests fail when a line of orchestrator/session is wrong?
 
     uv run --with mutmut==3.8.1 python -m bench.mutation [--workers N] [--only speaking --only thinking] [--again]
 
-bench/mutants.py makes the mutants, bench/mutant_trial.py tries them, in a copy of the tree as git would commit it. It
-takes an hour of one core, and may be done in pieces: what a file's mutants came to is kept in build/mutation/ until the
-file changes, and docs/mutation.md is written from all of it: the score per file, and each survivor with its reason from
-bench/mutation_reasons.toml. `--again` tries, with new tests, the survivors without a reason. Exit status 1: less than
-90 % is killed, a file was not tried, or a survivor has no reason.
+bench/mutants.py generates the mutants; bench/mutant_trial.py tries them in a copy of the files that git would commit. A
+full run takes an hour on one core. It can be split with --only: results are cached in build/mutation/ until the file
+changes, and docs/mutation.md is written from all of them, with the score per file and each survivor with its reason
+from bench/mutation_reasons.toml. `--again` tries only survivors without a reason, for example after new tests. Exit
+status 1: less than 90 % killed, a file not tried, or a survivor without a reason.
 """
 
 import argparse
@@ -37,7 +37,7 @@ GOAL = 90
 
 
 def copy_tree(to: Path) -> None:
-    """What git would commit."""
+    """Copy the files that git would commit."""
     list_files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(list_files, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0"):
         if name and (ROOT / name).is_file():
@@ -47,7 +47,7 @@ def copy_tree(to: Path) -> None:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a file's mutants came to: how many there are, and line and change of the survivors."""
+    """Result for one file: the number of mutants, and line and change of each survivor."""
 
     file: Path
     mutants: int
@@ -55,7 +55,7 @@ class Tried:
 
 
 def kept(file: Path) -> Path:
-    """Where it is kept what a file's mutants came to, until the file changes."""
+    """Cache file of a file's result; its name changes with the file's content."""
     return KEPT / f"{file.stem}-{sha256(file.read_bytes()).hexdigest()[:16]}.json"
 
 
@@ -71,7 +71,7 @@ def last_time(file: Path) -> Tried:
 def report(tried: list[Tried], reasons: dict[str, str]) -> tuple[str, float]:
     """The report, and the score in percent."""
     lines = ["# Mutation testing of orchestrator/session", ""]
-    lines += [f"Written by `bench/mutation.py`, which says how; of the core as commit {last_change()} left it.", ""]
+    lines += [f"Written by `bench/mutation.py` (see there for the method), for the core at commit {last_change()}.", ""]
     lines += ["| File | Mutants | Survivors | Killed |", "|---|--:|--:|--:|"]
     alive = [(reasons.get(change, ""), t.file.name, line, change) for t in tried for line, change in t.alive]
     rows = [(t.file.name, t.mutants, len(t.alive)) for t in tried if t.mutants]
@@ -87,7 +87,7 @@ def report(tried: list[Tried], reasons: dict[str, str]) -> tuple[str, float]:
 
 
 def last_change() -> str:
-    """The commit that changed the core last."""
+    """Hash of the last commit that changed the core."""
     command = ["git", "log", "-1", "--format=%h", "--abbrev=7", "--", str(CORE)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.strip()
 
@@ -103,7 +103,7 @@ def attempt(trial: Trial, file: Path) -> Tried:
 
 
 def attempt_again(trial: Trial, file: Path, reasons: Collection[str]) -> Tried:
-    """Try the survivors of the last time, but for those with a reason."""
+    """Try the previous survivors that have no reason."""
     before = last_time(file)
     alive = [(line, change) for line, change in before.alive if change in reasons]
     if len(alive) < len(before.alive):
@@ -114,7 +114,7 @@ def attempt_again(trial: Trial, file: Path, reasons: Collection[str]) -> Tried:
 
 
 def try_all(files: list[Path], args: argparse.Namespace, reasons: Collection[str]) -> None:
-    """Try the mutants of these files, in a copy of the tree, and keep what came of it."""
+    """Try the mutants of these files in a copy of the tree, and cache the results."""
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as scratch:
         copy_tree(Path(scratch))
@@ -150,7 +150,7 @@ def main() -> None:
     alive = {change for t in tried for _, change in t.alive}
     unexplained = alive - {*reasons}
     for change in sorted({*reasons} - alive) if not missing else ():
-        print(f"a reason for what does not survive: {change}")
+        print(f"unused reason, the mutant does not survive: {change}")
     print(f"{len(unexplained)} survivors without a reason; files not tried: {', '.join(missing) or 'none'}")
     sys.exit(score < GOAL or bool(unexplained) or bool(missing))
 

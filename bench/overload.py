@@ -1,9 +1,9 @@
-"""Whether calls that were accepted notice that twice as many are wanted: turn latency p95, overloaded / unloaded.
+"""Measures whether overload slows accepted calls: turn latency p95, overloaded / unloaded.
 
-`orch serve` with its session limit, as a process of its own; as many text conversations as it takes, each asking a
-question every second. Then as many clients again want in, are refused, and come back by the rules of docs/websocket.md;
-then they come back at once, always, which nobody's client does. The three take turns. Latency is what a client sees:
-text sent → reply. All clients share the machine with the service. Run: `uv run python bench/overload.py`
+Starts `orch serve` with a session limit and fills it with text conversations, each asking a question every second. Then
+as many clients again try to connect, are refused, and reconnect with the backoff of docs/websocket.md; then without
+backoff, which is worse than any real client. The three conditions alternate. Latency is measured at the client: text
+sent → reply. All clients share the machine with the service. Run: `uv run python bench/overload.py`
 """
 
 import asyncio
@@ -30,11 +30,12 @@ GOAL = 1.2
 READY = re.compile(rb"open (http://\S+)")
 
 
-class Calls:
-    """Conversations that were accepted, and how long their turns took."""
+class AcceptedCalls:
+    """The accepted conversations, with the latency of their turns."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str, rhythm_s: float = RHYTHM_S) -> None:
         self.took_ms: list[float] = []
+        self._rhythm_s = rhythm_s
         self._http = http
         self._url = f"{url}/orchestrate"
         self._tasks: list[asyncio.Task[None]] = []
@@ -46,7 +47,7 @@ class Calls:
     async def _ask(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         await _until(socket, type="phase", phase="LISTENING")
         while True:
-            await asyncio.sleep(random.uniform(0.5, 1.5) * RHYTHM_S)
+            await asyncio.sleep(random.uniform(0.5, 1.5) * self._rhythm_s)
             began_s = time.perf_counter()
             await socket.send_json({"type": "text", "text": "when are you open"})
             await _until(socket, type="reply")
@@ -54,7 +55,7 @@ class Calls:
             await _until(socket, type="phase", phase="LISTENING")
 
     def broken(self) -> int:
-        """How many of them are over."""
+        """Number of conversations that have ended."""
         return sum(task.done() for task in self._tasks)
 
     async def end(self) -> None:
@@ -64,7 +65,7 @@ class Calls:
 
 
 class Crowd:
-    """Clients that want in."""
+    """Clients beyond the limit, which try to connect again and again."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self.refused = 0
@@ -73,7 +74,7 @@ class Crowd:
         self._url = f"{url}/orchestrate"
 
     async def push(self, longest_s: float) -> None:
-        """One client, over and over, with pauses that grow to at most so much."""
+        """One client: connect until cancelled, with exponential backoff up to `longest_s`."""
         for failures in count():
             with suppress(aiohttp.ClientError):
                 async with self._http.ws_connect(self._url) as socket:
@@ -94,10 +95,10 @@ CONDITIONS = {"unloaded": None, "twice the limit, by the rules": LONGEST_PAUSE_S
 
 
 async def measure(url: str) -> tuple[dict[str, list[float]], Crowd, int]:
-    """Turn latencies under each condition; the crowd; how many accepted calls are over."""
+    """Turn latencies by condition, the crowd, and the number of accepted calls that ended."""
     took: dict[str, list[float]] = {name: [] for name in CONDITIONS}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        calls, crowd = Calls(http, url), Crowd(http, url)
+        calls, crowd = AcceptedCalls(http, url), Crowd(http, url)
         await calls.begin(LIMIT)
         await asyncio.sleep(3)
         for name, longest_s in list(CONDITIONS.items()) * ROUNDS:
@@ -118,7 +119,7 @@ def percentile(values: list[float], part: float) -> float:
 
 async def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"ORCH_DATA_DIR": folder, "ORCH_MAX_SESSIONS": str(LIMIT)}
+        environment = os.environ | {"ORCH_DATA_DIR": folder, "ORCH_MAX_SESSIONS": str(LIMIT), "ORCH_AUTH": "none"}
         service = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "cli", "serve", "--port", "0"),
             env=environment,

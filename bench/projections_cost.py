@@ -1,9 +1,8 @@
-"""What history, traces and metrics cost a turn: turns with all of them on and with none, in rounds that alternate.
+"""Measures what history, traces and metrics add to a turn: alternating rounds with all of them on, and all off.
 
-Twenty calls take turns on one node. A collector, a process of its own, takes the spans, and /metrics is read once a
-round. Each round with them is compared with the one without before it, and the median of these ratios told: what comes
-over a shared machine for some seconds does not decide it. Run: `uv run python -m bench.projections_cost [TURNS [NAME]]`
-(NAME: history or telemetry, to have one of them alone).
+Twenty calls share one node. A collector in its own process takes the spans; /metrics is read once a round. Prints the
+median ratio of each round with them to the round before without, so that some seconds of noise on a shared machine do
+not matter. Run: `uv run python -m bench.projections_cost [TURNS [NAME]]` (NAME: only history, or only telemetry).
 """
 
 import asyncio
@@ -24,29 +23,29 @@ from cli.terminal import run as run_loop
 from events.derived import StateChanged
 from events.envelope import Event
 from events.inputs import HandlerAttached, SessionCloseRequested, SttFinal
-from orchestrator.runtime.archiver import NAME, published
-from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.effects import Services
-from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.history import HistoryKeeper
+from orchestrator.runtime.effects.effects import Services
+from orchestrator.runtime.history.archiver import NAME, published
+from orchestrator.runtime.history.reconcile import ends
+from orchestrator.runtime.history.supervisor import HistoryKeeper
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
-from orchestrator.runtime.reconcile import ends
+from orchestrator.runtime.redis.connection import connect
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
 from projections.history.store import database_url
 from projections.quiet import Quiet
 from projections.telemetry import Telemetry
 
 CALLS = 20
-"""At the same time; each has a turn a second at most."""
+"""Calls at the same time, each with at most one turn per second."""
 ROUND = 60
-"""Turns that count before the projections are switched on or off."""
+"""Turns measured before the projections are switched on or off."""
 WARM_UP = 20
 PAUSE_S = 0.05
 EVERY = ("history", "telemetry")
 
 
-class Bench:
+class ProjectionsBench:
     """A node whose projections can be switched on and off."""
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -80,10 +79,10 @@ class Bench:
                 self._url, self.node.keys, database_url("", self._folder), self._owned, self.counters
             )
             await self._history.start()
-            await self._caught_up()  # what was said while it was off is no part of this
+            await self._caught_up()  # events of the round without are not measured
 
     async def switch_off(self) -> None:
-        """After all of it is done, so that nothing runs on into turns without."""
+        """Stop the projections after they have caught up, so that no work runs into the next round."""
         if self._history is not None:
             await self._caught_up()
             await self._history.stop()
@@ -92,7 +91,7 @@ class Bench:
         self._telemetry = self._history = None
 
     async def _caught_up(self) -> None:
-        """Return when the published positions are where the feeds end."""
+        """Wait until the published positions reach the ends of the feeds."""
         async with connect(self._url) as redis:
             while True:
                 end = await ends(redis, self.node.keys, set(range(self.node.keys.shards)))
@@ -102,7 +101,7 @@ class Bench:
                 await asyncio.sleep(0.02)
 
     async def converse(self) -> list[float]:
-        """A round of conversations; how many milliseconds passed from each final to the first audio of the answer."""
+        """Run a round; milliseconds from each STT_FINAL to the first audio of its answer."""
         calls = [await self._call() for _ in range(CALLS)]
         took = []
         for number in range(WARM_UP + ROUND):
@@ -132,7 +131,7 @@ class Bench:
 
 
 def collect(port: Connection) -> None:
-    """Take whatever is posted, and keep nothing."""
+    """Collector process: accept every POST and discard it. Sends its port through `port`."""
 
     class Taker(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -162,15 +161,15 @@ async def main(turns: int, names: tuple[str, ...]) -> None:
     took: dict[bool, list[list[float]]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as name:
         async with EmbeddedRedis(Path(name)) as url:
-            bench = Bench(url, Path(name))
+            bench = ProjectionsBench(url, Path(name))
             await bench.node.start()
-            await bench.converse()  # counted nowhere: the first turns of a process are slower than all others
+            await bench.converse()  # not measured: the first turns of a process are the slowest
             for number in range(2 * turns // ROUND):
                 is_on = number % 2 == 1
                 if is_on:
                     await bench.switch_on(names)
                 gc.collect()
-                gc.freeze()  # as the service does when it has started (app.py): else one collection is the p95
+                gc.freeze()  # as the service does after start-up (app.py); otherwise one collection is the p95
                 took[is_on].append(await bench.converse())
                 if is_on:
                     await bench.switch_off()
@@ -185,7 +184,7 @@ async def main(turns: int, names: tuple[str, ...]) -> None:
     for words, part in (("p50", 0.5), ("p95", 0.95)):
         pairs = zip(took[True], took[False], strict=True)
         ratios = sorted(quantile(on, part) / quantile(off, part) for on, off in pairs)
-        edge = max(0, int(rounds / 2 - 0.98 * rounds**0.5))  # the median is between these two in 95 of 100 runs
+        edge = max(0, int(rounds / 2 - 0.98 * rounds**0.5))  # bounds of the median's 95 % confidence interval
         print(
             f"  {words} on / off: {median(ratios):.2f} ({ratios[edge]:.2f} to {ratios[-1 - edge]:.2f}, {rounds} rounds)"
         )

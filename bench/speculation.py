@@ -1,18 +1,18 @@
-"""Speculation: what asking on partials saves after STT_FINAL, and how many calls to the services it wastes.
+"""Measures speculation: the latency that requests on partials save, and the service requests that they waste.
 
-Run: `uv run python bench/speculation.py`. The session's real reducer lives through every utterance of
-`bench/speech.jsonl` (see `record_speech.py`) in virtual time; the intent service takes 150 ms, the answer service
-200 ms, each timer fires when it is due. The figures are the same on every machine.
+Run: `uv run python bench/speculation.py`. Runs the real reducer over every utterance of `bench/speech.jsonl` (see
+`record_speech.py`) in virtual time. The intent service takes 150 ms, the answer service 200 ms, and timers fire when
+due. The figures are the same on every machine.
 
-`final → answer` is the wait from the utterance's last STT_FINAL to its PROCESSING_COMPLETE, `end → answer` that from
-the true end of speech. `adopted` is the share of utterances whose answer had been asked for before the final.
-Two calls make an answer: every other call of an utterance is wasted, those too that follow a cut (without
-speculation, all of the waste is that). `talked into`: the share of those that pause into whose pause the agent began to
-speak; a cut that the speaker undoes before that goes unheard, since their words are merged.
+`final → answer`: from the utterance's last STT_FINAL to its PROCESSING_COMPLETE. `end → answer`: from the true end of
+speech. `adopted`: share of utterances whose answer was requested before the final. `wasted`: an answer needs two
+requests; all others of an utterance are wasted, including those that follow a cut (without speculation, these are the
+only waste). `talked into`: share of the utterances with a pause during which the agent started to speak. If the speaker
+continues before that, nobody hears the cut, because the words are merged.
 
-A final repeats the last partial (tried 250 ms after the VAD's stop, the real one did so in 130 of 134 utterances of the
-domain, and in 18 of 20 others) and comes as long after FinishUtterance as the recorded one did. A cut utterance goes on
-as another one, without the words already given. Speech begins 20 ms after it was commanded.
+A final repeats the last partial and comes after the recorded delay from FinishUtterance. (Tried 250 ms after
+SPEECH_STOPPED, the real final did so in 130 of 134 utterances of the domain, and in 18 of 20 others.) After a cut, the
+rest of the utterance counts as a new one. Speech starts 20 ms after its command.
 """
 
 import heapq
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from spoken import PARTIAL, STARTED, Said, Spoken, median, percentile, read
+from spoken import PARTIAL, STARTED, Report, Spoken, median, percentile, read
 
 from events import inputs
 from events.derived import ProcessingComplete, TurnStarted
@@ -33,25 +33,25 @@ from orchestrator.testing.conversation import Conversation
 INTENT_MS, ANSWER_MS, SPEECH_MS = 150, 200, 20
 ENDPOINTING_MS = (250, 500)
 STABLE_MS = (0, 50, 100, 200, 300, 500)
-"""0: asked when speech has stopped, and no earlier."""
+"""0: request only when speech has stopped."""
 TRIES = (1, 2, 3)
 _BEGINS_MS = 1_000
 _LINGERS_MS = 3_000
-"""The virtual call goes on for so long after the audio; no endpoint and no service takes longer."""
+"""Virtual time after the audio; longer than any endpoint or service takes."""
 
 
 @dataclass(slots=True)
-class Call:
-    """One utterance, lived through under one policy."""
+class VirtualCall:
+    """Runs one utterance under one policy."""
 
     spoken: Spoken
     policy: Policy
     heard: str = ""
     """The last partial of the recording."""
     is_open: bool = False
-    """The recogniser has an utterance open."""
+    """Whether the recogniser has an open utterance."""
     words_given: int = 0
-    """So many words went into finals before."""
+    """Number of words already given in finals."""
     agenda: list[tuple[int, int, Callable[[], None]]] = field(default_factory=list)
     planned: int = 0
     session: Conversation = field(init=False)
@@ -79,14 +79,14 @@ class Call:
         self.planned += 1
         heapq.heappush(self.agenda, (at_ms, self.planned, act))
 
-    def _report(self, said: Said) -> None:
-        """What VAD and recogniser say, to a session that may have finished the utterance already."""
+    def _report(self, said: Report) -> None:
+        """Pass a report of VAD or recogniser to the session, which may have finished the utterance already."""
         if said.kind == STARTED:
             self.is_open = True
             self._input(inputs.SpeechStarted)
         elif said.kind == PARTIAL:
             self.heard = said.text
-            if not self.is_open:  # still about the words that the final gave
+            if not self.is_open:  # a late partial with words of the last final
                 self.words_given = len(said.text.split())
             elif text := self._words():
                 self._input(inputs.SttPartial, text=text)
@@ -132,7 +132,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one utterance."""
+    """Result of one utterance."""
 
     after_final_ms: float
     after_end_ms: float
@@ -142,8 +142,8 @@ class Outcome:
 
 
 def outcome(spoken: Spoken, policy: Policy) -> Outcome | None:
-    """None: nothing was answered, for want of words."""
-    call = Call(spoken, policy)
+    """Run an utterance under a policy; None if no words were recognised, so that nothing was answered."""
+    call = VirtualCall(spoken, policy)
     call.live()
     log = call.session.log
     finals = [event.at_us for event in log if isinstance(event, inputs.SttFinal) and event.text]
@@ -181,7 +181,7 @@ def line(name: str, corpus: Sequence[Spoken], delay_ms: int, speculation: Specul
 
 
 def share(of: Iterable[bool]) -> float:
-    """In percent."""
+    """Share of true values, in percent."""
     each = [*of]
     return 100 * sum(each) / len(each)
 

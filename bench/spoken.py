@@ -1,4 +1,4 @@
-"""The corpus `bench/speech.jsonl`: what the VAD and the recogniser said, and when, while somebody spoke."""
+"""Reads and writes the corpus `bench/speech.jsonl`: timed reports of VAD and recogniser for recorded utterances."""
 
 import json
 import statistics
@@ -12,8 +12,8 @@ STARTED, STOPPED, PARTIAL, FINAL = "speech_started", "speech_stopped", "partial"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One report, at `ms` of the audio: the sound that it rests on had been spoken by then, and the work was done."""
+class Report:
+    """One report of VAD or recogniser. `ms`: position in the audio when it came, processing time included."""
 
     ms: int
     kind: str
@@ -22,7 +22,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One utterance. All times are milliseconds from the beginning of its audio."""
+    """One utterance. All times are milliseconds from the start of its audio."""
 
     text: str
     voice: str
@@ -33,9 +33,9 @@ class Spoken:
     audio_ms: int
     speech_ends_ms: int
     pauses: tuple[tuple[int, int], ...]
-    """Where it is quiet for 150 ms and more between the first sound and the last: from, to."""
-    events: tuple[Said, ...]
-    """The last one is the final: its `ms` counts from FinishUtterance, which came at the end of the audio."""
+    """Silences of 150 ms and more between the first and the last sound: (from, to)."""
+    events: tuple[Report, ...]
+    """Reports in order. The last is the final; its `ms` counts from FinishUtterance, at the end of the audio."""
 
     @property
     def is_human(self) -> bool:
@@ -43,16 +43,16 @@ class Spoken:
 
     @property
     def hesitates(self) -> bool:
-        """Whether there is a pause that a listener may take for the end."""
+        """Whether it has a pause of 200 ms or more, which may pass for the end."""
         return any(end - begin >= 200 for begin, end in self.pauses)
 
     @property
-    def heard(self) -> tuple[Said, ...]:
-        """What was reported while the audio ran."""
+    def heard(self) -> tuple[Report, ...]:
+        """Reports before the final."""
         return tuple(said for said in self.events if said.kind != FINAL)
 
     @property
-    def final(self) -> Said:
+    def final(self) -> Report:
         return self.events[-1]
 
 
@@ -65,7 +65,7 @@ def write(corpus: Sequence[Spoken]) -> None:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many percent do not exceed; NaN of nothing."""
+    """The percentile of some values; NaN for none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else float("nan")
 
@@ -77,7 +77,7 @@ def median(values: Sequence[float]) -> float:
 def _parse(line: str) -> Spoken:
     fields = json.loads(line)
     fields["pauses"] = tuple((begin, end) for begin, end in fields["pauses"])
-    fields["events"] = tuple(Said(*said) for said in fields["events"])
+    fields["events"] = tuple(Report(*said) for said in fields["events"])
     return Spoken(**fields)
 
 

@@ -1,8 +1,8 @@
-"""How long a turn takes in orch itself: STT_FINAL appended → first agent audio handed to playback.
+"""Measures the latency that orch itself adds to a turn: STT_FINAL appended → first agent audio handed to playback.
 
-Python stubs answer at once in all four ports; Redis is real and every event is durable before anything follows from
-it. The same run measures the two bare round trips that such a turn cannot do without (append → read → append → read),
-so the figures can be compared between machines as a ratio. Run: `uv run python bench/turn_latency.py [TURNS]`
+Stubs in all four ports answer at once. Redis is real, and each event is durable before its commands run. The same run
+measures the two Redis round trips that any durable turn needs (append → read → append → read): their ratio allows
+comparing machines. Run: `uv run python bench/turn_latency.py [TURNS]`
 """
 
 import asyncio
@@ -19,33 +19,33 @@ from cli.terminal import run as run_loop
 from events.derived import ProcessingComplete, StateChanged, TurnStarted
 from events.envelope import Event
 from events.inputs import HandlerAttached, IntentResolved, RagAnswered, SttFinal
-from orchestrator.runtime.connection import connect
-from orchestrator.runtime.effects import Services
-from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.effects.effects import Services
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.connection import connect
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
 
 WARM_UP = 30
 PAUSE_S = 0.002
-"""Between turns, and between the bare hops they are compared with: a processor that has slept is slower."""
+"""Pause between turns, and equally between bare hops: a processor is slower after an idle time."""
 JOIN = "join beyond slower"
 
 
 @dataclass
 class Marks:
-    """When things of the current turn happened, in perf_counter nanoseconds."""
+    """Times of the current turn's stations, in nanoseconds of perf_counter."""
 
     at: dict[str, int] = field(default_factory=dict)
     join_us: int = 0
-    """What PROCESSING_COMPLETE took beyond the slower service's own time."""
+    """Microseconds of PROCESSING_COMPLETE beyond the time of the slower service."""
 
     def set(self, name: str) -> None:
         self.at.setdefault(name, time.perf_counter_ns())
 
 
 class Stubs:
-    """All ports at once, answering immediately."""
+    """All four service ports, answering at once."""
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
@@ -61,7 +61,7 @@ class Stubs:
         self.marks.set("speech asked")
         yield SpeechChunk(bytes(8_820), 22_050)
 
-    async def open(self, on_transcript: object, on_error: object) -> object:
+    async def open(self, on_transcript: object, on_error: object, speaker: object = None) -> object:
         raise NotImplementedError
 
 
@@ -72,9 +72,10 @@ class End:
 
 
 class StubHandler:
-    """A media handler that takes audio and says when."""
+    """A media handler that marks when it gets audio."""
 
     handler_id = "fastrtc_bench"
+    unheard_ms = 0
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
@@ -110,7 +111,7 @@ class StubClient:
 
 
 async def measure_turns(url: str, turns: int) -> list[dict[str, float]]:
-    """When the things of a turn happened, in milliseconds from its beginning."""
+    """Run turns; for each, the times of its stations in milliseconds from its start."""
     marks = Marks()
     done = asyncio.Event()
     services_us = [0]
@@ -149,7 +150,7 @@ async def measure_turns(url: str, turns: int) -> list[dict[str, float]]:
 
 
 async def measure_hops(url: str, turns: int) -> list[float]:
-    """Two times: append an entry and read it in another task. What no durable turn can do without."""
+    """Milliseconds to append an entry and read it in another task, twice: the minimum of a durable turn."""
     redis = connect(url)
     seen: asyncio.Queue[None] = asyncio.Queue()
 

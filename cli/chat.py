@@ -10,65 +10,87 @@ from urllib.parse import urljoin
 from uuid import uuid4
 
 import aiohttp
+from yarl import URL
 
+from cli.credentials import refusal, token_for
+from cli.exits import UNUSABLE
+from cli.terminal import UsageError, say, words
 from cli.terminal import run as run_loop
-from cli.terminal import say
 from orchestrator.gateway import messages
+from orchestrator.gateway.access.credentials import PROTOCOL
+from orchestrator.setting_values import address
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0
 MOVE_S = 0.1
-"""At most, before a conversation that moved to another node is joined there."""
-PATIENCE_S = 8.0
-"""How long a lost conversation is looked for: a dead node keeps its lease for 2 s, and its heir may be busy."""
+"""Longest random delay before rejoining a conversation that moved to another node."""
+PATIENCE_S = 20.0
+"""How long to retry after a lost connection: the service restarts, or another node takes over."""
 FINAL_CODES = {1000, 1008, 1009, 4404}
+REFUSED = {400, 401, 403}
+"""HTTP statuses of a service that does not let us in; asking again does not help."""
 
 
 def run(url: str) -> int:
     try:
-        return run_loop(_chat(url))
+        url = address(url)
+    except ValueError as error:
+        raise UsageError(f"--url{error}") from None
+    try:
+        return run_loop(_chat(url, token_for(url)))
     except KeyboardInterrupt:
         return 0
 
 
-async def _chat(url: str) -> int:
+async def _chat(url: str, token: str) -> int:
     async with aiohttp.ClientSession() as http:
-        chat = Chat(http, url)
+        chat = Chat(http, url, token)
         try:
             await chat.connect(url)
-        except aiohttp.ClientError as error:
-            say(f"✗ no service at {url} ({error}); start one with: orch serve")
-            return 2
+        except aiohttp.WSServerHandshakeError as error:
+            say(f"✗ {refusal(error.status)}")
+            return UNUSABLE
+        except (aiohttp.ClientError, OSError) as error:
+            say(f"✗ no service at {URL(url).with_user(None)} ({words(error)}); start one with: orch serve")
+            return UNUSABLE
         return await chat.run()
 
 
 class Chat:
     """One conversation, over as many connections as it takes."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str, token: str) -> None:
         self._http = http
         self._home = self._place = self._asked = url
-        """Where everybody is sent, where the conversation was last heard of, and where the connection goes to."""
+        """The address given by the user, the conversation's last known address, and the one being connected to."""
         self._moved_to = ""
+        self._token = token
+        """Opens the conversation; empty: none is known."""
         self._ids: dict[str, str] = {}
+        """Of the conversation, and the secret to come back to it."""
         self._failures = 0
         self._lost_at = 0.0
         self._socket: aiohttp.ClientWebSocketResponse
         self._open = asyncio.Event()
         self._idle = asyncio.Event()
-        """Set whenever it is the user's turn."""
-        self._printed: set[str] = set()
+        """Set while it is the user's turn."""
+        self._printed: dict[str, str] = {}
+        """Playback id → the printed part of its reply."""
         self._unacknowledged: dict[str, messages.TextInput] = {}
-        """Lines by their message id: they are sent again after a reconnection."""
+        """Message id → line without acknowledgement, sent again after a reconnection."""
 
     async def connect(self, url: str) -> None:
-        """Raises ClientError."""
+        """Open the WebSocket of a node. Raises ClientError, OSError."""
         self._asked = url
         address = urljoin(f"{url.rstrip('/')}/", "orchestrate")
-        self._socket = await self._http.ws_connect(address, params=self._ids, heartbeat=20)
+        resume = self._ids.get("resume_token")
+        shown = [f"resume.{resume}"] if resume else [f"bearer.{self._token}"] if self._token else []
+        ids = {"session_id": self._ids["session_id"]} if resume else {}
+        protocols = [PROTOCOL, *shown]
+        self._socket = await self._http.ws_connect(address, params=ids, protocols=protocols, heartbeat=20)
 
     async def run(self) -> int:
-        """Talk until the conversation is over or cannot be found any more; the exit code."""
+        """Talk until the conversation is over or cannot be found; returns the exit code."""
         typing = asyncio.create_task(self._type())
         try:
             while not await self._show():
@@ -76,7 +98,7 @@ class Chat:
                 code = self._socket.close_code
                 if not self._ids or code in FINAL_CODES or not await self._come_back():
                     say(f"✗ the service closed the connection (code {code}); come back with: orch chat")
-                    return 1
+                    return UNUSABLE
         finally:
             await self._socket.close()
             typing.cancel()
@@ -85,7 +107,7 @@ class Chat:
         return 0
 
     async def _show(self) -> bool:
-        """Print what the agent says until the connection closes; whether the conversation is over."""
+        """Print the agent's words until the connection closes. Returns whether the conversation is over."""
         async for message in self._socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
@@ -96,12 +118,12 @@ class Chat:
                     self._unacknowledged.pop(message_id, None)
                 case messages.PhaseChanged(phase="LISTENING"):
                     self._idle.set()
-                case messages.Reply(playback_id=playback_id, text=text):
-                    self._reply(playback_id, text)
+                case messages.Reply() | messages.ReplyMore() as reply:
+                    self._reply(reply)
                 case messages.Moved(address=address):
                     self._moved_to = self._place = address
-                case messages.ErrorReport(message=words):
-                    say(f"! {words}")
+                case messages.ErrorReport(message=report):
+                    say(f"! {report}")
                 case messages.Ended(reason=reason):
                     say(f"the conversation is over ({reason})")
                     return True
@@ -116,34 +138,43 @@ class Chat:
         for line in list(self._unacknowledged.values()):
             await self._send(line)
 
-    def _reply(self, playback_id: str, text: str) -> None:
-        """What is being said as we come back is told again."""
-        if playback_id not in self._printed:
-            self._printed.add(playback_id)
-            print(text, flush=True)
+    def _reply(self, reply: messages.Reply | messages.ReplyMore) -> None:
+        """Print the new part of a reply: the server repeats the running reply after a reconnection."""
+        playback_id = reply.playback_id
+        printed = self._printed.get(playback_id, "")
+        text = printed + reply.text if isinstance(reply, messages.ReplyMore) else reply.text
+        if new := text.removeprefix(printed).strip():
+            print(new, flush=True)
+        self._printed[playback_id] = text
 
     async def _come_back(self) -> bool:
-        """To where the conversation has moved, at once; else with growing, random pauses, for a while."""
+        """Reconnect: at once to the address the conversation moved to, else with random backoff until PATIENCE_S."""
         now = asyncio.get_running_loop().time
         if not self._failures:
             self._lost_at = now()
+            if not self._moved_to:
+                say(f"! the connection is lost; looking for the conversation for {PATIENCE_S:g} s (Ctrl-C ends)")
         while now() - self._lost_at < PATIENCE_S:
             moved_to, self._moved_to = self._moved_to, ""
             longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._failures)
             pause_s = longest * random.uniform(0.5, 1)
-            if moved_to and not self._failures:  # sent on a second time without having got in: like any failure
+            if moved_to and not self._failures:  # a second move without a successful join counts as a failure
                 pause_s = random.uniform(0, MOVE_S)
             self._failures += 1
             await asyncio.sleep(pause_s)
             try:
                 await self.connect(moved_to or (self._place if self._failures % 2 else self._home))
-            except aiohttp.ClientError:
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status in REFUSED:
+                    return False
+            except (aiohttp.ClientError, OSError):
                 continue
-            return True
+            else:
+                return True
         return False
 
     async def _type(self) -> None:
-        """Send each line. Lines from a file wait for their turn, people need not."""
+        """Send each typed line. Lines from a file wait for the user's turn; lines from a terminal do not."""
         patient = not sys.stdin.isatty()
         typed = _typed()
         await self._idle.wait()
@@ -157,7 +188,7 @@ class Chat:
         await self._send(messages.Goodbye())
 
     async def _send(self, message: messages.ClientMessage) -> None:
-        """Over the connection there is, or the next one."""
+        """Send a message over the current connection, or over the next one if it fails."""
         while True:
             await self._open.wait()
             try:
@@ -169,10 +200,10 @@ class Chat:
 
 
 def _typed() -> "asyncio.Queue[str]":
-    """The lines that are typed, an empty one at the end.
+    """A queue of the typed lines, with an empty line at the end.
 
-    The thread that reads them is a daemon on an unbuffered file of its own: the command must be able to end while
-    somebody could still type, and a thread that holds sys.stdin's lock would abort the interpreter.
+    They are read in a daemon thread from a separate unbuffered file: the command must be able to end while the user
+    could still type, and a thread that holds sys.stdin's lock would abort the interpreter.
     """
     lines: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()

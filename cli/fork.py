@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from cli.show import events_of
 from cli.sources import whole
 from cli.terminal import UsageError, say
 from events.codec import encode
 from events.envelope import Input, Result
 from events.recording import Header, Recording, dump, steps
 from orchestrator.replay.place import place
-from orchestrator.replay.replay import replay
+from orchestrator.replay.replay import events_of, replay
 from orchestrator.session import REDUCER_VERSION
 
 
@@ -38,10 +37,10 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
         raise UsageError(f"nothing in {old} is at {at}: it ends with version {mine[-1].version}")
     forked = replay(Recording(new, Header(derived=False), tuple(taken)))
     state = forked.states[new]
+    if output:
+        header = Header(reducer_version=REDUCER_VERSION, story=f"Forked from {old} at {at}: {reason}")
+        Path(output).write_bytes(dump(header, map(encode, forked.events)))
     say(f"{new}: the first {state.inputs} inputs of {old}, version {state.version}, {state.phase}")
     if not output:
         say("nothing is written; say where with: --output FILE")
-        return 0
-    header = Header(reducer_version=REDUCER_VERSION, story=f"Forked from {old} at {at}: {reason}")
-    Path(output).write_bytes(dump(header, map(encode, forked.events)))
     return 0

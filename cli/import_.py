@@ -6,11 +6,12 @@ from cli.sources import whole
 from cli.terminal import UsageError, say
 from events.codec import encode
 from events.recording import dump
+from orchestrator.replay.fold_on import upgraded
 from orchestrator.replay.replay import replay
 from orchestrator.testing.plugin import FOLDER
 
 
-def run(source: str, *, as_fixture: str, story: str, folder: str) -> int:
+def run(source: str, *, as_fixture: str, story: str, folder: str, rehash: bool) -> int:
     if not as_fixture or Path(as_fixture).name != as_fixture:
         raise UsageError("say what the test is called: orch import SOURCE --as-fixture NAME")
     recording = whole(source)
@@ -18,7 +19,10 @@ def run(source: str, *, as_fixture: str, story: str, folder: str) -> int:
     if target.exists():
         raise UsageError(f"{target} is there already; choose another name, or remove it")
     found = replay(recording)
-    lines = recording.lines if recording.header.derived else tuple(map(encode, found.events))
+    if rehash:
+        lines = tuple(map(encode, upgraded(recording.events() if recording.header.derived else found.events)))
+    else:
+        lines = recording.lines if recording.header.derived else tuple(map(encode, found.events))
     header = recording.header.model_copy(update={"derived": True, "story": story or recording.header.story})
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(dump(header, lines))

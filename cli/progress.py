@@ -3,13 +3,15 @@
 import sys
 import time
 
+from cli.safe_output import raw
+
 WIDTH = 30
 EVERY_S = 0.1
 FIRST_S = 0.5
 
 
 class Progress:
-    """Told how many bytes are done, it says how far it is. It must be closed before other words are said."""
+    """Draws the finished share and the time left. Close it before printing anything else."""
 
     def __init__(self, total: int, *, is_wanted: bool = True) -> None:
         self._total = total
@@ -23,7 +25,7 @@ class Progress:
         self.reach(self._done + amount)
 
     def reach(self, done: int) -> None:
-        """So much is done, all in all."""
+        """Set the finished amount, out of `total`."""
         self._done = done
         if self._is_shown and (now := time.monotonic()) >= self._next:
             self._next = now + EVERY_S
@@ -31,8 +33,8 @@ class Progress:
             share = min(1.0, done / self._total)
             bar = "#" * int(share * WIDTH)
             left_s = (now - self._began) * (1 - share) / share if share else 0
-            print(f"\r[{bar:{WIDTH}}] {share:4.0%}  {left_s:.0f} s left ", end="", file=sys.stderr, flush=True)
+            print(f"\r[{bar:{WIDTH}}] {share:4.0%}  {left_s:.0f} s left ", end="", file=raw(sys.stderr), flush=True)
 
     def close(self) -> None:
         if self._is_drawn:
-            print("\r" + " " * (WIDTH + 30) + "\r", end="", file=sys.stderr, flush=True)
+            print("\r" + " " * (WIDTH + 30) + "\r", end="", file=raw(sys.stderr), flush=True)

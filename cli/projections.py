@@ -4,8 +4,8 @@ from cli.progress import Progress
 from cli.store import history, store
 from cli.terminal import UsageError, say
 from cli.terminal import run as run_loop
-from orchestrator.runtime.archiver import NAME, published
-from orchestrator.runtime.reconcile import ends, resync
+from orchestrator.runtime.history.archiver import NAME, published
+from orchestrator.runtime.history.reconcile import ends, resync
 
 
 def run(action: str, name: str = "") -> int:

@@ -14,7 +14,7 @@ from orchestrator.replay.verdict import Verdict, worst
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     sources: list[str]
     keep_going: bool = False
@@ -34,20 +34,20 @@ class Options:
     policy: str = ""
 
     def given(self, flags: dict[str, str]) -> list[str]:
-        """Which of these flags the command line has."""
+        """The flags among `flags` that the command line has."""
         return [flag for name, flag in flags.items() if getattr(self, name)]
 
 
 _CHANGES = {"without": "--without", "insert": "--insert", "settings": "--set", "policy": "--policy"}
-"""These ask what if."""
+"""Options that change the replay (what if)."""
 _WATCHES = {"until": "--until", "step": "--step", "speed": "--speed", "dump_state": "--dump-state"}
-"""These look at one recording."""
+"""Options that look at one recording."""
 _REPORTS = {"check": "--check", "keep_going": "--keep-going", "incomplete": "--incomplete", "quiet": "--quiet"}
 _FORMS = {"as_json": "--json", "as_jsonl": "--jsonl"}
 
 
 def run(**chosen: Any) -> int:
-    """The exit code is that of the worst verdict: 0 equal, 1 diverged, 2 unreadable, 4 an invariant is broken."""
+    """Returns the exit code of the worst verdict: 0 equal, 1 diverged, 2 unreadable, 4 an invariant is broken."""
     options = Options(**chosen)
     sources = expand(options.sources)
     if options.incomplete not in ("", "ok"):
@@ -83,7 +83,7 @@ def _replay(sources: list[str], options: Options) -> int:
 
 
 def _what_if(sources: list[str], options: Options) -> int:
-    """With a change; a different outcome is what was asked for, and no failure."""
+    """Replay with a change. A different outcome is expected, so it is no failure."""
     from cli.what_if import run
 
     return run(
@@ -92,13 +92,14 @@ def _what_if(sources: list[str], options: Options) -> int:
         insert=options.insert,
         settings=options.settings,
         policy=options.policy,
-        as_json=options.as_json or options.as_jsonl,
+        as_json=options.as_json,
+        as_jsonl=options.as_jsonl,
     )
 
 
 def _watch(sources: list[str], options: Options) -> int:
-    """One recording, as closely as is wanted."""
-    from cli.watch import dump, walk, watch
+    """Replay one recording, step by step, at a speed or up to a point."""
+    from cli.watch import walk, watch
 
     if len(sources) != 1:
         raise UsageError("--until, --step, --speed and --dump-state look at one recording")
@@ -106,7 +107,7 @@ def _watch(sources: list[str], options: Options) -> int:
     if options.step:
         walk(steps)
     if options.dump_state:
-        print(dump(replayer))
+        print(json.dumps(report.states_json(replayer.found), ensure_ascii=False, indent=2))
     for line in (report.line(verdict), *report.details(verdict)):
         say(line)
     return verdict.exit_code

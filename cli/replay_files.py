@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cli.progress import Progress
 from cli.sources import is_file, opened
+from cli.terminal import words
 from events.recording import BadRecordingError
 from orchestrator.replay.invariants import Invariants
 from orchestrator.replay.replay import Replay, Replayer
@@ -20,7 +21,7 @@ from orchestrator.replay.verdict import Verdict, verdict_of
 from orchestrator.replay.words import short
 
 WORTH_A_PROCESS = 1 << 20
-"""Bytes. Fewer, all in all, are replayed before a second process would have started."""
+"""Total bytes from which several processes are used: fewer are replayed before a second process has started."""
 LOOK_EVERY_S = 0.1
 
 Advance = Callable[[int], None]
@@ -36,11 +37,11 @@ class How:
 
 
 def replay_source(source: str, how: How, advance: Advance = lambda _: None) -> Verdict:
-    """The verdict on one source. What cannot be read, and Ctrl-C, are verdicts too."""
+    """The verdict on one source. An unreadable source and Ctrl-C also give a verdict."""
     began = time.perf_counter()
     invariants = Invariants()
     found: Replay | None = None
-    gc.disable()  # nothing here is cyclic, and looking for it takes a tenth of the time
+    gc.disable()  # there are no reference cycles here, and the collector takes a tenth of the time
     try:
         header, lines = opened(source, may_be_cut=how.is_incomplete, advance=advance)
         replayer = Replayer(header, source, keep_going=how.keep_going, is_incomplete=how.is_incomplete)
@@ -52,7 +53,7 @@ def replay_source(source: str, how: How, advance: Advance = lambda _: None) -> V
     except KeyboardInterrupt:
         verdict = verdict_of(found, invariants.broken, is_interrupted=True) if found else Verdict(source, "interrupted")
     except (BadRecordingError, LookupError, OSError) as error:
-        verdict = Verdict(source, "unreadable", error=str(error))
+        verdict = Verdict(source, "unreadable", error=words(error))
     finally:
         gc.enable()
     if how.is_incomplete and found is not None:
@@ -63,7 +64,7 @@ def replay_source(source: str, how: How, advance: Advance = lambda _: None) -> V
 
 
 def replay_sources(sources: list[str], how: How, jobs: int, *, shows_progress: bool) -> Iterator[Verdict]:
-    """The verdicts, each as soon as it and those before it are there; Ctrl-C gives a last one, interrupted."""
+    """The verdicts in order, each as soon as it is ready. Ctrl-C gives a last verdict, interrupted."""
     sizes = [Path(source).stat().st_size for source in sources if is_file(source) and Path(source).exists()]
     with closing(Progress(sum(sizes), is_wanted=shows_progress)) as progress:
         jobs = min(jobs or os.cpu_count() or 1, len(sources))
@@ -79,7 +80,7 @@ def replay_sources(sources: list[str], how: How, jobs: int, *, shows_progress: b
 
 
 _done: "Synchronized[int]"
-"""Of a worker: how many bytes all of them have read."""
+"""In a worker process: bytes read by all workers together."""
 
 
 def _on_all_cores(sources: list[str], how: How, jobs: int, progress: Progress) -> Iterator[Verdict]:
@@ -103,7 +104,7 @@ def _on_all_cores(sources: list[str], how: How, jobs: int, progress: Progress) -
 def _begin(done: "Synchronized[int]") -> None:
     global _done
     _done = done
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who counts the results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
 
 
 def _work(task: tuple[str, How]) -> Verdict:

@@ -2,47 +2,101 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
+from cli.agents import load, service_of
+from cli.console_process import ConsoleProcess
+from cli.exits import OK, UNUSABLE
+from cli.output import LogWriter, is_missing, write_of
+from cli.terminal import UsageError, words
 from cli.terminal import run as run_loop
-from cli.terminal import say
 from orchestrator.app import Orchestrator
-from orchestrator.runtime.embedded import NoRedisServerError
 from orchestrator.runtime.node import UnusableRedisError
-from orchestrator.services.ports import ServiceError
-from orchestrator.settings import Settings, SettingsError
+from orchestrator.runtime.redis.embedded import NoRedisServerError
+from orchestrator.safe_log import SAFE_LOG
+from orchestrator.services.failures import ServiceError
+from orchestrator.settings import Settings, SettingsError, environment
+
+logger = logging.getLogger(__name__)
 
 
-def run(host: str, port: int) -> int:
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+def run(agent: str, host: str, port: int, model: str = "", *, is_reloaded: bool = False) -> int:
+    """Run the service until Ctrl-C. An empty host, a negative port and an empty model are those of the settings, or of
+    the agent's.
+    """
+    if agent and model:
+        raise UsageError(f"--model answers in place of the demo agent, and {agent} answers itself: give one of both")
+    given: dict[str, Any] = {**({"host": host} if host else {}), **({"port": port} if port >= 0 else {})}
+    given |= {"model_url": model} if model else {}
+    if is_reloaded:
+        return _reloaded(agent, given)
+    log = LogWriter()
+    logging.basicConfig(level=logging.INFO, handlers=[log], format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    log.addFilter(SAFE_LOG)
     for talkative in ("aiohttp.access", "aioice.ice"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # of a collector that is down we say so once
     try:
-        settings = replace(Settings.from_environment(), host=host, port=port)
-        run_loop(_serve(settings))
-    except (SettingsError, NoRedisServerError, UnusableRedisError, ServiceError, RedisError, OSError) as error:
-        say(f"✗ orch serve cannot start: {error}")
-        return 2
-    return 0
+        os.environ.update({name: value for name, value in environment().items() if name not in os.environ})
+        run_loop(_serve(agent, given, log.say))
+    except (
+        UsageError,
+        SettingsError,
+        NoRedisServerError,
+        UnusableRedisError,
+        ServiceError,
+        RedisError,
+        RedisClusterException,
+        OSError,
+    ) as error:
+        log.say(f"✗ orch serve cannot start: {words(error)}")
+        return UNUSABLE
+    finally:
+        log.close()
+    return OK
 
 
-async def _serve(settings: Settings) -> None:
+def _reloaded(agent: str, given: dict[str, Any]) -> int:
+    if not agent:
+        raise UsageError("--reload needs the agent: orch serve my_agent:agent --reload")
+    from cli.reloading import serve_and_reload
+
+    options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    return serve_and_reload([*options, "--", agent])
+
+
+async def _service(agent: str, given: dict[str, Any]) -> Orchestrator:
+    """The service, with what the command line says. Raises UsageError, SettingsError."""
+    if not agent:
+        return Orchestrator(replace(Settings.from_environment(), **given))
+    thing = load(agent)
+    settings = Settings() if isinstance(thing, Orchestrator) else replace(Settings.from_environment(), **given)
+    service = await service_of(thing, agent, settings)
+    service.settings = replace(service.settings, **given)
+    return service
+
+
+async def _serve(agent: str, given: dict[str, Any], say: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
-    async with Orchestrator(settings, print_line=_print) as service:
+    print_line = None if is_missing(sys.stdout) else write_of(sys.stdout)
+    if print_line is None:
+        logger.warning("standard output is closed: the golden log is not printed")
+    service = await _service(agent, given)
+    service.print_line = service.print_line or print_line
+    settings = service.settings
+    console = ConsoleProcess(settings.port + 1 if settings.port else 0)
+    service.console = console.url if settings.is_private else None
+    async with console, service:
         say(f"orch is ready: open {service.url} and say hello (stop with Ctrl-C)")
         await stop.wait()
         say("stopping")
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

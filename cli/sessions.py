@@ -1,26 +1,70 @@
-"""`orch sessions`: which conversations are here, in Redis or in the archive."""
+"""`orch sessions`: lists the conversations in Redis and in the archive, the oldest first."""
 
-from cli.store import NoHistoryError, history, store
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from cli.exits import OK, UNUSABLE
+from cli.store import NoHistoryError, UnusableHistoryError, history, store
 from cli.terminal import run as run_loop
 from cli.terminal import say
-from orchestrator.runtime.logs import list_sessions
+from orchestrator.console.stored import Stored
+from orchestrator.safe_text import one_line
+from projections.summary import MOST, Summary, Wanted
 
 
 def run() -> int:
-    found = run_loop(_list())
-    for session_id, state in sorted(found.items()):
-        print(f"{session_id}\t{state}")
+    """Print the list. Returns UNUSABLE if the archive cannot be read: the list then holds only sessions in Redis."""
+    found, problem = run_loop(_list())
+    for one in found:
+        print(line(one))
+    if problem:
+        say(f"✗ archived sessions are not listed: {problem}")
+        return UNUSABLE
     if not found:
         say("no sessions yet; start one at the console page of `orch serve`, or with `orch chat`")
-    return 0
+    return OK
 
 
-async def _list() -> dict[str, str]:
+def line(one: Summary) -> str:
+    """Columns separated by tabs: id, state, beginning in local time, turns, duration until the last event, outcome,
+    slowest turn, interruptions, failures.
+    """
+    opened = datetime.fromtimestamp(one.opened_us / 1e6, UTC).astimezone().isoformat(" ", "seconds")
+    slowest = "-" if one.slowest_us is None else f"turn {one.slowest_turn} {one.slowest_us // 1000} ms"
+    columns = (
+        one_line(one.session_id),
+        one.state,
+        opened,
+        f"{one.turns} turns",
+        f"{(one.last_us - one.opened_us) / 1e6:.1f} s",
+        one_line(one.outcome),
+        slowest,
+        f"{one.interruptions} interruptions",
+        f"{one.failures} failures",
+    )
+    return "\t".join(columns)
+
+
+async def _list() -> tuple[list[Summary], str]:
     try:
-        async with history() as archive:
-            found = dict.fromkeys(await archive.archived(), "archived")
-    except NoHistoryError:
-        found = {}
-    async with store() as (redis, keys):
-        here = await list_sessions(redis, keys)
-    return found | {session_id: "live" if live else "ended" for session_id, live in here.items()}
+        return await _read(with_history=True), ""
+    except UnusableHistoryError as error:
+        return await _read(with_history=False), str(error)
+
+
+async def _read(*, with_history: bool) -> list[Summary]:
+    """All sessions, the oldest first. Raises UnusableHistoryError."""
+    async with AsyncExitStack() as stack:
+        archive = None
+        with suppress(NoHistoryError):  # a service that has never run
+            archive = await stack.enter_async_context(history()) if with_history else None
+        redis, keys = await stack.enter_async_context(store())
+        library, wanted, found = Stored(redis, keys, archive), Wanted(size=MOST), list[Summary]()
+        while True:
+            page, cursor = await library.page(wanted)
+            found += page
+            if not cursor:
+                return found[::-1]
+            *after, key = wanted.place(page[-1])
+            wanted = replace(wanted, after=tuple(map(int, after)), after_key=str(key))

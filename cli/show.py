@@ -1,50 +1,54 @@
-"""`orch show`: a conversation to read; as its golden log, event by event, in lanes, or as JSON."""
+"""`orch show`: prints a conversation as its golden log, event by event, in lanes, as spoken text, or as JSON."""
 
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 
 from cli.sources import whole
 from events.codec import encode
 from events.envelope import Derived, Event
-from events.recording import Recording
-from orchestrator.replay.replay import replay
+from orchestrator.replay.replay import events_of
 from orchestrator.replay.timeline import timeline
+from orchestrator.replay.transcript import transcript
 from orchestrator.replay.words import name, payload, seconds, value
+from orchestrator.safe_text import one_line
 from projections.golden_log import golden
 
 
-def run(source: str, *, detailed: bool, timeline: bool, as_json: bool, full: bool) -> int:
+def run(source: str, *, tools: bool, detailed: bool, timeline: bool, said: bool, as_json: bool, full: bool) -> int:
     events = events_of(whole(source))
-    for line in _lines(events, detailed=detailed, lanes=timeline, as_json=as_json, full=full):
+    shown = _lines(events, tools=tools, detailed=detailed, lanes=timeline, said=said, as_json=as_json, full=full)
+    for line in shown:
         print(line)
     return 0
 
 
-def events_of(recording: Recording) -> list[Event]:
-    """What was recorded; of a recording of inputs alone, what they lead to today."""
-    return [*recording.events()] if recording.header.derived else replay(recording).events
-
-
 def log_of(events: list[Event], version: str) -> tuple[list[Event], str]:
-    """The log that `41` (of the first session) or `SESSION:41` is about, and the number."""
+    """The log and the number for a version such as `41` (of the first session) or `SESSION:41`."""
     session, _, number = version.rpartition(":")
     return [event for event in events if event.session_id == (session or events[0].session_id)], number
 
 
-def _lines(events: list[Event], *, detailed: bool, lanes: bool, as_json: bool, full: bool) -> Iterable[str]:
+def _lines(
+    events: list[Event], *, tools: bool, detailed: bool, lanes: bool, said: bool, as_json: bool, full: bool
+) -> Iterable[str]:
     if as_json:
         return (encode(event).decode() for event in events)
     if lanes:
-        return timeline(events, full=full)
-    return _in_detail(events, full=full) if detailed else golden(events)
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        return timeline(events, full=full, columns=columns)
+    if said:
+        return transcript(events)
+    return _in_detail(events, full=full) if detailed else golden(events, with_tools=tools)
 
 
 def _in_detail(events: list[Event], *, full: bool) -> Iterator[str]:
-    """A section for each input, with what was said about it."""
+    """A section for each input, with the events derived from it and all their fields."""
     opened: dict[str, int] = {}
     for event in events:
         since = seconds(event.at_us - opened.setdefault(event.session_id, event.at_us))
         if not isinstance(event, Derived):
-            yield f"── {event.session_id} [{event.version}] {name(event)}  {since}  turn {event.turn}"
+            yield f"── {one_line(event.session_id)} [{event.version}] {name(event)}  {since}  turn {event.turn}"
         else:
             yield f"   [{event.version}] {name(event)}"
         for field, content in payload(event).items():

@@ -1,4 +1,4 @@
-"""Where recordings come from: files, folders, patterns, standard input, and sessions of a running service."""
+"""Reads recordings from files, folders, patterns, standard input, and sessions of a service."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ STDIN = "-"
 
 
 def expand(sources: list[str]) -> list[str]:
-    """Every recording that is meant, in the order it was named; a folder stands for all in it. Raises UsageError."""
+    """All recordings of the sources, in order; a folder means all recordings in it. Raises UsageError."""
     found: list[str] = []
     for source in sources:
         path = Path(source)
@@ -38,7 +38,7 @@ def is_file(source: str) -> bool:
 def opened(
     source: str, *, may_be_cut: bool = False, advance: Callable[[int], None] = lambda _: None
 ) -> tuple[Header, Iterator[bytes]]:
-    """Header and lines of a source, read as they are needed; `advance` is told how many bytes have been.
+    """Header and lines of a source, read lazily; `advance` is called with the size of each block read, in bytes.
 
     Raises BadRecordingError, UnknownSessionError, OSError.
     """
@@ -52,7 +52,7 @@ def opened(
 
 
 def whole(source: str) -> Recording:
-    """A source in memory. Raises as `opened`."""
+    """A whole source in memory. Raises the errors of `opened`."""
     header, lines = opened(source)
     return Recording(source, header, tuple(lines))
 

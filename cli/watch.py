@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from cli.sources import opened
 from cli.terminal import UsageError, say
 from events.envelope import Event
-from orchestrator.replay.divergence import Divergence, differences
+from orchestrator.replay.divergence import differences
 from orchestrator.replay.place import place
-from orchestrator.replay.replay import Replay, Replayer
+from orchestrator.replay.replay import Replayer
 from orchestrator.replay.verdict import Verdict, verdict_of
 from orchestrator.replay.words import short, state_fields, value
+from orchestrator.safe_text import one_line
 from orchestrator.session.reducer import Step
 from orchestrator.session.state import State
 from projections.golden_log import GoldenLog
@@ -57,23 +58,6 @@ def watch(
     verdict = verdict_of(replayer.found, [])
     verdict.elapsed_s = time.perf_counter() - began
     return verdict, replayer, steps
-
-
-def dump(replayer: Replayer) -> str:
-    """The states at the end as JSON; where the last step diverged, also the state that today's reducer makes of it."""
-    found = replayer.found
-    after = {
-        one.session_id: one.after for one in found.divergences if one.recorded_step[-1].version == _version(found, one)
-    }
-    states = {}
-    for session_id, state in found.states.items():
-        replayed = after.get(session_id)
-        states[session_id] = state_fields(state) | ({"replayed": state_fields(replayed)} if replayed else {})
-    return json.dumps(states, ensure_ascii=False, indent=2)
-
-
-def _version(found: Replay, divergence: Divergence) -> int:
-    return found.sessions[divergence.session_id].state.version
 
 
 def _player(speed: str) -> Callable[[Step], None]:
@@ -131,7 +115,8 @@ def _ask() -> str:
 
 def _show(at: int, of: int, before: State, step: Step) -> None:
     event = step.events[0]
-    print(f"[{at + 1}/{of}] {event.session_id}:{event.version} {before.phase} → {step.state.phase}  {short(event)}")
+    where = f"{one_line(event.session_id)}:{event.version}"
+    print(f"[{at + 1}/{of}] {where} {before.phase} → {step.state.phase}  {short(event)}")
     for said in step.events[1:]:
         print(f"    {said.version:4} {short(said)}")
     sys.stdout.flush()

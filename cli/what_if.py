@@ -1,58 +1,60 @@
-"""`orch replay` with a change: the same conversations under another policy or with other inputs, beside the old."""
+"""`orch replay --set`, `--policy`, `--without`, `--insert`: compares conversations with the same ones changed."""
 
 import json
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from cli.show import events_of, log_of
-from cli.side_by_side import side_by_side
+from cli.show import log_of
+from cli.side_by_side import WAIT, row, side_by_side
 from cli.sources import whole
 from cli.terminal import UsageError
 from events.codec import BadEventError, decode_input
 from events.envelope import Event, Input
-from orchestrator.policy_file import PolicyFileError, read_policy
-from orchestrator.replay.decisions import changed, decisions, typical_ms, waits_ms
-from orchestrator.replay.what_if import Change, WhatIf, what_if
-from projections.golden_log import golden
+from events.file_kinds import BOM, other_kind
+from events.recording import BadRecordingError
+from orchestrator.policy_file import PolicyFileError, read_policy, setting_problem
+from orchestrator.replay import comparison
+from orchestrator.replay.change import Change, WhatIf
+from orchestrator.replay.comparison import Comparison
+from orchestrator.replay.replay import events_of
+from orchestrator.replay.what_if import what_if
 
-SCHEMA = "orch.what_if/1"
 COLUMNS = "as it was", "as it would be"
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """One recording, before and after."""
-
-    source: str
-    old: list[Event]
-    new: WhatIf
-
-    @property
-    def decisions(self) -> tuple[Counter[str], Counter[str]]:
-        return decisions(self.old), decisions(self.new.events)
+MOST_NAMED = 40
+"""Recordings named below the table; those that decide otherwise come first."""
 
 
 def run(
-    sources: list[str], *, without: tuple[str, ...], insert: str, settings: tuple[str, ...], policy: str, as_json: bool
+    sources: list[str],
+    *,
+    without: tuple[str, ...],
+    insert: str,
+    settings: tuple[str, ...],
+    policy: str,
+    as_json: bool,
+    as_jsonl: bool,
 ) -> int:
-    """Raises UsageError, and what opening a source raises."""
+    """Print the comparison. Raises UsageError and the errors of `sources.opened`."""
     found = []
     for source in sources:
         old = events_of(whole(source))
-        found.append(Compared(source, old, _changed(old, without, insert, settings, policy)))
+        one = Comparison.of(source, old, _changed(old, without, insert, settings, policy))
+        if as_jsonl:
+            print(json.dumps(one.as_json(), ensure_ascii=False), flush=True)
+        else:
+            found.append(one)
     if as_json:
-        print(json.dumps({"recordings": [_json(one) for one in found], "schema": SCHEMA}, ensure_ascii=False, indent=2))
+        print(json.dumps(comparison.as_json(found), ensure_ascii=False, indent=2))
+    if as_json or as_jsonl:
         return 0
-    if len(found) == 1:
-        for line in side_by_side([*golden(found[0].old)], [*golden(found[0].new.events)], *COLUMNS):
-            print(line)
-        print()
-    for line in _table(found):
+    for line in (*_judged(found), "", *_table(found)):
         print(line)
+    if len(found) == 1:
+        print()
+        for line in side_by_side(*found[0].golden, *COLUMNS):
+            print(line)
     return 0
 
 
@@ -62,18 +64,27 @@ def _changed(old: list[Event], without: tuple[str, ...], insert: str, settings: 
             policy=read_policy(Path(policy)) if policy else None,
             settings=_settings(settings),
             without=frozenset(_input(old, text).event_id for text in without),
-            insert=tuple(decode_input(line) for line in Path(insert).read_bytes().splitlines()) if insert else (),
+            insert=_inputs(insert) if insert else (),
         )
         return what_if(old, change)
     except PolicyFileError as error:
         raise UsageError(str(error)) from error
-    except BadEventError as error:
-        raise UsageError(f"{insert}: {error}") from error
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        is_unknown = problem["type"] == "extra_forbidden"
-        what = "there is no such field; docs/policy.md names them all" if is_unknown else problem["msg"]
-        raise UsageError(f"--set {'.'.join(map(str, problem['loc']))}: {what}") from error
+        raise UsageError(f"--set {setting_problem(error)}") from error
+
+
+def _inputs(file: str) -> tuple[Input, ...]:
+    """The events of a file, one a line. Raises BadRecordingError, OSError."""
+    data = Path(file).read_bytes()
+    if kind := other_kind(data):
+        raise BadRecordingError(f"{file} is no file of events but {kind}")
+    found = []
+    for number, line in enumerate(data.removeprefix(BOM).splitlines(), 1):
+        try:
+            found += [decode_input(line)] if line.strip() else []
+        except BadEventError as error:
+            raise BadRecordingError(f"{file}, line {number}: {error}") from error
+    return tuple(found)
 
 
 def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -91,7 +102,7 @@ def _settings(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 
 def _input(old: list[Event], text: str) -> Input:
-    """The input of that version, in the first session or the one that is named before a colon."""
+    """The input with this version, in the first session or in the session named before a colon. Raises UsageError."""
     log, version = log_of(old, text)
     for event in log:
         if str(event.version) == version:
@@ -101,37 +112,39 @@ def _input(old: list[Event], text: str) -> Input:
     raise UsageError(f"--without {text}: there is no such version")
 
 
-def _table(found: list[Compared]) -> list[str]:
-    """What was decided otherwise, over all recordings, and how much of the new ones nobody recorded."""
-    old, new = Counter[str](), Counter[str]()
-    differ = 0
-    for one in found:
-        before, after = one.decisions
-        old, new = old + before, new + after
-        differ += before != after
-    rows = [(name, str(before), str(after)) for name, (before, after) in changed(old, new).items()]
-    before_ms = typical_ms([ms for one in found for ms in waits_ms(one.old)])
-    after_ms = typical_ms([ms for one in found for ms in waits_ms(one.new.events)])
-    if before_ms != after_ms:
-        rows.append(("median wait for an answer, ms", _or_none(before_ms), _or_none(after_ms)))
-    lines = [f"{name:50} {before:>8} → {after:>8}" for name, before, after in rows] or ["no decision changes"]
-    results, simulated = sum(one.new.results for one in found), sum(one.new.simulated for one in found)
-    lines.append(f"{differ} of {len(found)} conversations decide otherwise")
-    lines.append(f"{simulated} of {results} results of services and playback are simulated, the others as recorded")
+def _judged(found: list[Comparison]) -> list[str]:
+    """How much of the new runs is simulated, and which decisions cannot be judged."""
+    results, simulated, moved = (sum(getattr(one, name) for one in found) for name in ("results", "simulated", "moved"))
+    lines = [f"{simulated} of {results} results of services and playback are simulated, the others as recorded"]
+    if moved:
+        lines.append(f"{moved} finals come at another time: by the recogniser's recorded delay after the endpoint")
+    if unjudged := sum(one.unjudged for one in found):
+        lines.append(f"cannot be judged: {unjudged} utterances that are cut or never complete; their words are guessed")
     return lines
 
 
-def _or_none(number: int | None) -> str:
-    return "none" if number is None else str(number)
+def _table(found: list[Comparison]) -> list[str]:
+    """The decisions that differ and the wait for an answer, over all recordings; then the recordings that changed."""
+    rows = [(name, str(before), str(after)) for name, (before, after) in comparison.changes(found).items()]
+    lines = [row(*cells) for cells in rows] or ["no decision changes"]
+    lines.append(row(WAIT, *comparison.waits(found)))
+    if len(found) == 1:
+        return lines
+    changed = sorted((not _decides_otherwise(one), one.source, what) for one in found if (what := _changes(one)))
+    lines.append(f"{sum(_decides_otherwise(one) for one in found)} of {len(found)} conversations decide otherwise")
+    lines += [f"  {source}: {what}" for _, source, what in changed[:MOST_NAMED]]
+    if (more := len(changed) - MOST_NAMED) > 0:
+        lines.append(f"  … and {more} more; --jsonl has a line for each")
+    return lines
 
 
-def _json(one: Compared) -> dict[str, Any]:
-    return {
-        "decisions": {name: [*pair] for name, pair in changed(*one.decisions).items()},
-        "new": [*golden(one.new.events)],
-        "old": [*golden(one.old)],
-        "results": one.new.results,
-        "simulated": one.new.simulated,
-        "source": one.source,
-        "wait_ms": [typical_ms(waits_ms(one.old)), typical_ms(waits_ms(one.new.events))],
-    }
+def _decides_otherwise(one: Comparison) -> bool:
+    old, new = one.decisions
+    return old != new
+
+
+def _changes(one: Comparison) -> str:
+    """What changed in a recording: counts of decisions, and the wait."""
+    parts = [f"{name} {before} → {after}" for name, (before, after) in comparison.changes([one]).items()]
+    before_ms, after_ms = comparison.waits([one])
+    return ", ".join(parts + ([f"wait {before_ms} → {after_ms} ms"] if before_ms != after_ms else []))

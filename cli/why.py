@@ -1,20 +1,27 @@
 """`orch why`: what an event came from, and what would have had to be different."""
 
-from cli.show import events_of, log_of
+import json
+
 from cli.sources import whole
-from cli.terminal import UsageError
 from events.envelope import Event
+from orchestrator.replay.place import event_at
+from orchestrator.replay.replay import events_of
 from orchestrator.replay.why import Cause, Why, why
+from orchestrator.replay.why import as_json as report
 from orchestrator.replay.words import seconds, short
 
 NEEDED = "   ✓ without it, it is decided otherwise"
 
 
-def run(source: str, version: str) -> int:
-    log, number = log_of(events_of(whole(source)), version)
-    if not number.isdigit() or not log:
-        raise UsageError(f"{version!r}: write a version, such as 41 or SESSION:41; `orch show --detailed` names them")
-    for line in lines(why(log, int(number)), log[0].at_us):
+def run(source: str, place: str, *, as_json: bool) -> int:
+    events = events_of(whole(source))
+    event = event_at(events, place)
+    log = [one for one in events if one.session_id == event.session_id]
+    found = why(log, event.version)
+    if as_json:
+        print(json.dumps(report(found), ensure_ascii=False, indent=2))
+        return 0
+    for line in lines(found, log[0].at_us):
         print(line)
     return 0
 

@@ -1,1 +1,1 @@
-"""What it takes to watch a running orch: dashboards, alerts, both drawn from the metrics; a compose file."""
+"""Monitoring of a running orch: dashboards and alerts, generated from the registry of metrics, and a compose file."""

@@ -1,4 +1,4 @@
-"""The alerts, as rules for Prometheus: each says what a caller suffers, and what to do."""
+"""Alert rules for Prometheus. Each says what callers notice and what to do."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from projections.registry import METRICS
 
 @dataclass(frozen=True)
 class Alert:
-    """`holds_for`: so long it must be true before somebody is called."""
+    """One alert. `holds_for`: how long the query must be true before it fires, as a Prometheus duration."""
 
     name: str
     query: str
@@ -27,7 +27,7 @@ ALERTS = (
         "10m",
         "page",
         "One spoken answer in twenty takes more than 1.5 s.",
-        "Look at the stages of the dashboard orch: conversations; the one that grew is to blame.",
+        "Open the dashboard 'orch: conversations'. The stage that grew is the cause.",
     ),
     Alert(
         "OrchTurnsFail",
@@ -35,7 +35,7 @@ ALERTS = (
         "5m",
         "page",
         "More than one turn in twenty fails: the answer cannot be spoken, and callers hear nothing.",
-        "Look at text_to_speech in the service failures of the dashboard; the traces of failed turns say more.",
+        "Check text_to_speech under service failures in the dashboard, then the traces of failed turns.",
     ),
     Alert(
         "OrchFallbackAnswers",
@@ -43,7 +43,7 @@ ALERTS = (
         "5m",
         "page",
         "More than one caller in twenty hears the fallback answer.",
-        "The answer service fails or is too slow; the dashboard says which.",
+        "The answer service fails or is too slow; the dashboard shows which.",
     ),
     Alert(
         "OrchServiceFails",
@@ -52,15 +52,15 @@ ALERTS = (
         "5m",
         "ticket",
         "More than one request in twenty to a service fails or takes too long.",
-        "Ask the service named by the label; traces show its requests.",
+        "Check the service named by the label; traces show its requests.",
     ),
     Alert(
         "OrchSlowToStop",
         f"{quantile(0.95, 'orch.interruption.stop_latency', over='10m')} > 0.3",
         "10m",
         "ticket",
-        "The agent goes on speaking over its callers.",
-        "Look at the event loop lag, then at the policy's interruption rules.",
+        "In one interruption of twenty, the agent speaks on for more than 300 ms.",
+        "Check the event loop lag, then the policy's interruption rules.",
     ),
     Alert(
         "OrchNoShards",
@@ -68,38 +68,38 @@ ALERTS = (
         "1m",
         "page",
         "No node owns a shard, so no call can be taken.",
-        "Do the nodes run? `orch doctor` says what is wrong.",
+        "Check that the nodes run; `orch doctor` says what is wrong.",
     ),
     Alert(
         "OrchRedisDoesNotAnswer",
         f"{METRICS['orch.redis.silence'].prometheus} > 5",
         "30s",
         "page",
-        "Redis does not answer a node: its callers wait, and it takes no new ones.",
-        "Look at Redis: its memory, its disk, its persistence.",
+        "Redis does not answer a node: its callers wait, and it takes no new calls.",
+        "Check the memory, disk and persistence of Redis.",
     ),
     Alert(
         "OrchLostVersions",
         f"{increase('orch.redis.lost_version', '15m')} > 0",
         "0m",
         "page",
-        "Redis has lost what it had committed.",
-        "It failed over or lost its last writes: see docs/guarantees.md; `orch doctor` says how to prevent it.",
+        "Redis has lost committed events.",
+        "It failed over or lost its last writes: see docs/guarantees.md. `orch doctor` says how to prevent it.",
     ),
     Alert(
         "OrchReducerFailures",
         f"{increase('orch.reducer.failure', '15m')} > 0",
         "0m",
         "page",
-        "orch ran into a defect of its own.",
-        "The dead letter holds all that is needed to see it again; please report it.",
+        "orch hit a bug of its own.",
+        "Please report it with the dead letter, which is enough to reproduce it.",
     ),
     Alert(
         "OrchUnrecoverable",
         f"{increase('orch.session.unrecoverable', '15m')} > 0",
         "0m",
         "page",
-        "The log of a conversation cannot be read, so nobody goes on with it.",
+        "The log of a conversation cannot be read, so no node continues it.",
         "The service's log names the session and the reason.",
     ),
     Alert(
@@ -107,46 +107,46 @@ ALERTS = (
         f"{rate('orch.input.dead_letter', over='5m')} > 0",
         "5m",
         "ticket",
-        "Events come that belong to no conversation or cannot be read.",
-        "The dead letters are kept with the reason; a producer sends what it should not.",
+        "A producer sends events that belong to no conversation or cannot be read.",
+        "Read the dead letters: each has its reason.",
     ),
     Alert(
         "OrchLoopLags",
         f"{quantile(0.99, 'orch.eventloop.lag', over='5m')} > 0.1",
         "5m",
         "ticket",
-        "The event loop is late: everything is.",
-        "Too many calls for this machine, or a function of yours that blocks.",
+        "The event loop is late, and every call with it.",
+        "Look for too many calls on this machine, or a blocking function in your agent.",
     ),
     Alert(
         "OrchHistoryLags",
         f"{METRICS['orch.history.lag'].prometheus} > 10",
         "5m",
         "ticket",
-        "The history is more than ten seconds behind; calls are not touched.",
-        "Look at the database. Redis keeps what is not written yet, so look at its memory too.",
+        "The history is more than ten seconds behind; calls are not affected.",
+        "Check the database. Redis keeps unwritten events, so check its memory too.",
     ),
     Alert(
         "OrchHistoryFails",
         f"{rate('orch.history.failure', over='5m')} > 0",
         "10m",
         "ticket",
-        "The history cannot be written; calls are not touched.",
-        "The service's log says why. Redis keeps what is not written yet, so look at its memory too.",
+        "The history cannot be written; calls are not affected.",
+        "The service's log says why. Redis keeps unwritten events, so check its memory too.",
     ),
     Alert(
         "OrchTelemetryDrops",
         f"{rate('orch.telemetry.span.dropped', over='5m')} + {rate('orch.telemetry.event.dropped', over='5m')} > 0",
         "10m",
         "ticket",
-        "Traces have holes; calls are not touched.",
-        "Is the collector there, and does it keep up? What is missing can be exported from the logs.",
+        "Traces have gaps; calls are not affected.",
+        "Check that the collector runs and keeps up. Missing traces can be exported from the logs.",
     ),
 )
 
 
 def rules() -> dict[str, Any]:
-    """A rule file as Prometheus loads it."""
+    """The rule file in Prometheus's format."""
     return {"groups": [{"name": "orch", "rules": [_rule(alert) for alert in ALERTS]}]}
 
 

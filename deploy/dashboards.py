@@ -1,4 +1,4 @@
-"""The Grafana dashboards, from a short description: what is asked, how it is called, in which unit it is shown."""
+"""The Grafana dashboards, generated from a short list of panels: title, queries, unit."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ GOOD_S = 0.8
 
 @dataclass(frozen=True)
 class Panel:
-    """`queries`: legend → PromQL. `lines`: what is good and what is not, drawn as thresholds."""
+    """One panel. `queries`: legend → PromQL. `lines`: thresholds, from good to bad."""
 
     title: str
     queries: dict[str, str]
@@ -42,12 +42,29 @@ CONVERSATIONS = [
     ),
     Panel("Response latency, typed", percentiles(LATENCY, TYPED), "s", lines=(GOOD_S, SLOW_S)),
     Panel("Stages, p95", {"{{stage}}": quantile(0.95, STAGE, "stage")}, "s"),
-    Panel("Turns by how they ended", {"{{outcome}}": rate("orch.turn.count", "outcome")}, "ops", is_stacked=True),
+    Panel("Turns by outcome", {"{{outcome}}": rate("orch.turn.count", "outcome")}, "ops", is_stacked=True),
     Panel("Fallback answers", {"{{reason}}": rate("orch.turn.fallback", "reason")}, "ops", is_stacked=True),
-    Panel("Sounds over the agent", {"{{kind}}": rate("orch.interruption.count", "kind")}, "ops", is_stacked=True),
-    Panel("From the sound to silence", percentiles("orch.interruption.stop_latency"), "s"),
+    Panel(
+        "User sounds while the agent speaks",
+        {"{{kind}}": rate("orch.interruption.count", "kind")},
+        "ops",
+        is_stacked=True,
+    ),
+    Panel("Stop latency: user's sound to silence", percentiles("orch.interruption.stop_latency"), "s"),
     Panel("Services, p95", {"{{service}}": quantile(0.95, "orch.service.duration", "service")}, "s"),
     Panel("Service failures", {"{{service}}": rate("orch.service.duration", "service", where=FAILED)}, "ops"),
+    Panel(
+        "Fallback providers",
+        {"switched": rate("orch.service.switched"), "broken": gauge("orch.service.broken")},
+    ),
+    Panel("Tool calls, p95", {"{{tool}}": quantile(0.95, "orch.tool.duration", "tool")}, "s"),
+    Panel("Tool calls by outcome", {"{{outcome}}": rate("orch.tool.duration", "outcome")}, "ops", is_stacked=True),
+    Panel("Requests to models, p95", {"{{model}}": quantile(0.95, "orch.model.duration", "model")}, "s"),
+    Panel(
+        "Tokens of models",
+        {"{{model}} {{direction}}": rate("orch.model.token.count", "model, direction")},
+        is_stacked=True,
+    ),
     Panel("First chunk of speech", percentiles("orch.speech.first_chunk"), "s"),
     Panel("Length of conversations", percentiles("orch.session.duration"), "s"),
     Panel("Conversations that ended", {"{{reason}}": rate("orch.session.ended", "reason")}, "ops", is_stacked=True),
@@ -55,33 +72,51 @@ CONVERSATIONS = [
 RUNTIME = [
     Panel("Conversations", {"{{instance}}": gauge("orch.session.active", "instance")}, is_stacked=True),
     Panel("Shards owned", {"{{instance}}": gauge("orch.shard.owned", "instance")}, is_stacked=True),
-    Panel("Redis: for how long it has not answered", {"{{instance}}": gauge("orch.redis.silence", "instance")}, "s"),
+    Panel("Redis: time since its last answer", {"{{instance}}": gauge("orch.redis.silence", "instance")}, "s"),
     Panel("Event loop lag", percentiles("orch.eventloop.lag"), "s"),
-    Panel("Events that wait for Redis", {"{{instance}}": gauge("orch.inbox.queued", "instance")}),
+    Panel("Events waiting for Redis", {"{{instance}}": gauge("orch.inbox.queued", "instance")}),
     Panel("Committed events", {"{{type}}": rate("orch.event.count", "type")}, "ops", is_stacked=True),
-    Panel("Changes of phase", {"{{from}} → {{to}}": rate("orch.transition.count", "from, to")}, "ops"),
+    Panel("Phase changes", {"{{from}} → {{to}}": rate("orch.transition.count", "from, to")}, "ops"),
     Panel(
         "Inputs",
         {
             "handled": rate("orch.input.handled"),
             "rejected": rate("orch.input.rejected"),
             "duplicate": rate("orch.input.duplicate"),
+            "late": rate("orch.input.late"),
             "dead letter": rate("orch.input.dead_letter"),
         },
         "ops",
     ),
     Panel(
-        "What nobody wants to see",
+        "Failures and takeovers",
         {
             "taken over": rate("orch.take_over.count"),
             "unrecoverable": rate("orch.session.unrecoverable"),
             "versions lost by Redis": rate("orch.redis.lost_version"),
             "the reducer raised": rate("orch.reducer.failure"),
-            "callers sent away": rate("orch.overflow.count"),
+            "queue overflows": rate("orch.overflow.count"),
+            "media dropped": rate("orch.media.dropped"),
+            "parts that did not end": rate("orch.teardown.stuck"),
+            "lines of the log lost": rate("orch.output.lost"),
         },
         "ops",
     ),
-    Panel("History: how far behind", {"{{instance}}": gauge("orch.history.lag", "instance")}, "s"),
+    Panel(
+        "Admission: who was refused, or waited",
+        {
+            "connections": rate("orch.connection.refused"),
+            "by address": rate("orch.request.refused"),
+            "tokens": rate("orch.access.refused"),
+            "callers": rate("orch.session.refused"),
+            "silent callers": rate("orch.session.silent"),
+            "callers away": rate("orch.session.away"),
+            "floods": rate("orch.client.flood"),
+            "messages that waited": rate("orch.input.delayed"),
+        },
+        "ops",
+    ),
+    Panel("History lag", {"{{instance}}": gauge("orch.history.lag", "instance")}, "s"),
     Panel(
         "History",
         {
@@ -109,7 +144,7 @@ BOARDS = {
 
 
 def board(name: str) -> dict[str, Any]:
-    """A dashboard as Grafana loads it from a file."""
+    """A dashboard in Grafana's file format."""
     title, panels = BOARDS[name]
     return {
         "uid": f"orch-{name}",
@@ -172,6 +207,6 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
 
 
 def _described(panel: Panel) -> str:
-    """What the metrics mean, in the words of the registry."""
+    """Panel description: the registry's meanings of the metrics in its queries."""
     asked = "\n".join(panel.queries.values())
     return "\n".join(metric.meaning for metric in METRICS.values() if metric.prometheus in asked)

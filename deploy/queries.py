@@ -1,13 +1,13 @@
-"""PromQL over metrics of the registry: a name that the registry does not have cannot be asked for."""
+"""Builds PromQL over metrics of the registry. Raises KeyError for a name that the registry does not have."""
 
 from projections.registry import METRICS
 
 RANGE = "$__rate_interval"
-"""Grafana's own; rules have a range of their own."""
+"""Grafana's variable for panels; alert rules pass a fixed range."""
 
 
 def rate(name: str, by: str = "", over: str = RANGE, where: str = "") -> str:
-    """So many per second."""
+    """Events per second."""
     return f"sum{_by(by)} (rate({_series(name)}{_where(where)}[{over}]))"
 
 
@@ -16,20 +16,20 @@ def increase(name: str, over: str, where: str = "") -> str:
 
 
 def quantile(part: float, name: str, by: str = "", over: str = RANGE, where: str = "") -> str:
-    """The value below which such a part of all lies, as the buckets have it."""
+    """Quantile `part` (0 to 1) of a histogram, estimated from its buckets."""
     labels = ", ".join(("le", by) if by else ("le",))
     buckets = f"{METRICS[name].prometheus}_bucket{_where(where)}"
     return f"histogram_quantile({part}, sum by ({labels}) (rate({buckets}[{over}])))"
 
 
 def portions(name: str, by: str, whole: str, over: str = RANGE) -> str:
-    """What each part comes to, spread over the whole: so parts that only some have add up to its mean as well."""
+    """Mean of each part per observation of `whole`; the parts add up to its mean, even if some are missing."""
     parts = f"sum by ({by}) (rate({METRICS[name].prometheus}_sum[{over}]))"
     return f"{parts} / ignoring ({by}) group_left () {rate(whole, over=over)}"
 
 
 def share_within(name: str, limit: float, over: str = RANGE, where: str = "") -> str:
-    """The part of all that took no longer than a limit, which must be a bucket."""
+    """Share (0 to 1) of observations within `limit`, which must be a bucket of the metric."""
     metric = METRICS[name]
     assert limit in metric.buckets, f"{limit} is no bucket of {name}"
     bucket = ",".join(filter(None, (f'le="{limit}"', where)))

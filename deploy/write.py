@@ -1,4 +1,4 @@
-"""Writes what is drawn from the registry of metrics; a test compares. Run: `uv run python -m deploy.write`"""
+"""Writes the generated dashboards and alert rules; a test compares them. Run: `uv run python -m deploy.write`"""
 
 import json
 from pathlib import Path

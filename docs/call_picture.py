@@ -1,4 +1,4 @@
-"""One recorded call as a picture, drawn from its Perfetto export as ui.perfetto.dev would: lanes, slices, causes."""
+"""Draws docs/call.svg: a recorded call from its Perfetto export, in lanes with slices and arrows, like Perfetto."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from projections.spans import spans_of
 
 CALL = Path(__file__).parents[1] / "fixtures" / "real_barge_in.jsonl"
 LEFT, WIDTH, ROW, TOP = 130, 1_000, 22, 44
-"""Pixels: the names of the lanes, the whole picture, a lane, and what is above the first one."""
+"""Pixels: width of the lane names and of the picture, height of a lane and of the space above the first."""
 COLOURS = {
     "phase": "#90a4ae",
     "user": "#66bb6a",
@@ -33,10 +33,10 @@ KINDS = {
 
 @dataclass(slots=True)
 class Slice:
-    """A bar: microseconds from the first event."""
+    """A bar; times are microseconds since the first event."""
 
     lane: str
-    """Each kind of slice has one, and another one where two of a kind overlap."""
+    """Lane index: one per kind of slice, and one more where two of a kind overlap."""
     name: str
     start_us: int
     end_us: int
@@ -45,7 +45,7 @@ class Slice:
 
 @dataclass(slots=True)
 class Trace:
-    """What is drawn of an export."""
+    """The slices and arrows to draw."""
 
     slices: list[Slice] = field(default_factory=list)
     causes: list[tuple[tuple[str, int], tuple[str, int]]] = field(default_factory=list)
@@ -61,7 +61,7 @@ def read(exported: bytes) -> Trace:
                 start_us = event["ts"]
                 trace.slices.append(Slice("phases", event["name"], start_us, start_us + event["dur"], "phase"))
             case "X":
-                lane = event["name"].partition(" ")[0]  # of no length: the arrow that is next begins or ends here
+                lane = event["name"].partition(" ")[0]  # length 0: an end of the next arrow
             case "b":
                 began[event["id"]] = event
             case "e":
@@ -82,12 +82,12 @@ def _is_free(trace: Trace, lane: str, from_us: int) -> bool:
 
 
 def _lane(trace: Trace, kind: str, us: int) -> str:
-    """Where the latest slice of a kind is that had begun by then."""
+    """Lane of the latest slice of a kind that had begun by this time."""
     return max((one.start_us, one.lane) for one in trace.slices if one.lane.startswith(kind) and one.start_us <= us)[1]
 
 
 def draw(trace: Trace) -> str:
-    """The SVG; a lane for each kind of slice, in the order in which they begin."""
+    """The SVG, with a lane for each kind of slice, in order of start."""
     lanes = list(dict.fromkeys(one.lane for one in trace.slices))
     kinds = list(dict.fromkeys(lane.partition(" ")[0] for lane in lanes))
     lanes.sort(key=lambda lane: kinds.index(lane.partition(" ")[0]))
@@ -121,7 +121,7 @@ def _axis(end_us: int, height: int, x: Any) -> Iterator[str]:
 
 
 def _bar(one: Slice, left: float, right: float, top: int) -> str:
-    """With its name where there is room, and its length for who points at it."""
+    """A bar with its name if there is room, and its duration as tooltip."""
     width = max(1.5, round(right - left, 1))
     label, took_ms = escape(one.name), (one.end_us - one.start_us) / 1e3
     name = f'<text x="{left + 3}" y="{top + 15}">{label}</text>' if width > 6.5 * len(one.name) else ""
@@ -132,6 +132,6 @@ def _bar(one: Slice, left: float, right: float, top: int) -> str:
 
 
 def picture() -> str:
-    """The call that the page about traces shows."""
+    """The picture of docs/observability.md."""
     events = list(parse(CALL.read_bytes(), CALL.name).events())
     return draw(read(perfetto(events, spans_of(events))))

@@ -1,10 +1,10 @@
-"""The table of docs/observability.md, drawn from the registry of metrics."""
+"""Generates the table of docs/observability.md from the registry of metrics."""
 
-from projections.registry import METRICS, Metric
+from projections.registry import METRICS, MOST_NAMES, OTHER, Metric
 
 
 def table() -> str:
-    """Every metric, as OpenTelemetry and as Prometheus call it."""
+    """One row per metric, with its OpenTelemetry and Prometheus names."""
     lines = [
         f"| `{one.name}` | `{one.prometheus}` | {_kind(one)} | {_labels(one)} | {one.meaning} |"
         for one in METRICS.values()
@@ -18,5 +18,9 @@ def _kind(metric: Metric) -> str:
 
 def _labels(metric: Metric) -> str:
     return "; ".join(
-        f"{label}: {', '.join(known) or '(bounded by the code)'}" for label, known in metric.labels.items()
+        f"{label}: {', '.join(known) or _unlisted(metric, label)}" for label, known in metric.labels.items()
     )
+
+
+def _unlisted(metric: Metric, label: str) -> str:
+    return f"(at most {MOST_NAMES} names, then {OTHER})" if label == metric.named else "(bounded by the code)"

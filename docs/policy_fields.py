@@ -1,4 +1,4 @@
-"""Draws the policy's table of fields and its JSON Schema from the model, with the docstrings below its fields."""
+"""Generates the policy's table of fields and its JSON Schema from the model and the docstrings of its fields."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ def schema() -> dict[str, Any]:
 
 
 def table() -> str:
-    """Each part with its fields: default, what is allowed, meaning."""
+    """A table per part of the policy: field, default, allowed values, meaning."""
     return "\n".join(
         f"\n### {name}\n\n{part['description']}\n\n| field | default | allowed | meaning |\n|---|---|---|---|\n"
         + "\n".join(_row(field) for field in part["properties"].values())
@@ -49,7 +49,7 @@ def _allowed(field: dict[str, Any]) -> str:
 
 
 def _docstrings() -> dict[tuple[str, str], str]:
-    """What stands below each field, by class and field. Pydantic could collect it too, at 20 ms for each import."""
+    """Docstrings of the fields, by class and field. Pydantic could collect them, but adds 20 ms to each import."""
     classes = (node for node in ast.parse(inspect.getsource(policy)).body if isinstance(node, ast.ClassDef))
     said = dict[tuple[str, str], str]()
     for node in classes:

@@ -1,4 +1,4 @@
-"""The state machine as a diagram and, cell by cell, in the words of the decisions' own docstrings."""
+"""Writes docs/state-machine.md: the diagram, and a table per phase with the decisions' docstrings."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -8,14 +8,13 @@ from orchestrator.session.fsm import LIVE, TABLE, TIMERS, Cell, edges
 
 HEAD = """# The state machine
 
-Drawn from the table in orchestrator/session/fsm.py, which has a cell for each phase and event: a decision, an ignore,
-or a rejection with its reason. What is not drawn changes no phase.
+Generated from the table in orchestrator/session/fsm.py, which has a cell for each phase and event: a decision, an
+ignore, or a rejection with its reason. The diagram shows only cells that can change the phase.
 """
 CELLS = """## What happens to each event in each phase
 
-TIMER_FIRED leads to the decision of its timer. A result whose command is not outstanding is stale: rejected before it
-gets here. An event that is not named for a phase is recorded and rejected. In NEW only SESSION_OPENED counts, in ENDED
-nothing.
+TIMER_FIRED runs the decision of its timer. A result whose command is not outstanding is stale, and rejected before this
+table. An event that a phase does not list is recorded and rejected. NEW accepts only SESSION_OPENED, ENDED nothing.
 """
 
 
@@ -29,7 +28,7 @@ def page() -> str:
 
 
 def mermaid() -> str:
-    """The state diagram; edges between the same phases share one arrow."""
+    """The Mermaid state diagram; edges between the same phases share one arrow."""
     lines = ["stateDiagram-v2", "    [*] --> NEW"]
     for (before, after), same in groupby(sorted((a, c, b) for a, b, c in edges()), key=lambda edge: edge[:2]):
         labels = "<br>".join(label for *_, label in same)
@@ -50,7 +49,7 @@ def _rows(phase: str) -> Iterator[str]:
 
 
 def _words(name: str, cell: Cell) -> str:
-    """The first paragraph of a decision's docstring without the event it begins with; empty: not expected here."""
+    """First paragraph of the decision's docstring, without the leading event name; empty for an unexpected event."""
     if isinstance(cell, str):
         return "" if cell.startswith(name) else f"rejected: {cell}"
     if cell is None:

@@ -1,4 +1,4 @@
-"""Writes the pages that are drawn from the code; a test compares. Run: `uv run python -m docs.write`"""
+"""Writes the pages that are generated from the code; a test compares them. Run: `uv run python -m docs.write`"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The canonical encoding: one event is one line of JSON with sorted keys, and reading it back checks everything."""
+"""The canonical encoding of events: one event is one line of JSON with sorted keys. Decoding checks everything."""
 
 from collections.abc import Callable
 from functools import cache, reduce
@@ -8,17 +8,16 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from events import derived, inputs  # noqa: F401 - what they define is found by its base
+from events import derived, inputs, journal
 from events.envelope import Derived, Event, Input, Result
 from events.upcast import upcast
 
 
 def _types(base: type[Event]) -> dict[str, type[Event]]:
-    def leaves(cls: type[Event]) -> list[type[Event]]:
-        below = cls.__subclasses__()
-        return [leaf for sub in below for leaf in leaves(sub)] if below else [cls]
-
-    return {leaf.model_fields["type"].default: leaf for leaf in leaves(base) if "type" in leaf.model_fields}
+    """Type → class of the events with this base, in the order of their modules."""
+    defined = (*vars(inputs).values(), *vars(journal).values(), *vars(derived).values())
+    events = [kind for kind in defined if isinstance(kind, type) and issubclass(kind, base)]
+    return {kind.model_fields["type"].default: kind for kind in events if "type" in kind.model_fields}
 
 
 INPUTS: dict[str, type[Event]] = _types(Input)
@@ -39,7 +38,7 @@ def _adapter() -> TypeAdapter[Any]:
 
 
 def prepare() -> None:
-    """Build all models now. Left to first use, the first turn of a service would pay some milliseconds for it."""
+    """Build all models now. Otherwise the first turn of a service would take some milliseconds longer."""
     for model in (*INPUTS.values(), *DERIVED.values()):
         model.model_rebuild()
     _adapter()
@@ -64,8 +63,8 @@ def decode(line: bytes | str) -> Event:
 
 
 def _decode_as_it_says(line: bytes) -> Event | None:
-    """Read a canonical line by the model of its type: a third faster than by the union, which looks for the type in
-    every form of JSON. None: no such luck; a wrong guess cannot succeed, since each model demands its own type.
+    """Read a canonical line with the model of its type, a third faster than with the union, which finds the type in any
+    form of JSON. None: the line is not canonical or not valid. A wrong type cannot succeed: each model checks its own.
     """
     start = line.rfind(_TYPE) + len(_TYPE)
     try:
@@ -75,7 +74,7 @@ def _decode_as_it_says(line: bytes) -> Event | None:
 
 
 class _Readers(dict[bytes, Callable[[bytes], Event]]):
-    """By the name of a type what reads it. A model is built when the first event of it is read."""
+    """Name of a type → its decoder. Builds a model when its first event is read."""
 
     def __missing__(self, name: bytes) -> Callable[[bytes], Event]:
         read: Callable[[bytes], Event] = _KINDS[name].__pydantic_validator__.validate_json
@@ -95,7 +94,7 @@ def decode_input(line: bytes | str) -> Input:
 
 
 def _decode_older(line: bytes | str, problem: ValidationError | None) -> Event:
-    """The slow path: the line is of another schema version, or wrong."""
+    """The slow path, for a line of another schema version or an invalid line. Raises BadEventError."""
     try:
         raw = from_json(line)
     except ValueError as error:
@@ -121,7 +120,7 @@ def _decode_older(line: bytes | str, problem: ValidationError | None) -> Event:
 
 
 def _in_words(error: ValidationError) -> str:
-    """The first few problems of a validation, short enough for a log line, and never with the value itself."""
+    """The first three problems of a validation, short enough for a log line, and without the invalid values."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     parts = [f"{'.'.join(_name(p) for p in e['loc'][1:] or e['loc'])}: {e['msg']}" for e in problems[:3]]
     more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
@@ -129,5 +128,5 @@ def _in_words(error: ValidationError) -> str:
 
 
 def _name(part: str | int) -> str:
-    """A field's name, which a producer may have made up: short, and on one line."""
+    """A field's name, shortened to one line: it may be any text from a producer."""
     return "".join(c if c.isprintable() else "?" for c in str(part)[:60])

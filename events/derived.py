@@ -79,6 +79,8 @@ class UserInterrupted(Derived):
     Prints: `🔴 User interrupted (reason)`. Late or twice: cannot be. Test: test_case_2_is_a_contiguous_slice.
     """
 
+    lane = "USER"
+
     playback_id: Id
     reason: Note
     text: Text = ""
@@ -94,6 +96,8 @@ class AnswerEnded(Derived):
     `[TTS] Playing...`, failed nothing (the phase names the reason). Late or twice: cannot be.
     Test: test_playback_done_returns_to_listening.
     """
+
+    lane = "PLAYBACK"
 
     chunks: Count
     heard_ms: Count

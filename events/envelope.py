@@ -1,19 +1,23 @@
-"""What every event carries besides its payload, and the rules all models share."""
+"""Base classes of all events: the fields that every event carries, and the rules that all models share."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-# Bounds keep a hostile or broken producer out of the log: what exceeds them is a dead letter with the reason.
+# Bounds keep a hostile or broken producer out of the log: an event that exceeds them is a dead letter with the reason.
 Id = Annotated[str, StringConstraints(max_length=200)]
 Key = Annotated[str, StringConstraints(max_length=1_000)]
-"""An identifier made of other identifiers, so it always has room for them."""
+"""An identifier composed of other identifiers; its limit leaves room for them."""
 Text = Annotated[str, StringConstraints(max_length=8_000)]
 Note = Annotated[str, StringConstraints(max_length=500)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A whole number that JavaScript can read too. No event carries a float: two machines must agree on each digit."""
 Milliseconds = Annotated[int, Field(ge=0, le=24 * 3600 * 1000)]
 """A length of audio or a position in it; a day at most, so that no sum of them leaves the range of Count."""
+
+ADDED = Field(exclude_if=lambda value: not value)
+"""Marks a field that came after the first release. It is written only where it is not its default, so the lines of
+older recordings keep their bytes."""
 
 
 class Event(BaseModel):
@@ -38,7 +42,9 @@ class Event(BaseModel):
     version: Count = 0
 
     blank: ClassVar[dict[str, Any]]
-    """Every field in its place, with its default."""
+    """All fields with their defaults, in sorted order."""
+    lane: ClassVar[Literal["", "USER", "STT", "THINK", "TTS", "PLAYBACK"]] = ""
+    """The lane of a timeline in which the event stands; empty: none."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -48,13 +54,13 @@ class Event(BaseModel):
 
     @classmethod
     def made(cls, fields: dict[str, Any]) -> Self:
-        """An event of the program's own making, in a third of the time: nothing is checked, so all that has no default
-        must be given and right. What comes from outside is read by codec.decode, which checks everything.
+        """Create an event without validation, in a third of the time. Only for values from this program: pass every
+        field without a default, with a valid value. Read events from outside with codec.decode, which validates them.
         """
         return holding(cls, cls.blank | fields)
 
     def but(self, **fields: Any) -> Self:
-        """A copy in which some fields are other ones; unchecked, as `made`."""
+        """A copy with some fields replaced; unchecked, like `made`."""
         return holding(type(self), {**self.__dict__, **fields})
 
 
@@ -62,7 +68,7 @@ E = TypeVar("E", bound=Event)
 
 
 def holding(kind: type[E], fields: dict[str, Any]) -> E:
-    """Fill pydantic's own slots, as its model_construct does; a frozen model refuses the plain way."""
+    """Create an event by filling pydantic's slots, as model_construct does: a frozen model refuses setattr."""
     event = _new(kind)
     _set_fields(event, fields)
     _set_fields_set(event, _NONE_SET)
@@ -82,10 +88,17 @@ _set_private = BaseModel.__dict__["__pydantic_private__"].__set__
 class Input(Event):
     """An event that came from outside the reducer: from a producer, through the inbox."""
 
+    told_by: ClassVar[Literal["Client", "Speech", "Services", "Player", "Timers"]] = "Client"
+    """The column of a sequence diagram from which the event comes."""
+
     handler_id: Id = ""
     observed_at_us: Count = 0
     producer: Id = ""
     producer_seq: Count = 0
+
+
+class ConnectionInput(Input):
+    """An input that only the session's owner node can report: from another node, it is late."""
 
 
 class Result(Input):
@@ -93,12 +106,42 @@ class Result(Input):
     kind that the command waits for, about the same timer or playback; else it is stale.
     """
 
+    answers: ClassVar[frozenset[str] | None] = None
+    """Names of the commands that the result can answer; None: every request of the current task, which
+    ends with its turn.
+    """
+    about: ClassVar[str] = ""
+    """The field that repeats the target of the command; empty: there is none."""
+    is_last: ClassVar[bool] = False
+    """Whether the command is no longer outstanding after the result."""
+    ends_stage: ClassVar[bool] = False
+    """Whether the measured time of the stage ends with the result: the service has delivered."""
+
     command_id: Key
     elapsed_us: Count = 0
 
 
+class ServiceResult(Result):
+    """The outcome of a request to a service."""
+
+    told_by = "Services"
+    lane = "THINK"
+    is_last = True
+    ends_stage = True
+
+
+class PlaybackResult(Result):
+    """A step of synthesis or playback."""
+
+    answers = frozenset({"PlayFiller", "Speak"})
+    about = "playback_id"
+    told_by = "Player"
+
+    playback_id: Id
+
+
 class Derived(Event):
-    """An event that the reducer said about an input; its `cause` is that input's event id."""
+    """An event that the reducer derives from an input; its `cause` is the input's event id."""
 
 
 Via = Literal["speech", "text"]

@@ -1,15 +1,29 @@
-"""The inputs: everything that can happen to a session from outside its reducer.
+"""The input events: everything that can reach a session from outside its reducer.
 
 Each docstring answers five questions: who says it, what it changes, which line it prints in the golden log, what it
 means late or twice, and which test shows it. "Twice" is always the same for an event with a `producer_seq`: the
 repetition leaves no trace but a counter.
 """
 
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from events.envelope import Count, Id, Input, Milliseconds, Note, Result, Text, Via
+from events.envelope import (
+    ADDED,
+    ConnectionInput,
+    Count,
+    Id,
+    Input,
+    Milliseconds,
+    Note,
+    PlaybackResult,
+    Result,
+    ServiceResult,
+    Text,
+    Via,
+)
 
 
 class SpokenWord(BaseModel):
@@ -25,16 +39,23 @@ class SessionOpened(Input):
     """A conversation begins, under this policy (whole, nothing left to defaults).
 
     Says: the gateway that accepted the call. Changes: NEW becomes IDLE. Prints: `🟢 IDLE`.
-    Late or twice: rejected, the first policy stays; so is one whose policy cannot be read.
+    Late or twice: rejected, the first policy stays; so is one whose policy or state schema cannot be read.
     Test: test_case_1_is_a_whole_log.
     """
 
+    grant: Annotated[dict[str, JsonValue], Field(exclude_if=not_)] = {}  # noqa: RUF012 - pydantic copies it
+    """What the client's token allows (orchestrator/grant.py), with a hash of its subject. Not recorded if empty, as in
+    all sessions of before.
+    """
     policy: dict[str, JsonValue]
     reducer_version: Id = ""
+    schema_version: Count = 2
+    state_schema: Annotated[int, Field(ge=1, le=1_000)] = 1
+    """The state schema of the program that opened the session. It selects the fields that `state_hash` covers."""
     type: Literal["SESSION_OPENED"] = "SESSION_OPENED"
 
 
-class ClientConnected(Input):
+class ClientConnected(ConnectionInput):
     """A browser or terminal is connected to the session's control channel.
 
     Says: the gateway. Changes: IDLE becomes LISTENING, and the greeting is due; later it only takes note (a reconnect).
@@ -47,10 +68,10 @@ class ClientConnected(Input):
     type: Literal["CLIENT_CONNECTED"] = "CLIENT_CONNECTED"
 
 
-class ClientDisconnected(Input):
+class ClientDisconnected(ConnectionInput):
     """The control channel is gone; the client may come back within the policy's grace.
 
-    Says: the gateway. Changes: arms the `reconnect` timer. Prints: nothing.
+    Says: the gateway. Changes: arms the `reconnect` timer; no audio is awaited meanwhile. Prints: nothing.
     Late or twice: ignored when it names a client that was replaced.
     Test: test_a_client_that_stays_away_ends_the_session.
     """
@@ -60,7 +81,7 @@ class ClientDisconnected(Input):
     type: Literal["CLIENT_DISCONNECTED"] = "CLIENT_DISCONNECTED"
 
 
-class HandlerAttached(Input):
+class HandlerAttached(ConnectionInput):
     """A media connection (mic in, agent audio out) serves the session; `handler_id` names it.
 
     Says: the gateway, before the SDP answer leaves. Changes: answers are spoken, no longer only shown; a greeting that
@@ -72,14 +93,17 @@ class HandlerAttached(Input):
     type: Literal["HANDLER_ATTACHED"] = "HANDLER_ATTACHED"
 
 
-class HandlerDetached(Input):
+class HandlerDetached(ConnectionInput):
     """The media connection ended.
 
-    Says: the media layer. Changes: answers are shown as text again. Prints: nothing.
-    Late or twice: ignored when the handler was replaced. Test: test_detaching_a_replaced_handler_changes_nothing.
+    Says: the media layer. Changes: what is being said goes on where it was heard, over the call that follows, else as
+    text. A filler is over. Prints: nothing. Late or twice: ignored when the handler was replaced.
+    Test: test_a_lost_call_is_spoken_on_from_where_it_was_heard.
     """
 
     reason: Note = ""
+    unheard_ms: Annotated[Milliseconds, ADDED] = 0
+    """How long the caller had not heard the agent by then, as its silence shows: speech of that time is repeated."""
     type: Literal["HANDLER_DETACHED"] = "HANDLER_DETACHED"
 
 
@@ -92,6 +116,9 @@ class SpeechStarted(Input):
     Test: test_speech_interrupts_speaking.
     """
 
+    told_by = "Speech"
+    lane = "USER"
+
     media_ms: Count = 0
     type: Literal["SPEECH_STARTED"] = "SPEECH_STARTED"
 
@@ -103,6 +130,9 @@ class SpeechStopped(Input):
     SPEAKING a paused playback will go on unless words follow. Prints: nothing.
     Late or twice: the timer is armed anew. Test: test_endpointing_waits_then_finishes_the_utterance.
     """
+
+    told_by = "Speech"
+    lane = "USER"
 
     duration_ms: Milliseconds = 0
     media_ms: Count = 0
@@ -117,6 +147,9 @@ class SttPartial(Input):
     Late or twice: the last one counts.
     Test: test_step_1_a_partial_opens_no_turn.
     """
+
+    told_by = "Speech"
+    lane = "STT"
 
     is_complete: bool = False
     """The recogniser itself thinks that the utterance is complete (a final grammar state, an eager end of turn)."""
@@ -134,12 +167,46 @@ class SttFinal(Input):
     producer has just said; one in INTERRUPT is held. Test: test_step_3_listening_becomes_thinking.
     """
 
+    told_by = "Speech"
+    lane = "STT"
+
     text: Text
     type: Literal["STT_FINAL"] = "STT_FINAL"
     via: Via = "speech"
 
 
-class IntentResolved(Result):
+class HearingFailed(Input):
+    """Speech-to-text broke, or gave no final in time; it is opened again.
+
+    Says: the media layer. Changes: where an utterance was lost, LISTENING asks for it again; when that happens too
+    often in a row, the agent says goodbye. Elsewhere it counts. Prints: `🔴 SPEAKING (unheard)`.
+    Late or twice: counts again. Test: test_an_utterance_that_was_lost_is_asked_for_again.
+    """
+
+    error: Note
+    is_utterance_lost: bool = False
+    """Whether the user said something, or is speaking. Otherwise no words were lost, and the user need not know."""
+    type: Literal["HEARING_FAILED"] = "HEARING_FAILED"
+
+
+class ProviderSwitched(Input):
+    """A service of this session is another provider's from now on: of several, one failed, was late, or is back.
+
+    Says: the ports. Changes: nothing; it tells readers of the log who said what follows. Prints: nothing.
+    Late or twice: counts again. Test: test_a_switch_of_providers_changes_nothing.
+    """
+
+    told_by = "Services"
+    lane = "THINK"
+
+    provider: Note
+    reason: Note = ""
+    """Why another provider was given up; empty when the first choice is back."""
+    service: Literal["intent", "answer", "text-to-speech", "speech-to-text"]
+    type: Literal["PROVIDER_SWITCHED"] = "PROVIDER_SWITCHED"
+
+
+class IntentResolved(ServiceResult):
     """The intent service answered.
 
     Says: the ClassifyIntent effect. Changes: half of the join that ends THINKING; asked early, it is kept for the turn.
@@ -147,25 +214,47 @@ class IntentResolved(Result):
     Late or twice: stale, recorded without effect. Test: test_step_5_both_results_are_awaited.
     """
 
+    answers = frozenset({"ClassifyIntent"})
+
     confidence_permille: Count = 0
     intent: Note
     type: Literal["INTENT_RESOLVED"] = "INTENT_RESOLVED"
 
 
-class RagAnswered(Result):
-    """The answer service answered.
+class AnswerText(ServiceResult):
+    """A sentence or clause of an answer that is still being written, with its blanks: the texts join without more.
 
-    Says: the AnswerQuestion effect. Changes: half of the join that ends THINKING; asked early, it is kept for the turn.
-    Prints: through PROCESSING_COMPLETE.
+    Says: the AnswerQuestion effect. Changes: the first is half of the join that ends THINKING, and SPEAKING says the
+    others after it; asked early, they are kept for the turn. Prints: the first through PROCESSING_COMPLETE.
+    Late or twice: stale; one whose index is not the next is rejected.
+    Test: test_an_answer_is_spoken_while_it_is_written.
+    """
+
+    answers = frozenset({"AnswerQuestion"})
+    is_last = False
+    ends_stage = False
+
+    index: Count
+    text: Text
+    type: Literal["ANSWER_TEXT"] = "ANSWER_TEXT"
+
+
+class RagAnswered(ServiceResult):
+    """The answer service answered; after texts (ANSWER_TEXT), their answer is complete and `answer` is empty.
+
+    Says: the AnswerQuestion effect. Changes: half of the join that ends THINKING, or the end of what SPEAKING says;
+    asked early, it is kept for the turn. Prints: through PROCESSING_COMPLETE.
     Late or twice: stale, recorded without effect. Test: test_step_5_both_results_are_awaited.
     """
+
+    answers = frozenset({"AnswerQuestion"})
 
     answer: Text
     sources: tuple[Note, ...] = ()
     type: Literal["RAG_ANSWERED"] = "RAG_ANSWERED"
 
 
-class ServiceFailed(Result):
+class ServiceFailed(ServiceResult):
     """A service refused, broke or timed out; `error` says how, in words.
 
     Says: the effect that asked. Changes: intent: go on without; answer: the fallback; speech: back to LISTENING; the
@@ -178,59 +267,62 @@ class ServiceFailed(Result):
     type: Literal["SERVICE_FAILED"] = "SERVICE_FAILED"
 
 
-class TtsChunkReady(Result):
+class TtsChunkReady(PlaybackResult):
     """A chunk of synthesised speech is there; the audio itself never enters the log.
 
     Says: the Speak effect. Changes: the first withdraws the `tts` deadline; each counts, and its words tell later what
     was heard. Prints: through ANSWER_ENDED.
-    Late or twice: stale. Test: test_chunks_are_counted.
+    Late or twice: stale; said again of an answer in texts, it counts once. Test: test_chunks_are_counted.
     """
 
     duration_ms: Milliseconds
     index: Count
-    playback_id: Id
+    text_index: Annotated[Count, ADDED] = 0
+    """The text of the answer (ANSWER_TEXT) whose speech this is; 0 where the answer came as a whole."""
     type: Literal["TTS_CHUNK_READY"] = "TTS_CHUNK_READY"
     words: Annotated[tuple[SpokenWord, ...], Field(max_length=500)] = ()
     """The words that begin in this chunk, where the synthesiser says so."""
 
 
-class TtsComplete(Result):
+class TtsComplete(PlaybackResult):
     """All speech of an answer is synthesised: so many chunks, so much audio.
 
     Says: the Speak effect. Changes: the `playback` deadline is set from the known length. Prints: nothing.
     Late or twice: stale. Test: test_the_playback_deadline_follows_the_audio.
     """
 
+    lane = "TTS"
+    ends_stage = True
+
     chunks: Count
     duration_ms: Milliseconds
-    playback_id: Id
     type: Literal["TTS_COMPLETE"] = "TTS_COMPLETE"
 
 
-class PlaybackStarted(Result):
+class PlaybackStarted(PlaybackResult):
     """The first audio frame of a playback left for the client (or the text was shown).
 
     Says: the player. Changes: the playback's position begins. Prints: nothing. Late or twice: stale.
     Test: test_playback_progress_is_remembered.
     """
 
-    playback_id: Id
+    lane = "PLAYBACK"
+
     type: Literal["PLAYBACK_STARTED"] = "PLAYBACK_STARTED"
 
 
-class PlaybackProgress(Result):
+class PlaybackProgress(PlaybackResult):
     """So much of a playback has been played, in media time.
 
     Says: the player, about once a second. Changes: the heard position. Prints: nothing.
     Late or twice: the highest counts. Test: test_playback_progress_is_remembered.
     """
 
-    playback_id: Id
     position_ms: Milliseconds
     type: Literal["PLAYBACK_PROGRESS"] = "PLAYBACK_PROGRESS"
 
 
-class PlaybackDone(Result):
+class PlaybackDone(PlaybackResult):
     """A playback ended by itself; `confirmed_by` says whether the client said so or a timer had to.
 
     Says: the player. Changes: the answer's end: SPEAKING becomes LISTENING, after the last words ENDED; a filler's:
@@ -239,8 +331,9 @@ class PlaybackDone(Result):
     Test: test_playback_done_returns_to_listening.
     """
 
+    is_last = True
+
     confirmed_by: Literal["client", "timer"]
-    playback_id: Id
     position_ms: Milliseconds = 0
     type: Literal["PLAYBACK_DONE"] = "PLAYBACK_DONE"
 
@@ -265,6 +358,11 @@ class TimerFired(Result):
     Says: the timers of the owner. Changes: whatever its `target` is for. Prints: the phase it leads to, a deadline
     with its name in brackets. Late or twice: stale. Test: test_a_withdrawn_timer_is_stale.
     """
+
+    answers = frozenset({"StartTimer"})
+    about = "target"
+    told_by = "Timers"
+    is_last = True
 
     target: Id
     type: Literal["TIMER_FIRED"] = "TIMER_FIRED"

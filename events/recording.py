@@ -1,7 +1,9 @@
-"""Recordings: the log of one or more sessions in a file that outlives the service.
+"""Reads and writes recordings: the logs of one or more sessions in a JSONL file.
 
-JSONL: the first line is a header, each further line one event in canonical encoding. The events of a step stand
-together, an input first. A recording with `"derived": false` holds inputs alone; replay completes it.
+The first line is a header, each further line one event in canonical encoding. The events of a step are consecutive,
+starting with an input. A recording with `"derived": false` has only inputs; replay derives the other events.
+
+The encoding is UTF-8. A byte order mark and Windows line ends, which editors and git add, are ignored.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from events.codec import BadEventError, decode
 from events.envelope import Event, Input
+from events.file_kinds import BOM, other_kind
+
+MOST_LINE_BYTES = 4 * 1024 * 1024
+"""Limit for the length of a line. The bounds of the fields keep every event below it."""
 
 
 class BadRecordingError(ValueError):
@@ -21,7 +27,7 @@ class BadRecordingError(ValueError):
 
 
 class Header(BaseModel):
-    """The first line: what the file is, and which reducer wrote it."""
+    """The first line: format of the file, and version of the reducer that wrote it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -30,13 +36,13 @@ class Header(BaseModel):
     format_version: Literal[1] = 1
     reducer_version: str = ""
     sha256: str = ""
-    """Of all lines after this one, each with its end; empty, as in a file that a person wrote: nobody has counted."""
+    """Checksum of all later lines with their line ends; empty: none, as in a hand-written file."""
     story: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recording as it stands in the file: `lines[i]` is line i + 2, undecoded."""
+    """A recording with undecoded events: `lines[i]` is line i + 2 of the file."""
 
     name: str
     header: Header
@@ -54,18 +60,21 @@ class Recording:
 
 
 def parse(data: bytes, name: str) -> Recording:
-    """Read a recording's bytes; events are decoded later. Raises BadRecordingError."""
+    """Read a recording from bytes. Does not decode its events. Raises BadRecordingError."""
     header, lines = stream([data], name)
     return Recording(name, header, tuple(lines))
 
 
 def stream(blocks: Iterable[bytes], name: str, *, may_be_cut: bool = False) -> tuple[Header, Iterator[bytes]]:
-    """Read a recording as it comes: the header, and the lines after it, one by one. `may_be_cut`: a last line that has
-    no end is left out, as it is when the writer crashed. Raises BadRecordingError, also from the iterator.
+    """Read a recording from a stream: the header, and an iterator of the lines after it. `may_be_cut`: leave out a last
+    line without a line end, as a crashed writer leaves it. Raises BadRecordingError, also from the iterator.
     """
     data, rest = b"", iter(blocks)
-    while b"\n" not in data and (block := next(rest, b"")):
+    while b"\n" not in data and len(data) <= MOST_LINE_BYTES and (block := next(rest, b"")):
         data += block
+    if kind := other_kind(data):
+        raise BadRecordingError(f"{name} is not a recording but {kind}")
+    data = data.removeprefix(BOM)
     if not data.strip() and not any(block.strip() for block in rest):
         raise BadRecordingError(f"{name}: the file is empty; a recording starts with a header line")
     head, _, data = data.partition(b"\n")
@@ -73,6 +82,8 @@ def stream(blocks: Iterable[bytes], name: str, *, may_be_cut: bool = False) -> t
 
 
 def _header(line: bytes, name: str) -> Header:
+    if len(line) > MOST_LINE_BYTES:
+        raise BadRecordingError(f"{name}, line 1: not the header of a recording: {len(line)} bytes without a line end")
     try:
         return Header.model_validate_json(line)
     except ValidationError as error:
@@ -80,14 +91,22 @@ def _header(line: bytes, name: str) -> Header:
         where = ".".join(str(part) for part in problem["loc"])
         raise BadRecordingError(
             f"{name}, line 1: not the header of a recording: {where + ': ' if where else ''}{problem['msg']}"
+            + ("" if line.lstrip().startswith(b"{") else "; `orch export SESSION -o FILE` writes a recording")
         ) from error
 
 
 def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool) -> Iterator[list[bytes]]:
-    """The lines of one block after the other."""
+    """For each block, the lines that end in it, without their line ends. Raises BadRecordingError."""
     number, cut = 1, b""
     for block in blocks:
+        if b"\r" in block:  # JSON allows \r only between values
+            block = block.replace(b"\r", b"")
         *whole, cut = (cut + block).split(b"\n")
+        if max(map(len, whole), default=0) > MOST_LINE_BYTES or len(cut) > MOST_LINE_BYTES:
+            at = next((at for at, line in enumerate(whole) if len(line) > MOST_LINE_BYTES), len(whole))
+            raise BadRecordingError(
+                f"{name}, line {number + at + 1}: longer than {MOST_LINE_BYTES // 1024} KiB, which no event is"
+            )
         if not all(whole):
             yield whole[: whole.index(b"")]
             raise BadRecordingError(f"{name}, line {number + whole.index(b'') + 1}: empty line")
@@ -111,7 +130,9 @@ def sealed(header: Header, lines: Iterable[bytes]) -> bytes:
 
 
 def steps(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """Each an input and what was decided on it. What stands before the first input, in a damaged log, is one, too."""
+    """Split a log into steps: an input with the events derived from it. Events before the first input, as in a damaged
+    log, are a step, too.
+    """
     step: list[Event] = []
     for event in events:
         if step and isinstance(event, Input):

@@ -5,9 +5,11 @@ from typing import Any
 
 Raw = dict[str, Any]
 
-UPCASTERS: dict[tuple[str, int], Callable[[Raw], Raw]] = {}
-"""(event type, version it lifts from) → a pure function to the next version. Every schema ever released is still at
-version 1, so there is none yet; a schema change adds one here and keeps a recording of the old version in fixtures/."""
+UPCASTERS: dict[tuple[str, int], Callable[[Raw], Raw]] = {
+    ("SESSION_OPENED", 1): lambda raw: raw | {"state_schema": 1},
+}
+"""(event type, version it lifts from) → a pure function to the next version. A schema change adds one here and keeps a
+recording of the old version in fixtures/released/."""
 
 
 def upcast(raw: Raw, current: int) -> Raw:

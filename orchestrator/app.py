@@ -1,56 +1,77 @@
-"""The composition root: the only place where parts are wired."""
+"""The composition root: wires all parts of the service; no other module does."""
 
 import asyncio
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from errno import EADDRINUSE
+from socket import (
+    AF_INET6,
+    AI_PASSIVE,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    gaierror,
+    socket,
+)
 from types import TracebackType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from aiohttp import web
+from prometheus_client.exposition import choose_encoder
 from redis.exceptions import RedisError
-from sqlalchemy.engine import URL
 
 from events.envelope import Event
+from events.inputs import ProviderSwitched
+from orchestrator.gateway.access.guard import Authenticate
+from orchestrator.gateway.access.setup import check_of
+from orchestrator.gateway.door import Connections, listening
+from orchestrator.gateway.ice_servers import IceServers
 from orchestrator.gateway.server import Gateway
-from orchestrator.media.handler import MediaHandler, OfferRefused
+from orchestrator.gateway.tls import tls
+from orchestrator.line_writer import LineWriter, lost_lines
+from orchestrator.media.handler import MediaHandler
 from orchestrator.media.settings import MediaSettings
 from orchestrator.policy_file import PolicyFileError, read_policy
-from orchestrator.runtime.effects import Services
-from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.history import HistoryKeeper
+from orchestrator.port_filling import fill_ports, users_ports
+from orchestrator.runtime.history.supervisor import HistoryKeeper
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
-from orchestrator.services.http_clients import HttpAnswer, HttpIntent, open_session
-from orchestrator.services.http_speech import HttpTextToSpeech
-from orchestrator.services.ports import SpeechToTextPort
-from orchestrator.services.reference.answers import FolderAnswers
-from orchestrator.services.reference.content import Content, load_content
-from orchestrator.services.reference.intent import PhraseIntents
-from orchestrator.services.reference.recognition import SphinxRecognition
-from orchestrator.services.reference.server import ReferenceServer
-from orchestrator.services.reference.speech import EspeakSpeech
-from orchestrator.services.speech_functions import speech_to_text_port, text_to_speech_port
-from orchestrator.services.text_functions import answer_port, intent_port
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
+from orchestrator.safe_log import SAFE_LOG, guard_our_loggers
+from orchestrator.safe_text import MOST_OF_AN_ERROR
+from orchestrator.services.fallback import Health, Switch
+from orchestrator.services.ports import AnswerPort
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
 from projections.golden_log import GoldenLog
-from projections.history.store import BadDatabaseError, History, database_url
 from projections.quiet import Quiet
 from projections.registry import METRICS
 from projections.telemetry import Telemetry
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
 logger = logging.getLogger(__name__)
 
+PAGE_S = 1.0
 STEPS_READ = 16
-"""Of the log of a session that was taken over, for its trace: less than two milliseconds of decoding at a time."""
+"""Steps read at a time from the log of a session after a takeover, for its trace: less than 2 ms of decoding."""
 
 
 class Orchestrator:
     """The whole service. `async with Orchestrator(settings) as service:` runs it; `service.url` is its address.
 
-    Each port may be filled by a function or object of the user's (docs/services.md); else by the URL in the settings;
-    else by the embedded reference service. Raises SettingsError, NoRedisServerError, ServiceError, RedisError, OSError.
+    Each port uses the user's function or object if one is given (docs/services.md), else the URL in the settings, else
+    the embedded reference service (extra `demo`). A list is a fallback: the next one is asked when one fails or is
+    late. `authenticate` decides who may come in (docs/security.md), in place of the keys in the settings. `print_line`
+    gets each line of the golden log in a separate thread: calls do not wait for it. `console` starts `orch console` on
+    the first request for it and returns its URL. Raises TypeError for a thing that cannot fill its port, SettingsError,
+    NoRedisServerError, ServiceError, RedisError, OSError.
     """
 
     def __init__(
@@ -61,18 +82,33 @@ class Orchestrator:
         answer: object = None,
         text_to_speech: object = None,
         speech_to_text: object = None,
+        authenticate: Authenticate | None = None,
         print_line: Callable[[str], None] | None = None,
+        console: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environment()
+        SAFE_LOG.mask = not self.settings.is_private
+        guard_our_loggers()
         self.url = ""
+        self.operators_url = ""
+        """Where metrics and readiness are without a token; empty unless ORCH_OPERATORS is set."""
         self.redis_url = ""
-        self._own = {"intent": intent, "answer": answer, "tts": text_to_speech, "stt": speech_to_text}
-        self._print_line = print_line
+        self._own = users_ports(intent=intent, answer=answer, tts=text_to_speech, stt=speech_to_text)
+        self._health = Health(self._switched)
+        self._authenticate = authenticate
+        self.print_line = print_line
+        self.console = console
+        self._lines: LineWriter | None = None
         self._golden = GoldenLog()
         self._masked = None if self.settings.is_private else GoldenLog(mask=True)
         self._stack = AsyncExitStack()
         self._history: HistoryKeeper | None = None
         self._quiet = Quiet()
+
+    @property
+    def own_answers(self) -> Sequence[AnswerPort]:
+        """The answer services that the program gave, first choice first; empty: those of the settings answer."""
+        return self._own["answer"]
 
     async def __aenter__(self) -> "Orchestrator":
         try:
@@ -89,10 +125,17 @@ class Orchestrator:
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
-        database = _database(settings)
+        if self.print_line is not None:
+            self._lines = LineWriter(self.print_line, "the golden log", logger.warning)
+            stack.push_async_callback(asyncio.to_thread, self._lines.close)
+        await _refuse_a_port_in_use(settings.host, settings.port)
+        check = check_of(settings, self._authenticate)
+        stack.push_async_callback(check.close)
+        database = await asyncio.to_thread(_database, settings)
         policy = await asyncio.to_thread(_read_policy, settings)
-        services = await self._fill_ports()
-        self.redis_url = settings.redis_url or await stack.enter_async_context(EmbeddedRedis(settings.data_dir))
+        services = await fill_ports(settings, policy, self._own, stack, self._health)
+        embedded = EmbeddedRedis(settings.data_dir, settings.redis_memory_mb, alone=True)
+        self.redis_url = settings.redis_url or await stack.enter_async_context(embedded)
         self.node = Node(self.redis_url, services, observer=self._committed, policy=policy)
         self._telemetry = telemetry = Telemetry(
             self._present,
@@ -102,28 +145,46 @@ class Orchestrator:
             with_content=settings.trace_content,
             quiet=self._quiet,
         )
+        self._pages = SharedPages(telemetry.page)
         stack.push_async_callback(telemetry.close)
         telemetry.start()
         stack.push_async_callback(self.node.stop)
-        media = MediaSettings(ice_host_addresses=settings.ice_host_addresses)
+        media = MediaSettings(
+            ice_host_addresses=settings.ice_host_addresses,
+            public_address=settings.public_address,
+            udp_ports=settings.udp_ports,
+            language=settings.language,
+        )
         await _warm_up(media)
         gateway = Gateway(
             self.node,
             services,
             media=media,
-            allowed_origins=frozenset(settings.allowed_origins),
+            allowed_origins=settings.allowed_origins,
+            allowed_hosts=settings.allowed_hosts,
+            is_private=settings.is_private,
             max_sessions=settings.max_sessions,
+            inputs_per_minute=settings.inputs_per_minute,
             metrics=self._metrics,
+            authenticate=check.authenticate,
+            is_development=check.is_development,
+            trusted_proxies=settings.trusted_proxies,
+            ice_servers=IceServers(settings.ice_servers, settings.turn_secret),
+            console=None if self._authenticate else self.console,  # it is another process and cannot call the check
         )
-        await self._listen(gateway.app())
-        self.node.address = settings.address or ("" if settings.is_everywhere else self.url)  # known only now
+        await self._listen(gateway)
+        self.node.address = settings.address or (
+            "" if settings.is_everywhere else self.url
+        )  # the port is known only after listening
         await self.node.start()
         await self._keep_history(database)
-        stack.push_async_callback(self.node.drain)  # first of all, while we can still tell clients where to go
+        stack.push_async_callback(
+            self.node.drain
+        )  # runs first on shutdown, while clients can still be sent to other nodes
         gc.collect()
-        gc.freeze()  # what is there now stays: collecting it again and again would cost calls some milliseconds
+        gc.freeze()  # exclude objects of the startup from collections: scanning them delays calls by some milliseconds
 
-    async def _keep_history(self, database: URL) -> None:
+    async def _keep_history(self, database: "URL") -> None:
         node = self.node
         self._history = HistoryKeeper(
             self.redis_url,
@@ -135,40 +196,59 @@ class Orchestrator:
         self._stack.push_async_callback(self._history.stop)
         await self._history.start()
 
-    async def _listen(self, app: web.Application) -> None:
-        runner = web.AppRunner(app, shutdown_timeout=5.0)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, self.settings.host, self.settings.port).start()
-        host, port = runner.addresses[0][:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    async def _listen(self, gateway: Gateway) -> None:
+        settings = self.settings
+        context = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            context = await self._stack.enter_async_context(tls(settings.tls_cert, settings.tls_key))
+        serving = listening(gateway.app(), gateway.connections, settings.host, settings.port, context)
+        self.url = _url("https" if context else "http", await self._stack.enter_async_context(serving))
+        if settings.operators:
+            at = urlsplit(f"//{settings.operators}")
+            few = Connections(0, self.node.counters)
+            serving = listening(gateway.operators_app(), few, at.hostname or "", at.port or 0)
+            self.operators_url = _url("http", await self._stack.enter_async_context(serving))
 
     def _committed(self, live: LiveSession, event: Event) -> None:
-        """The golden log of the service, what the session's client is shown, metrics and traces."""
+        """Pass a committed event to traces, metrics, the session's client and the golden log."""
         self._quiet.note()
         self._telemetry.note(event)
         line = self._golden.line(event)
         if live.client is not None:
             live.client.committed(event, line)
         printed = self._masked.line(event) if self._masked else line
-        if self._print_line is not None and printed is not None:
-            self._print_line(printed)
+        if self._lines is not None and printed is not None:
+            self._lines.put(printed)
 
     def _present(self) -> dict[str, float]:
-        """What gauges and the runtime's counters say now."""
+        """The current values of the gauges and of the runtime's counters."""
         node = self.node
+        node.counters["lost_lines"] = lost_lines()
+        node.counters["provider_switches"] = self._health.switches
         counted = {metric.name: node.counters[metric.counted] for metric in METRICS.values() if metric.counted}
         return {
             "orch.session.active": len(node.sessions),
             "orch.shard.owned": len(node.shards),
             "orch.inbox.queued": node.queued,
             "orch.redis.silence": node.redis_silence_s,
+            "orch.service.broken": self._health.broken,
             "orch.history.lag": self._history.lag_s if self._history else 0,
             **counted,
         }
 
+    def _switched(self, switch: Switch) -> None:
+        """Record in the session's log that one of its services is another provider's from now on."""
+        if switch.session_id:
+            event = ProviderSwitched(
+                session_id=switch.session_id,
+                service=switch.service,
+                provider=switch.provider[:MOST_OF_AN_ERROR],
+                reason=switch.reason[:MOST_OF_AN_ERROR],
+            )
+            self.node.report(event)
+
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = await self._telemetry.page(request.headers.get("Accept", ""))
+        body, content_type = await self._pages.page(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _log_of(self, session_id: str, first: int) -> list[Event]:
@@ -178,48 +258,63 @@ class Orchestrator:
             logger.warning("no trace of %s: its log cannot be read: %s", session_id, error)
             return []
 
-    async def _fill_ports(self) -> Services:
-        settings, own = self.settings, self._own
-        content = await asyncio.to_thread(load_content, settings.content_dir)
-        http = await self._stack.enter_async_context(open_session())
-        reference = ""
-        if not (
-            (own["intent"] or settings.intent_url)
-            and (own["answer"] or settings.answer_url)
-            and (own["tts"] or settings.tts_url)
-        ):
-            reference = await self._start_reference(content)
-        return Services(
-            intent=intent_port(own["intent"]) if own["intent"] else HttpIntent(http, settings.intent_url or reference),
-            answer=answer_port(own["answer"]) if own["answer"] else HttpAnswer(http, settings.answer_url or reference),
-            text_to_speech=(
-                text_to_speech_port(own["tts"]) if own["tts"] else HttpTextToSpeech(http, settings.tts_url or reference)
-            ),
-            speech_to_text=await self._speech_to_text(content),
-        )
 
-    async def _start_reference(self, content: Content) -> str:
-        """The embedded reference services, behind the same HTTP contracts as anybody else's; their base URL."""
-        speech = EspeakSpeech()
-        if not (self._own["tts"] or self.settings.tts_url):
-            await speech.start()
-        answers = FolderAnswers(content)
-        self._stack.callback(answers.close)
-        server = ReferenceServer(PhraseIntents(content.intents, content.fillers), answers, speech)
-        await self._stack.enter_async_context(server)
-        return server.base_url
-
-    async def _speech_to_text(self, content: Content) -> SpeechToTextPort:
-        if self._own["stt"]:
-            return speech_to_text_port(self._own["stt"])
-        recognition = SphinxRecognition(content.phrases(), mode=self.settings.recognizer)
-        return await self._stack.enter_async_context(recognition)
-
-
-def _database(settings: Settings) -> URL:
-    """Where the history is kept. The process that keeps it opens it: a service whose database is away takes calls."""
+async def _refuse_a_port_in_use(host: str, port: int) -> None:
+    """Check that the port is free before anything starts, so that the error comes at once. Raises OSError."""
+    where = f"port {port} of {host or 'this machine'}"
+    loop = asyncio.get_running_loop()
     try:
-        return History(database_url(settings.sql_url, settings.data_dir)).url  # made, to know that there is a driver
+        for family, _, _, _, address in await loop.getaddrinfo(host or None, port, type=SOCK_STREAM, flags=AI_PASSIVE):
+            with socket(family, SOCK_STREAM) as probe:
+                probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+                if family == AF_INET6:
+                    probe.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except gaierror as error:
+        raise OSError(error.errno, f"the host {host!r} is no address of this machine: {error.strerror}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == EADDRINUSE:
+            reason = (
+                "it is in use; is another orch running? Choose another one with --port, or --port 0 for any free one"
+            )
+        raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
+
+
+def _url(scheme: str, at: tuple[str, int]) -> str:
+    host, port = at
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+class SharedPages:
+    """Caches /metrics for one second: each page takes 20 ms of work."""
+
+    def __init__(self, make: Callable[[str], Awaitable[tuple[bytes, str]]]) -> None:
+        self._make = make
+        self._making = asyncio.Lock()
+        self._made: dict[str, tuple[float, tuple[bytes, str]]] = {}
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        _, content_type = choose_encoder(accept)
+        loop = asyncio.get_running_loop()
+        async with self._making:
+            made_s, page = self._made.get(content_type, (-PAGE_S, (b"", "")))
+            if loop.time() - made_s >= PAGE_S:
+                page = await self._make(accept)
+                self._made[content_type] = loop.time(), page
+        return page
+
+
+def _database(settings: Settings) -> "URL":
+    """The URL of the history's database. Does not connect: the service takes calls while the database is down.
+
+    Raises SettingsError.
+    """
+    # A third of the time that importing this module took: a program that only makes an Orchestrator does without.
+    from projections.history.store import BadDatabaseError, History, database_url
+
+    try:
+        return History(database_url(settings.sql_url, settings.data_dir)).url  # History checks that there is a driver
     except BadDatabaseError as error:
         raise SettingsError(f"ORCH_SQL_URL: {error}") from error
 
@@ -227,8 +322,8 @@ def _database(settings: Settings) -> URL:
 async def _warm_up(media: MediaSettings) -> None:
     try:
         await MediaHandler.warm_up(media)
-    except (OfferRefused, OSError) as error:
-        logger.warning("no voice call can be set up here, so there are typed ones alone: %s", error)
+    except Exception as error:  # noqa: BLE001 - whatever the libraries lack here; typed conversations need none of it
+        logger.warning("no voice call can be set up here, so there are typed ones alone: %r", error)
 
 
 def _read_policy(settings: Settings) -> Policy:

@@ -1,7 +1,8 @@
-"""Reads a YAML or JSON file into a plain value, and remembers where in the file each part of it stands."""
+"""Reads a YAML or JSON file into a plain value, with the line of each of its parts."""
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import Any, Final, TypeAlias
 import yaml
 from yaml.reader import ReaderError
 
-Place: TypeAlias = tuple[str | int, ...]
-"""The names and positions that lead to a value of the file."""
+from events.file_kinds import other_kind
 
+Place: TypeAlias = tuple[str | int, ...]
+"""The path to a value in the file: names of mappings, positions in lists."""
+
+_MOST_BYTES: Final = 256 * 1024
+_DEEPEST: Final = 40
 _TAG: Final = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, at which place, in which line (0: nobody knows)."""
+    """A mistake in a file, with its place and line (0: unknown)."""
 
     what: str
     place: Place = ()
@@ -26,7 +31,7 @@ class Problem:
 
 
 class MarkedFileError(Exception):
-    """A file has no value, for this reason."""
+    """A file cannot be read as a value; the message is the reason."""
 
     def __init__(self, what: str, line: int = 0) -> None:
         super().__init__(what)
@@ -35,19 +40,19 @@ class MarkedFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MarkedFile:
-    """What a file says (None: nothing), and the names that it has twice."""
+    """The value of a file (None: empty), and the names that stand in it twice."""
 
     value: Any
     repeated: tuple[Problem, ...] = ()
     node: yaml.Node | None = None
-    """The same with its lines, if it is YAML."""
+    """The same value with its lines; None for JSON."""
 
     def line(self, place: Place) -> int:
-        """Where the value at a place begins, or is named; 0: nobody knows."""
+        """The line where the value at a place begins, or where its name stands; 0: unknown."""
         return self._find(place)[1]
 
     def written(self, place: Place) -> str | None:
-        """A value as it is written, such as `yes` for true; None: nobody knows, or it stands in quotes."""
+        """A value as written in the file, such as `yes` for true; None: unknown, or written in quotes."""
         node = self._find(place)[0]
         return node.value if isinstance(node, yaml.ScalarNode) and node.style is None else None
 
@@ -56,9 +61,11 @@ class MarkedFile:
         line = _line(node) if node is not None else 0
         for step in place:
             if isinstance(node, yaml.MappingNode):
-                key, node = next(pair for pair in reversed(node.value) if pair[0].value == step)
-                line = _line(key)
-            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+                pair = next((pair for pair in reversed(node.value) if pair[0].value == step), None)
+                if pair is None:  # a place from pydantic need not exist in the file
+                    return None, line
+                node, line = pair[1], _line(pair[0])
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
                 node = node.value[step]
                 line = _line(node)
         return node, line
@@ -71,22 +78,28 @@ def read_marked(path: Path) -> MarkedFile:
     if reader is None:
         raise MarkedFileError(f"its name must end with {', '.join(readers)}")
     try:
-        return reader(path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise MarkedFileError(f"it is longer than {_MOST_BYTES // 1024} KiB")
+        if kind := other_kind(data):
+            raise MarkedFileError(f"it is not text in UTF-8: it is {kind}")
+        return reader(data.decode("utf-8-sig"))
     except OSError as error:
         raise MarkedFileError(f"it cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise MarkedFileError("it is not text in UTF-8") from error
+        raise MarkedFileError("it is not text in UTF-8", data.count(b"\n", 0, error.start) + 1) from error
     except RecursionError as error:
         raise MarkedFileError("it is nested too deeply") from error
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that remembers which names it had twice."""
+    """A JSON object that remembers its repeated names."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.repeated = [name for name in self if names.count(name) > 1]
+        names = (name for name, _ in pairs)
+        self.repeated = [name for name, times in Counter(names).items() if times > 1]
 
 
 def _read_json(text: str) -> MarkedFile:
@@ -109,12 +122,29 @@ def _repeated(value: Any, place: Place = ()) -> Iterator[Place]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and without surprises of YAML 1.1: 010 is not octal, 1:30 is not ninety, a date is a text."""
+    """A safe loader without the surprises of YAML 1.1: 010 is not octal, 1:30 is not 90, a date is a text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 -- the library's own table
         first: [(tag, rule) for tag, rule in rules if tag not in (f"{_TAG}int", f"{_TAG}timestamp", f"{_TAG}value")]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node as usual, but refuse tags and bound the depth: time would grow with its square."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        if tag := getattr(event, "tag", None):
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            raise MarkedFileError(f"a tag such as {tag} has no meaning here", line)
+        if self._depth == _DEEPEST:
+            raise MarkedFileError("it is nested too deeply")
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,30})$"), list("-+0123456789"))
@@ -123,7 +153,6 @@ _Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?(?:0|[1-9][0-9_]{0
 def _read_yaml(text: str) -> MarkedFile:
     loader = None
     try:
-        _refuse_tags(text)
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
@@ -136,20 +165,15 @@ def _read_yaml(text: str) -> MarkedFile:
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise MarkedFileError(f"it is not YAML: {error.reason}", line) from error
+    except (ValueError, OverflowError) as error:  # such as "\U00110000", which is no character
+        raise MarkedFileError(f"it is not YAML: {error}") from error
     finally:
         if loader is not None:
             loader.dispose()
 
 
-def _refuse_tags(text: str) -> None:
-    for event in yaml.parse(text, Loader=_Loader):
-        if tag := getattr(event, "tag", None):
-            line = event.start_mark.line + 1 if event.start_mark else 0
-            raise MarkedFileError(f"a tag such as {tag} has no meaning here", line)
-
-
 def _tidy(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[Problem]:
-    """Make every name a text (YAML reads `on` as true), and find those that a mapping has twice."""
+    """Make every name a text (YAML reads `on` as true), and yield the names that a mapping has twice."""
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))

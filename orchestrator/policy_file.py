@@ -1,4 +1,4 @@
-"""Reads a policy from a YAML or JSON file, and says in words what is wrong with it."""
+"""Reads a policy from a YAML or JSON file, and explains each mistake in the file."""
 
 import json
 import re
@@ -15,6 +15,8 @@ from orchestrator.policy_schema import allowed, policy_fields
 from orchestrator.session.policy import Policy
 
 _LONGEST_QUOTE: Final = 60
+_MOST_PROBLEMS: Final = 50
+"""Limit of reported problems: a longer list is not read, and each explanation takes time."""
 _NAME: Final = re.compile(r"[\w.-]+")
 
 
@@ -23,7 +25,7 @@ class PolicyFileError(ValueError):
 
 
 def read_policy(path: Path) -> Policy:
-    """The policy in a .yaml, .yml or .json file; what the file leaves out has its default. Raises PolicyFileError."""
+    """The policy in a .yaml, .yml or .json file. Omitted fields have their defaults. Raises PolicyFileError."""
     try:
         file = read_marked(path)
     except MarkedFileError as error:
@@ -31,15 +33,26 @@ def read_policy(path: Path) -> Policy:
     try:
         policy = Policy.model_validate(_policy(file.value))
     except ValidationError as error:
-        problems = [_problem(file, details) for details in error.errors(include_url=False)]
-        raise _error(path, [*file.repeated, *problems]) from error
+        found = error.errors(include_url=False)
+        problems = [_problem(file, details) for details in found[:_MOST_PROBLEMS]]
+        if more := found[_MOST_PROBLEMS:]:
+            problems.append(Problem(f"and {len(more)} more problems"))
+        raise _error(path, [*file.repeated[:_MOST_PROBLEMS], *problems]) from error
     if file.repeated:
-        raise _error(path, file.repeated)
+        raise _error(path, file.repeated[:_MOST_PROBLEMS])
     return policy
 
 
+def setting_problem(error: ValidationError) -> str:
+    """The first problem of a change of policy: `interruption.min_word: there is no such field; did you mean …`."""
+    problem = error.errors(include_url=False)[0]
+    is_unknown = problem["type"] == "extra_forbidden"
+    what = f"there is no such field; {did_you_mean(problem['loc'])}" if is_unknown else problem["msg"]
+    return f"{'.'.join(map(str, problem['loc']))}: {what}"
+
+
 def _policy(value: Any) -> Any:
-    """Without what is as good as left out: parts whose fields are all commented out, and the editor's `$schema`."""
+    """Remove parts whose fields are all commented out, and the editor's `$schema`."""
     if not isinstance(value, dict):
         return {} if value is None else value
     empty = {name for name in Policy.model_fields if value.get(name, ...) is None}
@@ -61,7 +74,8 @@ def _path(place: Place) -> str:
 
 
 def _named(name: str) -> str:
-    return name if _NAME.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    short = name if len(name) <= _LONGEST_QUOTE else f"{name[:_LONGEST_QUOTE]}…"
+    return short if _NAME.fullmatch(name) else json.dumps(short, ensure_ascii=False)
 
 
 def _problem(file: MarkedFile, details: ErrorDetails) -> Problem:
@@ -72,7 +86,7 @@ def _problem(file: MarkedFile, details: ErrorDetails) -> Problem:
 def _explain(file: MarkedFile, details: ErrorDetails) -> str:
     place, kind, value = details["loc"], details["type"], details["input"]
     if kind == "extra_forbidden":
-        return f"there is no such field; {_meant(place)}"
+        return f"there is no such field; {did_you_mean(place)}"
     expected = _expected(place, kind)
     if not expected:
         return details["msg"].removeprefix("Value error, ")
@@ -83,7 +97,7 @@ def _explain(file: MarkedFile, details: ErrorDetails) -> str:
 
 
 def _expected(place: Place, kind: str) -> str:
-    """What may stand at a place, in words; empty: the problem is another one."""
+    """Describe the values allowed at a place; empty if the problem is not about the value there."""
     fields = policy_fields()
     is_rule = kind in ("assertion_error", "value_error")
     match place:
@@ -94,8 +108,13 @@ def _expected(place: Place, kind: str) -> str:
         case (str(part), str(name)) if not is_rule or "anyOf" in fields[part][name]:
             return allowed(name, fields[part][name])
         case (str(part), str(name), int()):
-            return allowed(name, fields[part][name]["anyOf"][1]["items"])
+            return allowed(name, next((one["items"] for one in _kinds(fields[part][name]) if "items" in one), {}))
     return ""
+
+
+def _kinds(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The alternative schemas of a value."""
+    return schema.get("anyOf") or [schema]
 
 
 def _found(value: Any, written: str | None) -> str:
@@ -111,8 +130,8 @@ def _found(value: Any, written: str | None) -> str:
     return f"a text of {len(value)} characters" if isinstance(value, str) else f"{quoted[:_LONGEST_QUOTE]}…"
 
 
-def _meant(place: Place) -> str:
-    """What may have been meant by a name that does not exist."""
+def did_you_mean(place: Place) -> str:
+    """Suggest existing names for an unknown name."""
     fields, name = policy_fields(), str(place[-1])
     paths = {f"{part}.{field}": field for part, inner in fields.items() for field in inner}
     beside = list(fields) if len(place) == 1 else list(fields[str(place[0])])
@@ -120,6 +139,8 @@ def _meant(place: Place) -> str:
         part, _, field = name.partition(".")
         return f"write {field} below {part}"
     elsewhere = [path for path, field in paths.items() if field == name]
+    if len(name) > _LONGEST_QUOTE:
+        return f"there are {', '.join(beside)}"
     close = get_close_matches(name, beside, n=1)
     if meant := elsewhere or close:
         return f"did you mean {' or '.join(meant)}?"

@@ -1,5 +1,6 @@
-"""What a policy file may say: as a JSON Schema for editors, and in words for people."""
+"""Describes the fields of a policy file: as a JSON Schema for editors, and as text for error messages."""
 
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel, BeforeValidator
@@ -9,7 +10,7 @@ from orchestrator.session.phrases import BACKCHANNELS, backchannels_of
 from orchestrator.session.policy import Policy
 
 _NO_LIMIT: Final = 2**53
-"""A bound that only a machine cares about is not worth a word."""
+"""A maximum from this on is a technical limit and is not mentioned."""
 
 
 def policy_schema() -> dict[str, Any]:
@@ -24,13 +25,14 @@ def policy_schema() -> dict[str, Any]:
     }
 
 
+@cache
 def policy_fields() -> dict[str, dict[str, dict[str, Any]]]:
     """The JSON Schema of each field, by part and name."""
     return {name: part["properties"] for name, part in _parts().items()}
 
 
 def allowed(name: str, schema: dict[str, Any]) -> str:
-    """What a field may be, in words; empty: there are none for it."""
+    """Describe the values that a field allows; empty if there is no description."""
     if "anyOf" in schema:
         languages, phrases = schema["anyOf"]
         return f"{allowed(name, phrases)}, or a language ({', '.join(languages['enum'])})"
@@ -55,7 +57,7 @@ def _parts() -> dict[str, dict[str, Any]]:
 
 
 def _part(name: str, part: Any) -> dict[str, Any]:
-    """A part whose fields are all commented out is null in YAML, and as good as one that is left out."""
+    """The schema of a part. Allows null: YAML reads a part with all fields commented out as null."""
     assert issubclass(part, BaseModel), "the policy consists of parts"
     schema: dict[str, Any] = part.model_json_schema()
     for field, info in part.model_fields.items():

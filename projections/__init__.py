@@ -1,1 +1,1 @@
-"""Projections: anything computed from committed events, and disposable."""
+"""Projections: views computed from committed events. They can be thrown away and rebuilt."""

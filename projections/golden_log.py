@@ -1,9 +1,10 @@
-"""The golden log: one formatter from events to the lines of target-flow.md, used live, by tail and by replay."""
+"""The golden log: formats events as the lines of docs/target-flow.md. The service, `orch tail` and replay share it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from events import derived
+from events import derived, journal
 from events.envelope import Event
+from orchestrator.safe_text import one_line
 
 MARKS = {
     "IDLE": "🟢",
@@ -16,23 +17,26 @@ MARKS = {
 
 
 class GoldenLog:
-    """Folds committed events into lines. With `mask`, the users' words are replaced by their length."""
+    """Formats committed events as lines. `mask` replaces users' words with their length. `with_tools` adds lines of
+    tool calls and of responses of the agent's model.
+    """
 
-    def __init__(self, *, mask: bool = False) -> None:
+    def __init__(self, *, mask: bool = False, with_tools: bool = False) -> None:
         self._mask = mask
+        self._work = WorkLines(self._words) if with_tools else None
         self._interrupted: set[str] = set()
-        """Sessions whose next turn is the first after an interruption."""
+        """Sessions interrupted since their last turn; their next turn is marked `(new user input)`."""
 
     def line(self, event: Event) -> str | None:
-        """The line that an event prints, or None."""
-        said = self._say(event)
-        return None if said is None else f"[{_one_line(event.session_id)}] {said}"
+        """The line for an event, or None for most types."""
+        said = self._say(event) or (self._work.line(event) if self._work is not None else None)
+        return None if said is None else f"[{one_line(event.session_id)}] {said}"
 
     def _say(self, event: Event) -> str | None:
         match event:
             case derived.StateChanged():
                 return f"{MARKS[event.to_phase]} {event.to_phase}" + (
-                    f" ({_one_line(event.reason)})" if event.reason else ""
+                    f" ({one_line(event.reason)})" if event.reason else ""
                 )
             case derived.TurnStarted():
                 return f"STT FINAL | text={self._words(event.text)}" + self._new_input(event.session_id)
@@ -46,7 +50,7 @@ class GoldenLog:
                 self._interrupted.add(event.session_id)
                 return f"🔴 User interrupted ({event.reason})"
             case derived.SessionEnded():
-                self._interrupted.discard(event.session_id)  # a service runs for months
+                self._interrupted.discard(event.session_id)  # or the set would grow for months
                 return None
             case derived.CommandIssued(name="CancelTask"):
                 return "Cancelling current task"
@@ -60,18 +64,42 @@ class GoldenLog:
         return "  (new user input)"
 
     def _words(self, text: str) -> str:
-        return f"<{len(text)} characters>" if self._mask else _one_line(text)
+        return f"<{len(text)} characters>" if self._mask else one_line(text)
 
 
-def golden(events: Iterable[Event]) -> list[str]:
-    """The golden log of some events."""
-    formatter = GoldenLog()
+class WorkLines:
+    """The lines of the agent's work: tool calls and what became of them, and responses of its model."""
+
+    def __init__(self, words: Callable[[str], str]) -> None:
+        self._words = words
+        self._tools: dict[tuple[str, str], str] = {}
+        """Session and call id → tool, of calls that are open."""
+        self._asked: journal.ToolCalled | None = None
+        """The last call, which the next event may reject."""
+
+    def line(self, event: Event) -> str | None:
+        """The line for an event, without its session, or None."""
+        match event:
+            case journal.ToolCalled():
+                self._asked = event
+                return f"Tool {one_line(event.name)}({self._words(event.arguments)})"
+            case derived.EventRejected() if self._asked is not None and event.cause == self._asked.event_id:
+                return f"Tool {one_line(self._asked.name)} ✗ {one_line(event.reason)}"
+            case derived.CommandIssued(name="RunTool", payload=payload):
+                self._tools[event.session_id, event.target] = one_line(str(payload.get("tool")))
+            case derived.CommandIssued(name="CancelStage"):
+                tool = self._tools.pop((event.session_id, event.target), None)
+                return tool and f"Tool {tool} ✗ cancelled"
+            case journal.ToolReturned() if event.cause:  # without a cause it was stale
+                tool = self._tools.pop((event.session_id, event.call_id), "")
+                outcome = f"✗ {self._words(event.error)}" if event.error else f"→ {self._words(event.result)}"
+                return f"Tool {tool} {outcome}"
+            case journal.ModelResponded() if event.cause:
+                return f"Model {one_line(event.model)} ({event.input_tokens}→{event.output_tokens} tokens)"
+        return None
+
+
+def golden(events: Iterable[Event], *, with_tools: bool = False) -> list[str]:
+    """The golden log of these events."""
+    formatter = GoldenLog(with_tools=with_tools)
     return [line for event in events if (line := formatter.line(event)) is not None]
-
-
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
-
-
-def _one_line(text: str) -> str:
-    """One line whatever the text holds: what a user says must never forge a line or drive a terminal."""
-    return " ".join(text.translate(_CONTROLS).split())

@@ -1,4 +1,4 @@
-"""From committed events and closed spans to the measurements of registry.py: pure, and the labels bounded."""
+"""Computes the measurements of registry.py from committed events and closed spans. Pure; label values are bounded."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,27 +16,27 @@ _SERVICES = frozenset({names.INTENT, names.ANSWER, names.FILLER, names.TEXT_TO_S
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A value of a metric: of a histogram what is recorded, of a counter what is added."""
+    """One value: an observation for a histogram, an increment for a counter."""
 
     metric: str
     value: float
     labels: Labels = ()
     of: Span | None = None
-    """The span in which it can be looked at."""
+    """The span to attach as an exemplar."""
 
 
 def of_events(events: Iterable[Event]) -> Iterator[Measurement]:
-    """How often what happened."""
+    """Count events by type, and phase changes."""
     found = Counter[tuple[str, Labels]]()
     for event in events:
-        found["orch.event.count", (("type", event.type),)] += 1  # type: ignore[attr-defined] # all but the base have one
+        found["orch.event.count", (("type", event.type),)] += 1  # type: ignore[attr-defined] # every concrete event has a type
         if isinstance(event, StateChanged):
             found["orch.transition.count", (("from", event.from_phase), ("to", event.to_phase))] += 1
     return (Measurement(metric, count, labels) for (metric, labels), count in found.items())
 
 
 def of_span(span: Span) -> Iterator[Measurement]:
-    """How long what took, and how it ended."""
+    """Durations and outcomes from a closed span."""
     length_s = (span.end_us - span.start_us) / 1e6
     match span.name:
         case names.TURN:
@@ -50,6 +50,11 @@ def of_span(span: Span) -> Iterator[Measurement]:
             if names.STOP_LATENCY_MS in span.attributes:
                 stop_s = int(span.attributes[names.STOP_LATENCY_MS]) / 1e3
                 yield _measured("orch.interruption.stop_latency", stop_s, span)
+        case _ if span.attributes.get(names.OPERATION) == names.EXECUTE_TOOL:
+            outcome, tool = str(span.attributes[names.OUTCOME]), str(span.attributes[names.TOOL_NAME])
+            yield _measured("orch.tool.duration", length_s, span, outcome=outcome, tool=tool)
+        case _ if span.attributes.get(names.OPERATION) == names.CHAT:
+            yield from _of_request(span, length_s)
         case name if name in _SERVICES:
             outcome = str(span.attributes[names.OUTCOME])
             yield _measured("orch.service.duration", length_s, span, outcome=outcome, service=name)
@@ -67,6 +72,14 @@ def _of_turn(turn: Span) -> Iterator[Measurement]:
         for stage in METRICS["orch.turn.stage.duration"].labels["stage"]:
             if (us := turn.attributes.get(names.STAGE_US.format(stage))) is not None:
                 yield _measured("orch.turn.stage.duration", int(us) / 1e6, turn, stage=stage)
+
+
+def _of_request(chat: Span, length_s: float) -> Iterator[Measurement]:
+    model = str(chat.attributes.get(names.RESPONSE_MODEL, names.UNNAMED))
+    yield _measured("orch.model.duration", length_s, chat, model=model)
+    for direction, name in (("input", names.INPUT_TOKENS), ("output", names.OUTPUT_TOKENS)):
+        if tokens := int(chat.attributes.get(name, 0)):
+            yield _measured("orch.model.token.count", tokens, chat, direction=direction, model=model)
 
 
 def _measured(name: str, value: float, span: Span, **labels: str) -> Measurement:

@@ -1,7 +1,7 @@
-"""The page /metrics: what the OpenTelemetry SDK has measured, as Prometheus reads it, with examples of traces.
+"""The /metrics page: values of the OpenTelemetry SDK in Prometheus formats, with exemplars.
 
-The SDK's own exporter for Prometheus leaves the examples (exemplars) out, and what has no value yet: a rate does not
-see the value that a series is born with. The formats are written by prometheus_client.
+The SDK's own Prometheus exporter drops exemplars and series without a value; a series that first appears with a value
+above 0 hides that increase from `rate`. prometheus_client writes the formats.
 """
 
 from bisect import bisect_left
@@ -18,40 +18,42 @@ from prometheus_client.samples import Exemplar
 from projections.registry import METRICS, Metric
 
 Values = tuple[str, ...]
-"""Of the labels, in the order of the registry."""
+"""Label values, in the order of the registry."""
 Points = dict[Values, DataPointT]
 Buckets = list[tuple[str, float] | tuple[str, float, Exemplar]]
 
 
 class MetricsPage(Collector):
-    """Of what the reader reads."""
+    """Prometheus collector over the SDK's reader."""
 
     def __init__(self, reader: InMemoryMetricReader) -> None:
         self._reader = reader
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """The page and its content type, in the format that a scraper's Accept header asks for: Prometheus asks for
-        OpenMetrics, which alone has examples.
+        """The page and its content type, in the format that the Accept header asks for. Only OpenMetrics, which
+        Prometheus asks for, has exemplars.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self), content_type
 
     def collect(self) -> Iterator[Family]:
-        """All metrics there are; none, where the SDK is switched off."""
+        """All metrics of the registry; none if the SDK is disabled."""
         data = self._reader.get_metrics_data()
         points: dict[str, Points] = {
             one.name: {tuple(str((p.attributes or {})[name]) for name in METRICS[one.name].labels): p for p in some}
             for resource in (data.resource_metrics if data else ())
             for scope in resource.scope_metrics
             for one in scope.metrics
-            if one.name in METRICS and (some := one.data.data_points)  # the SDK may measure itself, too
+            if one.name in METRICS and (some := one.data.data_points)  # the SDK may have metrics of its own
         }
         if points:
             yield from (_family(metric, points.get(name, {})) for name, metric in METRICS.items())
 
 
 def _family(metric: Metric, points: Points) -> Family:
-    """With 0 for what its labels can be and has not come; labels that the code alone bounds come when they come."""
+    """A metric with its series, and 0 for listed label values not seen yet. Unlisted values (types, phases) appear when
+    seen.
+    """
     about = (metric.prometheus, metric.meaning)
     each = dict.fromkeys([*product(*metric.labels.values()), *points])
     if metric.kind == "histogram":
@@ -70,7 +72,7 @@ def _family(metric: Metric, points: Points) -> Family:
 
 
 def _buckets(metric: Metric, point: HistogramDataPoint | None) -> Buckets:
-    """Each with all that is below its bound, and an example of what fell into it since the last scrape."""
+    """Cumulative buckets, each with an exemplar of a value that fell into it since the last scrape."""
     bounds = [*(str(float(bound)) for bound in metric.buckets), "+Inf"]
     if point is None:
         return [(bound, 0) for bound in bounds]

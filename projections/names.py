@@ -1,5 +1,5 @@
-"""Every name that a trace uses: of spans, of their attributes and of their links. The conventions behind `gen_ai.` are
-still moving (none is stable), so nothing else in the project spells one.
+"""Names in traces: spans, attributes, links. No other file spells one, because the `gen_ai.` conventions are not stable
+yet.
 """
 
 SCOPE = "orch"
@@ -17,24 +17,37 @@ FILLER = "filler"
 TEXT_TO_SPEECH = "text_to_speech"
 PLAYBACK = "playback"
 BARGE_IN = "barge_in"
+EXECUTE_TOOL = "execute_tool"
+"""Begins the name of a tool call's span; the tool's name follows."""
+CHAT = "chat"
+"""Begins the name of a span of a request to a model; the model's name follows."""
 
-# What happens at one moment of a span.
+UNNAMED = "(no name)"
+"""Replaces names that are no names, in spans and attributes."""
+
+# Span events.
 TRANSITION = "orch.transition"
 REJECTED = "orch.rejected"
 
-# Why a span is linked to another one.
+# Types of links between spans.
 CAUSED_BY = "caused_by"
 FOLLOWS = "follows"
 INTERRUPTED = "interrupted"
 RETRY_OF = "retry_of"
 
-# Attributes, by what they are about.
+# Attributes.
 CONVERSATION_ID = "gen_ai.conversation.id"
 OPERATION = "gen_ai.operation.name"
 AGENT = "gen_ai.agent.name"
 TURN_END_REASON = "gen_ai.agent.invocation.end_reason"
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
+TOOL_NAME = "gen_ai.tool.name"
+TOOL_CALL_ID = "gen_ai.tool.call.id"
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 ERROR_TYPE = "error.type"
 LINK_TYPE = "orch.link.type"
 INCOMPLETE = "orch.span.incomplete"
@@ -71,6 +84,6 @@ REASON = "orch.reason"
 FROM_PHASE = "orch.transition.from"
 TO_PHASE = "orch.transition.to"
 
-# Of the process that exports.
+# Resource attributes.
 REEXPORTED = "orch.reexported"
-"""On what was exported from a log: a collector must not count such spans as if they had happened now."""
+"""Set on spans exported from a log, so that a collector does not count them as new."""

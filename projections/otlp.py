@@ -1,4 +1,4 @@
-"""Spans in the encodings of OpenTelemetry: OTLP as protobuf, and as JSON lines. The encoder is OpenTelemetry's own."""
+"""Encodes spans as OTLP, in protobuf or JSON lines, with OpenTelemetry's own encoder."""
 
 import json
 from base64 import b64decode
@@ -21,24 +21,24 @@ _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
 
 
 def resource(*, is_reexport: bool = False) -> Resource:
-    """Who exports: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, and nothing that differs from run to run."""
+    """The exporting resource, from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. Equal from run to run."""
     told = OTELResourceDetector().detect().attributes
     return Resource({"service.name": names.SCOPE, **told, **({names.REEXPORTED: True} if is_reexport else {})})
 
 
 def otlp(spans: Sequence[Span]) -> bytes:
-    """An ExportTraceServiceRequest, as it is posted to /v1/traces; of the same spans the same bytes."""
+    """An ExportTraceServiceRequest, the body for /v1/traces. Deterministic: the same spans give the same bytes."""
     return bytes(_request(spans).SerializeToString(deterministic=True))
 
 
 def otlp_json(spans: Sequence[Span]) -> bytes:
-    """The same as one line of JSON, as Jaeger's page uploads it and the file exporter of a collector writes it."""
+    """The same request as one line of JSON, as Jaeger's page and a collector's file exporter use it."""
     request = MessageToDict(_request(spans), use_integers_for_enums=True)  # type: ignore[no-untyped-call]
     return json.dumps(_with_hex_ids(request), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def readable(spans: Sequence[Span], by: Resource) -> list[ReadableSpan]:
-    """As the exporters of the OpenTelemetry SDK take them."""
+    """Convert spans for the exporters of the OpenTelemetry SDK."""
     scope = InstrumentationScope(names.SCOPE)
     return [_readable(span, by, scope) for span in in_order(list(spans))]
 
@@ -69,7 +69,7 @@ def _context(context: Context) -> SpanContext:
 
 
 def _with_hex_ids(value: Any) -> Any:
-    """OTLP's JSON writes ids in hexadecimal, where protobuf's has base64."""
+    """Rewrite ids from base64, as protobuf's JSON has them, to hexadecimal, as OTLP's JSON requires."""
     if isinstance(value, list):
         return [_with_hex_ids(item) for item in value]
     if isinstance(value, dict):

@@ -1,11 +1,12 @@
-"""Spans as a trace for ui.perfetto.dev: a process per session, lanes for its phases and its work, arrows for causes."""
+"""Encodes spans for ui.perfetto.dev: one process per session, lanes for phases and work, arrows for causes."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from events.derived import StateChanged
 from events.envelope import Event
+from orchestrator.safe_text import one_line
 from projections import names
 from projections.span import Context, Span, in_order
 
@@ -14,7 +15,7 @@ _ARROWS = frozenset({names.CAUSED_BY, names.INTERRUPTED, names.RETRY_OF})
 
 
 def perfetto(events: Sequence[Event], spans: Sequence[Span]) -> bytes:
-    """Chrome's trace event format; times are microseconds since the first event."""
+    """Encode as Chrome trace events (JSON); times are microseconds since the first event."""
     zero_us = events[0].at_us if events else 0
     processes = {session_id: number for number, session_id in enumerate(dict.fromkeys(e.session_id for e in events), 1)}
     found: list[dict[str, Any]] = []
@@ -29,35 +30,39 @@ def perfetto(events: Sequence[Event], spans: Sequence[Span]) -> bytes:
 
 
 def _named(session_id: str, pid: int) -> Iterator[dict[str, Any]]:
-    yield {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": session_id}}
+    yield {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": one_line(session_id)}}
     for tid, name in ((PHASES, "phases"), (WORK, "work")):
         yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": name}}
         yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": tid}}
 
 
 def _phases(events: Sequence[Event], pid: int, zero_us: int) -> Iterator[dict[str, Any]]:
-    """How long the session was in each phase: slices that follow each other, so they nest."""
+    """One slice per phase, as complete events: phases never overlap."""
     changes = [event for event in events if isinstance(event, StateChanged)]
     ends_us = [*(change.at_us for change in changes[1:]), events[-1].at_us]
     for change, end_us in zip(changes, ends_us, strict=True) if changes else ():
         what = {"ph": "X", "pid": pid, "tid": PHASES, "cat": "phase", "name": change.to_phase}
-        args = {"version": change.version, "reason": change.reason}
+        args = {"version": change.version, "reason": one_line(change.reason)}
         yield what | {"ts": change.at_us - zero_us, "dur": end_us - change.at_us, "args": args}
 
 
 def _work(span: Span, pid: int, number: int, zero_us: int) -> Iterator[dict[str, Any]]:
-    """Spans overlap, so they are asynchronous slices, each with an id of its own."""
+    """A span as an asynchronous slice with its own id, because spans overlap."""
     what = {"pid": pid, "tid": WORK, "cat": span.name, "name": span.name, "id": f"{span.context.span_id:016x}"}
-    args = {**span.attributes, **({"error": span.error} if span.error else {}), "number": number}
+    args = _shown(span.attributes) | ({"error": span.error} if span.error else {}) | {"number": number}
     yield what | {"ph": "b", "ts": span.start_us - zero_us, "args": args}
     for moment in span.moments:
-        if moment.name == names.REJECTED:  # the phases show the others
-            yield what | {"ph": "n", "ts": moment.at_us - zero_us, "args": {**moment.attributes}}
+        if moment.name == names.REJECTED:  # transitions show as phases
+            yield what | {"ph": "n", "ts": moment.at_us - zero_us, "args": _shown(moment.attributes)}
     yield what | {"ph": "e", "ts": span.end_us - zero_us}
 
 
+def _shown(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one_line(value) if isinstance(value, str) else value for name, value in attributes.items()}
+
+
 def _arrows(spans: Iterable[Span], processes: dict[str, int], zero_us: int) -> Iterator[dict[str, Any]]:
-    """From what caused a span to the span. Arrows bind to slices of a thread, so each end has one of no length."""
+    """Arrows from the cause of a span to the span. Arrows bind to thread slices, so each end gets one of length 0."""
     by_id = {_key(span.context): span for span in spans}
     for span in spans:
         for link in span.links:

@@ -1,4 +1,4 @@
-"""Every metric there is, as data: what fills it, how it is called for Prometheus, what the docs and dashboards draw."""
+"""Registry of metrics, as data: name, kind, unit, labels, buckets, meaning. Meters, docs and dashboards use it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,12 +16,16 @@ CALL_S = (10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 LOOP_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 OTHER = "other"
-"""Stands for every value that a label's list does not have, so that nobody outside can make labels grow."""
+"""Replaces label values that the registry does not list, so that clients cannot create new series."""
+MOST_NAMES = 50
+"""Limit for the names of tools and models that a node shows; agents choose them. Later ones count as OTHER."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`labels`: name → the values it can have; none listed: types or phases, which the code bounds."""
+    """One metric. `labels`: name → allowed values; empty for event types and phases, which the code bounds, and for
+    `named` labels.
+    """
 
     name: str
     kind: Kind
@@ -30,16 +34,19 @@ class Metric:
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
     counted: str = ""
-    """The counter of the runtime that it shows (orchestrator/runtime/counters.py)."""
+    """Name of the runtime counter that fills it (orchestrator/runtime/counters.py); empty: measures.py fills it."""
+
+    named: str = ""
+    """Label whose values agents choose; each node shows the first MOST_NAMES of them."""
 
     @property
     def prometheus(self) -> str:
-        """As it is called at /metrics and in queries; of a histogram without _bucket, _sum and _count."""
+        """Name at /metrics and in queries; for a histogram without _bucket, _sum and _count."""
         name = self.name.replace(".", "_") + _SUFFIX.get(self.unit, "")
         return f"{name}_total" if self.kind == "counter" else name
 
     def label(self, name: str, value: str) -> str:
-        """The value, if the label can have it."""
+        """The value if the label allows it, otherwise OTHER."""
         known = self.labels[name]
         return value if not known or value in known else OTHER
 
@@ -49,6 +56,7 @@ ENDINGS = (
     "user_away",
     "time_limit",
     "too_many_failures",
+    "turn_limit",
     "client_gone",
     "close_requested",
     "internal_error",
@@ -86,6 +94,36 @@ _ALL = (
         SERVICE_S,
     ),
     Metric(
+        *("orch.service.switched", "counter", "{switch}"),
+        "Conversations that changed the provider of a service, since one failed or was late, or is back.",
+        counted="provider_switches",
+    ),
+    Metric(
+        *("orch.service.broken", "gauge", "{provider}"),
+        "Providers of services with several that get no requests, or one trial, since they fail.",
+    ),
+    Metric(
+        *("orch.tool.duration", "histogram", "s"),
+        "Tool calls of agents. cancelled: withdrawn with its turn, or the conversation ended first; retried: its node"
+        " was lost.",
+        {"outcome": ("returned", "failed", "cancelled", "retried"), "tool": ()},
+        SERVICE_S,
+        named="tool",
+    ),
+    Metric(
+        *("orch.model.duration", "histogram", "s"),
+        "Requests of agents to their models that were recorded.",
+        {"model": ()},
+        SERVICE_S,
+        named="model",
+    ),
+    Metric(
+        *("orch.model.token.count", "counter", "{token}"),
+        "Tokens of these requests (input) and of their responses (output).",
+        {"direction": ("input", "output"), "model": ()},
+        named="model",
+    ),
+    Metric(
         *("orch.speech.first_chunk", "histogram", "s"),
         "From the request for speech to its first chunk of audio.",
         {},
@@ -93,34 +131,39 @@ _ALL = (
     ),
     Metric(
         *("orch.interruption.count", "counter", "{interruption}"),
-        "Sounds of the user over the agent, by what they turned out to be.",
+        "User sounds while the agent speaks, by what they turned out to be.",
         {"kind": ("interruption", "false_interruption", "undecided")},
     ),
     Metric(
         *("orch.interruption.stop_latency", "histogram", "s"),
-        "From the sound, as its producer's clock has it, to the command to be silent.",
+        "From the user's sound, by its producer's clock, to the command that silences the agent.",
         {},
         STOP_S,
     ),
     Metric("orch.session.ended", "counter", "{session}", "Conversations that ended.", {"reason": ENDINGS}),
     Metric("orch.session.duration", "histogram", "s", "Length of a conversation.", {}, CALL_S),
-    Metric("orch.session.active", "gauge", "{session}", "Conversations that live on this node."),
+    Metric("orch.session.active", "gauge", "{session}", "Live conversations on this node."),
     Metric("orch.shard.owned", "gauge", "{shard}", "Shards that this node owns; 0: it takes no calls."),
-    Metric("orch.inbox.queued", "gauge", "{event}", "Events of this node that wait for Redis."),
-    Metric("orch.event.count", "counter", "{event}", "Committed events, inputs and derived ones.", {"type": ()}),
+    Metric("orch.inbox.queued", "gauge", "{event}", "Events of this node that wait to be written to Redis."),
+    Metric("orch.event.count", "counter", "{event}", "Committed events, inputs and derived.", {"type": ()}),
     Metric(
         *("orch.transition.count", "counter", "{transition}"),
         "Changes of phase.",
         {"from": (), "to": ()},
     ),
-    Metric("orch.input.handled", "counter", "{event}", "Inputs that were decided and committed.", counted="inputs"),
-    Metric("orch.input.duplicate", "counter", "{event}", "Inputs that had come before.", counted="duplicates"),
+    Metric("orch.input.handled", "counter", "{event}", "Inputs decided and committed.", counted="inputs"),
+    Metric("orch.input.duplicate", "counter", "{event}", "Duplicate inputs, ignored.", counted="duplicates"),
     Metric(
-        "orch.input.rejected", "counter", "{event}", "Inputs that were recorded without effect.", counted="rejected"
+        *("orch.input.late", "counter", "{event}"),
+        "Inputs of nodes for conversations that had just ended; dropped.",
+        counted="late",
+    ),
+    Metric(
+        "orch.input.rejected", "counter", "{event}", "Inputs recorded as rejected, without effect.", counted="rejected"
     ),
     Metric(
         *("orch.input.dead_letter", "counter", "{event}"),
-        "Entries that belong to no session or cannot be read; kept with the reason.",
+        "Inbox entries that belong to no session or cannot be read; kept with the reason.",
         counted="dead_letters",
     ),
     Metric("orch.take_over.count", "counter", "{session}", "Conversations taken over.", counted="take_overs"),
@@ -136,45 +179,114 @@ _ALL = (
     ),
     Metric(
         *("orch.redis.silence", "gauge", "s"),
-        "For how long Redis has not answered this node; below a second all is well. From one second on, while somebody"
+        "Time since Redis last answered this node; below one second is normal. From one second on, while somebody"
         " speaks, the node takes no new calls.",
     ),
     Metric(
         *("orch.redis.lost_version", "counter", "{event}"),
-        "Committed events that Redis had and has no more.",
+        "Committed events that Redis has lost.",
         counted="lost_versions",
     ),
     Metric(
         *("orch.overflow.count", "counter", "{overflow}"),
-        "How often callers were sent away because Redis did not answer for too long.",
+        "Queue overflows: callers were disconnected because Redis did not answer for too long.",
         counted="overflows",
     ),
     Metric(
+        *("orch.connection.refused", "counter", "{connection}"),
+        "Connections that were closed since too many were open: the oldest that had asked nothing.",
+        counted="connections_refused",
+    ),
+    Metric(
+        *("orch.request.refused", "counter", "{request}"),
+        "Pages and new conversations refused with 429, since their address asks for too many.",
+        counted="requests_refused",
+    ),
+    Metric(
+        *("orch.session.refused", "counter", "{session}"),
+        "Callers refused with 1013: all lines are busy, the node takes no calls, Redis is nearly full, or they come"
+        " back too often.",
+        counted="sessions_refused",
+    ),
+    Metric(
+        *("orch.access.refused", "counter", "{request}"),
+        "Requests refused for their token: it is missing, wrong or used, or does not allow the request.",
+        counted="access_refused",
+    ),
+    Metric(
+        *("orch.session.silent", "counter", "{session}"),
+        "Callers who said nothing and were ended, or made way for others.",
+        counted="silent_ended",
+    ),
+    Metric(
+        *("orch.session.away", "counter", "{session}"),
+        "Conversations ended before their time, since too many waited for callers who had gone.",
+        counted="away_ended",
+    ),
+    Metric(
+        *("orch.client.flood", "counter", "{connection}"),
+        "Connections closed with 1008 for too many frames or messages.",
+        counted="clients_dropped",
+    ),
+    Metric(
+        *("orch.input.delayed", "counter", "{event}"),
+        "Messages of callers that waited, since the node had more to do than it takes on.",
+        counted="inputs_delayed",
+    ),
+    Metric(
+        *("orch.media.dropped", "counter", "{packet}"),
+        "Datagrams and packets of calls that were not handled: of strangers, malformed, or faster than they play; "
+        "counted when the call ends.",
+        counted="dropped_media",
+    ),
+    Metric(
+        *("orch.teardown.stuck", "counter", "{part}"),
+        "Parts of libraries and services that did not end in time and were left behind.",
+        counted="stuck_teardowns",
+    ),
+    Metric(
+        *("orch.output.lost", "counter", "{line}"),
+        "Lines of the golden log and of the log that were dropped: nobody read them, or a disk was full.",
+        counted="lost_lines",
+    ),
+    Metric(
         *("orch.history.lag", "gauge", "s"),
-        "For how long something committed has been missing in the history; it grows while that stands still.",
+        "Age of the oldest committed event missing in the history; grows while the projection stands still.",
     ),
     Metric("orch.history.written", "counter", "{event}", "Events written to the history.", counted="projected"),
     Metric(
         *("orch.history.failure", "counter", "{failure}"),
-        "Attempts to keep the history that failed: the database is away, or refuses. Calls go on.",
+        "Failed attempts to write the history: the database is away, or refuses. Calls go on.",
         counted="projection_failures",
     ),
     Metric(
         *("orch.history.fork", "counter", "{shard}"),
-        "Shards whose logs say otherwise than the history did: Redis had lost a part of them.",
+        "Shards whose logs contradict the history because Redis lost a part of them.",
         counted="projection_forks",
     ),
     Metric(
         *("orch.history.rebuild", "counter", "{session}"),
-        "Conversations whose history was made anew from their log.",
+        "Conversations whose history was rebuilt from their log.",
         counted="projection_rebuilds",
     ),
-    Metric("orch.eventloop.lag", "histogram", "s", "How late the event loop wakes what is due.", {}, LOOP_S),
-    Metric("orch.telemetry.span.exported", "counter", "{span}", "Spans that the collector took."),
+    Metric(
+        "orch.eventloop.lag",
+        "histogram",
+        "s",
+        "Delay between a timer's due time and its run on the event loop.",
+        {},
+        LOOP_S,
+    ),
+    Metric("orch.telemetry.span.exported", "counter", "{span}", "Spans exported to the collector."),
     Metric(
         *("orch.telemetry.span.dropped", "counter", "{span}"),
-        "Spans that were given up, since the collector did not take them or too many waited.",
+        "Spans dropped because the collector did not take them or the queue was full.",
     ),
-    Metric("orch.telemetry.event.dropped", "counter", "{event}", "Events that metrics and traces had no time for."),
+    Metric(
+        "orch.telemetry.event.dropped",
+        "counter",
+        "{event}",
+        "Events dropped because the queue of metrics and traces was full.",
+    ),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -1,23 +1,24 @@
-"""From a session's committed events to its spans: a pure fold, whose times and ids come from the events alone.
+"""Computes a session's spans from its committed events: a pure fold; times and ids come from the events alone.
 
-A span is given out once, when it is closed, and never changes afterwards; so what is exported live, turn by turn, and
-what is exported from the log years later are the same spans.
+A span is returned once, when it closes, and never changes afterwards. So the live export and an export from the log
+years later give the same spans.
 """
 
 import json
 from collections.abc import Iterable
 
-from events import derived, inputs
+from events import derived, inputs, journal
 from events.envelope import Event, Input, Result
 from projections import names
-from projections.span import Book, Context, Layout, Link, Moment, Span, Value
+from projections.agent_spans import AgentSpans
+from projections.span import Context, Layout, Link, Span, SpanEvent, TraceBuilder, Value
 from projections.timing import TurnTiming
 from projections.user_spans import UserSpans
 from projections.work_spans import STAGES, WorkSpans
 
 
 def spans_of(events: Iterable[Event], layout: Layout = "session", *, with_content: bool = False) -> list[Span]:
-    """All spans of a recording, however many sessions it holds; what is still open at its end is marked so."""
+    """All spans of a recording of one or more sessions; spans still open at its end are marked as incomplete."""
     sessions: dict[str, SessionSpans] = {}
     found: list[Span] = []
     for event in events:
@@ -30,16 +31,17 @@ def spans_of(events: Iterable[Event], layout: Layout = "session", *, with_conten
 
 
 class SessionSpans:
-    """The spans of one session, whose first event opens it. `with_content`: what was said is told, too."""
+    """Folds the events of one session into spans. `with_content` adds the conversation's text to the turns."""
 
     def __init__(self, first: Event, layout: Layout = "session", *, with_content: bool = False) -> None:
         self.is_over = False
         self.version = 0
-        """Of the last event that was seen."""
+        """Version of the last event folded."""
         self._with_content = with_content
-        self._book = Book(first, layout)
-        self._user = UserSpans(self._book)
-        self._work = WorkSpans(self._book)
+        self._trace = TraceBuilder(first, layout)
+        self._user = UserSpans(self._trace)
+        self._work = WorkSpans(self._trace)
+        self._agent = AgentSpans(self._trace)
         self._timing = TurnTiming()
         self._call: Span | None = None
         self._last_turn: Context | None = None
@@ -47,28 +49,32 @@ class SessionSpans:
         self._input: Event | None = None
 
     def see(self, event: Event) -> list[Span]:
-        """The spans that are closed with this event."""
+        """Fold one event and return the spans that it closes."""
         if self.is_over:
             return []
-        self._book.at_us, self.version = event.at_us, event.version
+        self._trace.at_us, self.version = event.at_us, event.version
         if isinstance(event, Input):
             self._input = event
             self._work.consider(event, is_in_a_call=self._call is not None)
         self._time(event)
         self._take(event)
-        return self._book.take()
+        return self._trace.take()
+
+    def open_spans(self) -> list[Span]:
+        """The spans that have not ended, in no order."""
+        trace = self._trace
+        ours = [span for span in (self._call, trace.turn, trace.root) if span is not None]
+        parts = (self._user, self._work, self._agent)
+        return [] if self.is_over else [*(span for part in parts for span in part.open_spans()), *ours]
 
     def finish(self) -> list[Span]:
-        """Close what is still open, where the log ends before the session does: it is marked as incomplete."""
+        """Close the spans still open and mark them as incomplete, because the log ends before the session."""
         if self.is_over:
             return []
-        book = self._book
-        still_open = [*self._user.open_spans(), *self._work.open_spans(), self._call, book.turn, book.root]
-        for span in still_open:
-            if span is not None:
-                span.attributes[names.INCOMPLETE] = True
+        for span in self.open_spans():
+            span.attributes[names.INCOMPLETE] = True
         self._end_session()
-        return book.take()
+        return self._trace.take()
 
     def _take(self, event: Event) -> None:
         match event:
@@ -77,14 +83,13 @@ class SessionSpans:
             case inputs.BargeIn():
                 self._user.speak_over(event, self._work.playing)
             case inputs.SessionOpened():
-                self._book.root.attributes.setdefault(names.REDUCER_VERSION, event.reducer_version)
+                self._trace.root.attributes.setdefault(names.REDUCER_VERSION, event.reducer_version)
             case inputs.HandlerAttached() | inputs.HandlerDetached():
                 self._connect(event)
             case inputs.TimerFired(target="stt_deadline"):
                 self._user.give_up()
             case Result():
-                if (span := self._work.answered(event)) is not None:
-                    self._let_go(span)
+                self._answered(event)
             case derived.CommandIssued():
                 self._command(event)
             case _:
@@ -106,23 +111,22 @@ class SessionSpans:
             case derived.StateChanged() | derived.EventRejected():
                 self._note(event)
             case derived.SessionEnded():
-                self._book.root.attributes[names.SESSION_END_REASON] = event.reason
+                self._trace.root.attributes[names.SESSION_END_REASON] = event.reason
                 self._end_session()
 
     def _let_go(self, span: Span) -> None:
-        """A stage is over; whether a question that was asked early is of a turn is not known yet."""
+        """Hand out the finished span of a stage. That of a speculative request waits here until its turn is known."""
         if names.SPECULATION in span.attributes:
             self._user.hold(span)
         else:
-            self._book.close(span)
+            self._trace.close(span)
 
     def _command(self, event: derived.CommandIssued) -> None:
         match event.name:
             case "FinishUtterance":
                 self._user.finish_utterance(event.at_us)
             case "CancelStage":
-                if (span := self._work.withdraw(str(event.payload["command_id"]))) is not None:
-                    self._let_go(span)
+                self._withdraw(str(event.payload.get("command_id")))
             case "CancelTask":
                 self._work.cancel()
             case "PausePlayback":
@@ -132,29 +136,49 @@ class SessionSpans:
             case "StopPlayback":
                 self._user.silence()
                 self._work.stop(event.target)
+            case "RunTool":
+                because = self._input
+                self._agent.call(event, self._work.asked(because.command_id) if isinstance(because, Result) else None)
             case name if name in STAGES:
                 self._work.ask(event, self._input)
 
+    def _withdraw(self, command_id: str) -> None:
+        self._agent.withdraw(command_id)
+        if (span := self._work.withdraw(command_id)) is not None:
+            self._let_go(span)
+
+    def _answered(self, event: Result) -> None:
+        match event:
+            case journal.ToolReturned():
+                self._agent.returned(event)
+            case journal.ModelResponded():
+                span = self._agent.responded(event, self._work.asked(event.command_id))
+                if event.cause:
+                    self._let_go(span)
+                else:  # stale: of a question that is over
+                    self._trace.close_outside(span)
+            case _:
+                if (ended := self._work.answered(event)) is not None:
+                    self._let_go(ended)
+
     def _connect(self, event: inputs.HandlerAttached | inputs.HandlerDetached) -> None:
-        """A session has one call at a time; the newer replaces the older."""
+        """Open or close the span of a call. A session has one call at a time; a newer call replaces the older."""
         call = self._call
         is_new = isinstance(event, inputs.HandlerAttached)
         if call is not None and (is_new or call.attributes[names.HANDLER_ID] == event.handler_id):
             self._close_call()
         if is_new:
-            self._call = self._book.open(names.CALL, event)
+            self._call = self._trace.open(names.CALL, event)
             self._call.attributes[names.HANDLER_ID] = event.handler_id
 
     def _close_call(self) -> None:
-        """It is of the session, whichever turn it ends in."""
+        """Close the span of the call, with the session as its parent, even if a turn is open."""
         call, self._call = self._call, None
         if call is not None:
-            turn, self._book.turn = self._book.turn, None
-            self._book.close(call)
-            self._book.turn = turn
+            self._trace.close_outside(call)
 
     def _begin_turn(self, event: derived.TurnStarted) -> None:
-        turn = self._book.open_turn(event)
+        turn = self._trace.open_turn(event)
         turn.attributes |= {names.AGENT: names.SCOPE, names.TURN_INDEX: event.turn, names.TURN_VIA: event.via}
         if self._with_content:
             turn.attributes[names.INPUT_MESSAGES] = _message("user", event.text)
@@ -167,14 +191,14 @@ class SessionSpans:
         self._work.adopt()
 
     def _processed(self, event: derived.ProcessingComplete) -> None:
-        if (turn := self._book.turn) is not None:
+        if (turn := self._trace.turn) is not None:
             if event.fallback:
                 turn.attributes[names.FALLBACK] = event.fallback
             if self._with_content:
                 turn.attributes[names.OUTPUT_MESSAGES] = _message("assistant", event.answer)
 
     def _end_turn(self, outcome: str) -> None:
-        turn = self._book.turn
+        turn = self._trace.turn
         if turn is None:
             return
         self._work.end()
@@ -182,7 +206,7 @@ class SessionSpans:
         if outcome == "failed":
             turn.error = turn.attributes[names.ERROR_TYPE] = "turn_failed"
         self._last_turn = turn.context
-        self._book.close(turn)
+        self._trace.close(turn)
 
     def _end_answer(self, event: derived.AnswerEnded) -> None:
         facts: dict[str, Value] = {
@@ -204,10 +228,10 @@ class SessionSpans:
         if isinstance(event, derived.StateChanged):
             name = names.TRANSITION
             attributes |= {names.FROM_PHASE: event.from_phase, names.TO_PHASE: event.to_phase}
-        (self._book.turn or self._book.root).happened(Moment(name, event.at_us, attributes))
+        (self._trace.turn or self._trace.root).happened(SpanEvent(name, event.at_us, attributes))
 
     def _time(self, event: Event) -> None:
-        latency, turn = self._timing.see(event), self._book.turn
+        latency, turn = self._timing.see(event), self._trace.turn
         if latency is not None and turn is not None:
             turn.attributes |= {
                 names.RESPONSE_LATENCY_MS: latency.total_us // 1000,
@@ -221,11 +245,12 @@ class SessionSpans:
         self._user.end()
         self._end_turn("session_closed")
         self._work.end()
+        self._agent.end()
         self._close_call()
-        self._book.root.attributes[names.LAST_VERSION] = self.version
-        self._book.close(self._book.root)
+        self._trace.root.attributes[names.LAST_VERSION] = self.version
+        self._trace.close(self._trace.root)
 
 
 def _message(role: str, text: str) -> str:
-    """As the conventions write what was said."""
+    """A message as JSON, in the format of the gen_ai conventions."""
     return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}], ensure_ascii=False)

@@ -1,5 +1,5 @@
-"""Telemetry of the running service: metrics, and traces where a collector is named. It works behind the conversations:
-noting an event costs an append, all else is done later, a little at a time, and what cannot be done is counted.
+"""Telemetry of the running service: metrics, and traces if a collector is configured. Runs in the background: `note`
+only appends to a queue; folding and exporting happen later, in small slices. Dropped events and spans are counted.
 """
 
 import asyncio
@@ -25,27 +25,28 @@ logger = logging.getLogger(__name__)
 
 EVERY_S = 0.25
 SLICE = 16
-"""Events that are folded before others may run: some tenths of a millisecond."""
+"""Events folded before yielding to the event loop: some tenths of a millisecond."""
 BACKLOG = 1_000
-"""Events; where there are more, no quiet moment is waited for."""
+"""Queued events above which folding no longer waits for a quiet moment."""
 MOST_EVENTS = 50_000
 MOST_SPANS = 20_000
-"""They wait while the collector does not answer; what comes beyond is given up."""
+"""Queue limits. Beyond them, new events and spans are dropped and counted."""
 EXPORT_EVERY_S = 1.0
 BATCH = 64
-"""Spans per request. While they are encoded, for some milliseconds, calls share the interpreter with that thread."""
+"""Spans per request. A thread encodes them for some milliseconds and competes with calls for the interpreter."""
 CLOSE_S = 2.0
-"""How long a service that stops waits for the collector."""
+"""Timeout for the collector when the service stops."""
 
 FORGET_S = 60.0
+"""Interval for dropping the state of sessions that other nodes own now."""
 
 ReadLog = Callable[[str, int], Awaitable[list[Event]]]
-"""Some committed events of a session, from a version on; none: there are no more, or they cannot be read."""
+"""Reads a page of a session's committed events, from a version on. Empty at the end of the log, or if unreadable."""
 T = TypeVar("T")
 
 
 def span_exporter() -> SpanExporter | None:
-    """To the collector that the standard OTEL_… variables name, if they do."""
+    """An exporter to the collector that the standard OTEL_… variables name, or None."""
     if not collector("TRACES"):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -54,8 +55,8 @@ def span_exporter() -> SpanExporter | None:
 
 
 class Telemetry:
-    """`note` is told of every committed event; `now` is asked for gauges and counters, by the names of the registry;
-    `lives_here` whether a session does, by its id.
+    """Call `note` with every committed event. `now` returns gauges and counters by registry name; `lives_here` says
+    whether this node owns a session, by id.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Telemetry:
     ) -> None:
         self._now = now
         self._present: Mapping[str, float] = now()
-        self.meters = Meters(lambda: self._present)  # which threads ask
+        self.meters = Meters(lambda: self._present)  # called from threads, so not `now` itself
         self._read_log = read_log
         self._lives_here = lives_here
         self._quiet = quiet or Quiet()
@@ -79,12 +80,12 @@ class Telemetry:
         self._exporter = span_exporter()
         self._events: deque[Event] = deque()
         self._spans: deque[tuple[Span, bool]] = deque()
-        """Each with whether it may have been exported before, by another process."""
+        """Each span, with whether another process may have exported it before."""
         self._resources = {is_reexport: resource(is_reexport=is_reexport) for is_reexport in (False, True)}
         self._sessions: dict[str, SessionSpans | None] = {}
-        """None: its log could not be read."""
+        """None: the session's log could not be read."""
         self._behind: dict[str, tuple[int, int]] = {}
-        """Sessions whose logs are to be read; of each the versions that were told first and last since then."""
+        """Sessions whose logs must be read; for each, the first and last version noted since."""
         self._is_behind = asyncio.Event()
         self._reading = asyncio.Lock()
         self._working = asyncio.Lock()
@@ -93,7 +94,7 @@ class Telemetry:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin the work, on this loop."""
+        """Start the background tasks on this event loop."""
         check_protocol()
         self._tasks.append(asyncio.create_task(self._work(), name="telemetry"))
         self._tasks.append(asyncio.create_task(self._catch_up_all(), name="telemetry:logs"))
@@ -103,7 +104,7 @@ class Telemetry:
             self._tasks.append(asyncio.create_task(self._export_all(), name="telemetry:traces"))
 
     async def close(self) -> None:
-        """Work off what waits; give the collector a moment, and no more."""
+        """Fold the queued events, then export for at most CLOSE_S."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -119,21 +120,21 @@ class Telemetry:
             await asyncio.wait_for(_in_a_thread(self.meters.close), CLOSE_S)
 
     def note(self, event: Event) -> None:
-        """An event was committed."""
+        """Queue a committed event; drops and counts it if the queue is full."""
         if len(self._events) < MOST_EVENTS:
             self._events.append(event)
         else:
             self.meters.record(Measurement("orch.telemetry.event.dropped", 1))
 
     async def page(self, accept: str = "") -> tuple[bytes, str]:
-        """/metrics and its content type, of everything that has happened until now; as an Accept header asks for it."""
+        """The /metrics page and its content type, including all events noted so far."""
         await self.work_off()
         self._present = self._now()
         async with self._paging:  # it takes some milliseconds
             return await _in_a_thread(lambda: self.meters.page(accept))
 
     async def work_off(self, *, is_urgent: bool = True) -> None:
-        """Fold all events that wait; what is not urgent is done in quiet moments."""
+        """Fold all queued events; unless urgent, wait for quiet moments."""
         async with self._working:
             while self._events:
                 if is_urgent or len(self._events) > BACKLOG:
@@ -159,13 +160,13 @@ class Telemetry:
             await self.work_off(is_urgent=False)
 
     def _forget(self) -> None:
-        """What other nodes have taken; should it come back, its log is read."""
+        """Drop sessions that other nodes own now. If one comes back, its log is read."""
         waiting = {event.session_id for event in self._events}
         for session_id in [name for name in self._sessions if name not in waiting and not self._lives_here(name)]:
             del self._sessions[session_id]
 
     def _tell(self, event: Event) -> None:
-        """Fold one event; where a trace cannot go on, the others do."""
+        """Fold one event. An exception ends only this session's trace."""
         session_id = event.session_id
         if session_id in self._behind:
             self._behind[session_id] = self._behind[session_id][0], event.version
@@ -198,7 +199,7 @@ class Telemetry:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Read, in their logs, what was not seen here of sessions that were taken over."""
+        """Read the logs of sessions that were taken over, for the events that this node has not seen."""
         async with self._reading:
             while self._behind:
                 session_id, session, is_over = next(iter(self._behind)), None, False
@@ -212,11 +213,11 @@ class Telemetry:
                     del self._sessions[session_id]
 
     async def _read_on(self, session_id: str) -> tuple[SessionSpans | None, bool]:
-        """Its spans so far, and whether it has ended; None: the log says no more.
+        """The session's spans so far, and whether it has ended; None if its log ends before the noted events.
 
-        A little at a time: a log may be an hour long, and a node that dies leaves many. The spans are exported once
-        more, for nobody knows which of them the old owner still exported; the same spans have the same ids. What comes
-        before the first event that was told here is not measured again, and is marked, so that no collector does.
+        Reads page by page: a log may be an hour long, and a takeover brings many. All spans are exported again with the
+        same ids, because the old owner may not have exported all of them. Spans from before the first noted event are
+        not measured, and are marked as re-exported, so that a collector does not count them.
         """
         session, is_over = self._sessions.get(session_id), False
         while session is None or session.version < self._behind[session_id][1]:
@@ -224,7 +225,7 @@ class Telemetry:
             page = [one for one in await self._read_log(session_id, next_version) if one.version >= next_version]
             if not page or page[0].version != next_version:
                 return None, False
-            if session is None:  # kept at once: whoever is cancelled in the middle of it goes on from there
+            if session is None:  # stored at once, so that a cancelled read continues from here
                 session = SessionSpans(page[0], self._layout, with_content=self._with_content)
                 self._sessions[session_id] = session
             for event in page:
@@ -270,7 +271,7 @@ class Telemetry:
 
     async def _export_some(self) -> None:
         exporter = self._exporter
-        assert exporter is not None, "spans are queued for it alone"
+        assert exporter is not None, "spans are queued only with an exporter"
         batch = [self._spans.popleft() for _ in range(min(BATCH, len(self._spans)))]
         spans = [one for span, is_reexport in batch for one in readable([span], self._resources[is_reexport])]
         try:
@@ -286,12 +287,12 @@ class Telemetry:
 
 
 def _is_next(session: SessionSpans | None, event: Event) -> bool:
-    """Whether nothing is missing before it; what was read in the log already is not missed."""
+    """Whether the event follows without a gap. Versions already read from the log count as no gap."""
     return session is None or event.version <= session.version + 1
 
 
 def _in_a_thread(do: Callable[[], T]) -> "asyncio.Future[T]":
-    """Of a thread that nobody waits for when the process ends, however long a collector hangs."""
+    """Run in a daemon thread, so that a hanging collector does not delay the end of the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -302,7 +303,7 @@ def _in_a_thread(do: Callable[[], T]) -> "asyncio.Future[T]":
     def run() -> None:
         try:
             done = do()
-        except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
+        except Exception as error:  # noqa: BLE001 - raised where the future is awaited
             failed = error
             tell(lambda: future.set_exception(failed))
         else:

@@ -1,4 +1,4 @@
-"""How long a turn took and where the time went: from the end of the user's words to the first audio of the answer."""
+"""Response latency of a turn, by stage: from the end of the user's words to the first audio of the answer."""
 
 from dataclasses import dataclass, field
 
@@ -6,15 +6,15 @@ from events import derived, inputs
 from events.envelope import Event
 
 STAGES = ("endpointing", "transcription", "thinking", "floor", "synthesis", "playout")
-"""In the order in which they follow each other. endpointing: silence until the reducer takes it for the end of the
-utterance. transcription: until the turn starts. thinking: until intent and answer are joined. floor: the answer waits
-for a user who is speaking. synthesis: until the first chunk of audio. playout: until its first frame left.
+"""In order. endpointing: from silence to the endpoint. transcription: until the turn starts. thinking: until intent and
+answer are joined. floor: the answer waits for a speaking user. synthesis: until the first audio chunk. playout: until
+the first frame is sent.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of one turn, in microseconds; the stages add up to the total, for each begins where the last one ended."""
+    """Latency of one turn, in microseconds. The stages add up to the total: each begins where the last one ended."""
 
     total_us: int
     stages_us: dict[str, int]
@@ -22,38 +22,38 @@ class Latency:
 
 @dataclass(slots=True)
 class TurnTimes:
-    """A turn whose answer is not heard yet."""
+    """Times of a turn whose answer has not started playing yet."""
 
     began_us: int
     stages_us: dict[str, int] = field(default_factory=dict)
     playback_id: str = ""
-    """Of its answer, once that is asked for."""
+    """Playback of the answer, once issued."""
 
     @property
     def reached_us(self) -> int:
-        """Where its last stage ended."""
+        """End of the last stage."""
         return self.began_us + sum(self.stages_us.values())
 
     def until(self, stage: str, at_us: int) -> None:
-        """A stage ended; what was recorded out of its order has no length."""
+        """End a stage at a time. A stage recorded out of order gets length 0."""
         if stage not in self.stages_us:
             self.stages_us[stage] = max(0, at_us - self.reached_us)
 
 
 class TurnTiming:
-    """Folds the events of one session. A turn that it did not see from its beginning on is not timed. What it remembers
-    is open, so that the history can go on from what it had written of it.
+    """Folds the events of one session. Times only turns seen from their start. Its fields are public: the history
+    stores them and continues from them.
     """
 
     def __init__(self, quiet_us: int = 0, finished_us: int = 0, turn: TurnTimes | None = None) -> None:
         self.quiet_us = quiet_us
-        """When the user stopped speaking; 0: is speaking, or has not since the last turn."""
+        """When the user stopped speaking; 0 while speaking, or if silent since the last turn."""
         self.finished_us = finished_us
-        """When that was taken for the end of the utterance; 0: it was not yet."""
+        """Time of the endpoint; 0 before it."""
         self.turn = turn
 
     def see(self, event: Event) -> Latency | None:
-        """The latency of the turn whose answer begins to be heard with this event; else None."""
+        """Fold one event; the turn's latency if its answer starts playing with this event, otherwise None."""
         match event:
             case inputs.SpeechStarted():
                 self.quiet_us = self.finished_us = 0
@@ -66,7 +66,7 @@ class TurnTiming:
             case derived.TurnEnded():
                 self.turn = None
             case derived.EventRejected():
-                if self.finished_us:  # an utterance without words: the next one begins anew
+                if self.finished_us:  # an utterance without words: start over
                     self.quiet_us = self.finished_us = 0
             case _:
                 return self._answered(event)

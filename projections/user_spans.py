@@ -1,49 +1,49 @@
-"""The spans of what the user does: speaking, being understood, speaking over the agent."""
+"""Spans of the user's side: speech, endpointing, speech-to-text, barge-in."""
 
 from dataclasses import dataclass, field
 
 from events import inputs
 from events.envelope import Event, Input
 from projections import names
-from projections.span import Book, Link, Span
+from projections.span import Link, Span, TraceBuilder
 
 FAR_US = 10_000_000
-"""A producer's clock that is further off is not believed."""
+"""Largest accepted offset of a producer's clock; beyond it, the event's own time is used."""
 
 
 @dataclass(slots=True)
-class Utterance:
-    """What the user is saying, as long as it is not known which turn it opens, if any."""
+class UtteranceSpans:
+    """Spans of an utterance until its turn is known, if it opens one."""
 
     began_us: int
     recognition: Span | None
-    """Speech-to-text, until its last word."""
+    """Open span of speech-to-text; None after the final."""
     held: list[Span] = field(default_factory=list)
-    """Closed, but it is not known of what they are."""
+    """Ended spans whose parent is not known yet."""
     quiet: Event | None = None
-    """The latest end of speech."""
+    """The latest SPEECH_STOPPED."""
     partials: int = 0
     finished_us: int = 0
     is_over: bool = False
 
 
 class UserSpans:
-    """Folds what is heard of the user."""
+    """Folds the events of the user's side."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, trace: TraceBuilder) -> None:
+        self._trace = trace
         self._speech: Span | None = None
-        self._utterance: Utterance | None = None
+        self._utterance: UtteranceSpans | None = None
         self._barge_in: Span | None = None
         self._onset_us = 0
 
     def hear(self, event: Event, playing: Span | None) -> None:
-        """Voice or words; `playing` is what the agent says meanwhile."""
+        """Fold speech or a transcript; `playing` is the span of the agent's playback, if any."""
         match event:
             case inputs.SpeechStarted():
                 self._end_speech()
                 self._listen(event).quiet = None
-                self._speech = self._book.open(names.USER_SPEECH, event)
+                self._speech = self._trace.open(names.USER_SPEECH, event)
                 self.speak_over(event, playing)
             case inputs.SpeechStopped():
                 self._end_speech()
@@ -57,71 +57,71 @@ class UserSpans:
                 utterance.is_over = True
 
     def finish_utterance(self, at_us: int) -> None:
-        """The reducer takes the silence for the end."""
+        """The endpoint: the reducer takes the silence for the end of the utterance."""
         utterance = self._utterance
         if utterance is not None:
             utterance.finished_us = at_us
             if utterance.quiet is not None:
-                self.hold(self._book.open(names.ENDPOINTING, utterance.quiet))
+                self.hold(self._trace.open(names.ENDPOINTING, utterance.quiet))
 
     def give_up(self) -> None:
-        """No final came: what was understood so far is all there will be."""
+        """No final came before the deadline: the utterance is over with the words so far."""
         if self._utterance is not None:
             self._utterance.is_over = True
 
     def hold(self, span: Span) -> None:
-        """It ends now; what it is part of is known with the turn."""
-        span.end_us = self._book.at_us
-        if self._utterance is None or self._book.turn is not None:
-            self._book.close(span)
+        """End a span now; if no turn is open, keep it until the utterance's turn is known."""
+        span.end_us = self._trace.at_us
+        if self._utterance is None or self._trace.turn is not None:
+            self._trace.close(span)
         else:
             self._utterance.held.append(span)
 
     def begin_turn(self, turn: Span) -> None:
-        """What was said has opened a turn: that began when the user began to speak."""
+        """The utterance opened a turn: move the turn's start to the start of speech, and release the held spans."""
         if self._utterance is not None:
             turn.start_us = min(turn.start_us, self._utterance.began_us)
             self._let_go(self._utterance)
 
     def speak_over(self, event: Event, playing: Span | None) -> None:
-        """The user makes a sound while the agent speaks."""
+        """Open a barge-in span if the agent is speaking."""
         if playing is not None and self._barge_in is None:
-            self._barge_in = self._book.open(names.BARGE_IN, event)
+            self._barge_in = self._trace.open(names.BARGE_IN, event)
             self._barge_in.links.append(Link(playing.context, names.INTERRUPTED))
             observed_us = event.observed_at_us if isinstance(event, Input) else 0
             is_believed = 0 <= event.at_us - observed_us <= FAR_US
             self._onset_us = observed_us if is_believed else event.at_us
 
     def silence(self) -> None:
-        """The agent is told to be silent, for now or for good."""
+        """The agent's playback is paused or stopped: note the stop latency."""
         if self._barge_in is not None:
-            latency_ms = (self._book.at_us - self._onset_us) // 1000
+            latency_ms = (self._trace.at_us - self._onset_us) // 1000
             self._barge_in.attributes.setdefault(names.STOP_LATENCY_MS, latency_ms)
 
     def decide(self, kind: str) -> None:
-        """Whether it was an interruption."""
+        """Close the barge-in span with its kind: interruption, false_interruption or undecided."""
         span, self._barge_in = self._barge_in, None
         if span is not None:
             span.attributes[names.BARGE_IN_KIND] = kind
-            self._book.close(span)
+            self._trace.close(span)
 
     def open_spans(self) -> list[Span]:
         return [span for span in (self._speech, self._barge_in) if span is not None]
 
     def end(self) -> None:
-        """The session is over."""
+        """Close all spans, because the session is over."""
         self._end_speech()
         if self._utterance is not None:
             self._let_go(self._utterance)
         self.decide("undecided")
 
-    def _listen(self, event: Event) -> Utterance:
-        """The utterance that an event belongs to; one whose words led to nothing is over with the next."""
+    def _listen(self, event: Event) -> UtteranceSpans:
+        """Return the open utterance, or a new one if new speech follows an utterance that has ended."""
         if self._utterance is not None and self._utterance.is_over and isinstance(event, inputs.SpeechStarted):
             self._let_go(self._utterance)
         if self._utterance is None:
-            recognition = self._book.open(names.SPEECH_TO_TEXT, event, is_call=True)
-            self._utterance = Utterance(event.at_us, recognition)
+            recognition = self._trace.open(names.SPEECH_TO_TEXT, event, is_call=True)
+            self._utterance = UtteranceSpans(event.at_us, recognition)
         return self._utterance
 
     def _end_speech(self) -> None:
@@ -129,17 +129,17 @@ class UserSpans:
         if span is not None:
             self.hold(span)
 
-    def _understood(self, utterance: Utterance, outcome: str) -> None:
+    def _understood(self, utterance: UtteranceSpans, outcome: str) -> None:
         span, utterance.recognition = utterance.recognition, None
         if span is not None:
             span.attributes |= {names.PARTIALS: utterance.partials, names.OUTCOME: outcome}
             if utterance.finished_us:
-                span.attributes[names.FINALIZE_MS] = (self._book.at_us - utterance.finished_us) // 1000
+                span.attributes[names.FINALIZE_MS] = (self._trace.at_us - utterance.finished_us) // 1000
             self.hold(span)
 
-    def _let_go(self, utterance: Utterance) -> None:
-        """What was held belongs to what goes on now, the turn or the session."""
+    def _let_go(self, utterance: UtteranceSpans) -> None:
+        """Close the held spans as children of the open turn, or of the session."""
         self._understood(utterance, "no_final")
         self._utterance = None
         for span in utterance.held:
-            self._book.close(span)
+            self._trace.close(span)

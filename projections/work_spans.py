@@ -1,63 +1,64 @@
-"""The spans of what the agent does, questions to services, synthesis, playback, and which of them are errors."""
+"""Spans of the agent's side: requests to services, synthesis, playback, and their errors."""
+
+import re
 
 from events import inputs
 from events.derived import CommandIssued
 from events.envelope import Event, Result
+from orchestrator.session.commands import ANSWERS, COMMANDS, OF_THE_TURN, PLAYS
 from projections import names
-from projections.span import Book, Context, Link, Span, Value
+from projections.span import Context, Link, Span, TraceBuilder, Value
 
-STAGES = {
-    "ClassifyIntent": names.INTENT,
-    "AnswerQuestion": names.ANSWER,
-    "PlayFiller": names.FILLER,
-    "Speak": names.TEXT_TO_SPEECH,
-}
-_DEADLINES = {  # whose fault it is that one passes, if that is still at work
+_OTHER_NAMES = {"speech": names.TEXT_TO_SPEECH}
+STAGES = {name: _OTHER_NAMES.get(COMMANDS[name].stage, COMMANDS[name].stage) for name in sorted(OF_THE_TURN)}
+"""Command of the current task → name of its span: the gen_ai convention's, if there is one; otherwise the stage's."""
+_DEADLINES = {  # timer → the span that has timed out, if it is still open
     "intent_deadline": names.INTENT,
     "answer_deadline": names.ANSWER,
     "tts_deadline": names.TEXT_TO_SPEECH,
 }
-_ANSWERED_BY: dict[type[Event], frozenset[str]] = {
-    inputs.IntentResolved: frozenset({names.INTENT}),
-    inputs.RagAnswered: frozenset({names.ANSWER}),
-    inputs.TtsComplete: frozenset({names.FILLER, names.TEXT_TO_SPEECH}),
-    inputs.ServiceFailed: frozenset(STAGES.values()),
-}
+
+
+_NAME = re.compile(r"[\w.:/-]{1,64}")
+"""Any other intent is left unnamed: a failing service may repeat the user's words, and traces must not contain them."""
+MOST_COUNT = 2**53
+"""Largest Count. A payload may hold any JSON number, but OTLP integers have 64 bits."""
 
 
 class WorkSpans:
-    """Folds commands and their results."""
+    """Folds commands and their results into spans."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, trace: TraceBuilder) -> None:
+        self._trace = trace
         self._stages: dict[str, Span] = {}
-        """By command id."""
+        """Open spans by command id."""
         self._playbacks: dict[str, Span | None] = {}
-        """By playback id; None: asked for, not begun."""
+        """By playback id; None until the playback starts."""
         self._fillers: set[str] = set()
         self._overdue = ""
-        """Whose deadline is the input that things are decided about now."""
+        """Name of the span whose deadline is the current input; otherwise empty."""
         self._asked: dict[str, Context] = {}
-        """By the event that issued it: what a result was asked by."""
+        """Id of the COMMAND_ISSUED event → context of its span, for links from results."""
 
     @property
     def playing(self) -> Span | None:
-        """What is heard of the agent."""
+        """Span of the running playback, if any."""
         return next((span for span in self._playbacks.values() if span is not None), None)
 
     def consider(self, event: Event, *, is_in_a_call: bool) -> None:
-        """An input: what is cancelled because of its deadline has failed. Without a call nothing is synthesised: there
-        it is the client that does not show the answer.
+        """Note an input: a stage cancelled by its own deadline counts as timed out. Without a call, tts_deadline is no
+        error of text-to-speech: nothing is synthesised, and the client did not show the answer.
         """
         overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
         self._overdue = overdue if is_in_a_call or overdue != names.TEXT_TO_SPEECH else ""
 
     def ask(self, event: CommandIssued, because: Event | None) -> None:
-        """A stage begins, because of that input."""
-        span = self._book.open(STAGES[event.name], event, is_call=True)
+        """Open the span of a stage; `because` is the input that caused the command."""
+        span = self._trace.open(STAGES[event.name], event, is_call=True)
         span.attributes[names.COMMAND_ID] = event.command_id
-        if number := event.payload.get("speculation"):
-            span.attributes[names.SPECULATION] = int(str(number))
+        number = event.payload.get("speculation")
+        if isinstance(number, int) and 0 < number <= MOST_COUNT:
+            span.attributes[names.SPECULATION] = int(number)
         if (first := self._stages.get(event.retry_of)) is not None:
             span.links.append(Link(first.context, names.RETRY_OF))
             self.end_stage(event.retry_of, "retried")
@@ -65,56 +66,65 @@ class WorkSpans:
             span.links.append(Link(self._asked[because.cause], names.CAUSED_BY))
         self._stages[event.command_id] = span
         self._asked[event.event_id] = span.context
-        if event.name in ("Speak", "PlayFiller"):
+        if event.name in PLAYS:
             span.attributes[names.PLAYBACK_ID] = event.target
             self._playbacks.setdefault(event.target, None)
         if event.name == "PlayFiller":
             self._fillers.add(event.target)
 
+    def asked(self, command_id: str) -> Span | None:
+        """The open span of a request, by the id of its command."""
+        return self._stages.get(command_id)
+
     def adopt(self) -> None:
-        """What was asked before the turn is of the turn."""
+        """Make the new turn the parent of requests issued before it."""
         for span in self._stages.values():
-            self._book.rehome(span)
+            self._trace.rehome(span)
 
     def answered(self, event: Result) -> Span | None:
-        """A result; the span that it ends, if it does. One of a stage that is over changes nothing."""
+        """Fold a result; the span that it ends, or None. A late result changes nothing."""
         span = self._stages.get(event.command_id)
         if isinstance(event, inputs.PlaybackStarted | inputs.PlaybackDone):
             self._play(event)
         elif isinstance(event, inputs.TtsChunkReady) and span is not None:
             span.attributes.setdefault(names.FIRST_CHUNK_MS, (event.at_us - span.start_us) // 1000)
-        elif span is not None and span.name in _ANSWERED_BY.get(type(event), ()):
+        elif span is not None and event.ends_stage and self._answers(event, span):
             span.attributes |= _said(event)
             if isinstance(event, inputs.ServiceFailed):
                 span.error = span.attributes[names.ERROR_TYPE] = "service_failed"
             return self._over(event.command_id, "failed" if span.error else "answered")
         return None
 
+    @staticmethod
+    def _answers(event: Result, span: Span) -> bool:
+        """Whether the span's stage expects this result. Logs of other reducer versions may hold unexpected ones."""
+        return span.name in {STAGES.get(name) for name in ANSWERS[type(event)]}
+
     def end_stage(self, command_id: str, outcome: str) -> None:
         span = self._over(command_id, outcome)
         if span is not None:
-            self._book.close(span)
+            self._trace.close(span)
 
     def withdraw(self, command_id: str) -> Span | None:
-        """The span of a question that is not asked any more."""
+        """End the span of a withdrawn request."""
         return self._over(command_id, "cancelled")
 
     def cancel(self) -> None:
-        """The current task."""
+        """End the spans of the current task as cancelled."""
         for command_id in list(self._stages):
             self.end_stage(command_id, "cancelled")
 
     def stop(self, playback_id: str) -> None:
-        """Nothing more of this playback."""
+        """End the spans of a playback."""
         for command_id, span in list(self._stages.items()):
             if span.attributes.get(names.PLAYBACK_ID) == playback_id:
                 self.end_stage(command_id, "cancelled")
         played = self._playbacks.pop(playback_id, None)
         if played is not None:
-            self._book.close(played)
+            self._trace.close(played)
 
     def end_answer(self, playback_id: str, facts: dict[str, Value]) -> Context | None:
-        """An answer is over; what it is known by, if it was heard at all."""
+        """End an answer's spans; returns the context of its playback, or None if it never played."""
         played = self._playbacks.get(playback_id)
         if played is not None:
             played.attributes |= facts
@@ -122,7 +132,7 @@ class WorkSpans:
         return played.context if played is not None else None
 
     def end(self) -> None:
-        """The turn or the session is over."""
+        """End all spans, because the turn or the session is over."""
         self.cancel()
         for playback_id in list(self._playbacks):
             self.stop(playback_id)
@@ -144,26 +154,29 @@ class WorkSpans:
     def _play(self, event: inputs.PlaybackStarted | inputs.PlaybackDone) -> None:
         playback_id = event.playback_id
         if playback_id not in self._playbacks:
-            return  # of an answer that is over
+            return  # a late event of an answer that is over
         span = self._playbacks[playback_id]
         if isinstance(event, inputs.PlaybackStarted):
             if span is None:
-                span = self._playbacks[playback_id] = self._book.open(names.PLAYBACK, event)
+                span = self._playbacks[playback_id] = self._trace.open(names.PLAYBACK, event)
                 span.attributes[names.PLAYBACK_ID] = playback_id
                 if event.cause in self._asked:
                     span.links.append(Link(self._asked[event.cause], names.CAUSED_BY))
         else:
             if span is not None:
                 span.attributes |= {names.CONFIRMED_BY: event.confirmed_by, names.PLAYED_MS: event.position_ms}
-            if playback_id in self._fillers:  # of an answer, ANSWER_ENDED says the end
+            if playback_id in self._fillers:  # answers end with ANSWER_ENDED
                 self.stop(playback_id)
 
 
 def _said(event: Event) -> dict[str, Value]:
-    """What a result tells beyond its words."""
+    """Span attributes from a result."""
     match event:
         case inputs.IntentResolved():
-            return {names.INTENT_NAME: event.intent, names.INTENT_CONFIDENCE: event.confidence_permille}
+            return {
+                names.INTENT_NAME: event.intent if _NAME.fullmatch(event.intent) else names.UNNAMED,
+                names.INTENT_CONFIDENCE: event.confidence_permille,
+            }
         case inputs.RagAnswered():
             return {names.SOURCES: len(event.sources)}
         case inputs.TtsComplete():

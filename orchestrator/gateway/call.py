@@ -1,43 +1,75 @@
-"""A connection at work: client messages become events, an offer becomes a media handler."""
+"""Carries out the messages of one connection: messages become events, an offer becomes a media handler."""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
+
+from redis.exceptions import RedisError
 
 from events.envelope import Input
 from events.inputs import BargeIn, ClientDisconnected, HandlerAttached, HandlerDetached, SessionCloseRequested, SttFinal
 from orchestrator.gateway import messages
 from orchestrator.gateway.client import WebSocketClient, event_id_of
-from orchestrator.media.handler import MediaHandler, OfferRefused
+from orchestrator.media.budget import Budget
+from orchestrator.media.handler import MediaHandler
+from orchestrator.media.offer import OfferRefused
 from orchestrator.media.settings import MediaSettings
-from orchestrator.runtime.effects import Services
+from orchestrator.runtime.effects.effects import Services
 from orchestrator.runtime.live_session import Handler, LiveSession
-from orchestrator.runtime.node import Node
-from orchestrator.services.ports import ServiceError
+from orchestrator.runtime.node import DELAYED, Node
+from orchestrator.safe_text import named_error
+from orchestrator.services.failures import ServiceError
 
 logger = logging.getLogger(__name__)
+
+OFFERS_PER_S = 1
+MOST_OFFERS = 5
+"""Burst limit. A client that lost its call sends one offer, and a few more if that fails."""
+REGISTER_S = 5.0
+"""Timeout for registering a new call in Redis."""
 
 
 class Call:
     """One client's connection to one session."""
 
     def __init__(
-        self, node: Node, services: Services, media: MediaSettings, live: LiveSession, client: WebSocketClient
+        self,
+        node: Node,
+        services: Services,
+        media: MediaSettings,
+        live: LiveSession,
+        client: WebSocketClient,
+        admits: Callable[[messages.ClientMessage], Awaitable[bool]],
+        spoke: Callable[[], None],
+        *,
+        tells_details: bool = False,
     ) -> None:
+        """`admits` waits for a message's turn and returns False to skip the message. `spoke` is called for each spoken
+        turn. `tells_details` adds the cause of
+        a failure to the client's error message.
+        """
+        self._admits = admits
+        self._spoke = spoke
         self._node = node
         self._services = services
         self._media = media
         self._live = live
         self._client = client
+        self._tells_details = tells_details
         self._left = False
+        self._offers = Budget(OFFERS_PER_S, MOST_OFFERS)
+        self._attaching: asyncio.Task[None] | None = None
 
     async def hear(self, raw: str) -> bool:
-        """Carry out one message; False when it was a bad one (the client is told why)."""
+        """Carry out one message. Returns False for a bad message, after an error message to the client."""
         try:
-            await self._carry_out(messages.parse_client_message(raw))
+            message = messages.parse_client_message(raw)
         except messages.BadMessage as error:
             self._client.tell(messages.ErrorReport(code="bad_message", message=str(error)))
             return False
+        if await self._admits(message):
+            await self._carry_out(message)
         return True
 
     async def _carry_out(self, message: messages.ClientMessage) -> None:
@@ -62,10 +94,34 @@ class Call:
             case messages.Goodbye():
                 self._node.report(SessionCloseRequested(session_id=session_id, reason="goodbye"))
             case messages.WebrtcOffer(sdp=sdp):
-                await self._attach(sdp)
+                self._begin_to_attach(sdp)
+
+    def _begin_to_attach(self, offer_sdp: str) -> None:
+        """Answer the offer in a task: a slow speech-to-text must not delay noticing that the client left or hung up."""
+        if "voice" not in self._live.grant.may:
+            self._refuse("your token allows to type, not to speak")
+            return
+        if not self._offers.take():
+            self._refuse(f"too many offers: wait a second between them, after {MOST_OFFERS} in a row")
+            return
+        self._stop_attaching()
+        work = self._attach(offer_sdp)
+        self._attaching = asyncio.create_task(work, name=f"{self._live.session_id}:attach")
+
+    def _stop_attaching(self) -> None:
+        """Cancel the offer that is being answered: a newer offer has replaced it, or the client has left."""
+        if self._attaching is not None and not self._attaching.done():
+            self._attaching.cancel()
+            self._live.watch(self._attaching)
+
+    def _refuse(self, why: str, error: Exception | None = None) -> None:
+        """Send `call_failed` to the client. Only a private gateway adds `error`: its callers are developers."""
+        details = f" ({named_error(error)})" if error is not None and self._tells_details else ""
+        message = f"the call could not be set up: {why}{details}"
+        self._client.tell(messages.ErrorReport(code="call_failed", message=message))
 
     async def _attach(self, offer_sdp: str) -> None:
-        """Connect a microphone and a loudspeaker. HANDLER_ATTACHED is on its way before the answer leaves."""
+        """Connect the media of an offer. Reports HANDLER_ATTACHED before the SDP answer is sent."""
         session_id, live = self._live.session_id, self._live
         handler_id = f"fastrtc_{uuid4().int % 10**10:010d}"
         try:
@@ -77,65 +133,98 @@ class Call:
                 report=self._report,
                 tell_client=self._tell_client,
                 settings=self._media,
+                counters=self._node.counters,
             )
-        except (OfferRefused, ServiceError) as error:
-            self._client.tell(messages.ErrorReport(code="call_failed", message=str(error)))
+        except OfferRefused as error:
+            self._refuse(str(error))
             return
-        except Exception:  # a port of the user's that breaks costs the call, not the conversation
+        except ServiceError as error:
+            logger.warning("the call of %s has no speech-to-text: %s", session_id, error)
+            self._refuse("speech is not understood here just now", error)
+            return
+        except Exception as error:  # a failing user-supplied port ends the call, not the conversation
             logger.exception("the call of %s could not be set up", session_id)
-            self._client.tell(messages.ErrorReport(code="call_failed", message="the call could not be set up"))
+            self._refuse("something broke here; try again, or type", error)
             return
-        if live.client is not self._client:
-            await handler.close()  # the session went on without this connection while the call was set up
+        if not await self._register(handler) or live.client is not self._client:
+            await handler.close()  # another connection took over the session while the call was set up
             return
-        if (old := live.handler) is not None:
-            await self._detach(old.handler_id)
-        live.handler = handler
-        await self._node.register_handler(handler_id, session_id)
+        self._node.begin(live)
+        self._replace_handler(handler, "replaced")
         self._node.report(HandlerAttached(session_id=session_id, handler_id=handler_id))
         self._client.tell(messages.WebrtcAnswer(sdp=answer_sdp, handler_id=handler_id))
 
+    async def _register(self, handler: MediaHandler) -> bool:
+        try:
+            async with asyncio.timeout(REGISTER_S):
+                await self._node.register_handler(handler.handler_id, self._live.session_id)
+        except asyncio.CancelledError:
+            self._live.watch(asyncio.create_task(handler.close(), name=f"{self._live.session_id}:unregistered"))
+            raise
+        except (TimeoutError, RedisError, OSError) as error:
+            logger.warning("the call of %s could not be registered: %r", self._live.session_id, error)
+            self._refuse(DELAYED)
+            return False
+        return True
+
     def _report(self, event: Input) -> None:
-        """What the media layer says; a connection that ended is forgotten here too."""
+        """Report an event of the media layer. Forgets the handler when its media connection has ended."""
         self._node.report(event)
+        if isinstance(event, SttFinal):
+            self._spoke()
         live = self._live
         if isinstance(event, HandlerDetached) and live.handler and live.handler.handler_id == event.handler_id:
             handler, live.handler = live.handler, None
-            live.watch(asyncio.create_task(self._forget(handler), name=f"{live.session_id}:detach"))
+            self._let_go(handler)
+            if isinstance(live.client, WebSocketClient):
+                words = f"the audio of the call was lost ({event.reason}); start the call again, or type"
+                live.client.tell(messages.ErrorReport(code="call_lost", message=words))
 
     def _tell_client(self, message: dict[str, str | int]) -> None:
-        """To whoever is connected now: the call may outlive the connection that began it."""
+        """Send a message to the session's current client: a call may outlive the connection that began it."""
         if isinstance(self._live.client, WebSocketClient):
             self._live.client.tell_raw(message)
 
-    async def _detach(self, handler_id: str) -> None:
+    def _replace_handler(self, new: Handler | None, reason: str) -> None:
+        """Replace the handler and report the old one as detached, without an await: no event comes in between."""
         live = self._live
-        if live.handler is None or live.handler.handler_id != handler_id:
+        old, live.handler = live.handler, new
+        if old is None:
             return
-        handler, live.handler = live.handler, None
         if live.state.phase != "ENDED":
             self._node.report(
-                HandlerDetached(session_id=live.session_id, handler_id=handler_id, reason="replaced or left")
+                HandlerDetached(
+                    session_id=live.session_id,
+                    handler_id=old.handler_id,
+                    reason=reason,
+                    unheard_ms=old.unheard_ms,
+                )
             )
-        await self._forget(handler)
+        self._let_go(old)
+
+    def _let_go(self, handler: Handler) -> None:
+        """Close a handler in a task. The end of the session waits for that task."""
+        self._live.watch(asyncio.create_task(self._forget(handler), name=f"{self._live.session_id}:detach"))
 
     async def _forget(self, handler: Handler) -> None:
         await handler.close()
         await self._node.forget_handler(handler.handler_id)
 
-    async def leave(self, reason: str) -> None:
-        """The connection is gone: so is its handler; the session waits for the client to come back."""
+    def leave(self, reason: str) -> None:
+        """Handle the loss of the connection: detach its handler. The session waits for the client to reconnect."""
         if self._left:
             return
         self._left = True
         self._client.stop()
+        self._stop_attaching()
         live = self._live
         if live.client is not self._client:
-            return  # another connection serves the session by now
-        live.client = None  # at once: the client may be back while the handler is still being closed
-        live.call_follows = live.handler is not None
-        if live.handler is not None:
-            await self._detach(live.handler.handler_id)
+            return  # another connection already serves the session
+        live.client = None  # now, before the handler is closed: the client may reconnect meanwhile
+        if live.open is not None:
+            self._node.discard(live)  # no input yet; the promised session stays valid for a while
+            return
+        self._replace_handler(None, reason)
         if live.state.phase != "ENDED":
             self._node.report(
                 ClientDisconnected(session_id=live.session_id, client_id=self._client.client_id, reason=reason)

@@ -1,7 +1,7 @@
-"""The words of `/orchestrate`: every message a client and the server may send each other, and nothing else.
+"""The messages of the WebSocket `/orchestrate`, both ways, and the validation of those from clients.
 
-docs/websocket.md describes them for people; a test holds the two together. The models are strict: what a client sends
-is either exactly one of these messages, or a BadMessage that says what was wrong and what to do about it.
+docs/websocket.md describes them for people; a test compares the page with this file. The models are strict: client
+input is exactly one of these messages, or raises a BadMessage that names the mistake and its remedy.
 """
 
 from enum import IntEnum
@@ -14,11 +14,12 @@ from events.envelope import Count, Id, Milliseconds, Text
 MAX_TEXT_CHARS = 2_000
 MAX_SDP_CHARS = 64 * 1024
 MAX_MESSAGE_BYTES = 2 * MAX_SDP_CHARS + 4 * 1024
-"""Longest frame the server reads, for its `max_msg_size`: an SDP grows when JSON escapes its line ends."""
+"""Longest message the server reads (`max_msg_size`): an SDP grows when JSON escapes its line ends."""
 
 Phase = Literal["IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRUPT", "ENDED"]
 
 NonEmptyId = Annotated[Id, StringConstraints(min_length=1)]
+ResumeToken = Annotated[str, StringConstraints(min_length=1, max_length=2_048)]
 TypedText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
 Sdp = Annotated[str, StringConstraints(min_length=1, max_length=MAX_SDP_CHARS)]
 RtpTimestamp = Annotated[int, Field(ge=0, lt=2**32)]
@@ -89,12 +90,22 @@ ClientMessage = Annotated[TextInput | WebrtcOffer | BargeIn | PlaybackDone | Goo
 # --- server → client ---------------------------------------------------------------------------------------------
 
 
+class IceServer(Message):
+    """A STUN or TURN server for WebRTC, in the form of RTCIceServer."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
+
+
 class SessionReady(Message):
     """The first message on every connection: which conversation this is, and the secret to rejoin it."""
 
     type: Literal["session"] = "session"
     session_id: NonEmptyId
-    resume_token: NonEmptyId
+    resume_token: ResumeToken
+    ice_servers: tuple[IceServer, ...] | None = None
+    """For calls; left out where the service names none."""
 
 
 class PhaseChanged(Message):
@@ -134,6 +145,22 @@ class Reply(Message):
     playback_id: NonEmptyId
     text: Text
     turn: Count
+
+
+class ReplyMore(Message):
+    """The answer goes on: `text` follows what its `reply` has, blanks included."""
+
+    type: Literal["reply_more"] = "reply_more"
+    playback_id: NonEmptyId
+    text: Text
+
+
+class Heard(Message):
+    """The user interrupted this playback; of its words, the user heard `text`."""
+
+    type: Literal["heard"] = "heard"
+    playback_id: NonEmptyId
+    text: str
 
 
 class LogLine(Message):
@@ -202,6 +229,8 @@ ServerMessage = Annotated[
     | Ack
     | ClearText
     | Reply
+    | ReplyMore
+    | Heard
     | LogLine
     | WebrtcAnswer
     | PlaybackStart
@@ -233,12 +262,12 @@ def parse_server_message(raw: str | bytes) -> ServerMessage:
 
 
 def server_message(raw: dict[str, str | int]) -> ServerMessage:
-    """What the media layer says, as a message; raises ValueError when it is none."""
+    """Convert a message of the media layer; raises ValueError when it does not match a server message."""
     return _SERVER.validate_python(raw)
 
 
 def encode(message: ServerMessage | ClientMessage) -> str:
-    """The JSON text of a message; what was left open is left out."""
+    """The JSON text of a message. Fields that are None are omitted."""
     return message.model_dump_json(exclude_none=True)
 
 
@@ -254,7 +283,7 @@ def _parse(adapter: TypeAdapter[Parsed], raw: str | bytes) -> Parsed:
 
 
 def _explain(error: dict[str, Any]) -> str:
-    """One sentence on what is wrong and one on what to do, for the first thing pydantic found."""
+    """The mistake and its remedy, for the first error that pydantic found."""
     kind, where, context = error["type"], error["loc"], error.get("ctx", {})
     if kind in ("json_invalid", "string_unicode") and not where:
         return "not valid JSON: send one JSON object in each WebSocket text message"
@@ -273,6 +302,6 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 def _short(name: object) -> str:
-    """A name that a client made up, cut so that it cannot flood a log."""
+    """A name from a client, cut so that it cannot flood a log."""
     text = str(name)
     return text if len(text) <= 40 else f"{text[:40]}…"

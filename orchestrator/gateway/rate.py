@@ -1,29 +1,46 @@
-"""How many messages one connected client may send: a token bucket, and a smaller one for bad ones."""
+"""Token buckets: rate limits with a burst."""
 
 import time
 
-MESSAGES_PER_S = 30
-BURST = 60
-BAD_BURST = 10
+BAD_MESSAGES = 10
+"""Malformed messages accepted per connection; the next one closes it."""
 
 
-class RateLimit:
-    """Far above what a conversation needs, far below what would hurt others."""
+class Bucket:
+    """A token bucket: `per_s` tokens are added per second, up to `burst`."""
 
-    def __init__(self) -> None:
-        self._tokens = float(BURST)
-        self._bad_left = BAD_BURST
+    def __init__(self, per_s: float, burst: float) -> None:
+        self.per_s = per_s
+        self._burst = burst
+        self._tokens = burst
         self._at_s = time.monotonic()
 
-    def allows(self) -> bool:
-        """Whether one more message is fine now."""
-        now_s = time.monotonic()
-        self._tokens = min(BURST, self._tokens + (now_s - self._at_s) * MESSAGES_PER_S)
-        self._at_s = now_s
+    def take(self) -> bool:
+        """Take one token; False if none is left."""
+        if self._now() < 1:
+            return False
         self._tokens -= 1
-        return self._tokens >= 0
+        return True
 
-    def allows_bad(self) -> bool:
-        """Whether one more bad message is fine; they are counted over the whole connection."""
-        self._bad_left -= 1
-        return self._bad_left >= 0
+    def reserve(self, longest_s: float) -> float | None:
+        """Take one token in advance; returns the seconds until it is due, or None if that exceeds `longest_s`."""
+        wait_s = max(0.0, (1 - self._now()) / self.per_s)
+        if wait_s > longest_s:
+            return None
+        self._tokens -= 1
+        return wait_s
+
+    def wait_s(self) -> float:
+        """Seconds until a token is available."""
+        return max(0.0, (1 - self._now()) / self.per_s)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the bucket is full: nothing was taken lately."""
+        return self._now() >= self._burst
+
+    def _now(self) -> float:
+        now_s = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self.per_s)
+        self._at_s = now_s
+        return self._tokens

@@ -1,35 +1,53 @@
-"""The gateway's HTTP side: the WebSocket /orchestrate and whom it refuses, the console page, health."""
+"""The gateway's HTTP server: the WebSocket /orchestrate and its admission checks, the console page, health, metrics."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
+from orchestrator.gateway.access.credentials import PROTOCOL, Proxies
+from orchestrator.gateway.access.guard import Authenticate, Guard
+from orchestrator.gateway.access.own_tokens import OwnTokens
+from orchestrator.gateway.access.pages import Pages
+from orchestrator.gateway.access.refusal import AccessRefused
+from orchestrator.gateway.addresses import HTTP_BURST, HTTP_PER_S, Addresses
 from orchestrator.gateway.call import Call
 from orchestrator.gateway.client import WebSocketClient
-from orchestrator.gateway.messages import MAX_MESSAGE_BYTES, CloseCode, SessionReady
-from orchestrator.gateway.rate import RateLimit
+from orchestrator.gateway.door import Connections
+from orchestrator.gateway.entrance import Entrance
+from orchestrator.gateway.fair_share import INPUTS_PER_MINUTE, FairShare
+from orchestrator.gateway.frames import FrameCount
+from orchestrator.gateway.ice_servers import IceServers
+from orchestrator.gateway.line import TOO_MANY, Line
+from orchestrator.gateway.lines import Lines
+from orchestrator.gateway.messages import MAX_MESSAGE_BYTES, CloseCode
+from orchestrator.gateway.origin import AllowedNames
+from orchestrator.gateway.shares import Shares
 from orchestrator.media.settings import MediaSettings
-from orchestrator.runtime.effects import Services
+from orchestrator.runtime.effects.effects import Services
 from orchestrator.runtime.live_session import LiveSession
-from orchestrator.runtime.node import DELAYED, Node, NotReadyError
+from orchestrator.runtime.node import Node, NotReadyError
+from orchestrator.safe_text import safe_error
 
 logger = logging.getLogger(__name__)
 
 CLOSE_S = 2.0
-"""How long a client has to answer when the server closes the connection."""
+"""Timeout for the client's close frame when the server closes the connection."""
 STATIC = Path(__file__).parent / "static"
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'; "
-        "connect-src 'self' ws: wss:"  # a conversation may move to a node that was started after the page was loaded
+        "connect-src 'self' ws: wss:"  # a conversation may move to a node started after the page was loaded
     ),
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+LONGEST_FORM = 8 * 1024
+"""Limit of a posted form, in bytes; it holds a token."""
+ALIVE, CALLS = "/healthz", "/orchestrate"
 
 
 class Gateway:
@@ -41,43 +59,139 @@ class Gateway:
         services: Services,
         *,
         media: MediaSettings,
-        allowed_origins: frozenset[str] = frozenset(),
+        allowed_origins: Iterable[str] = (),
+        allowed_hosts: Iterable[str] = (),
+        is_private: bool = True,
         max_sessions: int = 20,
+        inputs_per_minute: int = INPUTS_PER_MINUTE,
         metrics: Callable[[web.Request], Awaitable[web.Response]] | None = None,
+        authenticate: Authenticate | None = None,
+        is_development: bool = False,
+        trusted_proxies: Iterable[str] = (),
+        ice_servers: IceServers | None = None,
+        console: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
+        """`authenticate`: the check of callers and operators; None lets everybody in. `is_development`: only this
+        machine can connect, and its page comes in without being asked for a token. `console` starts the console if need
+        be and returns its URL; None: there is none.
+        """
         self._node = node
         self._services = services
         self._media = media
-        self._allowed_origins = allowed_origins
-        self._max_sessions = max_sessions
+        self._is_private = is_private
+        """On loopback the caller is the developer, so error messages include the cause."""
+        self._names = AllowedNames(
+            allowed_hosts, allowed_origins, addresses=lambda: node.addresses, is_private=is_private
+        )
+        self.connections = Connections(max_sessions, node.counters)
+        self._lines = Lines(node, max_sessions)
+        self._fair_share = FairShare(max_sessions, node.counters)
+        self._shares = Shares(node, inputs_per_minute / 60)
+        own = OwnTokens(lambda: node.secret)
+        self._guard = Guard(authenticate, own, Proxies(trusted_proxies))
+        self._entrance = Entrance(node, self._guard, own, self._lines, self._shares, ice_servers or IceServers())
+        self._pages = Pages(self._guard, own, self._names, is_development=is_development)
+        self._handshakes = Addresses(10 + max_sessions / 2, 20 + max_sessions)
+        self._requests = Addresses(HTTP_PER_S, HTTP_BURST)
+        self._dropping: set[asyncio.Task[None]] = set()
         self._metrics = metrics
+        self._console = console
         self._clients: set[WebSocketClient] = set()
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_secure])
+        app = web.Application(middlewares=[self._guarded], client_max_size=LONGEST_FORM)
         app.add_routes(
             [
                 web.get("/", self._index),
-                web.get("/orchestrate", self._orchestrate),
-                web.get("/healthz", self._healthz),
+                web.get(CALLS, self._orchestrate),
+                web.get(ALIVE, self._healthz),
                 web.get("/readyz", self._readyz),
+                web.post("/login", self._pages.login),
                 web.static("/static", STATIC),
             ]
         )
         if self._metrics is not None:
             app.router.add_get("/metrics", self._metrics)
+        if self._console is not None:
+            app.router.add_get("/console", self._to_console)
+        app.cleanup_ctx.append(self._watching)
         app.on_shutdown.append(self._send_all_away)
         return app
 
+    def operators_app(self) -> web.Application:
+        """The pages for operators alone, for an address of their own: no token is needed there."""
+        app = web.Application(middlewares=[self._named])
+        app.add_routes([web.get(ALIVE, self._healthz), web.get("/readyz", self._readyz)])
+        if self._metrics is not None:
+            app.router.add_get("/metrics", self._metrics)
+        return app
+
+    @web.middleware
+    async def _named(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if refusal := self._names.refusal(request.headers):
+            return web.Response(status=421, text=refusal)
+        return await handler(request)
+
+    async def _watching(self, _: web.Application) -> AsyncIterator[None]:
+        async with self._lines, self._fair_share:
+            yield
+
     async def _send_all_away(self, _: web.Application) -> None:
-        """Before aiohttp waits for open connections to end: none would by itself."""
+        """Close all clients before aiohttp waits for open connections: none would end by itself."""
         await asyncio.gather(*(client.send_away("the service is stopping") for client in list(self._clients)))
 
-    async def _index(self, _: web.Request) -> web.StreamResponse:
-        return web.FileResponse(STATIC / "index.html")
+    @web.middleware
+    async def _guarded(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Refuse requests with a wrong Host, above the rate limit, or without the right; add the security headers."""
+        self.connections.asks(request.transport)
+        try:
+            response = await self._answer(request, handler)
+        except AccessRefused as refused:
+            self._node.counters["access_refused"] += 1
+            response = self._pages.refusal(request, refused)
+        except NotReadyError as error:  # the key of resume tokens and cookies is not read yet
+            response = AccessRefused(str(error), 503).response()
+        if not response.prepared:
+            response.headers.update(SECURITY_HEADERS)
+        return response
+
+    async def _answer(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if refusal := self._names.refusal(request.headers):
+            return web.Response(status=421, text=refusal)
+        if request.path == CALLS:
+            return await handler(request)
+        if not await self._requests.may_ask(self._guard.address(request)):
+            return self._too_many("requests")
+        if request.path != ALIVE:
+            await self._pages.check(request)
+        return await handler(request)
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        page: web.StreamResponse = web.FileResponse(STATIC / "index.html")
+        if self._console is not None:
+            text = (STATIC / "index.html").read_text("utf-8").replace(' id="to-console" hidden', ' id="to-console"')
+            page = web.Response(text=text, content_type="text/html")
+        self._pages.give_cookie(request, page)
+        return page
+
+    async def _to_console(self, request: web.Request) -> web.Response:
+        """Redirect to the console, at the session that the query names."""
+        assert self._console is not None, "there is a route only then"
+        try:
+            url = await self._console()
+        except OSError as error:
+            return web.Response(status=503, text=f"the console cannot start: {safe_error(error)}; try `orch console`")
+        session_id = request.query.get("session", "")
+        raise web.HTTPFound(f"{url}sessions/{quote(session_id, safe='')}" if session_id else url)
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        """The process is alive; whether it can take calls is /readyz."""
+        """Report that the process is alive. /readyz reports whether it can take calls."""
         return web.json_response({"alive": True})
 
     async def _readyz(self, _: web.Request) -> web.Response:
@@ -92,108 +206,79 @@ class Gateway:
         return web.json_response(body, status=200 if ready else 503)
 
     async def _orchestrate(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S)
+        transport = request.transport
+        if transport is None:  # the client has left; nobody gets this
+            return web.Response()
+        if _has_spoken_early(request):
+            return web.Response(status=400, text="wait for the answer to the handshake before you send frames")
+        entry = await self._entrance.check(request)
+        if not entry.comes_back and not await self._handshakes.may_ask(entry.address):
+            return self._too_many("conversations")
+        socket = web.WebSocketResponse(
+            max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S, protocols=(PROTOCOL,)
+        )
+        if not socket.can_prepare(request):
+            return web.Response(status=426, headers={"Upgrade": "websocket"}, text="you may come in, by WebSocket")
+        may_connect = self._names.may_connect(request.headers)
+        if may_connect and not entry.comes_back:
+            entry = await self._entrance.reserve(entry)
+        dropping: list[WebSocketClient] = []
+        frames = FrameCount(transport, lambda: self._drop_flooder(dropping, transport))
         try:
             await socket.prepare(request)
-        except ConnectionError:  # it is no error that a client is gone before it is answered; nobody gets this
+        except ConnectionError:  # no error: the client left before the answer; nobody gets this
             return web.Response()
-        if not self._origin_allowed(request):
+        frames.open()
+        if not may_connect:
             await socket.close(code=CloseCode.POLICY_VIOLATION, message=b"this page may not connect: wrong Origin")
             return socket
-        transport = request.transport
-        client = WebSocketClient(socket, transport.abort if isinstance(transport, asyncio.Transport) else _nothing)
-        live = await self._join(request, client)
+        client = WebSocketClient(socket, transport.abort)
+        dropping.append(client)
+        live = await self._entrance.join(entry, client, frames)
         if live is None:
             return socket
-        call = Call(self._node, self._services, self._media, live, client)
-        self._clients.add(client)
-        try:
-            await self._listen(socket, call, client)
-        finally:
-            self._clients.discard(client)
-            await call.leave("the connection closed")
+        await self._converse(socket, live, client)
         return socket
 
-    async def _join(self, request: web.Request, client: WebSocketClient) -> LiveSession | None:
-        """The session that a connection is for: a new one, or the one that it names and holds the token of."""
-        session_id = request.query.get("session_id", "")
-        if session_id and self._node.is_full:
-            await client.send_away(DELAYED)
-            return None
-        if session_id:
-            return await self._come_back(client, session_id, request.query.get("resume_token", ""))
-        if len(self._node.sessions) >= self._max_sessions:
-            await client.drop(CloseCode.TRY_AGAIN_LATER, "all lines are busy; try again later")
-            return None
+    async def _converse(self, socket: web.WebSocketResponse, live: LiveSession, client: WebSocketClient) -> None:
+        line = Line(self._node, self._lines, self._fair_share, self._shares.of(live), live, client)
+        call = Call(
+            self._node,
+            self._services,
+            self._media,
+            live,
+            client,
+            line.admits,
+            line.spoke_aloud,
+            tells_details=self._is_private,
+        )
+        self._clients.add(client)
         try:
-            live = self._node.open_session(client)
-        except NotReadyError as error:
-            await client.drop(CloseCode.TRY_AGAIN_LATER, str(error))
-            return None
-        client.tell(SessionReady(session_id=live.session_id, resume_token=self._node.resume_token(live.session_id)))
-        return live
+            await line.listen(socket, call)
+        finally:
+            self._clients.discard(client)
+            call.leave("the connection closed")
+            self._lines.left(live)
 
-    async def _come_back(self, client: WebSocketClient, session_id: str, token: str) -> LiveSession | None:
-        """The session, if it is here or comes here now; else the client is sent to its owner."""
-        known, address = self._node.may_resume(session_id, token), ""
-        if known and not self._node.owns(session_id):
-            address = await self._node.find(session_id)
-        live = self._node.session(session_id)
-        if known and live is None and self._node.owns(session_id):
-            live = await self._node.promised(session_id)
-        if known and live is not None:
-            return self._rejoin(live, client, token)
-        if known and not self._node.owns(session_id):
-            await client.send_away("the conversation is in another process, or on its way there", address)
-        else:
-            await client.drop(CloseCode.UNKNOWN_SESSION, "no such session here, or the resume_token is wrong")
-        return None
+    def _drop_flooder(self, clients: list[WebSocketClient], transport: asyncio.Transport) -> None:
+        self._node.counters["clients_dropped"] += 1
+        if not clients:
+            transport.abort()
+        for client in clients:
+            dropping = asyncio.create_task(client.drop(CloseCode.POLICY_VIOLATION, TOO_MANY))
+            self._dropping.add(dropping)
+            dropping.add_done_callback(self._dropping.discard)
 
-    def _rejoin(self, live: LiveSession, client: WebSocketClient, token: str) -> LiveSession:
-        """The client has come back. A connection that it still has, or somebody else, is replaced."""
-        old = live.client
-        client.tell(SessionReady(session_id=live.session_id, resume_token=token))
-        self._node.connect_client(live, client)
-        client.tell_phase(live.state)
-        if isinstance(old, WebSocketClient):
-            why = old.drop(CloseCode.POLICY_VIOLATION, "replaced by another connection to this conversation")
-            live.watch(asyncio.create_task(why, name=f"{live.session_id}:replaced"))
-        return live
-
-    async def _listen(self, socket: web.WebSocketResponse, call: Call, client: WebSocketClient) -> None:
-        limit = RateLimit()
-        async for message in socket:
-            if message.type is not WSMsgType.TEXT:
-                await client.drop(CloseCode.POLICY_VIOLATION, "only text messages are understood")
-            elif not limit.allows():
-                await client.drop(CloseCode.POLICY_VIOLATION, "too many messages")
-            elif not await call.hear(message.data) and not limit.allows_bad():
-                await client.drop(CloseCode.POLICY_VIOLATION, "too many bad messages")
-
-    def _origin_allowed(self, request: web.Request) -> bool:
-        """Browsers name the page's origin: ours, another node's, or one that was configured. Other programs: none."""
-        origin = request.headers.get("Origin")
-        if origin is None or origin in self._allowed_origins or _host(origin) == request.host:
-            return True
-        return _host(origin) in map(_host, self._node.addresses)  # it came by a page of that node, and moved here
+    def _too_many(self, what: str) -> web.Response:
+        self._node.counters["requests_refused"] += 1
+        words = f"this address asks for too many {what}: try again later"
+        refusal = web.Response(status=429, headers={"Retry-After": "1"}, text=words)
+        refusal.force_close()
+        return refusal
 
 
-def _host(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:  # not a URL at all
-        return ""
-
-
-def _nothing() -> None:
-    """There is no transport: the connection is gone already."""
-
-
-@web.middleware
-async def _secure(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    response = await handler(request)
-    if not response.prepared:
-        response.headers.update(SECURITY_HEADERS)
-    return response
+def _has_spoken_early(request: web.Request) -> bool:
+    """Whether bytes after the request have arrived (RFC 6455, 4.1): they could not be split into frames reliably.
+    aiohttp keeps such bytes only in this private attribute until it reads frames.
+    """
+    return bool(request.protocol._message_tail)

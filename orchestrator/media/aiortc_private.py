@@ -1,15 +1,53 @@
-"""Every place where we reach past aiortc's public interface, so that one test can guard them all.
+"""Every place where we reach past the public interface of aiortc and aioice, so that one test can guard them all.
 
-The version is pinned in pyproject.toml. Where an attribute is gone, these raise AiortcChangedError: setting or reading
-another in its stead would fail silently, as delay, as clients that never confirm, as calls that find no network.
+The versions are pinned in pyproject.toml. Where an attribute is gone, these raise AiortcChangedError: setting or
+reading another in its stead would fail silently, as delay, as clients that never confirm, as calls without a bound.
 """
 
+import logging
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender
+from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtp import AnyRtcpPacket, RtcpByePacket
+from pylibsrtp import Error as SrtpError
 
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
+_DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
+_HANDLE_RTCP = "_handle_rtcp_packet"
+_STOP_DECODER = "_RTCRtpReceiver__stop_decoder"
 _RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
+_BY_SOURCE = tuple(f"_RTCRtpReceiver__{name}" for name in ("active_ssrc", "remote_streams", "lsr", "lsr_time"))
+
+_DECODER_LOG = "aiortc.rtcrtpreceiver"
+_QUIET_S = 60.0
+
+
+class _OncePerMinute(logging.Filter):
+    """Lets one warning of a kind through per minute, with the number of those that it kept back before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        last_s, kept_back = self._kinds.get(record.msg, (-_QUIET_S, 0))
+        now_s = time.monotonic()
+        if now_s - last_s < _QUIET_S:
+            self._kinds[record.msg] = (last_s, kept_back + 1)
+            return False
+        self._kinds[record.msg] = (now_s, 0)
+        if kept_back:
+            record.msg = f"{record.msg} (and {kept_back} more like it)"
+        return True
+
+
+logging.getLogger(_DECODER_LOG).addFilter(_OncePerMinute())
+"""aiortc writes a line for every packet that cannot be decoded, and any caller can send as many as it likes."""
 
 
 class AiortcChangedError(RuntimeError):
@@ -22,10 +60,37 @@ def _existing(owner: object, name: str) -> Any:
     return getattr(owner, name)
 
 
+def require(owner: object, *names: str) -> None:
+    """Raise AiortcChangedError where one of these is gone."""
+    for name in names:
+        _existing(owner, name)
+
+
+def override(owner: object, name: str, wrap: Callable[[Any], Any]) -> None:
+    """Put `wrap(method)` in the place of a method of one object."""
+    setattr(owner, name, wrap(_existing(owner, name)))
+
+
 def replace_jitter_buffer(receiver: RTCRtpReceiver, buffer: object) -> None:
     """Call before media flows: what the old buffer holds is lost."""
     _existing(receiver, _JITTER_BUFFER)
     setattr(receiver, _JITTER_BUFFER, buffer)
+
+
+def outlive_goodbyes(receiver: RTCRtpReceiver, on_goodbye: Callable[[], None]) -> None:
+    """Keep hearing after an RTCP BYE: aiortc ends the track for good at the first, though the peer may send again, by
+    the same source or by another one.
+    """
+    handle = _existing(receiver, _HANDLE_RTCP)
+    _existing(receiver, _STOP_DECODER)  # what it does with a BYE
+
+    async def handle_but_goodbyes(packet: AnyRtcpPacket) -> None:
+        if isinstance(packet, RtcpByePacket):
+            on_goodbye()
+        else:
+            await handle(packet)
+
+    setattr(receiver, _HANDLE_RTCP, handle_but_goodbyes)
 
 
 def last_rtp_timestamp(sender: RTCRtpSender) -> int:
@@ -37,3 +102,43 @@ def ice_connections(peer: RTCPeerConnection) -> list[Any]:
     """The aioice connections of a peer, one per transport."""
     gatherers = (transceiver.receiver.transport.transport.iceGatherer for transceiver in peer.getTransceivers())
     return [_existing(gatherer, "_connection") for gatherer in gatherers]
+
+
+def frames_waiting(receiver: RTCRtpReceiver) -> int:
+    """Packets that wait for the decoder, and frames that wait behind it."""
+    track = receiver.track
+    behind = _existing(track, "_queue").qsize() if track is not None else 0
+    return int(_existing(receiver, _DECODER_QUEUE).qsize() + behind)
+
+
+def forget_source(receiver: RTCRtpReceiver, ssrc: int) -> None:
+    """Drop what aiortc and libsrtp keep of a sender: neither ever forgets one by itself."""
+    for name in _BY_SOURCE:
+        _existing(receiver, name).pop(ssrc, None)
+    transport = receiver.transport
+    _existing(_existing(transport, "_rtp_router"), "ssrc_table").pop(ssrc, None)
+    try:
+        _existing(transport, "_rx_srtp").remove_stream(ssrc)
+    except SrtpError:
+        return  # it sent nothing that libsrtp accepted
+
+
+def start_no_more(transceiver: RTCRtpTransceiver) -> None:
+    """Call before RTCPeerConnection.close(): a handshake that ends meanwhile would start tasks and a thread that nobody
+    stops any more.
+    """
+
+    async def start_nothing(_: object) -> None:
+        return
+
+    override(transceiver.sender, "send", lambda _: start_nothing)
+    override(transceiver.receiver, "receive", lambda _: start_nothing)
+
+
+async def stop_transport(
+    transport: RTCDtlsTransport, bounded: Callable[[str, Awaitable[None]], Awaitable[bool]]
+) -> None:
+    """Close the sockets and tasks that are left when RTCPeerConnection.close() does not come to an end."""
+    await bounded("DTLS transport", transport.stop())
+    await bounded("ICE transport", transport.transport.stop())
+    await bounded("ICE connection", _existing(transport.transport, "_connection").close())

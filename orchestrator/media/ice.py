@@ -1,47 +1,94 @@
-"""Decides which network addresses a peer connection uses, one connection at a time."""
+"""Decides which network addresses and UDP ports each peer connection uses, and which address it names to callers."""
 
+import asyncio
+import random
+import socket
+from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
+from aioice import Candidate
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol
 from aiortc import RTCConfiguration, RTCPeerConnection
 
 from orchestrator.media.aiortc_private import ice_connections
+from orchestrator.media.settings import MediaSettings
+
+BUFFER_BYTES = 262_144
+
+
+class NoPortError(OSError):
+    """No port of the range is free."""
 
 
 def peer_connection() -> RTCPeerConnection:
-    """One that asks no server where it is: aiortc's own default would call a public STUN server."""
+    """Create a peer connection without STUN servers: aiortc's default would ask a public one for its address."""
     return RTCPeerConnection(RTCConfiguration(iceServers=[]))
 
 
-def restrict_host_addresses(peer: RTCPeerConnection, addresses: tuple[str, ...]) -> None:
-    """Make this connection gather candidates on `addresses` alone, loopback included; empty changes nothing.
+def choose_addresses(peer: RTCPeerConnection, settings: MediaSettings) -> None:
+    """Make this connection gather candidates on the addresses and ports of the settings, and name the public address.
 
-    Call once its transceivers exist and before the local description is set. aioice asks the system for
-    addresses and skips loopback; standing before the one method that takes them keeps the choice per connection,
-    where patching the module would change every connection of the process.
+    Call after its transceivers exist and before the local description is set. aioice asks the system for addresses,
+    skips loopback, and binds any port. Wrapping one method of this connection keeps the choice per connection; patching
+    the module would change every connection of the process.
     """
-    if not addresses:
-        return
-    for connection in ice_connections(peer):
-        connection.get_component_candidates = _gather_on(list(addresses), connection.get_component_candidates)
+    if settings.ice_host_addresses or settings.udp_ports or settings.public_address:
+        for connection in ice_connections(peer):
+            connection.get_component_candidates = _gather_on(connection, settings)
 
 
-def _gather_on(allowed: list[str], gather: Any) -> Any:
+def _gather_on(connection: Any, settings: MediaSettings) -> Any:
+    gather, allowed = connection.get_component_candidates, list(settings.ice_host_addresses)
+
     async def gather_candidates(component: int, addresses: list[str], timeout: int = 5) -> Any:  # noqa: ASYNC109
-        del addresses  # what the system has; the setting knows better
-        return await gather(component=component, addresses=allowed, timeout=timeout)
+        chosen = allowed or addresses
+        if settings.udp_ports is None:
+            found = await gather(component=component, addresses=chosen, timeout=timeout)
+        else:
+            found = [await _bound(connection, component, one, settings.udp_ports) for one in chosen]
+        return [_named(one, settings.public_address) for one in found]
 
     return gather_candidates
 
 
-def without_mdns_candidates(sdp: str) -> str:
-    """The description without candidates named `….local`.
+async def _bound(connection: Any, component: int, address: str, ports: tuple[int, int]) -> Candidate:
+    """A host candidate on a free port of the range, as aioice makes it on any port. Raises NoPortError."""
+    loop = asyncio.get_running_loop()
+    for port in _in_random_order(*ports):
+        try:
+            transport, protocol = await loop.create_datagram_endpoint(
+                lambda: StunProtocol(connection), local_addr=(address, port)
+            )
+        except OSError:  # in use
+            continue
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("host", "udp", address),
+            component=component,
+            transport="udp",
+            priority=candidate_priority(component, "host"),
+            host=address,
+            port=port,
+            type="host",
+        )
+        connection._protocols.append(protocol)
+        return protocol.local_candidate
+    raise NoPortError(f"no UDP port of {ports[0]}-{ports[1]} is free on {address}")
 
-    Browsers hide their addresses behind such names until the user allows the microphone. Looking one up takes
-    multicast and holds the answer up for a second where there is none; the browser's own checks find us anyway.
-    Without them the list of candidates is open again, so its end mark goes as well.
-    """
-    lines = sdp.splitlines()
-    kept = [line for line in lines if not (line.startswith("a=candidate:") and ".local " in line)]
-    if len(kept) == len(lines):
-        return sdp
-    return "".join(f"{line}\r\n" for line in kept if line != "a=end-of-candidates")
+
+def _in_random_order(first: int, last: int) -> Iterator[int]:
+    """All ports, from a random one on: a port that was just given up is not used again at once."""
+    start = random.randint(first, last)
+    yield from range(start, last + 1)
+    yield from range(first, start)
+
+
+def _named(candidate: Candidate, public_address: str) -> Candidate:
+    """The candidate as callers get it. The connection keeps the local one: a NAT maps addresses, not ports."""
+    if not public_address or candidate.type != "host" or (":" in candidate.host) != (":" in public_address):
+        return candidate
+    named = copy(candidate)
+    named.host = public_address
+    return named

@@ -6,6 +6,8 @@ clock, so nothing is gained by waiting: an Opus packet is a whole frame, and a l
 microphone fills by the timestamps.
 """
 
+from collections.abc import Callable
+
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtp import RtpPacket
 
@@ -15,9 +17,10 @@ _MAX_MISORDER = 100
 
 
 class ImmediateBuffer:
-    """Releases every packet at once and drops what comes too late."""
+    """Releases every packet at once and drops what comes too late, or what `admits` does not let through."""
 
-    def __init__(self) -> None:
+    def __init__(self, admits: Callable[[bytes], bool] = lambda _: True) -> None:
+        self._admits = admits
         self._ssrc: int | None = None
         self._last = 0
 
@@ -30,4 +33,6 @@ class ImmediateBuffer:
                 return False, None
         self._ssrc = packet.ssrc
         self._last = packet.sequence_number
+        if not self._admits(packet._data):  # type: ignore[attr-defined]
+            return False, None
         return False, JitterFrame(data=packet._data, timestamp=packet.timestamp)  # type: ignore[attr-defined]

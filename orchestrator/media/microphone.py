@@ -1,4 +1,4 @@
-"""What the user's microphone means: decoded audio in, speech events and utterances out."""
+"""Turns decoded audio of the user's microphone into speech events and utterances."""
 
 import asyncio
 import time
@@ -17,12 +17,12 @@ from orchestrator.session.commands import MicrophoneSetting
 
 _LONGEST_FILL_SAMPLES = RATE_HZ // 2
 _LONGEST_GAP_SAMPLES = 60 * RATE_HZ
-"""A jump beyond this is a new origin of the timestamps, not time that passed."""
+"""A longer jump means that the timestamps restarted, not that audio is missing."""
 
 
 class Microphone:
-    """Hears one user. `open` and `gated` hear alike, so that a change between them disturbs nothing: what is heard
-    while gated is evidence, and the reducer, which commanded the gate, weighs it. `closed` hears nothing.
+    """Listens to one user. `open` and `gated` listen alike, so a change between them disturbs nothing: speech reported
+    while gated is evidence that the reducer, which commanded the gate, weighs. `closed` ignores all audio.
     """
 
     def __init__(
@@ -32,7 +32,10 @@ class Microphone:
         echo: EchoGuard,
         utterances: Utterances,
         say: Callable[[Input], None],
+        may_hear: Callable[[float], bool] = lambda _: True,
     ) -> None:
+        """`may_hear` takes seconds of audio and decides whether they are handled; refused audio is dropped."""
+        self._may_hear = may_hear
         self._settings = settings
         self._activity = activity
         self._echo = echo
@@ -45,37 +48,40 @@ class Microphone:
         self._stall_check: asyncio.TimerHandle | None = None
 
     def set(self, setting: MicrophoneSetting) -> None:
-        """Closing forgets the open utterance without a result and without an event: whoever closes knows."""
+        """Apply a setting. Closing discards the open utterance without a transcript or an event."""
         self._setting = setting
         if setting == "closed":
             self._activity.interrupt()
             self._utterances.cancel()
 
     def hear(self, frame: av.AudioFrame) -> None:
-        """The next decoded frame: 48 kHz, its `pts` in samples. Lost packets show as a jump of `pts`."""
+        """Handle the next decoded frame: 48 kHz, its `pts` in samples. Lost packets show as a jump of `pts`."""
         missing = self._missing_samples(frame)
         self._heard_at_s = time.monotonic()
         if self._setting == "closed":
             self._activity.skip((missing + frame.samples) * SPEECH_RATE_HZ // RATE_HZ)
             return
         filled = min(missing, _LONGEST_FILL_SAMPLES)
+        if not self._may_hear((filled + frame.samples) / RATE_HZ):
+            self._activity.skip((missing + frame.samples) * SPEECH_RATE_HZ // RATE_HZ)
+            return
         self._activity.skip((missing - filled) * SPEECH_RATE_HZ // RATE_HZ)
         hole = bytes(2 * (filled * SPEECH_RATE_HZ // RATE_HZ))
         self._listen(hole + self._resampler.feed(frame))
 
     def finish_utterance(self) -> None:
-        """Close the open utterance now. Who goes on speaking begins another one."""
+        """Finish the open utterance now. If the user is still speaking, the rest becomes another utterance."""
         spoken_ms = self._activity.spoken_ms
         self._utterances.finish()
         if self._activity.speaking:
             self._utterances.resume(spoken_ms)
 
     def go_quiet(self) -> None:
-        """No more audio comes for now: running speech has ended."""
+        """Handle the end of audio for now: ends the running speech."""
         self._report([self._activity.interrupt()])
 
     async def close(self) -> None:
-        """Release the recogniser. Nothing is said any more."""
+        """Release the recogniser and stop the stall timer."""
         if self._stall_check is not None:
             self._stall_check.cancel()
         await self._utterances.close()
@@ -83,6 +89,7 @@ class Microphone:
     def _listen(self, pcm: bytes) -> None:
         self._utterances.hear(pcm)
         self._report(self._activity.feed(pcm, self._echo.threshold_rms(self._heard_at_s)))
+        self._utterances.voice(self._activity.is_voiced)
 
     def _report(self, changes: "list[Onset | Offset] | list[Offset | None]") -> None:
         for change in changes:

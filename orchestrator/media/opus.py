@@ -1,4 +1,4 @@
-"""Encodes 20 ms of speech as the Opus packet that travels."""
+"""Encodes speech as Opus packets of 20 ms, and reads the length of received packets."""
 
 from fractions import Fraction
 from functools import cache
@@ -14,6 +14,20 @@ TIME_BASE = Fraction(1, RATE_HZ)
 _BIT_RATE_BPS = 32_000
 _COMPLEXITY = 5
 """0 to 10. 5 costs 0.22 ms of CPU per 20 ms frame, 10 costs 0.32; 5 is what phones use."""
+_FRAMES_MS = ((10, 20, 40, 60) * 3, (10, 20) * 2, (2.5, 5, 10, 20) * 4)
+_PACKET_FRAME_MS = tuple(ms for mode in _FRAMES_MS for ms in mode)
+"""Length of a frame by the five upper bits of a packet's first byte (RFC 6716, 3.1): SILK, hybrid, CELT."""
+_LONGEST_PACKET_MS = 120
+
+
+def packet_ms(packet: bytes) -> float:
+    """Audio in an Opus packet in ms, read from its first two bytes; 0 for an invalid packet (RFC 6716, 3.2)."""
+    if not packet:
+        return 0
+    code = packet[0] & 3
+    frames = (1, 2, 2, packet[1] & 63 if len(packet) > 1 else 0)[code]
+    ms = frames * _PACKET_FRAME_MS[packet[0] >> 3]
+    return ms if ms <= _LONGEST_PACKET_MS else 0
 
 
 class EncodeError(RuntimeError):
@@ -21,7 +35,7 @@ class EncodeError(RuntimeError):
 
 
 def audio_frame(pcm: bytes, rate_hz: int) -> av.AudioFrame:
-    """16-bit mono PCM as a frame that PyAV takes. `pcm` is not empty and of even length."""
+    """Wrap 16-bit mono PCM in a PyAV frame. `pcm` must be non-empty and of even length."""
     frame = av.AudioFrame(format="s16", layout="mono", samples=len(pcm) // 2)
     frame.planes[0].update(pcm)
     frame.sample_rate = rate_hz
@@ -30,10 +44,10 @@ def audio_frame(pcm: bytes, rate_hz: int) -> av.AudioFrame:
 
 
 class VoiceEncoder:
-    """One Opus stream, mono, 48 kHz. A new one per playback, so that no answer begins with the end of another.
+    """One Opus stream, mono, 48 kHz. Each playback has its own, so that no answer begins with the end of another.
 
-    Encoding here and handing aiortc a finished packet takes half the CPU of handing it a frame, which it would
-    encode in stereo at 96 kbit/s in a thread.
+    Passing finished packets to aiortc takes half the CPU of passing frames: aiortc encodes frames in stereo at
+    96 kbit/s in a thread.
     """
 
     def __init__(self) -> None:
@@ -49,7 +63,7 @@ class VoiceEncoder:
         self._pts = 0
 
     def encode(self, pcm: bytes) -> bytes:
-        """One 20 ms frame (FRAME_BYTES) as one packet. Raises EncodeError when libopus thinks otherwise."""
+        """Encode one 20 ms frame (FRAME_BYTES) as one packet. Raises EncodeError when libopus returns more or none."""
         frame = audio_frame(pcm, RATE_HZ)
         frame.pts = self._pts
         self._pts += FRAME_SAMPLES
@@ -61,6 +75,6 @@ class VoiceEncoder:
 
 @cache
 def silence() -> bytes:
-    """A packet of steady silence, encoded once: what is sent whenever there is nothing to say."""
+    """A packet of steady silence, encoded once. The track sends it while no speech is due."""
     encoder = VoiceEncoder()
     return [encoder.encode(SILENT_FRAME) for _ in range(5)][-1]

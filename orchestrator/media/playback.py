@@ -1,7 +1,8 @@
-"""One piece of agent speech: from the chunks of a synthesiser to when the client has heard it, or it is thrown away."""
+"""One playback of agent speech: from the synthesiser's chunks until the client has heard it or it is stopped."""
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Literal
 from orchestrator.media.opus import FRAME_MS, SILENT_FRAME, VoiceEncoder
 from orchestrator.media.resampling import ToOpusFrames
 from orchestrator.media.settings import MediaSettings
+from orchestrator.services.failures import ListenerGone
 from orchestrator.services.ports import SpeechChunk
 
 logger = logging.getLogger(__name__)
@@ -18,16 +20,16 @@ ClientMessage = dict[str, str | int]
 
 _PIECE_MS = 200
 _TAIL_FRAMES = 3
-"""Silence sent through the encoder when speech runs out: its last 6.5 ms come out with the frame after."""
+"""Silent frames encoded after the last speech: the encoder delays the last 6.5 ms of speech into the next frame."""
 
 
-class PlaybackStopped(Exception):  # noqa: N818  (it reports what happened, nothing went wrong)
-    """The playback was stopped before its end: by command, by a newer one, or with the connection."""
+class PlaybackStopped(ListenerGone):
+    """The playback was stopped before its end: by command, by a newer playback, or with the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlaybackEnd:
-    """A playback ended by itself after `position_ms` of speech; a timer speaks for a client that stays silent."""
+    """A playback ended by itself after `position_ms` of speech. The timer confirms when the client does not."""
 
     confirmed_by: Literal["client", "timer"]
     position_ms: int
@@ -36,8 +38,9 @@ class PlaybackEnd:
 class Playback:
     """Made by MediaHandler.play. One task writes and finishes; the track takes a packet every 20 ms.
 
-    The callbacks `on_started` and `on_progress` run on the event loop, soon after the fact, and not once after a
-    stop. `tell_client` carries playback_start and playback_mark; `heard` gets each frame of PCM as it leaves.
+    The callbacks `on_started` and `on_progress` are scheduled on the event loop and never run after a stop.
+    `tell_client` sends playback_start and playback_mark; `heard` gets each frame of PCM as it leaves; `caller_came_s`
+    says when the last datagram of the caller came (time.monotonic).
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Playback:
         heard: Callable[[bytes], None],
         on_started: Callable[[], None],
         on_progress: Callable[[int], None],
+        caller_came_s: Callable[[], float],
     ) -> None:
         self.playback_id = playback_id
         self._settings = settings
@@ -56,6 +60,7 @@ class Playback:
         self._heard = heard
         self._on_started = on_started
         self._on_progress = on_progress
+        self._caller_came_s = caller_came_s
         self._resampler = ToOpusFrames()
         self._encoder = VoiceEncoder()
         self._frames: deque[bytes] = deque()
@@ -74,7 +79,7 @@ class Playback:
 
     @property
     def position_ms(self) -> int:
-        """Speech handed out so far, in its own time."""
+        """Speech sent so far, in ms of audio."""
         return min(self._frames_out * FRAME_MS, self._written_us // 1000)
 
     @property
@@ -84,13 +89,13 @@ class Playback:
 
     @property
     def is_drained(self) -> bool:
-        """All speech has left; what is missing is a tail of silence and the client's word."""
+        """All speech has left; only the tail of silence and the client's confirmation are missing."""
         return self._marked
 
     async def write(self, chunk: SpeechChunk) -> None:
-        """Add speech. Waits while more than `buffer_ahead_ms` is still to be played.
+        """Add speech. Waits while more than `buffer_ahead_ms` is queued.
 
-        Raises PlaybackStopped, at once or from the middle of its wait; ValueError for half a sample.
+        Raises PlaybackStopped, at once or during the wait, and ValueError for an odd number of bytes.
         """
         if len(chunk.pcm) % 2:
             raise ValueError(f"a chunk of {len(chunk.pcm)} bytes is not 16-bit PCM")
@@ -103,7 +108,7 @@ class Playback:
         self._raise_if_stopped()
 
     async def finish(self) -> PlaybackEnd:
-        """No more speech comes. Waits until all of it is played and the client, or a timer for it, said so.
+        """End the speech. Waits until all of it is played and the client, or a timer, has confirmed that.
 
         Raises PlaybackStopped.
         """
@@ -112,7 +117,7 @@ class Playback:
             self._append(self._resampler.flush())
             self._complete = True
             if self._written_us == 0:
-                self._conclude("timer")  # no client can confirm what it was never told about
+                self._conclude("timer")  # no client confirms a playback without playback_start
         await self._over.wait()
         if self._end is None:
             raise PlaybackStopped(self.playback_id)
@@ -121,7 +126,7 @@ class Playback:
     def take_packet(self, next_rtp_timestamp: Callable[[], int]) -> bytes | None:
         """The packet for this tick of the track, or None when there is nothing to send.
 
-        While it is paused, there is nothing but the tail of silence: what has left is heard to its last millisecond.
+        While paused, only the tail of silence is sent: it carries the last milliseconds of the speech sent before.
         """
         if not self._paused:
             if self._frames:
@@ -134,24 +139,24 @@ class Playback:
         return self._encoder.encode(SILENT_FRAME)
 
     def pause(self) -> None:
-        """Hand out no speech from now on and keep what there is. What left before may still be reported, and confirmed
-        if it was all.
+        """Send no more speech and keep the queue. Speech sent before may still be reported, and confirmed if it was
+        all of the playback.
         """
         self._paused = True
 
     def resume(self) -> None:
-        """Go on with the frame after the last one that left."""
+        """Continue with the frame after the last one sent."""
         self._paused = False
 
     def stop(self) -> None:
-        """Drop what is left, at once. Without effect when it is over."""
+        """Drop the queued speech at once. No effect when the playback is over."""
         if not self._over.is_set():
             self._frames.clear()
             self._tail_left = 0
             self._settle()
 
     def confirm(self) -> None:
-        """The client heard the end. Before everything was sent it cannot have: without effect then."""
+        """Note that the client heard the end. No effect before all speech was sent: the client cannot have heard it."""
         if self._marked:
             self._conclude("client")
 
@@ -193,11 +198,22 @@ class Playback:
         self._soon(
             lambda: self._tell_client({"type": "playback_mark", "playback_id": self.playback_id, "rtp": rtp_timestamp})
         )
-        wait_s = self._settings.confirmation_timeout_ms / 1000
-        self._timer = asyncio.get_running_loop().call_later(wait_s, lambda: self._conclude("timer"))
+        marked_s = time.monotonic()
+        self._conclude_after(self._settings.confirmation_timeout_ms, lambda: self._unconfirmed(marked_s))
+
+    def _unconfirmed(self, marked_s: float) -> None:
+        """Conclude if the caller is there. A caller who is gone has not heard the end: wait for the next call."""
+        wait_ms = self._settings.lost_caller_ms - self._settings.confirmation_timeout_ms
+        if self._caller_came_s() >= marked_s or wait_ms <= 0:
+            self._conclude("timer")
+        else:
+            self._conclude_after(wait_ms, lambda: self._conclude("timer"))
+
+    def _conclude_after(self, wait_ms: int, conclude: Callable[[], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(wait_ms / 1000, conclude)
 
     def _soon(self, callback: Callable[[], None]) -> None:
-        """Not now: the caller is the track, which owes aiortc a packet and may not fail."""
+        """Schedule `callback` for later: the caller is the track, which must return a packet and must not fail."""
 
         def call_unless_stopped() -> None:
             if self._end is not None or not self._over.is_set():

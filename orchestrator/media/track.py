@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 class AgentTrack(MediaStreamTrack):
-    """Sends silence when there is nothing to say: after a pause in the stream a browser's buffer grows to 0.5 s.
+    """Sends silence while no speech is due: after a pause in the stream a browser's buffer grows to 0.5 s.
 
-    `next_rtp_timestamp` gives what the next packet will carry on the wire.
+    `next_rtp_timestamp` returns the RTP timestamp that the next packet will carry on the wire.
     """
 
     kind = "audio"
@@ -32,7 +32,7 @@ class AgentTrack(MediaStreamTrack):
         self._anchor_s = 0.0
         self._ticks = 0
         self.playback: Playback | None = None
-        """What is audible from the next packet on; None is silence."""
+        """The playback that is audible from the next packet on; None is silence."""
 
     async def recv(self) -> "av.Packet[Any]":
         """The next packet, when it is due. Raises MediaStreamError after stop() and nothing else: any other
@@ -41,7 +41,7 @@ class AgentTrack(MediaStreamTrack):
         if self.readyState != "live":
             raise MediaStreamError
         await self._wait_for_the_tick()
-        # Decided after the wait, so that a stop() during it is obeyed by this very packet.
+        # Chosen after the wait, so that a stop() during the wait applies to this packet.
         packet: av.Packet[Any] = av.Packet(self._payload())
         packet.pts = self._ticks * FRAME_SAMPLES
         packet.time_base = TIME_BASE

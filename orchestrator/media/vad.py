@@ -1,6 +1,6 @@
-"""Decides from PCM alone where speech begins and ends, and what is only the agent's own echo.
+"""Detects from PCM alone where speech begins and ends, and which sound is only the agent's own echo.
 
-Pure: no clock, no task, no I/O. Positions are in the microphone's own time, in milliseconds since its first sample.
+Pure: no clock, no task, no I/O. Positions count milliseconds of audio since the microphone's first sample.
 """
 
 import math
@@ -16,11 +16,12 @@ CHUNK_SAMPLES = 512
 CHUNK_BYTES = 2 * CHUNK_SAMPLES
 _SAMPLES_PER_MS = 16
 _FORGET_AFTER_CHUNKS = 31
-"""After about 1 s without inference the model's memory is of another time: it starts afresh."""
+"""Chunks without inference (about 1 s) after which the model's memory is stale and is reset."""
+_LULL_CHUNKS = 2
 
 
 class SpeechModel(Protocol):
-    """Says how likely 32 ms of 16 kHz PCM are speech, 0 to 1; remembers what it heard before."""
+    """Returns the probability, 0 to 1, that 32 ms of 16 kHz PCM are speech. Remembers earlier chunks."""
 
     def process_chunk(self, audio: bytes) -> float: ...
     def reset(self) -> None: ...
@@ -35,22 +36,22 @@ class Onset:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Speech ended at `at_ms`, after `duration_ms`. It is known only later, after the silence that proves it."""
+    """Speech ended at `at_ms`, after `duration_ms`. Reported later, after the silence that proves it."""
 
     at_ms: int
     duration_ms: int
 
 
 def loudness_rms(pcm: bytes, every: int = 1) -> int:
-    """Root mean square of 16-bit PCM, of each `every`-th sample: a quarter of them says the same at a quarter."""
+    """Root mean square of 16-bit PCM. `every=4` reads each fourth sample: a quarter of the work for nearly the same."""
     samples = array("h", pcm)[::every]
     return int(math.sqrt(sum(map(mul, samples, samples)) / len(samples))) if samples else 0
 
 
 class EchoGuard:
-    """Remembers how loud the agent was lately: what the microphone hears below a share of that is echo.
+    """Remembers how loud the agent was lately: microphone sound below a share of that loudness counts as echo.
 
-    Browsers cancel echo, but not all of it and not on open loudspeakers; Silero hears speech 40 dB below the voice.
+    Browsers cancel echo, but not all of it and not on open loudspeakers; Silero detects speech 40 dB below the voice.
     """
 
     def __init__(self, settings: MediaSettings) -> None:
@@ -58,12 +59,12 @@ class EchoGuard:
         self._played: deque[tuple[float, int]] = deque()
 
     def played(self, pcm: bytes, now_s: float) -> None:
-        """A frame of the agent's voice left for the client."""
+        """Note a frame of the agent's voice that was sent to the client."""
         self._forget(now_s)
         self._played.append((now_s, loudness_rms(pcm, every=4)))
 
     def threshold_rms(self, now_s: float) -> int:
-        """What is quieter than this is echo; 0 while the agent is not audible."""
+        """Loudness (RMS) below which sound counts as echo; 0 while the agent is not audible."""
         self._forget(now_s)
         if not self._played:
             return 0
@@ -92,16 +93,21 @@ class VoiceActivity:
 
     @property
     def position_ms(self) -> int:
-        """The microphone's own time, up to the last sample fed."""
+        """Milliseconds of audio from the first sample to the last sample fed."""
         return (self._position + len(self._pending) // 2) // _SAMPLES_PER_MS
 
     @property
     def spoken_ms(self) -> int:
-        """How long ago the speech that goes on began; 0 while there is none."""
+        """Milliseconds since the running speech began; 0 while nobody speaks."""
         return self.position_ms - self._began // _SAMPLES_PER_MS if self.speaking else 0
 
+    @property
+    def is_voiced(self) -> bool:
+        """Whether somebody speaks and has not just fallen silent, be it for a breath (64 ms)."""
+        return self.speaking and self._position - self._last_voice < _LULL_CHUNKS * CHUNK_SAMPLES
+
     def feed(self, pcm: bytes, echo_rms: int = 0) -> list[Onset | Offset]:
-        """What is known with `pcm` that was not known before. `echo_rms` is the guard's threshold, 0 for none."""
+        """Changes detected with `pcm`: onsets and offsets. `echo_rms` is the guard's threshold, 0 for none."""
         self._pending += pcm
         found: list[Onset | Offset] = []
         while len(self._pending) >= CHUNK_BYTES:
@@ -115,11 +121,11 @@ class VoiceActivity:
         return found
 
     def skip(self, samples: int) -> None:
-        """Let time pass unheard."""
+        """Advance the position by audio that is not judged."""
         self._position += samples
 
     def interrupt(self) -> Offset | None:
-        """Nothing more is heard for now: speech that goes on ends where it was last heard."""
+        """Handle a break in the audio: running speech ends at its last voiced sample."""
         self._position += len(self._pending) // 2
         self._pending.clear()
         self._model.reset()

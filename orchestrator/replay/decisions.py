@@ -1,4 +1,4 @@
-"""What a conversation decided, in a few words each, so that two runs of it can be compared."""
+"""Counts the decisions of a conversation, each under a short name, so that two runs can be compared."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,18 +10,18 @@ from events.envelope import Event
 
 
 def decisions(events: Iterable[Event]) -> Counter[str]:
-    """What was decided, and how often."""
+    """Count each decision of a log, such as `answer interrupted` or `PlayFiller`."""
     return Counter(decided for event in events if (decided := _decision(event)))
 
 
 def changed(old: Counter[str], new: Counter[str]) -> dict[str, tuple[int, int]]:
-    """Decision → how often before and after, where that differs; what became rarer first."""
+    """Counts before and after of each decision that differs; the largest decrease first."""
     names = sorted(old | new, key=lambda name: (new[name] - old[name], name))
     return {name: (old[name], new[name]) for name in names if old[name] != new[name]}
 
 
 def waits_ms(events: Iterable[Event]) -> list[int]:
-    """How long users waited for each answer: from the end of their speech, or their typed line, to its first sound."""
+    """Wait for each answer in milliseconds: from the end of speech, or from typed text, to the first audio."""
     silent_us: dict[str, int] = {}
     waiting: dict[str, int] = {}
     found = []

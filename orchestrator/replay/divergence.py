@@ -1,4 +1,4 @@
-"""Where a recording and its replay part: which rule names it, and which fields differ."""
+"""The first difference between a recording and its replay: its rule (ORCH1001…) and the fields that differ."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from orchestrator.session.state import State
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first difference in a step. `recorded` and `replayed`: the two events there; None: that one says nothing."""
+    """The first difference in a step. `recorded` and `replayed`: the two events there; None if that side has none."""
 
     rule: Rule
     line: int
@@ -23,35 +23,35 @@ class Divergence:
     replayed: Event | None
     recorded_step: tuple[Event, ...]
     replayed_step: tuple[Event, ...]
-    """All that each side says: the input, then what follows from it."""
+    """The input, then the events derived from it; empty if today's reducer raised or ignored the input."""
     before: tuple[Event, ...]
-    """The step before, in the same session."""
+    """The previous step of the same session."""
     state: State
     """The state before the step."""
     after: State | None
-    """The state after it, as today's reducer has it; None: there is none."""
+    """The state after the step under today's reducer; None if it produced none."""
     opened_at_us: int
     recorded_by: str
-    """The version of the reducer that recorded this part of the log."""
+    """Reducer version that recorded this part of the log."""
     error: str = ""
-    """What the reducer raised, and where."""
+    """The exception that the reducer raised, with file and line; otherwise empty."""
 
     @property
     def version(self) -> int:
-        """The version in the session's log."""
+        """Version of the event in the session's log."""
         event = self.recorded or self.replayed
         return event.version if event else 0
 
     @property
     def fields(self) -> dict[str, tuple[object, object]]:
-        """Field → (recorded, replayed), where both sides have an event; nested payloads with dotted names."""
+        """Differing fields, by dotted name: (recorded, replayed)."""
         recorded = self.recorded.model_dump() if self.recorded else {}
         replayed = self.replayed.model_dump() if self.replayed else {}
         return differences(recorded, replayed)
 
 
 def differences(left: dict[str, object], right: dict[str, object], path: str = "") -> dict[str, tuple[object, object]]:
-    """Dotted name → the two values, where they differ."""
+    """Dotted field name → (left value, right value), for the fields that differ."""
     found: dict[str, tuple[object, object]] = {}
     for name in sorted(left.keys() | right.keys()):
         one, other = left.get(name), right.get(name)
@@ -63,9 +63,9 @@ def differences(left: dict[str, object], right: dict[str, object], path: str = "
 
 
 def first_difference(recorded: Sequence[Event], replayed: Sequence[Event]) -> tuple[Rule, int]:
-    """The rule and the place of the first difference of a step (its input included); the two must differ.
+    """Rule and index of the first difference between two steps, input included. The steps must differ.
 
-    The hash stands on the last event, so that it is looked at when all else is the same.
+    The state hash, which only the last event carries, is compared last: ORCH1004 means that all else is equal.
     """
     one, other = [_bare(event) for event in recorded], [_bare(event) for event in replayed]
     place = next((i for i, (r, p) in enumerate(zip_longest(one, other)) if r != p), None)
@@ -116,7 +116,7 @@ def _one_sided(event: Event, of_a_command: str, of_an_event: str) -> str:
 
 
 def _key(event: Event) -> tuple[str, ...]:
-    """What makes two events the same thing said, whatever its contents."""
+    """Identity of an event apart from its contents: command name and target, or the event type."""
     if isinstance(event, CommandIssued):
         return event.name, event.target
     return (type(event).__name__,)
@@ -127,5 +127,5 @@ def _is_stale(step: Sequence[Event]) -> bool:
 
 
 def at(events: Sequence[Event], index: int) -> Event | None:
-    """The event there, or None."""
+    """The event at this index, or None past the end."""
     return events[index] if index < len(events) else None

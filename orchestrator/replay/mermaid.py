@@ -1,52 +1,45 @@
 """A conversation as a Mermaid sequence diagram, for issues and documents."""
 
 from collections.abc import Iterable, Iterator
+from unicodedata import category
 
 from events.derived import CommandIssued, StateChanged
 from events.envelope import Event, Input
-from events.inputs import TimerFired, TtsChunkReady
+from events.inputs import TtsChunkReady
 from orchestrator.replay.words import name, payload
+from orchestrator.session.commands import COMMANDS
 
-TO = {
-    "SetMicrophone": "Client",
-    "ClearText": "Client",
-    "FinishUtterance": "Speech",
-    "ClassifyIntent": "Services",
-    "AnswerQuestion": "Services",
-    "CancelStage": "Services",
-    "CancelTask": "Services",
-    "Speak": "Player",
-    "PlayFiller": "Player",
-    "StopPlayback": "Player",
-    "PausePlayback": "Player",
-    "ResumePlayback": "Player",
-    "CloseSession": "Client",
-}
-FROM = {
-    **dict.fromkeys(("SPEECH_STARTED", "SPEECH_STOPPED", "STT_PARTIAL", "STT_FINAL"), "Speech"),
-    **dict.fromkeys(("INTENT_RESOLVED", "RAG_ANSWERED", "SERVICE_FAILED"), "Services"),
-    **dict.fromkeys(("TTS_COMPLETE", "PLAYBACK_STARTED", "PLAYBACK_PROGRESS", "PLAYBACK_DONE"), "Player"),
-}
 LONGEST = 40
+_SHOWN = ("text", "answer", "intent", "setting", "name", "tool", "model", "error", "result")
+"""Fields that an arrow shows: the first of them that the event has."""
 
 
 def mermaid(events: Iterable[Event]) -> Iterator[str]:
-    """The lines of the diagram. Timers and chunks of audio are left out: they would hide the conversation."""
+    """Lines of the diagram, without timers and audio chunks, which would drown the conversation."""
     yield "sequenceDiagram"
     yield from (f"    participant {who}" for who in ("Client", "Speech", "Session", "Services", "Player"))
     for event in events:
         if isinstance(event, StateChanged):
-            yield f"    Note over Session: {event.to_phase}{f' ({event.reason})' if event.reason else ''}"
+            yield f"    Note over Session: {event.to_phase}{f' ({_plain(event.reason)})' if event.reason else ''}"
         elif isinstance(event, CommandIssued):
-            if event.name in TO:
-                yield f"    Session->>{TO[event.name]}: {event.name}{_about(event)}"
-        elif isinstance(event, Input) and not isinstance(event, TimerFired | TtsChunkReady):
-            yield f"    {FROM.get(name(event), 'Client')}->>Session: {name(event)}{_about(event)}"
+            kind = COMMANDS.get(event.name)  # a log from elsewhere may name any
+            if kind is not None and kind.carried_out_by:
+                yield f"    Session->>{kind.carried_out_by}: {event.name}{_about(event)}"
+        elif isinstance(event, Input) and event.told_by != "Timers" and not isinstance(event, TtsChunkReady):
+            yield f"    {event.told_by}->>Session: {name(event)}{_about(event)}"
 
 
 def _about(event: Event) -> str:
-    """The text of an event, without what Mermaid would take for its own."""
+    """Text of an event, cut to LONGEST characters, without characters that are Mermaid syntax."""
     said = payload(event)
-    text = str(said.get("text") or said.get("answer") or said.get("intent") or said.get("setting") or "")
-    plain = "".join(letter if letter.isalnum() or letter in " .,?!'-" else " " for letter in text)
+    text = str(next((found for field in _SHOWN if (found := said.get(field))), ""))
+    plain = _plain(text)
     return f" {plain[:LONGEST]}{'…' if len(plain) > LONGEST else ''}" if plain.strip() else ""
+
+
+def _plain(text: str) -> str:
+    """A text without what Mermaid would take for its own: line ends, `;`, `#`, `:`, brackets, and anything invisible.
+
+    Letters, digits and their marks stay, of any script.
+    """
+    return "".join(one if one in " .,?!'-_" or category(one)[0] in "LMN" else " " for one in text)

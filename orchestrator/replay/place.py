@@ -1,4 +1,4 @@
-"""Places in a recording, as people name them: `41`, `SESSION:41`, `12.5s`, `STT_FINAL`, `Speak[2]`."""
+"""Parses places in a recording, as typed after `--until`: `41`, `SESSION:41`, `12.5s`, `STT_FINAL`, `Speak[2]`."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from typing import Final
 
 from events.codec import DERIVED, INPUTS
 from events.envelope import Event
+from events.recording import steps
 from orchestrator.replay.words import name
 from orchestrator.session.commands import COMMANDS
 
@@ -18,15 +19,19 @@ NAMES: Final = (*INPUTS, *DERIVED, *COMMANDS)
 WRITE: Final = "a version (41 or SESSION:41), a time (12.5s), or the k-th of a type or command (STT_FINAL, Speak[2])"
 
 Reached = Callable[[Sequence[Event]], bool]
-"""Whether the place lies in this step, or before it; asked of each step in turn."""
+"""Whether this step contains the place or lies after it. Called once for each step, in order."""
 
 
 class BadPlaceError(ValueError):
-    """Nothing can be at such a place; the message says what may be written."""
+    """The text names no place; the message lists the accepted forms."""
+
+
+class NoSuchEventError(LookupError):
+    """The log has no event at that place; the message says where it ends."""
 
 
 def place(text: str) -> Reached:
-    """A version in the (first) session's log, a time since it was opened, or the k-th of a type or command.
+    """Parse a version (of the first session unless named), a time since opening, or the n-th event or command.
 
     Raises BadPlaceError.
     """
@@ -38,6 +43,25 @@ def place(text: str) -> Reached:
     if found is None or found["name"] not in NAMES:
         raise BadPlaceError(f"no such place: {text!r}; write {WRITE}")
     return _nth(found["name"], int(found["nth"] or 1))
+
+
+def event_at(events: Sequence[Event], text: str) -> Event:
+    """The event at a place: of a time, the first input from then on. Raises BadPlaceError, NoSuchEventError.
+
+    >>> event_at(log, "12.5s"), event_at(log, "Speak[2]"), event_at(log, "auto_session_1:41")
+    """
+    is_there = place(text)
+    step = next((step for step in steps(events) if is_there(step)), None)
+    if step is None:
+        ends = f"; it ends at version {events[-1].version}" if events else ""
+        raise NoSuchEventError(f"nothing in this log is at {text}{ends}")
+    if found := _VERSION.fullmatch(text):
+        return next(event for event in step if event.version >= int(found["version"]))
+    if _TIME.fullmatch(text):
+        return step[0]
+    wanted, _, nth = text.rstrip("]").partition("[")
+    named = [event for event in events if name(event) == wanted]
+    return named[int(nth or 1) - 1]
 
 
 def _version(session: str | None, version: int) -> Reached:

@@ -1,7 +1,7 @@
-"""A recording without what was said in it: words become x of the same length, and it still replays.
+"""Redacts the words of a recording, which still replays: `orch export --redact`.
 
-What users, services and the agent say is replaced letter by letter, so that lengths, words and beginnings stay as they
-are and the same decisions follow; words that the policy itself looks for (backchannels, closing phrases) are kept.
+Words of users, services and the agent are replaced letter by letter. Word lengths and word boundaries stay, so the
+reducer decides the same. Words that the policy looks for (backchannels, closing phrases) are kept.
 """
 
 import re
@@ -11,52 +11,97 @@ from typing import Any, Literal
 
 from events.derived import CommandIssued
 from events.envelope import Event
-from events.inputs import SessionOpened
-from orchestrator.replay.fold_on import fold_on
+from events.inputs import RagAnswered, SessionOpened
+from orchestrator.replay.fold_on import rehashed
 from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Policy
-from orchestrator.session.state import State
 
 Redaction = Literal["none", "default", "hash"]
-TEXTS = ("answer", "heard_text", "text")
+TEXTS = ("answer", "error", "heard_text", "text")
+"""What users, services and the agent say. An error is among them: a service that fails may repeat what it was asked."""
+JSON = ("arguments", "response", "result")
+"""What agent, tools and model tell each other, as JSON: it stays JSON."""
 _KEPT_OF_A_POLICY = {"intent", "more_words"}
 _WORD = re.compile(r"\w+")
+_OF_JSON = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\w+', re.DOTALL)
+"""A string, a number, a literal; in a text that is no JSON also any word."""
+_OF_A_STRING = re.compile(r'\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]|[^\\]+|\\')
+_DIGITS = 16
+"""Longest redacted number."""
+_LITERALS = {"false", "null", "true"}
 
 
 def redacted(events: Iterable[Event], how: Redaction) -> Iterator[Event]:
-    """The same log in other words. `default`: x and 0; `hash`: a word is the same word everywhere, whichever it was.
+    """The same log, redacted. `default`: letters become x, digits 0; `hash`: equal words get equal replacements.
 
     Raises UnsoundLogError.
     """
-    states: dict[str, State] = {}
-    kept: dict[str, set[str]] = {}
-    for event in events:
+    return rehashed(map(Hiding(how), events))
+
+
+class Hiding:
+    """Redacts events one by one, in the order of their log, without new state hashes.
+
+    >>> hide = Hiding("default"); [hide(event) for event in step]
+    """
+
+    def __init__(self, how: Redaction) -> None:
+        self._how = how
+        self._kept: dict[str, set[str]] = {}
+        """Session → words that its policy looks for."""
+
+    def __call__(self, event: Event) -> Event:
         if isinstance(event, SessionOpened) and (policy := Policy.read(event.policy)) is not None:
-            kept.setdefault(event.session_id, _looked_for(policy))
-        known = kept.get(event.session_id, set())
+            self._kept.setdefault(event.session_id, _looked_for(policy))
+        known = self._kept.get(event.session_id, set())
 
-        def hide(text: str, known: set[str] = known) -> str:
-            return _WORD.sub(lambda word: word[0] if normal(word[0]) in known else _hidden(word[0], how), text)
+        def hide(text: str) -> str:
+            return _WORD.sub(lambda word: word[0] if normal(word[0]) in known else _hidden(word[0], self._how), text)
 
-        hidden = event if how == "none" else _hide(event, hide)
-        state = states.setdefault(event.session_id, State())
-        fold_on(state, hidden)
-        yield hidden.but(state_hash=state.hash()) if event.state_hash else hidden
+        return event if self._how == "none" else _hide(event, hide)
 
 
 def _hide(event: Event, hide: Callable[[str], str]) -> Event:
     changes: dict[str, Any] = {name: hide(getattr(event, name)) for name in TEXTS if hasattr(event, name)}
+    changes |= {name: _hide_json(getattr(event, name), hide) for name in JSON if hasattr(event, name)}
     if isinstance(event, CommandIssued) and "text" in event.payload:
         changes["payload"] = event.payload | {"text": hide(str(event.payload["text"]))}
     if isinstance(event, SessionOpened):
         changes["policy"] = {part: _hide_part(fields, hide) for part, fields in event.policy.items()}
+    if isinstance(event, RagAnswered):
+        changes["sources"] = tuple(map(hide, event.sources))
     if words := getattr(event, "words", ()):
         changes["words"] = tuple(word.model_copy(update={"text": hide(word.text)}) for word in words)
     return event.but(**changes)
 
 
+def _hide_json(text: str, hide: Callable[[str], str]) -> str:
+    """Redact strings, names of fields and numbers. JSON stays JSON, and grows no longer; numbers become whole ones."""
+
+    def hide_piece(piece: re.Match[str]) -> str:
+        if piece[0].startswith("\\"):
+            return "x" if piece[0].startswith("\\u") else piece[0]
+        return hide(piece[0])
+
+    def hide_token(token: re.Match[str]) -> str:
+        if token[0] in _LITERALS:
+            return token[0]
+        if token[0].startswith('"'):
+            return f'"{_OF_A_STRING.sub(hide_piece, token[0][1:-1])}"'
+        if token[0][0] not in "-0123456789":
+            return hide(token[0])
+        digits = "".join(one for one in token[0] if one in "0123456789")[:_DIGITS]
+        return str(int(hide(digits), 16))[: len(digits)]
+
+    return _OF_JSON.sub(hide_token, text)
+
+
 def _hide_part(fields: Any, hide: Callable[[str], str]) -> Any:
-    """What the agent says by policy, as it would be said in the log."""
+    """Redact the policy's texts as they are redacted where the agent speaks them. A part that is no mapping, in a log
+    from elsewhere, is hidden whole.
+    """
+    if not isinstance(fields, dict):
+        return hide(fields) if isinstance(fields, str) else fields if fields is None else "x"
     return {
         name: hide(value) if isinstance(value, str) and name not in _KEPT_OF_A_POLICY else value
         for name, value in fields.items()

@@ -1,7 +1,7 @@
-"""Re-runs the reducer over a recording's inputs and compares all that it says, and the state behind it.
+"""Re-runs the reducer over a recording's inputs and compares every derived event and state hash.
 
-A recording is read once, line by line: what is kept does not grow with it, but for the state of each session. Lines are
-compared as bytes, because the encoding is canonical; only inputs and differences are decoded.
+Reads the recording once, line by line; memory grows with the number of sessions, not of events. Lines are compared as
+bytes, because the encoding is canonical; only inputs and differences are decoded.
 """
 
 import pickle
@@ -19,19 +19,19 @@ from orchestrator.replay.divergence import Divergence, at, first_difference
 from orchestrator.replay.rules import RULES
 from orchestrator.session.evolve import apply
 from orchestrator.session.reducer import Step, reduce
-from orchestrator.session.state import State
+from orchestrator.session.state import State, why_unreadable
 
 REDUCER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Whatever a reducer that is wrong may raise."""
+"""Exceptions that a defective reducer, or `evolve` on an edited log, may raise."""
 KEPT_LIVE = 256
-"""So many sessions of a recording are kept at hand."""
+"""Sessions whose state is kept unpickled; the least recently used beyond that are pickled."""
 Listener = Callable[[State, Step], None]
-"""Is told each step: the state before it, and what today's reducer made of its input."""
+"""Called with each step: the state before it, and the step that today's reducer produced."""
 
 
 @dataclass(slots=True)
 class Segment:
-    """The part of a session's log that one version of the reducer recorded."""
+    """The part of a session's log that one reducer version recorded."""
 
     recorded_by: str
     first_version: int
@@ -41,17 +41,17 @@ class Segment:
 
 @dataclass(slots=True)
 class Session:
-    """How far the replay of one session has come."""
+    """Progress of the replay of one session."""
 
     session_id: str
     opened_at_us: int
     segments: list[Segment] = field(default_factory=list)
     last: tuple[Event, ...] = ()
-    """The last step, of a session that is not packed."""
+    """The last step; empty after `pack`."""
     follows: bool = False
-    """It has diverged: what was recorded is folded, not compared, until another version of the reducer takes over."""
+    """True after a divergence: recorded events are folded without comparing, until the next segment."""
     is_lost: bool = False
-    """What was recorded cannot be folded any more."""
+    """True when `evolve` failed on the recorded events; the rest of the session is only counted."""
     _live: State | None = field(default_factory=State)
     _packed: bytes = b""
 
@@ -67,27 +67,27 @@ class Session:
         self._live = state
 
     def pack(self) -> None:
-        """Make it small: a file may hold any number of sessions, few of them at a time."""
+        """Pickle the state to save memory: a file may hold any number of sessions, few of them active at a time."""
         self.segments[-1].last_version = self.state.version
         self._packed, self._live, self.last = pickle.dumps(self.state), None, ()
 
 
 @dataclass(slots=True)
 class Replay:
-    """What a replay has found so far."""
+    """Result of a replay so far."""
 
     name: str
     header: Header
     sessions: dict[str, Session] = field(default_factory=dict)
     divergences: list[Divergence] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    """What was said; kept only where asked for."""
+    """Replayed events; only `replay()` fills it."""
     size: int = 0
-    """How many events."""
+    """Number of events."""
     inputs: int = 0
     commands: int = 0
     line: int = 1
-    """The last line that was read."""
+    """Number of the last line read."""
 
     @property
     def divergence(self) -> Divergence | None:
@@ -99,39 +99,44 @@ class Replay:
 
 
 def replay(recording: Recording, *, keep_going: bool = False) -> Replay:
-    """Replay a recording that is in memory, and keep what is said. Raises BadRecordingError."""
+    """Replay a recording in memory and keep the replayed events. Raises BadRecordingError."""
     replayer = Replayer(recording.header, recording.name, keep_going=keep_going)
     replayer.listen = lambda _, step: replayer.found.events.extend(step.events)
     return replayer.run(recording.lines)
 
 
-class Replayer:
-    """Replays the lines of one recording, each session to its end or its first divergence.
+def events_of(recording: Recording) -> list[Event]:
+    """The recorded events. A recording of inputs alone is replayed with today's reducer. Raises BadRecordingError."""
+    return [*recording.events()] if recording.header.derived else replay(recording).events
 
-    `keep_going`: to its end in any case; after a divergence it goes on from the state that was recorded.
-    `is_incomplete`: the recording may stop in the middle of a step, where its writer crashed.
+
+class Replayer:
+    """Replays the lines of one recording and compares each session up to its first divergence.
+
+    `keep_going`: compare to the end; after a divergence, continue from the recorded state.
+    `is_incomplete`: the recording may end in the middle of a step, where its writer crashed.
     """
 
     def __init__(self, header: Header, name: str, *, keep_going: bool = False, is_incomplete: bool = False) -> None:
         self.found = Replay(name, header)
         self.listen: Listener | None = None
-        """Is told each step as it is said today."""
+        """Called with each step that today's reducer produced."""
         self.look: Callable[[Sequence[Event]], None] | None = None
-        """Is told each step as it was recorded, or said, where inputs alone were."""
+        """Called with each recorded step; for a recording of inputs alone, with the replayed one."""
         self._keeps_going = keep_going
         self._is_incomplete = is_incomplete
         self._source: Iterator[bytes] = iter(())
         self._ahead: Iterator[bytes] = iter(())
-        """Lines that were read too far."""
+        """Lines read ahead of the current step."""
         self._lines: Iterator[bytes] = iter(())
-        """These, and then the source."""
+        """`_ahead`, then `_source`."""
         self._is_over = False
         self._session: Session | None = None
-        """Whose step it is."""
+        """The session of the current step."""
         self._recent: dict[str, Session] = {}
 
     def run(self, lines: Iterable[bytes]) -> Replay:
-        """Replay all of them. Raises BadRecordingError with the line, for a file that cannot be a log."""
+        """Replay all lines. Raises BadRecordingError, which names the line, if the file is not a log."""
         found = self.found
         self._source = self._lines = iter(lines)
         try:
@@ -145,7 +150,7 @@ class Replayer:
         return found
 
     def _step(self, line: bytes) -> None:
-        """Replay the step that begins with this line. Raises BadEventError."""
+        """Replay the step that starts with this line. Raises BadEventError."""
         found = self.found
         event = decode(line)
         session = self._session
@@ -183,7 +188,7 @@ class Replayer:
             self.look(said)
 
     def _rest_of_step(self, lines: Sequence[bytes] = ()) -> list[Event]:
-        """All that the recording has of this step; what was read beyond it is read again."""
+        """Read the remaining derived events of the recorded step. Lines read beyond it are put back."""
         rest: list[Event] = []
         for line in chain(lines, self._lines):
             self.found.line += 1
@@ -198,7 +203,7 @@ class Replayer:
         return rest
 
     def _turn_to(self, event: Event) -> Session:
-        """The session of an event. Those that have not been heard of for long are packed."""
+        """The session of an event, now the most recently used. The least recently used beyond KEPT_LIVE is packed."""
         known = self.found.sessions.get(event.session_id)
         session = self._segment(event) if known is None or isinstance(event, SessionResumed) else known
         self._recent.pop(session.session_id, None)
@@ -208,13 +213,16 @@ class Replayer:
         return session
 
     def _segment(self, event: Event) -> Session:
-        """The session of an event that may be its first, or under which another version of the reducer took over."""
+        """The session of an event; starts a segment if the session is new or another reducer version took over."""
         sessions = self.found.sessions
         if event.session_id not in sessions:
             sessions[event.session_id] = Session(event.session_id, event.at_us)
         session = sessions[event.session_id]
         before = session.segments[-1] if session.segments else None
         recorded_by = before.recorded_by if before else self.found.header.reducer_version
+        if isinstance(event, SessionOpened) and (unreadable := why_unreadable(event)):
+            where = f"{self.found.name}, line {self.found.line}"
+            raise BadRecordingError(f"{where}: {unreadable}; replay it with that version")
         if isinstance(event, SessionOpened | SessionResumed) and event.reducer_version:
             recorded_by = event.reducer_version
         if before is None or before.recorded_by != recorded_by:
@@ -225,7 +233,9 @@ class Replayer:
         return session
 
     def _not_compared(self, session: Session, event: Event) -> None:
-        """After a divergence; or the recording says more about the last input than today's reducer."""
+        """Handle recorded events that cannot be compared: the session has diverged already, or the recording has more
+        events for the last input than today's reducer produces.
+        """
         if session.follows:
             self._fold(session, (event, *self._rest_of_step()))
         else:
@@ -233,7 +243,9 @@ class Replayer:
             self._diverges(session, (*last, event, *self._rest_of_step()), last, is_done=len(last))
 
     def _repeats(self, session: Session, event: Input) -> None:
-        """A repetition leaves no trace, so that a log cannot hold one; unless it counted when it was recorded."""
+        """Handle an input that today's reducer ignores as a duplicate: a divergence if it has the next version, which
+        means that it counted when recorded. Raises BadRecordingError otherwise: a log never holds a duplicate.
+        """
         if event.version != session.state.version + 1:
             where = f"{self.found.name}, line {self.found.line}"
             raise BadRecordingError(f"{where}: repeats an input that the log holds already")
@@ -249,7 +261,7 @@ class Replayer:
         error: str = "",
         after: State | None = None,
     ) -> None:
-        """Note it, and go on from what was recorded; `is_done`: so much of it is in the state already."""
+        """Record a divergence and continue from the recorded events. `is_done`: number of them already folded."""
         if error or not replayed:
             rule, place = RULES["ORCH1009" if error else "ORCH1007"], 0
         else:
@@ -276,7 +288,7 @@ class Replayer:
         self._fold(session, recorded[is_done:])
 
     def _fold(self, session: Session, events: Sequence[Event]) -> None:
-        """Go on from what was recorded."""
+        """Fold recorded events into the session's state without comparing."""
         self.found.size += len(events)
         self.found.commands += sum(isinstance(event, CommandIssued) for event in events)
         if not session.is_lost:
@@ -284,7 +296,7 @@ class Replayer:
             try:
                 for event in events:
                     apply(state, event)
-            except REDUCER_ERRORS:  # it has been reported already that today's evolve cannot fold this log
+            except REDUCER_ERRORS:  # already reported as a divergence
                 session.is_lost = session.follows = True
             session.last, session.state = tuple(events), state
         if self.look is not None and isinstance(events[0], Input):
@@ -292,6 +304,6 @@ class Replayer:
 
 
 def _where(error: Exception) -> str:
-    """An exception and the line of code that raised it."""
+    """The exception's type and message, with the file, line and function that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno}, {place.name})"

@@ -1,4 +1,4 @@
-"""The reports of a replay: for people as text, for programs as JSON. The text may change, the JSON is versioned."""
+"""Reports of a replay: text for people, JSON for programs. The text may change; the JSON is versioned."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,8 +8,10 @@ from pydantic_core import to_jsonable_python
 from events.codec import encode
 from events.envelope import Event
 from orchestrator.replay.divergence import Divergence
+from orchestrator.replay.replay import Replay
 from orchestrator.replay.verdict import Verdict
-from orchestrator.replay.words import name, payload, seconds, short, value
+from orchestrator.replay.words import name, payload, seconds, short, state_fields, value
+from orchestrator.safe_text import one_line
 from orchestrator.session import REDUCER_VERSION
 
 SCHEMA = "orch.replay/1"
@@ -17,11 +19,11 @@ SCHEMA = "orch.replay/1"
 MARKS = {"equal": "✓", "completed": "✓", "diverged": "✗", "broken": "✗", "unreadable": "✗", "interrupted": "⏸"}
 NEAR = 2
 ALSO = 20
-"""So many divergences are listed after the first."""
+"""Divergences listed in short after the first."""
 
 
 def line(verdict: Verdict) -> str:
-    """One verdict on one line."""
+    """The verdict on one recording, on one line."""
     if verdict.outcome == "unreadable":
         return f"✗ {verdict.error}"
     what = [f"{verdict.events} events", f"{verdict.commands} commands"]
@@ -35,29 +37,32 @@ def _time(elapsed_s: float) -> str:
 
 
 def details(verdict: Verdict) -> Iterator[str]:
-    """What is to be said beyond the line: the first divergence in full, the others in short, broken invariants."""
+    """Details below the line: the first divergence in full, the others in short, violated invariants."""
     for first in verdict.divergences[:1]:
         yield from divergence_lines(verdict.source, first)
     for other in verdict.divergences[1 : 1 + ALSO]:
-        yield f"  also         {other.session_id} at version {other.version} (line {other.line}): {_title(other)}"
+        where = f"{one_line(other.session_id)} at version {other.version} (line {other.line})"
+        yield f"  also         {where}: {_title(other)}"
     if (more := len(verdict.divergences) - 1 - ALSO) > 0:
         yield f"  … {more} more; --json has them all"
     if verdict.diverged_sessions > 1:
         yield f"  {verdict.diverged_sessions} of {verdict.sessions} sessions diverge"
     for part in verdict.parts:
         sign, by = "✓" if part.is_equal else "✗", part.recorded_by or "(unknown)"
-        yield f"  {sign} {part.session_id}  versions {part.first_version}-{part.last_version}, recorded by reducer {by}"
+        versions = f"versions {part.first_version}-{part.last_version}"
+        yield f"  {sign} {one_line(part.session_id)}  {versions}, recorded by reducer {by}"
     for broken in verdict.broken:
-        yield f"  {broken.invariant:12} {broken.session_id} at version {broken.version}: {broken.message}"
+        yield f"  {broken.invariant:12} {one_line(broken.session_id)} at version {broken.version}: {broken.message}"
     for command in verdict.next_commands:
         yield f"  next         {command}"
 
 
 def divergence_lines(source: str, found: Divergence) -> Iterator[str]:
-    """Where, before what state, recorded and replayed in this order, what differs, what stands near, what to type."""
+    """A divergence in full: place, state before, recorded and replayed events, differing fields, what to type next."""
     event = found.recorded_step[0]
     since_open = seconds(event.at_us - found.opened_at_us)
-    yield f"✗ {found.session_id} diverged at version {found.version} (line {found.line}), {name(event)}, {since_open}"
+    where = f"version {found.version} (line {found.line})"
+    yield f"✗ {one_line(found.session_id)} diverged at {where}, {name(event)}, {since_open}"
     yield f"  rule         {_title(found)}"
     state = found.state
     yield f"  state before {state.phase}, turn {state.turn}, epoch {state.epoch}, version {state.version}"
@@ -68,7 +73,7 @@ def divergence_lines(source: str, found: Divergence) -> Iterator[str]:
     yield f"  replayed     {_around(found.replayed_step, found.replayed)}"
     for where, (recorded, replayed) in found.fields.items() if found.recorded and found.replayed else ():
         yield f"  differs      {where}: {value(recorded)} → {value(replayed)}"
-    place = f"{found.session_id}:{found.version}"
+    place = f"{one_line(found.session_id)}:{found.version}"
     yield f"  near         {_near(found)}"
     yield f"  next         orch replay {source} --until {place} --dump-state   |   orch explain {found.rule.id}"
 
@@ -78,7 +83,7 @@ def _title(found: Divergence) -> str:
 
 
 def _around(step: Sequence[Event], event: Event | None) -> str:
-    """The place in a step, numbered from its input, with what stands beside it."""
+    """The event in its step, marked ▶ and numbered from the input, with its neighbours."""
     if not step:
         return "(nothing)"
     place = next((i for i, one in enumerate(step) if one is event), len(step))
@@ -102,7 +107,7 @@ def _near(found: Divergence) -> str:
 
 
 def total(verdicts: Sequence[Verdict]) -> str:
-    """What many verdicts come to."""
+    """Summary line over many verdicts."""
     counts = {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in MARKS}
     said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     events, commands = sum(v.events for v in verdicts), sum(v.commands for v in verdicts)
@@ -110,7 +115,7 @@ def total(verdicts: Sequence[Verdict]) -> str:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """The report on one source."""
+    """JSON report on one recording."""
     return {
         "broken": [
             {"invariant": b.invariant, "message": b.message, "session": b.session_id, "version": b.version}
@@ -130,6 +135,20 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "source": verdict.source,
         "state": verdict.state,
     }
+
+
+def states_json(found: Replay) -> dict[str, Any]:
+    """JSON of each session's final state; if the last step diverged, also of the state under today's reducer."""
+    after = {
+        one.session_id: one.after
+        for one in found.divergences
+        if one.recorded_step[-1].version == found.sessions[one.session_id].state.version
+    }
+    states = {}
+    for session_id, state in found.states.items():
+        replayed = after.get(session_id)
+        states[session_id] = state_fields(state) | ({"replayed": state_fields(replayed)} if replayed else {})
+    return states
 
 
 def _divergence_json(found: Divergence) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The rules by which a replay tells what differs. Their numbers are stable: reports, docs and scripts name them."""
+"""Rules of replay, ORCH1001…: the kinds of difference. Numbers never change: reports, docs and scripts use them."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,8 +20,8 @@ _RULES: Final = (
     Rule(
         "ORCH1001",
         "command mismatch",
-        "The same command is issued with other contents: the recording has one payload, today's reducer another.",
-        ("a text, a voice or a deadline was changed", "the contents depend on something that the log does not hold"),
+        "The recording and today's reducer issue the same command with different payloads.",
+        ("a text, a voice or a deadline was changed", "the payload depends on something that is not in the log"),
         _SEE,
     ),
     Rule(
@@ -35,21 +35,21 @@ _RULES: Final = (
         "ORCH1003",
         "extra command",
         "Today's reducer issues a command that the recording does not have.",
-        ("a decision was added, or a condition before it became weaker", "the same thing is asked for twice"),
+        ("a decision was added, or a condition before it became weaker", "a command is issued twice"),
         _SEE,
     ),
     Rule(
         "ORCH1004",
         "state hash mismatch",
-        "Everything said is the same, but the state behind it is not: later decisions may differ.",
-        ("a field of the state was added, removed or is folded otherwise", "the file was edited"),
+        "All events are equal, but the state after them is not: later decisions may differ.",
+        ("a state field was added, removed or is folded differently", "the file was edited"),
         "Compare `orch replay FILE --until VERSION --dump-state` under both versions of the reducer.",
     ),
     Rule(
         "ORCH1005",
         "transition mismatch",
-        "The phase changes otherwise: to another phase, for another reason, or only on one side.",
-        ("the table or an `enter` was changed", "an interruption is decided otherwise"),
+        "The phase changes differ: another phase, another reason, or a change on one side only.",
+        ("the table or an `enter` was changed", "an interruption is decided differently"),
         _SEE,
     ),
     Rule(
@@ -57,55 +57,55 @@ _RULES: Final = (
         "unreadable event",
         "A line is not an event that this program knows: damaged, of an unknown type, or of a newer schema.",
         ("the file was edited or cut", "a newer orch wrote it", "an upcaster is missing"),
-        "Mend or export the file again; `orch verify FILE` names each line.",
+        "Repair the file or export it again; `orch verify FILE` names each line.",
     ),
     Rule(
         "ORCH1007",
         "broken sequence",
-        "Versions have a gap or a repetition, an input is there twice, or time goes backwards.",
+        "Versions have a gap or repeat, an input occurs twice, or time goes backwards.",
         ("lines were deleted, repeated or reordered", "two owners wrote one log"),
         "`orch verify FILE` lists every place.",
     ),
     Rule(
         "ORCH1008",
         "timer mismatch",
-        "A timer that counted is now stale, or the reverse; in --check: a timer fired before it was due.",
-        ("a timer is armed, withdrawn or named otherwise", "the clock of an owner jumped"),
+        "A timer that took effect is now stale, or the reverse; with --check: a timer fired before it was due.",
+        ("a timer is armed, withdrawn or named differently", "the clock of an owner jumped"),
         _SEE,
     ),
     Rule(
         "ORCH1009",
         "reducer raised",
-        "Today's reducer fails on an input. It must never: whatever comes is recorded, at worst as rejected.",
-        ("an assertion about a state that can be after all", "a typing error in a new decision"),
+        "Today's reducer raises on an input. It never should: it records every input, at worst as rejected.",
+        ("an assertion about a state that does occur", "a typing error in a new decision"),
         "The report names the line of code; the recording is the test for its repair.",
     ),
     Rule(
         "ORCH1010",
         "event mismatch",
-        "The same event is said with other contents, or counted under another turn or epoch.",
-        ("a measure, a text or an outcome is computed otherwise",),
+        "The same event has different contents, or another turn or epoch.",
+        ("a duration, a text or an outcome is computed differently",),
         _SEE,
     ),
     Rule(
         "ORCH1011",
         "missing event",
-        "The recording says something that today's reducer does not say.",
+        "The recording has an event that today's reducer does not produce.",
         ("a decision was removed, or a condition before it became stricter",),
         _SEE,
     ),
     Rule(
         "ORCH1012",
         "extra event",
-        "Today's reducer says something that the recording does not have.",
+        "Today's reducer produces an event that the recording does not have.",
         ("a decision was added", "the recording ends in the middle of a step (--incomplete ok)"),
         _SEE,
     ),
     Rule(
         "ORCH1013",
         "order swapped",
-        "The same things are said in another order. The golden log reads otherwise, and effects start otherwise.",
-        ("two statements of a decision changed places", "a set was iterated"),
+        "The same events come in another order. The golden log changes, and effects start in another order.",
+        ("two statements of a decision were swapped", "a set was iterated"),
         _SEE,
     ),
 )

@@ -1,4 +1,4 @@
-"""The verdict on one recording: small, and free of what was read, so that it travels between processes."""
+"""The verdict on one recording: small and without the recording's events, so that worker processes can return it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,8 +20,8 @@ _WORST_LAST = (0, 4, 1, 2, 130)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A segment: the part of a session's log that one version of the reducer recorded."""
+class SegmentVerdict:
+    """A segment: the part of a session's log that one reducer version recorded."""
 
     session_id: str
     recorded_by: str
@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(slots=True)
 class Verdict:
-    """What the replay of one source came to."""
+    """Result of the replay of one recording."""
 
     source: str
     outcome: Outcome
@@ -41,14 +41,14 @@ class Verdict:
     commands: int = 0
     sessions: int = 0
     state: str = ""
-    """Phase and hash, where there is one session."""
-    parts: list[Part] = field(default_factory=list)
-    """Where reducer versions changed within a session."""
+    """Final phase and state hash, if the recording holds one session."""
+    parts: list[SegmentVerdict] = field(default_factory=list)
+    """Segments of the sessions in which the reducer version changed."""
     diverged_sessions: int = 0
     divergences: list[Divergence] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
-    """Of an incomplete log: what would be done next."""
+    """For an incomplete log: the commands that come next."""
     elapsed_s: float = 0.0
 
     @property
@@ -57,12 +57,12 @@ class Verdict:
 
 
 def worst(verdicts: list[Verdict]) -> int:
-    """The exit code of many."""
+    """Exit code of the worst verdict."""
     return max((verdict.exit_code for verdict in verdicts), key=_WORST_LAST.index, default=0)
 
 
 def verdict_of(found: Replay, broken: list[Broken], *, is_interrupted: bool = False) -> Verdict:
-    """What a replay found, in short."""
+    """The verdict on a finished replay. Divergences outrank violated invariants; an interruption outranks both."""
     sessions = [*found.sessions.values()]
     outcome: Outcome = "equal" if found.header.derived else "completed"
     if is_interrupted:
@@ -79,7 +79,9 @@ def verdict_of(found: Replay, broken: list[Broken], *, is_interrupted: bool = Fa
         sessions=len(sessions),
         state=f"{sessions[0].state.phase} {sessions[0].state.hash()}" if len(sessions) == 1 else "",
         parts=[
-            Part(s.session_id, p.recorded_by, p.first_version, p.last_version or s.state.version, p.divergence is None)
+            SegmentVerdict(
+                s.session_id, p.recorded_by, p.first_version, p.last_version or s.state.version, p.divergence is None
+            )
             for s in sessions
             if len(s.segments) > 1
             for p in s.segments

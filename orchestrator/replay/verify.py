@@ -1,4 +1,4 @@
-"""Is a file a sound log? Every line is read, every state folded and its hash compared, every invariant looked at."""
+"""Checks that a file is a sound log (`orch verify`): decodes each line, compares each state hash and the invariants."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -6,16 +6,18 @@ from hashlib import sha256
 
 from events.codec import BadEventError, decode
 from events.envelope import Event
+from events.inputs import SessionOpened
 from events.recording import Header, steps
 from orchestrator.replay.invariants import Invariants
 from orchestrator.replay.replay import REDUCER_ERRORS
+from orchestrator.safe_text import one_line
 from orchestrator.session.evolve import apply
-from orchestrator.session.state import State
+from orchestrator.session.state import State, why_unreadable
 
 
 @dataclass(slots=True)
 class Verified:
-    """What was found."""
+    """Result of a check. `problems`: one line each; empty if the log is sound."""
 
     events: int = 0
     sessions: set[str] = field(default_factory=set)
@@ -24,7 +26,7 @@ class Verified:
 
 
 def verify(header: Header, lines: Iterable[bytes]) -> Verified:
-    """Look at a recording line by line. Never raises for what the lines hold."""
+    """Check a recording line by line. Bad lines become problems and never raise."""
     found, invariants, checksum = Verified(), Invariants(), sha256()
     states: dict[str, State] = {}
 
@@ -44,7 +46,9 @@ def verify(header: Header, lines: Iterable[bytes]) -> Verified:
         if header.derived:
             invariants.look(step)
             _fold(states, step, found)
-    found.problems += [f"{b.session_id} version {b.version}: {b.invariant} {b.message}" for b in invariants.broken]
+    found.problems += [
+        f"{one_line(b.session_id)} version {b.version}: {b.invariant} {b.message}" for b in invariants.broken
+    ]
     found.checksum = checksum.hexdigest()
     if header.sha256 and header.sha256 != found.checksum:
         found.problems.append(f"line 1: the checksum is {header.sha256[:16]}…, the lines give {found.checksum[:16]}…")
@@ -52,11 +56,15 @@ def verify(header: Header, lines: Iterable[bytes]) -> Verified:
 
 
 def _fold(states: dict[str, State], step: list[Event], found: Verified) -> None:
-    """Fold a step and compare the hash that it carries, as long as the log can be folded at all."""
+    """Fold a step and compare its state hash. Does nothing after the session's first step that cannot be folded."""
     last = step[-1]
-    where = f"{last.session_id} version {last.version}"
+    where = f"{one_line(last.session_id)} version {last.version}"
     state = states.setdefault(last.session_id, State())
     if state.version < 0:
+        return
+    if isinstance(step[0], SessionOpened) and (unreadable := why_unreadable(step[0])):
+        found.problems.append(f"{where}: {unreadable}; verify it with that version")
+        state.version = -1
         return
     try:
         for event in step:

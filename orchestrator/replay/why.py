@@ -1,6 +1,6 @@
-"""Why: the chain of causes of an event back to where it began, each proved by deciding again without it.
+"""`orch why`: the chain of causes of an event back to the first input, each proved by replaying without it.
 
-A cause is proved, not guessed: without it the decision is another one, without the input beside it, it is the same.
+Proof: without the cause the reducer decides differently; without a neighbouring input it decides the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,27 +9,27 @@ from typing import Any
 
 from events.derived import CommandIssued
 from events.envelope import Derived, Event, Input
+from orchestrator.replay.change import Change
 from orchestrator.replay.fold_on import UnsoundLogError, fold_on
+from orchestrator.replay.place import NoSuchEventError
 from orchestrator.replay.replay import REDUCER_ERRORS
-from orchestrator.replay.what_if import Change, what_if
+from orchestrator.replay.what_if import what_if
 from orchestrator.replay.words import name, payload, short, value
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import reduce
 from orchestrator.session.state import State
 
 NEIGHBOURS = 6
-"""So many inputs before the decision are tried."""
+"""Number of inputs before the decision that are left out in turn."""
+SCHEMA = "orch.why/1"
+"""Additive only: fields are added, never renamed or given another meaning."""
 SHIFTING = {"command_id", "conversation_to"}
-"""What differs as soon as anything before it is left out."""
-
-
-class NoSuchEventError(LookupError):
-    """The log has no event of that version."""
+"""Fields that change with any earlier input and are not compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A link of the chain. `is_needed`: without this input the decision is another one; None: it is no input."""
+    """A link of the chain. `is_needed`: whether the decision changes without this input; None for a derived event."""
 
     event: Event
     is_needed: bool | None
@@ -37,7 +37,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Had this been otherwise, the decision would have been."""
+    """A value on which the decision depends: with `with_` instead of `was`, the decision is `then`."""
 
     what: str
     was: str
@@ -47,17 +47,36 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """What there is to say about an event."""
+    """Explanation of one event."""
 
     event: Event
     chain: tuple[Cause, ...]
-    """From the event back to the first input."""
+    """The causes of an event, from the event back to the first input."""
     also: tuple[Event, ...]
-    """Inputs shortly before that are needed as well, such as the other half of a join."""
+    """Further inputs shortly before that the decision needs, such as the other result of a join."""
     beside: Event | None
-    """The last input before that is not needed: without it, the same is decided."""
+    """The last input before that the decision does not need."""
     conditions: tuple[Condition, ...]
     phase: str
+
+
+def as_json(found: Why) -> dict[str, Any]:
+    """JSON report on an event."""
+    return {
+        "also": [_event_json(event) for event in found.also],
+        "beside": _event_json(found.beside) if found.beside else None,
+        "chain": [_event_json(cause.event) | {"is_needed": cause.is_needed} for cause in found.chain],
+        "conditions": [
+            {"then": one.then, "was": one.was, "what": one.what, "with": one.with_} for one in found.conditions
+        ],
+        "event": _event_json(found.event),
+        "phase": found.phase,
+        "schema": SCHEMA,
+    }
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    return {"at_us": event.at_us, "said": short(event, 0), "type": name(event), "version": event.version}
 
 
 def why(log: Sequence[Event], version: int) -> Why:
@@ -87,7 +106,7 @@ def why(log: Sequence[Event], version: int) -> Why:
 
 
 def _chain(log: Sequence[Event], event: Event) -> Iterator[Event]:
-    """The event, its input, the command that the input answers, that one's input, and so on."""
+    """Follow `cause`: the event, its input, the command that the input answers, that command's input, and so on."""
     by_id = {one.event_id: one for one in log}
     at: Event | None = event
     while at is not None:
@@ -96,9 +115,9 @@ def _chain(log: Sequence[Event], event: Event) -> Iterator[Event]:
 
 
 def _is_needed(log: Sequence[Event], event: Event, cause: Input) -> bool:
-    """Whether the decision is another one without this input."""
+    """Whether the decision changes without this input."""
     if cause.version == 1:
-        return True  # without SESSION_OPENED there is nothing
+        return True  # SESSION_OPENED: without it there is no session
     new = what_if(log, Change(without=frozenset({cause.event_id}))).events
     return _essence(event) not in [_essence(one) for one in new]
 
@@ -114,7 +133,7 @@ def _essence(event: Event) -> tuple[Any, ...]:
 
 
 def _conditions(before: State, step: Input, event: Event) -> Iterator[Condition]:
-    """What this one decision looked at: each switch and number of the policy, and each fact of the state, otherwise."""
+    """Change each policy field and state fact in turn; yield those that change this decision."""
     made, named = _decide(before, step), set[str]()
     for what, was, with_, state in (*_other_policies(before), *_other_facts(before)):
         otherwise = _decide(state, step)
@@ -130,7 +149,7 @@ def _decide(state: State, step: Input) -> tuple[Event, ...] | None:
     try:
         return reduce(state, step.but(producer_seq=0, event_id=f"{step.event_id}'")).events
     except REDUCER_ERRORS:
-        return None  # such a state cannot be
+        return None  # the changed state is impossible
 
 
 def _said(events: Sequence[Event]) -> list[tuple[Any, ...]]:
@@ -159,7 +178,7 @@ def _other_policies(before: State) -> Iterator[tuple[str, str, str, State]]:
 
 
 def _others(was: Any) -> list[Any]:
-    """What else a field of the policy could be: the other switch, nothing, much more."""
+    """Other values to try for a policy field: the opposite, zero, one, ten times more, empty."""
     if isinstance(was, bool):
         return [not was]
     if isinstance(was, int):

@@ -1,12 +1,17 @@
-"""Counters of what would otherwise leave no trace: repetitions, rejected inputs, dead letters."""
+"""Counters of events that leave no other trace: duplicates, late and rejected inputs, dead letters."""
 
 from collections import Counter
 
 
 class Counters(Counter[str]):
-    """Names are fixed: inputs, duplicates, rejected, dead_letters, take_overs; and what an operator is to be told of:
-    reducer_failures (a bug of ours, set aside as a dead letter), unrecoverable (a log that cannot be read any more),
-    lost_versions (Redis had committed them, and has them no more), overflows (callers were sent away, because Redis
-    did not answer for too long). Of the history: projected (events), projection_failures, projection_forks (a feed that
-    did not go on from what was projected), projection_rebuilds (sessions that were made right).
+    """Names are fixed: inputs, duplicates, late (of sessions that have ended), rejected, dead_letters, take_overs.
+
+    For operators: reducer_failures (a fault in orch, set aside as a dead letter), unrecoverable (a log that cannot be
+    read any more), lost_versions (Redis committed them and then lost them), overflows (callers were disconnected
+    because Redis did not answer for too long), dropped_media (datagrams and packets of calls), stuck_teardowns (parts
+    of libraries and services that did not end in time), lost_lines (of the logs: nobody read them, or a disk is full),
+    provider_switches (a session gets another provider of a service).
+    Admission: connections_refused, requests_refused (by address), sessions_refused, silent_ended, away_ended,
+    clients_dropped (too many frames or messages), inputs_delayed. History: projected (events), projection_failures,
+    projection_forks (a feed that left the checkpoint), projection_rebuilds (sessions that were repaired).
     """

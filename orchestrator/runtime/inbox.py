@@ -1,38 +1,52 @@
-"""Appending to inboxes: the one way in for producers of this process.
+"""Appends events to inboxes: the only way in for producers of this process.
 
-Stop-and-wait: one ordered queue per shard, its next batch leaves when the last was acknowledged, and what was not is
-sent again under the same sequence numbers. So order is kept, and a repetition is recognised by the reducer. A Redis
-that came back without its last writes gets those again that it had accepted from here, before anything newer.
+Stop-and-wait: each shard has an ordered queue. Its next batch is sent after the last one was acknowledged, and an
+unacknowledged batch is sent again with the same sequence numbers. So order is kept, and the reducer recognises
+duplicates. When Redis restarts without its last writes, the lost entries of this process are appended again before
+newer ones.
 """
 
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from events.codec import encode
 from events.envelope import Input
-from orchestrator.runtime.clock import now_us
-from orchestrator.runtime.connection import pause_s, wire
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.second_life import Accepted
+from orchestrator.runtime.clock import SteadyClock, now_us
+from orchestrator.runtime.redis.connection import pause_s, wire
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.lost_writes import Accepted
 
 logger = logging.getLogger(__name__)
 
 BATCH = 128
 CLOSE_S = 2.0
-"""How long a node that stops tries to append what is still queued."""
+"""How long a stopping node tries to append events that are still queued."""
 STALL_S = 1.0
-"""What could not be appended for so long is a stall: callers are told that they wait."""
+"""After this long without an acknowledgement, a shard counts as stalled and callers get a warning."""
 MOST_QUEUED = 20_000
-"""Events, some 10 MB: what twenty calls say in half a minute. Then those who say so much are sent away."""
+"""Queue limit in events, some 10 MB: twenty calls fill it in half a minute. At the limit, callers are disconnected and
+reconnect later.
+"""
+
+
+_NODE = "node-"
+_IS_NODE = re.compile(f"{_NODE}[0-9a-f]{{12}}")
+
+
+def says_a_node(event: Input) -> bool:
+    """Whether a node produced the event: its effects, timers, connections or microphones, or a client's message."""
+    return _IS_NODE.fullmatch(event.producer) is not None
 
 
 class Inbox:
@@ -45,13 +59,17 @@ class Inbox:
         stalls: Callable[[bool], None] = lambda _: None,
         overflows: Callable[[], None] = lambda: None,
     ) -> None:
-        """`stalls` is told when appending begins to hang, and when it works again; `overflows` when the queue is full:
-        it is to silence whoever says so much. Nothing that is appended all the same is ever dropped.
+        """`stalls` is called with True when appending stalls, and with False when it works again. `overflows` is called
+        when the queue is full, to disconnect callers. Events appended after that are still queued, never dropped.
+        """
+        self.clocks: WeakValueDictionary[str, SteadyClock] = WeakValueDictionary()
+        """Session id → the clock of its log, for the live sessions of this process. It gives events their observation
+        time.
         """
         self._accepted = Accepted(keys)
         self._wire = wire(redis, self._accepted.compare)
         self._keys = keys
-        self._producer = f"node-{uuid4().hex[:12]}"
+        self._producer = f"{_NODE}{uuid4().hex[:12]}"
         self._sequence = 0
         self._queues: defaultdict[int, deque[bytes]] = defaultdict(deque)
         self._senders: dict[int, asyncio.Task[None]] = {}
@@ -60,18 +78,18 @@ class Inbox:
         self._moved = asyncio.Event()
         self._failing: set[int] = set()
         self._stalled: dict[int, float] = {}
-        """Shards, and since when what was said there has been waiting."""
+        """Stalled shard → since when its oldest batch has been waiting, by the monotonic clock."""
         self._stalls = stalls
         self._overflows = overflows
 
     @property
     def is_stalled(self) -> bool:
-        """Whether something has been waiting to be appended for more than STALL_S."""
+        """Whether a batch has been waiting to be appended for more than STALL_S."""
         return bool(self._stalled)
 
     @property
     def stalled_s(self) -> float:
-        """For how long something has been waiting to be appended; 0 where that is no stall."""
+        """How long the oldest batch has been waiting to be appended, in seconds; 0 if no shard is stalled."""
         return time.monotonic() - min(self._stalled.values()) if self._stalled else 0.0
 
     @property
@@ -82,18 +100,23 @@ class Inbox:
     def append(self, event: Input) -> None:
         """Queue an event; producer, sequence, id and observation time are set here. Never waits.
 
-        One that has an id already may come again, by another node, too: its id tells, and it gets no sequence.
+        An event that already has an id keeps it and gets no sequence: its id identifies it if another node reports it,
+        too.
         """
+        self._put(self.stamped(event))
+
+    def stamped(self, event: Input) -> Input:
+        """Return the event as append sends it: its producer is `node`, or `node:PRODUCER` if it names one."""
         self._sequence += 1
-        stamped = event.model_copy(
+        clock = self.clocks.get(event.session_id)
+        return event.model_copy(
             update={
                 "event_id": event.event_id or f"{self._producer}:{self._sequence}",
-                "observed_at_us": now_us(),
-                "producer": self._producer,
+                "observed_at_us": clock.now_us() if clock else now_us(),
+                "producer": f"{self._producer}:{event.producer}" if event.producer else self._producer,
                 "producer_seq": 0 if event.event_id else self._sequence,
             }
         )
-        self._put(stamped)
 
     def forward(self, event: Input) -> None:
         """Queue an event of an outside producer under its own name and sequence."""
@@ -104,7 +127,7 @@ class Inbox:
         self._queues[shard].append(encode(event))
         self._appended[shard] += 1
         self._wake(shard)
-        if self._stalled and self.queued % MOST_QUEUED == 0:  # again with each so many, if it was in vain
+        if self._stalled and self.queued % MOST_QUEUED == 0:  # again at each multiple of the limit
             self._overflows()
 
     def _wake(self, shard: int) -> None:
@@ -125,7 +148,7 @@ class Inbox:
             del self._senders[shard]
 
     async def _deliver(self, shard: int, batch: list[bytes]) -> None:
-        """Append until it works."""
+        """Append a batch; retry with backoff until it succeeds."""
         alarm = asyncio.get_running_loop().call_later(STALL_S, self._stall, shard)
         failures = 0
         try:
@@ -146,16 +169,18 @@ class Inbox:
         self._stalled[shard] = time.monotonic() - STALL_S
         if first:
             self._stalls(True)
+            if self.queued >= MOST_QUEUED:  # the limit was passed before the stall was noticed
+                self._overflows()
 
     async def _append(self, shard: int, batch: list[bytes]) -> bool:
-        """Whether all of it arrived; if not, all of it is to be sent again."""
+        """Append a batch once. Returns whether all of it arrived; if not, the whole batch must be sent again."""
         stream = self._keys.inbox(shard)
-        lines = self._accepted.lost.get(shard, []) + batch  # of a call that waits while something is lost, see Wire
+        lines = self._accepted.lost.get(shard, []) + batch  # a retry after a loss begins with the lost entries
         replies = await self._xadd(stream, lines)
         failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
         if failed is None:
             self._accepted.note(shard, replies, lines)
-        if failed is not None and shard not in self._failing:  # said once, however long it lasts
+        if failed is not None and shard not in self._failing:  # logged once per outage
             self._failing.add(shard)
             logger.warning("append to %s failed (%s), trying until it works", stream, failed)
         elif failed is None and shard in self._failing:
@@ -164,7 +189,7 @@ class Inbox:
         return failed is None
 
     async def _xadd(self, stream: str, lines: list[bytes]) -> list[Any]:
-        """What Redis says of each."""
+        """Send the XADD commands; returns a reply per line, or a single error if the connection failed."""
         commands: list[tuple[str | bytes, ...]] = [("XADD", stream, "*", "e", line) for line in lines]
         if len(commands) > 1:
             # As one transaction: a blocked reader wakes once and gets them all, instead of the first alone.
@@ -176,7 +201,7 @@ class Inbox:
         return replies[-1] if isinstance(replies[-1], list) else replies
 
     async def close(self) -> None:
-        """Send what is queued, as far as that is possible soon, then hang up."""
+        """Try for CLOSE_S to send the queued events, then close the connection."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.flush(), CLOSE_S)
         for sender in (senders := list(self._senders.values())):
@@ -187,7 +212,7 @@ class Inbox:
         await self._wire.close()
 
     async def flush(self) -> None:
-        """Wait until everything queued so far has arrived; what is queued meanwhile is not waited for."""
+        """Wait until all events queued so far have arrived. Events queued meanwhile do not prolong the wait."""
         goals = dict(self._appended)
         while any(self._arrived[shard] < goal for shard, goal in goals.items()):
             self._moved.clear()

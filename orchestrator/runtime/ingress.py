@@ -1,27 +1,53 @@
-"""The ingress: routes events of outside producers to their sessions; what belongs to none is a dead letter.
+"""The ingress: routes events of outside producers to their sessions. An event of no session becomes a dead letter.
 
-An entry holds one event as JSON in the field `e`. It is routed by the three rules and appended to the inbox of its
-session's shard; then the cursor moves. A repetition after a crash is recognised by the reducer, since an event without
-an id gets that of its entry.
+An entry holds one event as JSON in the field `e`. It is routed by three rules (`route`) and appended to the inbox of
+its session's shard; then the cursor moves. The reducer recognises duplicates after a crash, since an event without an
+id gets the id of its entry.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
 from events.codec import BadEventError, decode_input
 from events.envelope import Input
 from events.inputs import SessionOpened, SessionResumed
-from orchestrator.runtime.commit import Move
-from orchestrator.runtime.connection import Entry, ask, pause_s
-from orchestrator.runtime.owned import Owned
-from orchestrator.runtime.routing import UnroutableError, route
+from orchestrator.runtime.fleet.owned import Owned
+from orchestrator.runtime.promises import which_awaited
+from orchestrator.runtime.redis.commit import Move
+from orchestrator.runtime.redis.connection import Entry, ask, pause_s
+from orchestrator.safe_text import one_line
 
 logger = logging.getLogger(__name__)
 
+IsLive = Callable[[str], Awaitable[bool]]
+SessionOfHandler = Callable[[str], Awaitable[str]]
 OWN_BUSINESS = (SessionOpened, SessionResumed)
-"""Said by nodes alone."""
+"""Events that only nodes may produce."""
+
+
+class UnroutableError(Exception):
+    """An event belongs to no session; the message says which rules failed."""
+
+
+async def route(event: Input, is_live: IsLive, session_of: SessionOfHandler) -> Input:
+    """Address an event to its session. Raises UnroutableError.
+
+    1. Its id is a live session. 2. Else it is a known handler, and the handler's session is live. 3. Else: none.
+    """
+    if event.session_id and await is_live(event.session_id):
+        return event
+    for handler_id in dict.fromkeys((event.session_id, event.handler_id)):
+        session_id = await session_of(handler_id) if handler_id else ""
+        if session_id and await is_live(session_id):
+            return event.model_copy(update={"session_id": session_id, "handler_id": handler_id})
+    raise UnroutableError(
+        f"{type(event).model_fields['type'].default} belongs to no session: "
+        f"rule 1: {one_line(event.session_id) or '(no session_id)'} is no live session; "
+        f"rule 2: {one_line(event.handler_id or event.session_id) or '(no handler_id)'} is no handler of a live session"
+    )
 
 
 class Ingress(Owned):
@@ -34,13 +60,13 @@ class Ingress(Owned):
             await self._forward(stream_id.decode(), fields.get(b"e", b""), event, reason, live)
             for (stream_id, fields), (event, reason) in zip(batch, read, strict=True)
         ]
-        await self._inbox.flush()  # the cursor moves when the inboxes have it
+        await self._inbox.flush()  # the cursor moves only after the inboxes have the events
         await self._committer.commit(moves)
 
     async def _forward(
         self, entry_id: str, line: bytes, event: Input | None, reason: str, live: dict[str, bool]
     ) -> Move:
-        """Hand an event to the inbox of its session; what belongs to none keeps its reason."""
+        """Hand an event to the inbox of its session. An event of no session becomes a dead letter with its reason."""
 
         async def is_live(session_id: str) -> bool:
             if session_id not in live:  # the session of a handler
@@ -62,16 +88,19 @@ class Ingress(Owned):
         return self._pass(before, entry_id, reason, line[:4096], "")
 
     async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
-        """Which of them are live sessions, in one round trip: a question per event would set the pace of all of them.
+        """Session id → whether it is live or promised.
 
-        It asks until Redis says it of each; raises RedisError or OSError only when the ingress is another's by then.
+        Takes one round trip if all are live; a round trip per event would slow down the whole stream. Retries until
+        Redis answers; raises RedisError or OSError only if the ingress is lost meanwhile.
         """
         asked = sorted(session_ids)
         calls = [("SISMEMBER", self._keys.sessions(self._keys.shard_of(one)), one) for one in asked]
         failures = 0
         while True:
             try:
-                return {one: bool(found) for one, found in zip(asked, await ask(self._redis, calls), strict=True)}
+                live = {one: bool(found) for one, found in zip(asked, await ask(self._redis, calls), strict=True)}
+                others = [one for one, found in live.items() if not found]
+                return live | (await which_awaited(self._redis, self._keys, others) if others else {})
             except (RedisError, OSError) as error:
                 if self.lost.is_set():
                     raise
@@ -86,7 +115,7 @@ class Ingress(Owned):
 
 
 def _read(line: bytes) -> tuple[Input | None, str]:
-    """An event that may be sent from outside, or the reason why this is none."""
+    """Decode an event of an outside producer; None and the reason if it is invalid or not allowed."""
     if not line:
         return None, "the entry has no field e"
     try:

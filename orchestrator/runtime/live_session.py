@@ -1,28 +1,33 @@
-"""LiveSession: what one session has in this process. The successor of the `active_sessions` entry of target-flow.md."""
+"""LiveSession: state, timers, running tasks, client and media connection of one session in this process."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from events.envelope import Event
-from orchestrator.runtime.timers import Timers
+from orchestrator.grant import EVERYTHING, Grant
+from orchestrator.runtime.effects.script import Script
+from orchestrator.runtime.effects.timers import Timers
+from orchestrator.runtime.effects.tool_calls import ToolCalls
 from orchestrator.services.ports import SpeechChunk
 from orchestrator.session.commands import MicrophoneSetting
 from orchestrator.session.conversation import ConversationSoFar
+from orchestrator.session.lifecycle import CALL_FOLLOWS_MS
 from orchestrator.session.state import State
 
 logger = logging.getLogger(__name__)
 
 END_S = 5.0
-"""How long something that was cancelled may take to wind up."""
-CALL_FOLLOWS_S = 2.0
-"""How long the call of a client that has come back is waited for; as long as a greeting waits for the voice."""
+"""How long a cancelled task may take to end."""
+CALL_FOLLOWS_S = CALL_FOLLOWS_MS / 1000
+"""How long to wait for a lost call to return, from the loss on, or from the return of its client."""
 
 
 class PlaybackEnd(Protocol):
-    """How a playback ended by itself."""
+    """How a playback that was not stopped ended."""
 
     @property
     def confirmed_by(self) -> Literal["client", "timer"]: ...
@@ -31,7 +36,7 @@ class PlaybackEnd(Protocol):
 
 
 class Playback(Protocol):
-    """One playback on a handler. Every method raises when the playback was stopped."""
+    """One playback on a handler. Every method raises ListenerGone when the playback was stopped."""
 
     async def write(self, chunk: SpeechChunk) -> None: ...
     async def finish(self) -> PlaybackEnd: ...
@@ -41,6 +46,10 @@ class Handler(Protocol):
     """The media connection of a session (orchestrator/media/handler.py)."""
 
     handler_id: str
+
+    @property
+    def unheard_ms(self) -> int:
+        """How long the caller has not heard the agent; 0: the connection is alive."""
 
     def set_microphone(self, setting: MicrophoneSetting) -> None: ...
     def finish_utterance(self) -> None: ...
@@ -60,39 +69,42 @@ class Client(Protocol):
     client_id: str
 
     def committed(self, event: Event, line: str | None) -> None:
-        """An event of the session was committed; `line` is what it prints in the golden log."""
+        """An event of the session was committed; `line` is its line in the golden log."""
 
     async def show_reply(self, playback_id: str, text: str) -> None:
-        """Show an answer as text; returns when it has left."""
+        """Show an answer as text; returns when it is sent. Raises ListenerGone when it cannot be sent."""
 
     def clear_text(self) -> None: ...
     def warn(self, code: str, message: str) -> None:
-        """Something is wrong, and the conversation goes on; a sentence for people."""
+        """Show a warning for people to read; the conversation goes on."""
 
     async def close(self, reason: str) -> None:
-        """The conversation is over: say so, and hang up."""
+        """Tell the client that the conversation is over, and disconnect."""
 
     async def send_away(self, reason: str, address: str = "") -> None:
-        """The conversation goes on in another process, at that address if one is known: hang up so that the client
-        comes back.
+        """Disconnect so that the client reconnects: the conversation goes on in another process, at `address` if it is
+        known.
         """
 
 
 class CurrentTask:
-    """The one task group of a session: what is being done for the open turn, cancelled as one."""
+    """The task group of a session: all work for the open turn, cancelled as a whole."""
 
     def __init__(self, session_id: str, epoch: int) -> None:
         self.name = f"{session_id}#{epoch}"
         self._stages: dict[str, asyncio.Task[None]] = {}
 
     def start(self, stage: str, work: Coroutine[Any, Any, None]) -> None:
-        """Start one stage (intent, answer, or a playback id); its asyncio task is named by session, epoch and stage."""
+        """Start one stage (intent, answer, or a playback id) and cancel an earlier attempt at it. Its asyncio task is
+        named by session, epoch and stage.
+        """
+        self.cancel_stage(stage)
         task = asyncio.create_task(work, name=f"{self.name}:{stage}")
         self._stages[stage] = task
         task.add_done_callback(lambda done: self._ended(stage, done))
 
     def _ended(self, stage: str, task: asyncio.Task[None]) -> None:
-        if self._stages.get(stage) is task:  # else the stage runs anew
+        if self._stages.get(stage) is task:  # else a new attempt runs
             del self._stages[stage]
 
     def cancel_stage(self, stage: str) -> None:
@@ -101,7 +113,7 @@ class CurrentTask:
             task.cancel()
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """Cancel all stages; returns those that still have to wind up."""
+        """Cancel all stages; returns their tasks, which still have to end."""
         stages = list(self._stages.values())
         for task in stages:
             task.cancel()
@@ -110,38 +122,49 @@ class CurrentTask:
 
 @dataclass(slots=True, eq=False)
 class LiveSession:
-    """A session and everything of it that lives in this process."""
+    """A session with its state, timers, tasks and connections in this process."""
 
     session_id: str
     state: State
     timers: Timers
     conversation: ConversationSoFar = field(default_factory=ConversationSoFar)
-    """What was said, as far as it is committed."""
+    """The conversation, as far as it is committed."""
+    open: Callable[[], None] | None = None
+    """Reports SESSION_OPENED; None: it is reported already. A session that is only promised has no log yet."""
+    grant: Grant = EVERYTHING
+    """What its client may do. After a takeover the resume token of the client brings it."""
     snapshot_version: int = 0
-    """The version up to which there is a snapshot."""
+    """Version of the last snapshot."""
     failures: int = 0
-    """Inputs on which the reducer raised: bugs of ours."""
+    """How many inputs made the reducer raise, because of a bug."""
     current_task: CurrentTask | None = None
     closing: set[asyncio.Task[None]] = field(default_factory=set)
-    """Work that must be awaited before the shard is given up: cancelled stages winding up, connections closing."""
+    """Tasks to await before the shard is given up: cancelled stages that are ending, connections that are closing."""
+    tools: ToolCalls = field(init=False)
+    """The tool calls of its agent."""
+    scripts: dict[str, Script] = field(default_factory=dict)
+    """Playback id → the texts that are spoken there."""
     call_follows: bool = False
-    """The user was in a call when the connection was lost; the client comes back first, and its call after it."""
+    """The user's call was lost. The client may reconnect first, and its call after it."""
     _client: Client | None = field(default=None, init=False)
     _handler: Handler | None = field(default=None, init=False)
-    _somebody: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    """Set for as long as there is a client or a handler."""
-    _in_a_call: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    """Set for as long as there is a handler."""
+    _connections: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set whenever a client or a handler connects or disconnects."""
+    _changed_s: float = field(default=0.0, init=False)
+    """When a client or a handler last connected or disconnected, by the clock of the event loop."""
+
+    def __post_init__(self) -> None:
+        self.tools = ToolCalls(self.session_id)
 
     @property
     def client(self) -> Client | None:
-        """Who is connected; None while nobody is."""
+        """The connected client; None while there is none."""
         return self._client
 
     @client.setter
     def client(self, client: Client | None) -> None:
         self._client = client
-        self._note_who_is_connected()
+        self._note_a_change()
 
     @property
     def handler(self) -> Handler | None:
@@ -150,42 +173,39 @@ class LiveSession:
 
     @handler.setter
     def handler(self, handler: Handler | None) -> None:
+        self.call_follows = handler is None and (self.call_follows or self._handler is not None)
         self._handler = handler
-        self._note_who_is_connected()
+        self._note_a_change()
 
-    def _note_who_is_connected(self) -> None:
-        if self._client is None and self._handler is None:
-            self._somebody.clear()
-        else:
-            self._somebody.set()
-        if self._handler is None:
-            self._in_a_call.clear()
-        else:
-            self._in_a_call.set()
-            self.call_follows = False
+    def _note_a_change(self) -> None:
+        self._changed_s = asyncio.get_running_loop().time()
+        self._connections.set()
 
-    async def somebody_is_connected(self) -> None:
-        """Return when there is a client or a handler: at once, or with the first that comes; but where a call follows
-        its client, that is waited for a little.
+    async def somebody_is_connected(self, gone: Client | None = None) -> None:
+        """Return when there is a handler, or a client other than `gone`. After a lost call, a client alone is enough
+        only after CALL_FOLLOWS_S: its call may follow.
         """
-        while self._handler is None and (self._client is None or self.call_follows):
-            if self._client is None:  # it may have left again before we were woken
-                await self._somebody.wait()
-                continue
-            try:
-                async with asyncio.timeout(CALL_FOLLOWS_S):
-                    await self._in_a_call.wait()
-            except TimeoutError:
-                self.call_follows = False
+        while self._handler is None:
+            wait_s = None
+            if self._client not in (None, gone):
+                left_s = self._changed_s + CALL_FOLLOWS_S - asyncio.get_running_loop().time()
+                wait_s = left_s if self.call_follows else 0.0
+                if wait_s <= 0:
+                    self.call_follows = False
+                    return
+            self._connections.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._connections.wait()
 
     def task(self) -> CurrentTask:
-        """The current task; a new one where there is none."""
+        """The current task; makes a new one if there is none."""
         if self.current_task is None:
             self.current_task = CurrentTask(self.session_id, self.state.epoch)
         return self.current_task
 
     def cancel_task(self) -> None:
-        """Cancel the current task. Starting the next never waits for the last to wind up."""
+        """Cancel the current task. The next task never waits for the cancelled one to end."""
         if self.current_task is not None:
             for task in self.current_task.cancel():
                 self.watch(task)
@@ -196,21 +216,29 @@ class LiveSession:
         task.add_done_callback(self.closing.discard)
 
     async def shut(self, reason: str) -> None:
-        """The session has ended: end everything of it in this process, and wait for it. The log is not touched."""
+        """End all tasks and connections of an ended session in this process, and wait for them. Its log stays. Tool
+        calls run to their end; their results are no events any more.
+        """
+        for task in self.tools.running:
+            logger.warning("%s still runs, and its session has ended: its result will not be recorded", task.get_name())
         await self._end(self.client.close(reason) if self.client else None)
 
     async def wind_up(self) -> None:
-        """As shut, but the session goes on under another owner: its client stays until it is sent there."""
+        """As shut, for a session that goes on under another owner: its client stays connected until send_away. Tool
+        calls that run may end first.
+        """
+        for task in self.tools.running:
+            self.watch(task)
         await self._end(None)
 
     async def send_away(self, reason: str, address: str) -> None:
-        """Ask the client to come back: to the new owner, if its address is known."""
+        """Ask the client to reconnect: to the new owner, if its address is known."""
         if self.client:
             self._part(self.client.send_away(reason, address))
         await self._closed()
 
     def hush(self, reason: str) -> None:
-        """Nothing more can be taken from this caller for now: hang up; whoever it is comes back by themselves."""
+        """Disconnect the caller because no more input can be taken now; the client reconnects by itself."""
         for part in (
             self.handler.close() if self.handler else None,
             self.client.send_away(reason) if self.client else None,
@@ -219,7 +247,7 @@ class LiveSession:
                 self._part(part)
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
-        """Nothing that refuses to end, or breaks while ending, keeps the rest from it."""
+        """End timers, tasks and connections. A part that hangs or fails does not keep the others from ending."""
         self.timers.cancel_all()
         self.cancel_task()
         for part in (self.handler.close() if self.handler else None, farewell):
@@ -235,7 +263,7 @@ class LiveSession:
         if ending:
             _, stuck = await asyncio.wait(ending, timeout=END_S)
             for task in stuck:
-                logger.error("%s does not end when it is cancelled; going on without it", task.get_name())
+                logger.error("%s does not end; going on without it", task.get_name())
 
 
 async def _unbroken(session_id: str, work: Coroutine[Any, Any, None]) -> None:

@@ -1,12 +1,11 @@
-"""A node: the sessions that live in this process; it opens, finds and refuses calls, and says if Redis is silent."""
+"""A node: one process of the service. It opens, finds and refuses calls, and reports when Redis does not answer."""
 
 import asyncio
-import hmac
 import logging
 import random
-from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from secrets import token_bytes
+from typing import cast
 
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
@@ -14,31 +13,35 @@ from redis.exceptions import RedisError
 from events.codec import prepare
 from events.envelope import Event, Input
 from events.inputs import ClientConnected, SessionOpened
-from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import connect, load_scripts, wire
+from orchestrator.grant import EVERYTHING, Grant, limited
+from orchestrator.runtime import openings, promises
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.durability import durability
-from orchestrator.runtime.effects import Effects, Services
+from orchestrator.runtime.effects.effects import Effects, Services
+from orchestrator.runtime.fleet import lease as leases
+from orchestrator.runtime.fleet.lease import Lease
+from orchestrator.runtime.fleet.membership import Membership
+from orchestrator.runtime.fleet.owned import Means, Owned
+from orchestrator.runtime.fleet.ownership import Ownership
 from orchestrator.runtime.inbox import MOST_QUEUED, Inbox
 from orchestrator.runtime.ingress import Ingress
-from orchestrator.runtime.keys import INGRESSES, Keys
-from orchestrator.runtime.lease import Lease
 from orchestrator.runtime.live_session import Client, LiveSession
-from orchestrator.runtime.logs import read_log
-from orchestrator.runtime.membership import Membership
-from orchestrator.runtime.owned import Means, Owned
-from orchestrator.runtime.ownership import Ownership
-from orchestrator.runtime.second_life import Committed
+from orchestrator.runtime.redis.connection import connect, load_scripts, wire
+from orchestrator.runtime.redis.durability import durability
+from orchestrator.runtime.redis.keys import INGRESSES, Keys
+from orchestrator.runtime.redis.logs import read_log
+from orchestrator.runtime.redis.lost_writes import Committed
+from orchestrator.runtime.redis.room import NO_ROOM, Room
+from orchestrator.runtime.redis.subscribers import broker
 from orchestrator.runtime.shard import Shard
-from orchestrator.runtime.subscribers import broker
-from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
+from orchestrator.session.state import opening
+from orchestrator.teardown import end_within
 
 logger = logging.getLogger(__name__)
 
 HANDLER_TTL_S = 24 * 3600
 FIND_S = 2.0
-"""How long a client that has come back is held while its conversation is on its way."""
+"""How long a reconnected client waits while its conversation moves to its new owner."""
 FIND_AGAIN_S = 0.05
 STOPPING = "the service is stopping"
 DELAYED = "the service cannot keep what is said right now; what was said waits, and is answered later"
@@ -46,11 +49,11 @@ PING_S = 1.0
 
 
 class NotReadyError(RuntimeError):
-    """The node owns no shard (yet, or any more), so it can take no call."""
+    """The node takes no new calls now; the message says why."""
 
 
 class UnusableRedisError(RuntimeError):
-    """Redis is named or set up in a way that cannot be used; the message says what to do."""
+    """The URL or the setup of Redis cannot be used; the message says what to do."""
 
 
 class Node:
@@ -69,8 +72,11 @@ class Node:
     ) -> None:
         self.keys = keys or Keys()
         self.counters = Counters()
+        self.counters["dropped_media"] = self.counters["stuck_teardowns"] = 0  # counted by the calls of the node
         self._lease_ms = lease_ms
         self._policy = (policy or Policy()).recorded()
+        self.greets = bool(policy and policy.greeting.text)
+        """Whether the agent speaks first."""
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
         self._commits = wire(self._redis)
@@ -81,16 +87,23 @@ class Node:
         self._members.address = address
         self._committed = Committed(self._redis, self.keys, self.counters)
         self._ownership = Ownership(
-            self._redis, self.keys, self._broker, self._members, self._build, self._committed, lease_ms
+            self._redis,
+            self.keys,
+            self._broker,
+            self._members,
+            self._build,
+            self._committed,
+            lease_ms,
+            connect=lambda: connect(redis_url, 4),
         )
-        self._secret = token_bytes(32)
-        """Until the shared one is known, nobody can show a token."""
+        self._room = Room(self._redis)
+        self._secret = b""
         self._stopping = False
         self._finding: dict[int, asyncio.Task[str]] = {}
-        """By shard, who looks for its owner."""
+        """Shard → the task that looks for its owner."""
 
     async def start(self) -> None:
-        """Connect and take what is free. Raises UnusableRedisError, and RedisError when Redis is away."""
+        """Connect and take free shards. Raises UnusableRedisError, and RedisError when Redis does not answer."""
         prepare()
         await self._check_kind()
         await self._check_shard_count()
@@ -99,26 +112,28 @@ class Node:
         await load_scripts(self._redis)
         await self._broker.connect()
         await self._ownership.start()
+        self._room.start()
 
     async def drain(self) -> None:
-        """Take no more calls, and hand those there are to the other nodes; where there are none, to the next start."""
+        """Take no more calls and hand the live ones over to other nodes. Without any, the next start resumes them."""
         self._stopping = True
         await self._ownership.drain(STOPPING)
 
     async def stop(self) -> None:
-        """Give everything back: nothing is lost, another node or the next start goes on from here."""
+        """Release everything. No conversation is lost: another node or the next start takes over."""
         self._stopping = True
         for finding in self._finding.values():
             finding.cancel()
+        await self._room.stop()
         await self._ownership.stop(STOPPING)
-        await self._broker.stop()
+        await end_within("FastStream's broker", self._broker.stop(), counters=self.counters)
         await self._inbox.close()
         await self._commits.close()
-        await self._redis.aclose()
+        await end_within("the connections to Redis", self._redis.aclose(), counters=self.counters)
 
     @property
     def address(self) -> str:
-        """Where clients reach this very node; set before start. Empty: nobody is sent here."""
+        """Where clients reach this node directly; set before start. Empty: no client is sent here."""
         return self._members.address
 
     @address.setter
@@ -127,12 +142,12 @@ class Node:
 
     @property
     def addresses(self) -> set[str]:
-        """Of all nodes."""
+        """The advertised addresses of all nodes."""
         return {member.address for member in self._members.members if member.address}
 
     @property
     def shards(self) -> dict[int, Shard]:
-        """The shards owned now, their sessions among us."""
+        """The shards owned now whose takeover is done."""
         return {
             holding.owner.lease.what.number: holding.owner
             for holding in self._ownership.running.values()
@@ -141,12 +156,12 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes new calls."""
-        return not self._stopping and bool(self.shards) and not self._inbox.is_stalled
+        """Whether the node takes new calls."""
+        return not self._stopping and bool(self.shards) and not self._inbox.is_stalled and not self._room.is_short
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for Redis that nobody who was sent away may come back yet."""
+        """Whether the queue for Redis is full: disconnected clients may not reconnect yet."""
         return self._inbox.is_stalled and self._inbox.queued >= MOST_QUEUED
 
     @property
@@ -155,67 +170,125 @@ class Node:
 
     @property
     def queued(self) -> int:
-        """Events of this process that wait for Redis."""
+        """How many events of this process wait to be appended to Redis."""
         return self._inbox.queued
 
     @property
     def redis_silence_s(self) -> float:
-        """For how long Redis has not answered this node, be it to its signs of life or to what callers said."""
+        """How long Redis has not answered this node, in seconds: neither its signs of life nor its callers' input."""
         return max(self._members.silence_s, self._inbox.stalled_s)
 
     async def read_log(self, session_id: str, *, first: int = 0, most: int | None = None) -> list[Event]:
-        """The committed events of a session: all, or those of so many steps from a version on. Raises
-        UnknownSessionError (also where there are none so late), BadEventError, RedisError.
+        """The committed events of a session: all, or those of `most` steps from version `first` on. Raises
+        UnknownSessionError (also if there are none from `first` on), BadEventError, RedisError.
         """
         return await read_log(self._redis, self.keys, session_id, first=first, most=most)
 
     def session(self, session_id: str) -> LiveSession | None:
-        """A session that lives in this process."""
+        """The live session of this id, if it is in this process."""
         shard = self.shards.get(self.keys.shard_of(session_id))
         return shard.sessions.get(session_id) if shard else None
 
+    async def reserve(self, grant: Grant) -> openings.Reserved:
+        """Promise a session to the bearer of a grant. Until its first input, Redis holds only keys that expire. Raises
+        NotReadyError, SpentError.
+        """
+        new_id = self._free_id()
+        try:
+            return await openings.reserve(self._redis, self.keys, grant, new_id, self.session)
+        except (RedisError, OSError) as error:
+            raise NotReadyError(f"this node takes no calls now: {DELAYED}") from error
+
+    def welcome(self, session_id: str, grant: Grant) -> LiveSession | None:
+        """The session that was reserved for a client. None: its shard is not here, or not any longer."""
+        return self.session(session_id) or self._adopted(session_id, grant)
+
     def open_session(self, client: Client) -> LiveSession:
-        """Begin a conversation, on a shard that this node owns. Raises NotReadyError."""
+        """Open a session at once, on a shard that this node owns. Raises NotReadyError."""
+        live = cast("LiveSession", self.welcome(self._free_id(), EVERYTHING))
+        live.client = client
+        self.begin(live)
+        return live
+
+    def begin(self, live: LiveSession) -> None:
+        """Open a promised session; does nothing if it is open already."""
+        if live.open is not None:
+            live.open()
+
+    def discard(self, live: LiveSession) -> None:
+        """Forget a promised session that was never opened."""
+        shard = self.shards.get(self.keys.shard_of(live.session_id))
+        live.client = None
+        if shard is not None and live.open is not None:
+            shard.sessions.pop(live.session_id, None)
+
+    async def withdraw(self, live: LiveSession) -> None:
+        """Discard a promised session and its key in Redis: its client cannot come back to it."""
+        self.discard(live)
+        try:
+            await promises.withdraw(self._redis, self.keys, live.session_id)
+        except (RedisError, OSError) as error:
+            logger.warning("the promise of %s could not be withdrawn (%s); it expires", live.session_id, error)
+
+    def _free_id(self) -> str:
+        """The id of a new session on a shard of this node. Raises NotReadyError."""
         shards = self.shards
         if self._stopping:
             raise NotReadyError("this node is being stopped, so it takes no more calls; try again, at another")
         if self._inbox.is_stalled:
             raise NotReadyError(f"this node takes no calls now: {DELAYED}")
+        if self._room.is_short:
+            raise NotReadyError(NO_ROOM)
         if not self.ready:
             raise NotReadyError("this node owns no shard, so it can take no call; try another, or later")
         while True:
             session_id = f"auto_session_{random.randrange(10**9, 10**10)}"
             shard = shards.get(self.keys.shard_of(session_id))
             if shard is not None and session_id not in shard.sessions:
-                break
+                return session_id
+
+    def _promised(self, shard: Shard, session_id: str, grant: Grant) -> LiveSession:
         live = shard.newborn(session_id)
-        self.report(SessionOpened(session_id=session_id, policy=self._policy, reducer_version=REDUCER_VERSION))
-        self.connect_client(live, client)
+        live.grant = grant
+
+        def open_it() -> None:
+            live.open = None
+            for event in promises.openings(live, self._opened(session_id, live.grant)):
+                self.report(event)
+
+        live.open = open_it
         return live
 
+    def _opened(self, session_id: str, grant: Grant) -> Input:
+        policy = limited(self._policy, grant.seconds)
+        return SessionOpened(session_id=session_id, grant=grant.recorded(), **opening(policy))
+
     def connect_client(self, live: LiveSession, client: Client) -> None:
-        """The client of a session, instead of the one it may have had."""
+        """Set the client of a session, in place of any earlier client."""
         live.client = client
-        self.report(ClientConnected(session_id=live.session_id, client_id=client.client_id))
+        if live.open is None:
+            self.report(ClientConnected(session_id=live.session_id, client_id=client.client_id))
 
-    def resume_token(self, session_id: str) -> str:
-        """The secret with which a client comes back to a session; the same on every node and after every restart."""
-        digest = hmac.digest(self._secret, session_id.encode(), "sha256")
-        return urlsafe_b64encode(digest[:24]).decode()
+    @property
+    def secret(self) -> bytes:
+        """Key of the resume tokens: one for all nodes and restarts. Raises NotReadyError before start."""
+        if not self._secret:
+            raise NotReadyError("the service is starting; try again")
+        return self._secret
 
-    def may_resume(self, session_id: str, resume_token: str) -> bool:
-        """Whether a client that names this session shows its secret."""
-        return hmac.compare_digest(self.resume_token(session_id).encode(), resume_token.encode())
+    async def use_resume_token(self, session_id: str, number: int) -> bool:
+        """Use a resume token, by its number. False: a newer one was used. Raises RedisError, TimeoutError."""
+        return await openings.use(self._redis, self.keys, session_id, number)
 
     def owns(self, session_id: str) -> bool:
-        """Whether the session's shard is owned here now; else the session may live in another process."""
+        """Whether this node owns the session's shard now; if not, another process may have the session."""
         return self.keys.shard_of(session_id) in self.shards
 
     async def find(self, session_id: str) -> str:
-        """The address of the node that has the session, if another one has it and says where it is; else empty.
+        """The address of the other node that owns the session; empty if this node owns it or no address is known.
 
-        A session that is on its way, maybe to this node, is waited for: its client is faster than a look at Redis. All
-        clients of a shard wait for the same answer: when a node has died, its survivors have better things to do.
+        Waits while the session's shard moves, maybe to this node: its client may reconnect before the takeover. All
+        clients of a shard share one search, since the surviving nodes are busy after a node has died.
         """
         number = self.keys.shard_of(session_id)
         if number not in self._finding:
@@ -226,10 +299,10 @@ class Node:
     async def _find(self, number: int) -> str:
         name = leases.shard(self.keys, number).name
         try:
-            async with asyncio.timeout(FIND_S + self._lease_ms / 1_000):  # so long the lease of a dead owner holds
+            async with asyncio.timeout(FIND_S + self._lease_ms / 1_000):  # a dead owner's lease must expire first
                 while number not in self.shards:
                     address = await self._ownership.address(name)
-                    if address == "" or address not in (None, self.address):  # ours: it is taken, and begins at once
+                    if address == "" or address not in (None, self.address):  # this node: its takeover begins at once
                         return address or ""
                     await self._ownership.something_taken(FIND_AGAIN_S)
         except (TimeoutError, RedisError, OSError) as error:
@@ -244,32 +317,40 @@ class Node:
                     live.client.warn("delayed", DELAYED)
 
     def _hush(self) -> None:
-        """Redis has been away for too long: whoever speaks on would fill the memory."""
+        """Disconnect all callers: Redis has been away for too long, and more input would fill the memory."""
         logger.error("%d events wait for Redis: callers are sent away until it answers", self._inbox.queued)
         self.counters["overflows"] += 1
         for live in self.sessions:
             live.hush(DELAYED)
 
     async def promised(self, session_id: str) -> LiveSession | None:
-        """A session whose SESSION_OPENED is still waiting to be committed, as soon as it is; None: it never will.
+        """Find a session that was promised, maybe by another node, or whose SESSION_OPENED is not committed yet.
 
-        Its shard may have changed its owner between the promise and the commit: the new one has it in its inbox.
+        Waits up to FIND_S seconds for the commit; None if the session is not here then. If its shard has changed
+        owners between promise and commit, SESSION_OPENED is in the inbox of the new owner.
         """
         begun = self.keys.state(session_id)
         try:
             async with asyncio.timeout(FIND_S):
-                while self.owns(session_id) and not await self._redis.exists(begun):  # noqa: ASYNC110 - nobody tells
+                while self.owns(session_id) and not await self._redis.exists(begun):
+                    grant = await promises.promised_grant(self._redis, self.keys, session_id)
+                    if grant is not None:
+                        return self.session(session_id) or self._adopted(session_id, grant)
                     await asyncio.sleep(FIND_AGAIN_S)
         except (TimeoutError, RedisError, OSError) as error:
             logger.warning("%s was promised, but has not begun: %s", session_id, error or "nothing of it is here")
         return self.session(session_id)
 
+    def _adopted(self, session_id: str, grant: Grant) -> LiveSession | None:
+        shard = self.shards.get(self.keys.shard_of(session_id))
+        return self._promised(shard, session_id, grant) if shard else None
+
     def report(self, event: Input) -> None:
-        """Say that something happened. Never waits; order is kept per session."""
+        """Append an event to the inbox of its session. Never waits; keeps the order per session."""
         self._inbox.append(event)
 
     async def register_handler(self, handler_id: str, session_id: str) -> None:
-        """Let routing rule 2 find the session of a handler; written before the SDP answer leaves."""
+        """Let routing rule 2 (ingress.py) find the session of a handler. Called before the SDP answer is sent."""
         await self._redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
 
     async def forget_handler(self, handler_id: str) -> None:
@@ -307,12 +388,12 @@ class Node:
 
     async def _shared_secret(self) -> bytes:
         await self._redis.set(self.keys.secret, token_bytes(32), nx=True)
-        stored = await self._redis.get(self.keys.secret)
-        assert isinstance(stored, bytes), "it was written just before"
-        return stored
+        return cast("bytes", await self._redis.get(self.keys.secret))
 
     def _build(self, lease: Lease, server: str) -> Owned:
-        means = Means(self._redis, self._commits, self.keys, self._inbox, self.counters, self._ownership.wake)
+        means = Means(
+            *(self._redis, self._commits, self.keys, self._inbox, self.counters, self._opened, self._ownership.wake)
+        )
         if lease.what.kind == "ingress":
             return Ingress(means, lease, server)
         return Shard(means, lease, server, self._effects, self._committed, self._observer)

@@ -1,4 +1,4 @@
-"""A shard that this node owns: rebuilds its sessions from their logs, then reads its inbox: decide, commit, perform."""
+"""Runs an owned shard: rebuilds its sessions from their logs, then reads its inbox: decide, commit, perform."""
 
 import asyncio
 import logging
@@ -12,18 +12,22 @@ from events.codec import BadEventError, decode_input, encode
 from events.derived import EventRejected
 from events.envelope import Event, Input
 from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
-from orchestrator.runtime.clock import now_us
-from orchestrator.runtime.commit import Move, position
-from orchestrator.runtime.connection import Entry
-from orchestrator.runtime.effects import Effects
-from orchestrator.runtime.lease import Lease
+from orchestrator.grant import Grant
+from orchestrator.runtime.clock import SteadyClock, after_takeover, now_us
+from orchestrator.runtime.effects.effects import Effects
+from orchestrator.runtime.effects.timers import Timers
+from orchestrator.runtime.fleet.lease import Lease
+from orchestrator.runtime.fleet.owned import Means, Owned
+from orchestrator.runtime.inbox import says_a_node
 from orchestrator.runtime.live_session import END_S, LiveSession
-from orchestrator.runtime.owned import Means, Owned
-from orchestrator.runtime.rebuild import rebuild
-from orchestrator.runtime.second_life import Committed
-from orchestrator.runtime.timers import Timers
+from orchestrator.runtime.promises import openings, promised_grant
+from orchestrator.runtime.redis.commit import Move, position
+from orchestrator.runtime.redis.connection import Entry
+from orchestrator.runtime.redis.lost_writes import Committed
+from orchestrator.runtime.redis.rebuild import committed_us, rebuild
+from orchestrator.safe_text import named_error
 from orchestrator.session import REDUCER_VERSION
-from orchestrator.session.commands import STAGES
+from orchestrator.session.commands import OF_THE_TURN
 from orchestrator.session.reducer import Step, reduce
 from orchestrator.session.snapshot import dump
 from orchestrator.session.state import State
@@ -31,13 +35,13 @@ from orchestrator.session.state import State
 logger = logging.getLogger(__name__)
 
 MOST_SNAPSHOT_BYTES = 32_768
-"""A larger one is not worth its place in Redis; the log is read from the one before."""
+"""Larger snapshots are not stored: they take too much of Redis. A takeover then reads the log from the one before."""
 
 SNAPSHOT_EVERY = 64
-"""Versions: so much of a log is read at a take-over, and not the whole of an hour's call."""
+"""Versions between snapshots. A takeover reads about this much of a log, and not the whole log of an hour's call."""
 FAILURES_BEFORE_THE_END = 3
 MOST_OF_POISON = 65_536
-"""Bytes kept of an event on which the reducer raised: all of it, as good as always."""
+"""Bytes kept of an event on which the reducer raised: nearly always the whole event."""
 
 Observer = Callable[[LiveSession, Event], None]
 """Called for each committed event, in order."""
@@ -45,7 +49,7 @@ Observer = Callable[[LiveSession, Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """An inbox entry and what becomes of it: a step of a session, or nothing but a moved cursor."""
+    """The decision about an inbox entry: a step of a session, or only a move of the cursor."""
 
     move: Move
     live: LiveSession | None = None
@@ -65,85 +69,102 @@ class Shard(Owned):
         observer: Observer,
     ) -> None:
         super().__init__(means, lease, server)
+        self._opened = means.opened
         self.sessions: dict[str, LiveSession] = {}
         self._effects = effects
         self._committed = committed
         self._observer = observer
         self._ending: set[asyncio.Task[None]] = set()
-        """What still runs of sessions that have ended."""
+        """Tasks of ended sessions that are still closing."""
 
     @property
     def calls(self) -> int:
         return len(self.sessions)
 
     async def take_over(self) -> None:
-        """Rebuild the live sessions from their logs, and tell each that it has a new owner."""
+        """Rebuild the live sessions from their logs, and report SESSION_RESUMED to each. Raises RedisError."""
         for session_id in self.lease.sessions:
             if self.lost.is_set():
                 return
             try:
-                state, conversation = await rebuild(self._redis, self._keys, session_id)
+                found = await rebuild(self._redis, self._keys, session_id)
+                state = found.state
+                since_us = await committed_us(self._redis, self._keys, session_id)
             except RedisError:
                 raise
-            except Exception as error:  # one session must not keep the others out
+            except Exception as error:  # one broken session must not stop the takeover
                 name, ours = self.lease.what.name, not isinstance(error, BadEventError)
                 logger.error("%s: %s cannot be taken over: %s", name, session_id, error, exc_info=ours)  # noqa: TRY400
                 self._counters["unrecoverable"] += 1
                 continue
-            live = self._admit(session_id, state)
-            live.conversation = conversation
+            live = self._admit(session_id, state, after_takeover(state.at_us, since_us, self.lease.server_clock))
+            live.conversation, live.tools.journal = found.conversation, found.journal
             live.call_follows = bool(state.handler_id)
             self._resume(session_id)
 
     def _resume(self, session_id: str) -> None:
-        """Say that the session has a new owner: whoever was connected to it was connected to another node."""
+        """Report that the session has a new owner: its earlier connections were to another node."""
         self._inbox.append(SessionResumed(session_id=session_id, reducer_version=REDUCER_VERSION))
         self._counters["take_overs"] += 1
 
     def newborn(self, session_id: str) -> LiveSession:
-        """A session whose SESSION_OPENED is on its way."""
-        return self._admit(session_id, State())
+        """Add a session whose SESSION_OPENED is not committed yet."""
+        return self._admit(session_id, State(), SteadyClock(now_us()))
 
-    def _admit(self, session_id: str, state: State) -> LiveSession:
-        """A session lives here from now on."""
-        live = self.sessions[session_id] = self._live(session_id, state)
+    def _admit(self, session_id: str, state: State, clock: SteadyClock) -> LiveSession:
+        """Add a live session to this shard."""
+        live = self.sessions[session_id] = self._live(session_id, state, clock)
         return live
 
-    def _live(self, session_id: str, state: State) -> LiveSession:
-        return LiveSession(session_id, state, Timers(session_id, self._inbox.append))
+    def _live(self, session_id: str, state: State, clock: SteadyClock) -> LiveSession:
+        self._inbox.clocks[session_id] = clock
+        return LiveSession(session_id, state, Timers(session_id, self._inbox.append, clock))
 
     async def _handle(self, batch: list[Entry]) -> None:
         decided = await self._decide_all(batch)
         await self._committer.commit([one.move for one in decided])
         for one in decided:
-            if not self.lost.is_set():  # given up meanwhile: the next owner asks again for what was committed
+            if not self.lost.is_set():  # if lost meanwhile, the next owner performs the committed commands again
                 self._perform(one)
-        await asyncio.sleep(0)  # what was started begins now, before the next read is prepared
+        await asyncio.sleep(0)  # started tasks begin now, before the next read is prepared
 
     async def _decide_all(self, batch: list[Entry]) -> list[Decided]:
-        """Decide each entry on the state that the ones before it leave, commits still pending."""
+        """Decide each entry on the state after the entries before it, whose commits are still pending."""
         states: dict[str, State] = {}
-        decided = []
+        decided: list[Decided] = []
         for stream_id, fields in batch:
             entry_id = stream_id.decode()
             if position(entry_id) > position(self._cursor):
-                decided.append(await self._decide(entry_id, fields, states))
+                decided += await self._decide(entry_id, fields, states)
                 self._cursor = entry_id
         return decided
 
-    async def _decide(self, entry_id: str, fields: dict[bytes, bytes], states: dict[str, State]) -> Decided:
+    async def _decide(self, entry_id: str, fields: dict[bytes, bytes], states: dict[str, State]) -> list[Decided]:
         line = fields.get(b"e")
         if line is None:
-            return self._dead_letter(entry_id, "the entry has no field e", repr(sorted(fields)).encode())
+            return [self._dead_letter(entry_id, "the entry has no field e", repr(sorted(fields)).encode())]
         try:
             event = decode_input(line)
         except BadEventError as error:
-            return self._dead_letter(entry_id, str(error), line)
+            return [self._dead_letter(entry_id, str(error), line)]
         live = self.sessions.get(event.session_id) or await self._newcomer(event)
+        opening: list[Decided] = []
+        if event.session_id not in states and (grant := await self._promised(event, live)) is not None:
+            live = live or self._live(event.session_id, State(), SteadyClock(now_us()))
+            live.grant = grant
+            opening = self._open(live, states)
         if live is None:
-            return self._dead_letter(entry_id, f"rule 1: {event.session_id!r} is no live session", line)
+            if await self._is_late(event):
+                self._counters["late"] += 1
+                return [Decided(self._pass(self._cursor, entry_id, "", b"", ""))]
+            return [self._dead_letter(entry_id, f"rule 1: {event.session_id!r} is no live session", line)]
+        return [*opening, self._decide_of(live, entry_id, event, line, states)]
+
+    def _decide_of(
+        self, live: LiveSession, entry_id: str, event: Input, line: bytes, states: dict[str, State]
+    ) -> Decided:
         state = states.get(event.session_id, live.state)
-        stamped = event.model_copy(update={"at_us": max(now_us(), state.at_us), "incarnation": self.lease.token})
+        stamped = self._received(live, event)
         try:
             step = reduce(state, stamped)
         except Exception as error:
@@ -152,26 +173,74 @@ class Shard(Owned):
         if not step.events:
             self._counters["duplicates"] += 1
             return Decided(self._pass(self._cursor, entry_id, "", b"", ""))
-        if not step.state.session_id:  # there is no session yet, so there is no log to keep it in
+        if not step.state.session_id:  # without a session there is no log to keep it in
             return self._dead_letter(entry_id, f"{event.session_id!r} is not open: {step.events[-1].reason}", line)  # type: ignore[attr-defined]
-        if event.session_id not in self.sessions:  # who opened it, and whoever was connected to that, is gone
-            self.sessions[event.session_id] = live
-            self._resume(event.session_id)
+        if live.open is not None:
+            self._opened_elsewhere(live)
+        self._settle(live)
         states[event.session_id] = step.state
         return Decided(self._commit(entry_id, live, state, step), live, step)
 
+    def _received(self, live: LiveSession, event: Input) -> Input:
+        return event.model_copy(update={"at_us": live.timers.clock.now_us(), "incarnation": self.lease.token})
+
+    def _settle(self, live: LiveSession) -> None:
+        """Add a session that another node opened to this shard, and resume it: its client is no longer connected."""
+        if live.session_id not in self.sessions:
+            self.sessions[live.session_id] = live
+            self._resume(live.session_id)
+
+    async def _promised(self, event: Input, live: LiveSession | None) -> Grant | None:
+        """The grant of a session that is promised to a client, if its first event comes from an outside producer."""
+        if isinstance(event, SessionOpened) or (live is not None and live.state.session_id):
+            return None
+        return await promised_grant(self._redis, self._keys, event.session_id)
+
+    def _open(self, live: LiveSession, states: dict[str, State]) -> list[Decided]:
+        """Decide the steps that open a promised session before the entry in hand; the cursor moves with that entry.
+
+        The node that promised the session may report the same events. They have the same ids, so the reducer drops the
+        duplicates.
+        """
+        live.open = None
+        decided, state = [], live.state
+        for event in openings(live, self._opened(live.session_id, live.grant)):
+            step = reduce(state, self._received(live, self._inbox.stamped(event)))
+            decided.append(Decided(self._commit(self._cursor, live, state, step), live, step))
+            state = step.state
+        states[live.session_id] = state
+        self._settle(live)
+        return decided
+
+    def _opened_elsewhere(self, live: LiveSession) -> None:
+        """Report the client of a session that the promising node opened: it came here before that was processed."""
+        _, *connected = openings(live, self._opened(live.session_id, live.grant))
+        live.open = None
+        for event in connected:
+            self._inbox.append(event)
+
     async def _newcomer(self, event: Input) -> LiveSession | None:
-        """The first event of a session opens it here, unless the session exists already (then it has ended)."""
+        """Make the session that SESSION_OPENED opens; None for other events, and for a session that has ended."""
         if not isinstance(event, SessionOpened) or self._keys.shard_of(event.session_id) != self.lease.what.number:
             return None
         if await self._redis.exists(self._keys.state(event.session_id)):
             return None
-        return self._live(event.session_id, State())
+        return self._live(event.session_id, State(), SteadyClock(now_us()))
+
+    async def _is_late(self, event: Input) -> bool:
+        """Whether a node reported the event before it knew that the session has ended, such as the result of a service
+        that was called before the user's goodbye. Typed text does not count as late: it is kept as a dead letter.
+        """
+        if not says_a_node(event) or isinstance(event, SessionOpened) or getattr(event, "via", "") == "text":
+            return False
+        known = await self._redis.exists(self._keys.state(event.session_id))
+        return bool(known) and not await self._redis.sismember(self.lease.what.sessions, event.session_id)
 
     def _poison(self, entry_id: str, live: LiveSession, state: State, event: Input, error: Exception) -> Decided:
-        """Our bug: set the event aside with all that is needed to run into it again, and go on.
+        """Handle a bug in the reducer: keep the event as a dead letter with all that is needed to reproduce it.
 
-        Where a timer was set aside, or one thing after the other is, nothing may ever move the session again: it ends.
+        The session ends if the event was a timer, or at its third failure (FAILURES_BEFORE_THE_END): otherwise nothing
+        might ever move it again.
         """
         self._counters["reducer_failures"] += 1
         live.failures += 1
@@ -179,11 +248,13 @@ class Shard(Owned):
             self._inbox.append(SessionCloseRequested(session_id=live.session_id, reason="internal_error"))
         where = f"after version {state.version} ({state.phase}, {state.hash()}) by reducer {REDUCER_VERSION}"
         return self._dead_letter(
-            entry_id, f"the reducer raised {type(error).__name__}: {error}", encode(event), where, MOST_OF_POISON
+            entry_id, f"the reducer raised {named_error(error, mask=True)}", encode(event), where, MOST_OF_POISON
         )
 
     def _snapshot(self, live: LiveSession, step: Step) -> bytes:
-        """A snapshot of what is committed goes along with a commit that nothing waits for, every so many versions."""
+        """A snapshot of the committed state, every SNAPSHOT_EVERY versions, with a step without commands: nothing waits
+        for its commit. Empty: none now.
+        """
         if step.commands or live.state.version < live.snapshot_version + SNAPSHOT_EVERY:
             return b""
         live.snapshot_version = live.state.version
@@ -218,7 +289,7 @@ class Shard(Owned):
         return Decided(self._pass(self._cursor, entry_id, reason, line[:most], where))
 
     def _perform(self, one: Decided) -> None:
-        """After the commit: the new state is true, and its commands are carried out."""
+        """After the commit: adopt the new state and perform its commands."""
         live, step = one.live, one.step
         if live is None or step is None:
             return
@@ -227,11 +298,12 @@ class Shard(Owned):
         self._counters["inputs"] += 1
         self._counters["rejected"] += isinstance(step.events[-1], EventRejected)
         live.conversation.hear(step.events)
+        live.tools.hear(step.events)
         for event in step.events:
             self._guarded(self._observer, live, event)
         for command in step.commands:
             self._guarded(self._effects.perform, live, command)
-        if step.state.task is None and not step.state.outstanding(*STAGES):
+        if step.state.task is None and not step.state.outstanding(*OF_THE_TURN):
             live.cancel_task()  # the current task lives as long as the turn, a guess or an announcement
         if step.state.phase == "ENDED":
             self.sessions.pop(live.session_id, None)
@@ -240,7 +312,9 @@ class Shard(Owned):
                 task.add_done_callback(self._ending.discard)
 
     def _guarded(self, do: Callable[[LiveSession, Any], None], live: LiveSession, what: Event) -> None:
-        """One that breaks must not take those after it along: they are committed, and nobody does them again."""
+        """Call `do` and log its failure. Later events and commands must still be handled: they are committed and not
+        repeated.
+        """
         try:
             do(live, what)
         except Exception:

@@ -1,29 +1,31 @@
-"""Speech ports from the user's own Python: functions that speak a text, and functions that write down a recording."""
+"""Makes speech ports from the user's Python functions: text-to-speech from a text, speech-to-text from a recording."""
 
 import asyncio
 import inspect
-import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any, cast
 
+from orchestrator.safe_text import safe_error
+from orchestrator.services.failures import ServiceError
+from orchestrator.services.generators import guarded, threaded
 from orchestrator.services.ports import (
+    NO_SPEAKER,
     Recognizer,
     Request,
-    ServiceError,
+    Speaker,
     SpeechChunk,
     SpeechToTextPort,
     TextToSpeechPort,
     Transcript,
+    has_words,
 )
 from orchestrator.services.speech_wire import PcmCutter, WireError
-from orchestrator.services.text_functions import Function, UserFunction, checked_function
-
-_log = logging.getLogger(__name__)
+from orchestrator.services.user_functions import Function, UserFunction, checked_function
 
 _MAX_UTTERANCE_BYTES = 10 * 60 * 16_000 * 2
-_END = object()
 
 
 def text_to_speech_port(thing: object, *, sample_rate_hz: int = 22_050) -> TextToSpeechPort:
@@ -37,7 +39,7 @@ def text_to_speech_port(thing: object, *, sample_rate_hz: int = 22_050) -> TextT
 
 
 def speech_to_text_port(thing: object) -> SpeechToTextPort:
-    """A SpeechToTextPort from an object with `open`, or a function that writes down a whole utterance.
+    """A SpeechToTextPort from an object with `open`, or a function that transcribes a whole utterance.
 
     The function, sync or async, takes bytes (16 kHz mono s16le PCM) and returns the text. There are no partials.
     """
@@ -53,10 +55,10 @@ class _FunctionSpeech:
     def __init__(self, function: Function, sample_rate_hz: int) -> None:
         self._function = UserFunction(function)
         self._sample_rate_hz = sample_rate_hz
-        PcmCutter(sample_rate_hz)  # a rate that cannot be right fails here, not in a call
+        PcmCutter(sample_rate_hz)  # a bad sample rate fails here, not during a call
 
     async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
-        """Bytes are cut into chunks of about 200 ms, chunks pass as they are. Raises ServiceError."""
+        """Cut bytes into chunks of about 200 ms; pass SpeechChunks unchanged. Raises ServiceError."""
         cutter = PcmCutter(self._sample_rate_hz)
         try:
             async with aclosing(self._pieces(request)) as pieces:
@@ -71,7 +73,9 @@ class _FunctionSpeech:
             for chunk in cutter.end():
                 yield chunk
         except WireError as error:
-            raise ServiceError(f"{self._function.name}: {error}") from error
+            raise ServiceError(
+                f"{self._function.name}: {error}", in_our_words=f"{self._function.name}: {error}"
+            ) from error
 
     async def _pieces(self, request: Request) -> AsyncGenerator[Any, None]:
         function, argument = self._function, self._function.argument(request)
@@ -79,79 +83,39 @@ class _FunctionSpeech:
             result: Any = function.function(argument)
         else:
             result = await function.call(argument)
+        if result is None and not has_words(request.text):
+            return
         if isinstance(result, bytes | bytearray | memoryview | SpeechChunk):
             yield result
         elif hasattr(result, "__aiter__"):
-            async with aclosing(_guarded(function, result)) as pieces:
+            async with aclosing(guarded(function, result)) as pieces:
                 async for piece in pieces:
                     yield piece
         elif isinstance(result, Iterable) and not isinstance(result, str):
-            async with aclosing(_threaded(function, iter(result))) as pieces:
+            async with aclosing(threaded(function, iter(result))) as pieces:
                 async for piece in pieces:
                     yield piece
         else:
             raise function.wrong_result(result, "bytes, SpeechChunk, or something that yields them")
 
 
-async def _guarded(function: UserFunction, pieces: Any) -> AsyncGenerator[Any, None]:
-    """The pieces of the user's async iterator, with its exceptions as ServiceError; closed when we are."""
-    iterator = aiter(pieces)
-    try:
-        while (piece := await function.guard(anext(iterator, _END))) is not _END:
-            yield piece
-    finally:
-        if hasattr(iterator, "aclose"):
-            await iterator.aclose()
-
-
-async def _threaded(function: UserFunction, iterator: Iterator[Any]) -> AsyncGenerator[Any, None]:
-    """The pieces of the user's sync iterator, each taken in a thread; closed there too."""
-    step: asyncio.Task[Any] | None = None
-    try:
-        while True:
-            step = asyncio.create_task(function.in_thread(next, iterator, _END))
-            # Shielded: a generator that is running cannot be closed, so the step is let run to its end.
-            if (piece := await asyncio.shield(step)) is _END:
-                return
-            yield piece
-    finally:
-        if hasattr(iterator, "close"):
-            _close_later(function, iterator.close, step)
-
-
-_closing: set[asyncio.Task[None]] = set()
-
-
-def _close_later(function: UserFunction, close: Callable[[], None], step: "asyncio.Task[Any] | None") -> None:
-    """Close a sync generator in a thread after its running step, without keeping the caller waiting."""
-
-    async def run() -> None:
-        try:
-            if step is not None:
-                await asyncio.wait([step])
-                if not step.cancelled():
-                    step.exception()  # told already, or nobody is left to be told
-            await function.in_thread(close)
-        except ServiceError:
-            _log.exception("closing the generator of %s failed", function.name)
-
-    task = asyncio.get_running_loop().create_task(run())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
-
-
 class _FunctionRecognition:
-    """SpeechToTextPort by a function that is given whole utterances."""
+    """SpeechToTextPort by a user's function that takes whole utterances."""
 
     def __init__(self, function: Function) -> None:
         self._function = UserFunction(function)
 
-    async def open(self, on_transcript: Callable[[Transcript], None], on_error: Callable[[str], None]) -> Recognizer:
+    async def open(
+        self,
+        on_transcript: Callable[[Transcript], None],
+        on_error: Callable[[str], None],
+        speaker: Speaker = NO_SPEAKER,  # noqa: ARG002 - the function gets the sound alone
+    ) -> Recognizer:
         return _FunctionRecognizer(self._function, on_transcript, on_error)
 
 
 class _FunctionRecognizer:
-    """Collects an utterance and has it written down when it is finished."""
+    """Collects utterances and transcribes each when it is finished, in the order of speech."""
 
     def __init__(
         self, function: UserFunction, on_transcript: Callable[[Transcript], None], on_error: Callable[[str], None]
@@ -160,39 +124,46 @@ class _FunctionRecognizer:
         self._on_transcript = on_transcript
         self._on_error = on_error
         self._sound: bytearray | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._finished: deque[asyncio.Task[None]] = deque()
+        """Transcriptions, running and waiting, in the order of speech."""
 
     def start(self) -> None:
-        self.cancel()
         self._sound = bytearray()
 
     def feed(self, pcm: bytes) -> None:
-        """Sound beyond ten minutes is dropped: an utterance that long is a microphone left open."""
+        """Add sound. Drops sound beyond ten minutes: such an utterance means a microphone left open."""
         if self._sound is not None and len(self._sound) < _MAX_UTTERANCE_BYTES:
             self._sound += pcm
 
     def finish(self) -> None:
         sound, self._sound = self._sound, None
         if sound is not None:
-            self._task = asyncio.get_running_loop().create_task(self._transcribe(bytes(sound)))
+            before = self._finished[-1] if self._finished else None
+            task = asyncio.get_running_loop().create_task(self._transcribe(bytes(sound), before))
+            self._finished.append(task)
+            task.add_done_callback(self._finished.remove)
 
     def cancel(self) -> None:
+        """Drop the open utterance; without one, drop the pending finals."""
+        if self._sound is None:
+            for task in self._finished:
+                task.cancel()
         self._sound = None
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
 
     async def close(self) -> None:
+        self._sound = None
         self.cancel()
 
-    async def _transcribe(self, pcm: bytes) -> None:
+    async def _transcribe(self, pcm: bytes, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
         began = time.perf_counter_ns()
         try:
             text = await self._function.call(pcm)
             if not isinstance(text, str):
                 raise self._function.wrong_result(text, "a text")
         except ServiceError as error:
-            self._on_error(str(error))
+            self._on_error(safe_error(error, mask=True))  # it is logged, and may repeat the user's words
             return
         elapsed_us = (time.perf_counter_ns() - began) // 1000
         self._on_transcript(Transcript(text, is_final=True, elapsed_us=elapsed_us))

@@ -1,14 +1,16 @@
-"""What the agent says of its own accord: the greeting, a prompt for a silent user, the farewell."""
+"""Announcements, which the agent speaks unasked: greeting, prompt to a silent user, apology, farewell."""
 
+from events.inputs import HearingFailed
 from orchestrator.session import speculation
 from orchestrator.session.commands import Speak
 from orchestrator.session.endpointing import is_quiet
 from orchestrator.session.phases import enter, speak
 from orchestrator.session.step import Step
+from orchestrator.session.thinking import TOO_MANY_FAILURES
 
 
 def expect_greeting(step: Step) -> None:
-    """The first client is connected; its voice may follow."""
+    """Start the `greeting` timer when the first client connects: its media connection may follow."""
     greeting = step.state.policy.greeting
     if greeting.text:
         step.arm("greeting", greeting.wait_ms)
@@ -22,7 +24,7 @@ def greet(step: Step) -> None:
 
 
 def expect_words(step: Step) -> None:
-    """In LISTENING, in a call with a voice: the user may stay silent for so long."""
+    """Start the `away` timer in LISTENING, which limits the user's silence. Only with a media connection."""
     rules = step.state.policy.away
     if rules.text and step.state.handler_id:
         step.arm("away", rules.after_ms)
@@ -39,6 +41,29 @@ def away(step: Step) -> None:
         bid_farewell(step, "user_away")
 
 
+def hearing_failed(step: Step) -> None:
+    """HEARING_FAILED in LISTENING: tell the user if an utterance was lost."""
+    assert isinstance(step.input, HearingFailed)
+    if step.input.is_utterance_lost:
+        ask_again(step)
+
+
+def ask_again(step: Step) -> bool:
+    """Apologise to a silent user for not hearing them, if speech-to-text has failed since their last words; say goodbye
+    after too many failures in a row. Returns False if nothing is said, such as while the user goes on speaking.
+    """
+    failures, fallback = step.state.hearing_failures, step.state.policy.fallback
+    if not is_quiet(step):
+        return False
+    if failures and fallback.failures and failures >= fallback.failures:
+        _announce(step, f"farewell-{step.state.inputs}", fallback.goodbye, TOO_MANY_FAILURES, TOO_MANY_FAILURES)
+    elif failures and fallback.unheard:
+        _announce(step, f"unheard-{step.state.inputs}", fallback.unheard, "unheard")
+    else:
+        return False
+    return True
+
+
 def limit_reached(step: Step) -> None:
     """TIMER_FIRED `session_limit` in LISTENING: say goodbye; a user who is speaking is waited for, but not for ever."""
     if is_quiet(step) or step.state.limits > 1:
@@ -48,7 +73,7 @@ def limit_reached(step: Step) -> None:
 
 
 def bid_farewell(step: Step, ends: str) -> None:
-    """Say the last words; the session ends with them."""
+    """Speak the farewell. The session ends with its playback, for the reason `ends`."""
     _announce(step, f"farewell-{step.state.inputs}", step.state.policy.goodbye.text, ends, ends)
 
 

@@ -1,29 +1,35 @@
-"""The conversation so far: what the user said, and of the agent's answers what was heard. Folded from a log."""
+"""Folds a log into the conversation so far: the user's words, what they heard of each answer, and the tool calls."""
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from events.derived import AnswerEnded, TurnEnded, TurnStarted
+from events.derived import AnswerEnded, CommandIssued, EventRejected, TurnEnded, TurnStarted
 from events.envelope import Event
+from events.journal import ToolCalled, ToolReturned
+from orchestrator.session.journal import Called
 
 LINES_GIVEN = 40
 _LINES_KEPT = 2 * LINES_GIVEN
-"""More than are given: what was said after the version that is asked for must not push out what was said before."""
+"""More than LINES_GIVEN: lines after the requested version must not push out the lines before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A line of the conversation; `version` is that of the event in the session's log that says so."""
+    """A line of the conversation; `version` is the version of its event in the session's log.
 
-    role: Literal["agent", "user"]
+    A tool call is a line, too: `text` is then its result as JSON, or its error; empty while it is open.
+    """
+
+    role: Literal["agent", "tool", "user"]
     text: str
     version: int
+    call: Called | None = None
 
 
 class ConversationSoFar:
-    """The last lines of a conversation, for whoever answers next. It hears each committed event once, in order."""
+    """The last lines of a conversation, for the answer service. Pass it each committed event once, in order."""
 
     def __init__(self, said: Iterable[Said] = (), turn_began: int = 0) -> None:
         self._lines: deque[Said] = deque(said, maxlen=_LINES_KEPT)
@@ -32,22 +38,62 @@ class ConversationSoFar:
 
     @property
     def said(self) -> tuple[Said, ...]:
-        """All lines that are kept, oldest first."""
+        """All kept lines, oldest first."""
         return tuple(self._lines)
 
     def hear(self, events: Iterable[Event]) -> None:
         """Fold committed events."""
         for event in events:
-            match event:
-                case TurnStarted():
-                    self.turn_began = event.version
-                    self._lines.append(Said("user", event.text, event.version))
-                case AnswerEnded() if event.heard_text:
-                    self._lines.append(Said("agent", event.heard_text, event.version))
-                case TurnEnded(outcome="merged"):  # the next turn says these words again, with those that came after
-                    kept = (line for line in self._lines if line.version != self.turn_began)
-                    self._lines = deque(kept, maxlen=_LINES_KEPT)
+            if (note := _NOTES.get(type(event))) is not None:
+                note(self, event)
+
+    def _turn_started(self, event: TurnStarted) -> None:
+        self.turn_began = event.version
+        self._lines.append(Said("user", event.text, event.version))
+
+    def _answer_ended(self, event: AnswerEnded) -> None:
+        if event.heard_text:
+            self._lines.append(Said("agent", event.heard_text, event.version))
+
+    def _turn_ended(self, event: TurnEnded) -> None:
+        if event.outcome == "merged":  # the next turn repeats these words, and adds the later ones
+            kept = (line for line in self._lines if line.version != self.turn_began)
+            self._lines = deque(kept, maxlen=_LINES_KEPT)
+
+    def _tool_called(self, event: ToolCalled) -> None:
+        if event.cause:  # else it is stale
+            self._lines.append(Said("tool", "", event.version, Called(event.call_id, event.name, event.arguments)))
+
+    def _rejected(self, event: EventRejected) -> None:
+        """Take back a tool call that was refused: the event just before this one."""
+        if self._lines and self._lines[-1].call is not None and self._lines[-1].version == event.version - 1:
+            self._lines.pop()
+
+    def _command_issued(self, event: CommandIssued) -> None:
+        if event.name == "CancelStage":
+            self._end(str(event.payload["stage_name"]), lambda call: replace(call, outcome="cancelled"))
+
+    def _tool_returned(self, event: ToolReturned) -> None:
+        if event.cause:  # else it was stale
+            self._end(event.call_id, lambda call: call.after(event))
+
+    def _end(self, call_id: str, change: Callable[[Called], Called]) -> None:
+        for index, line in enumerate(self._lines):
+            if line.call is not None and line.call.call_id == call_id and line.call.outcome == "open":
+                call = change(line.call)
+                self._lines[index] = replace(line, text=call.result or call.error, call=call)
 
     def until(self, version: int) -> tuple[Said, ...]:
-        """The last lines up to a version of the log, oldest first."""
+        """The last LINES_GIVEN lines up to a version of the log, oldest first."""
         return tuple(line for line in self._lines if line.version <= version)[-LINES_GIVEN:]
+
+
+_NOTES: dict[type[Event], Callable[[ConversationSoFar, Any], None]] = {
+    TurnStarted: ConversationSoFar._turn_started,
+    AnswerEnded: ConversationSoFar._answer_ended,
+    TurnEnded: ConversationSoFar._turn_ended,
+    ToolCalled: ConversationSoFar._tool_called,
+    EventRejected: ConversationSoFar._rejected,
+    CommandIssued: ConversationSoFar._command_issued,
+    ToolReturned: ConversationSoFar._tool_returned,
+}

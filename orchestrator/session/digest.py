@@ -1,4 +1,4 @@
-"""The digest of a state: 64 bits are plenty to notice a difference between two runs of one session."""
+"""Computes the digest of a state. Its 64 bits suffice to notice a difference between two runs of one session."""
 
 from hashlib import blake2b
 

@@ -7,19 +7,19 @@ from orchestrator.session.step import Step
 
 
 def speech_started(step: Step) -> None:
-    """SPEECH_STARTED: the user goes on, so the utterance is not complete yet; but its words are watched over."""
+    """SPEECH_STARTED: the user speaks on: cancel the end of the utterance, but keep the watchdog over its words."""
     step.disarm("endpoint", "stt_deadline")
     if step.state.partial_text:
         step.arm("endpoint", step.state.policy.endpointing.watchdog_ms)
 
 
 def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED: wait whether the user goes on."""
+    """SPEECH_STOPPED: start the wait that ends the utterance if the user says no more."""
     step.arm_at("endpoint", due_at_us(step.state))
 
 
 def partial(step: Step) -> None:
-    """STT_PARTIAL: more words change how long to wait; while the user still speaks, somebody must watch over them."""
+    """STT_PARTIAL: adjust the wait to the new words; while the user speaks, start the watchdog if none runs."""
     state = step.state
     armed = state.timer("endpoint")
     if state.user_is_speaking:
@@ -32,7 +32,7 @@ def partial(step: Step) -> None:
 
 
 def endpoint(step: Step) -> None:
-    """TIMER_FIRED `endpoint`: the user has finished, unless words came while somebody watched over them."""
+    """TIMER_FIRED `endpoint`: finish the utterance; as the watchdog, start again if words came meanwhile."""
     state = step.state
     again_us = state.partial_at_us + state.policy.endpointing.watchdog_ms * 1000
     if state.user_is_speaking and again_us > state.at_us:
@@ -55,5 +55,5 @@ def due_at_us(state: State) -> int:
 
 
 def is_quiet(step: Step) -> bool:
-    """Whether the user is silent, and nothing they said is still being understood."""
+    """Whether the user is silent and no transcript of their words is pending."""
     return not step.state.user_is_speaking and not step.state.armed("endpoint", "stt_deadline")

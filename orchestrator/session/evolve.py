@@ -1,35 +1,42 @@
-"""evolve(state, event) -> state: folds any committed event. It decides nothing; a log is rebuilt with it alone."""
+"""evolve(state, event) -> state: folds any committed event. It decides nothing and rebuilds a state from its log."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from events import codec, derived, inputs
-from events.envelope import Event, Input
-from orchestrator.session.commands import OUTSTANDING, STAGES
+from events import codec, derived, inputs, journal
+from events.envelope import ConnectionInput, Event, Input
+from orchestrator.session import playback
+from orchestrator.session.commands import ANSWERS, OF_THE_TURN, OUTSTANDING, PLAYS, WITHDRAWALS
+from orchestrator.session.fields import Fold, folds
 from orchestrator.session.heard import heard_ms
-from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Policy
-from orchestrator.session.state import Playback, Speculation, State, Turn, Utterance
+from orchestrator.session.state import (
+    ANSWER_CHARS,
+    NOTHING_FOUND,
+    Speculation,
+    State,
+    Turn,
+    Utterance,
+    why_unreadable,
+)
 
-PRODUCERS_KEPT = 32
-IDS_KEPT = 64
+PRODUCERS_KEPT = 1_024
+"""Producers whose duplicates are recognised, the most recent ones: enough for one per utterance of a long call."""
+IDS_KEPT = 256
+"""Latest event ids kept to recognise duplicates from producers without a sequence."""
 HELD_CHARS = 8_000
-"""What is said in an INTERRUPT is held up to here: as much as one utterance may have."""
+"""Limit for the text held during INTERRUPT: the longest text of one utterance."""
+_NOT_HASHED = re.compile(r"[^\w']+|_+")
 # Kinds of events are looked up in sets: isinstance with a model takes many times as long, and this is the inner loop.
 INPUTS = frozenset(codec.INPUTS.values())
-RESULTS = frozenset(codec.RESULTS.values())
-TERMINAL = frozenset(
-    {inputs.IntentResolved, inputs.RagAnswered, inputs.ServiceFailed, inputs.PlaybackDone, inputs.TimerFired}
-)
-"""Results after which their command is no longer outstanding."""
-CONNECTIONS = frozenset(
-    {inputs.ClientConnected, inputs.ClientDisconnected, inputs.HandlerAttached, inputs.HandlerDetached}
-)
-"""What only the owner's node can say: another one's word about them is late, from before it lost the session."""
+RESULTS = frozenset(ANSWERS)
+TERMINAL = frozenset(kind for kind in ANSWERS if kind.is_last)
+CONNECTIONS = frozenset(kind for kind in INPUTS if issubclass(kind, ConnectionInput))
 
 
 def fold(log: Iterable[Event], state: State | None = None) -> State:
-    """The state that a log leads to."""
+    """Fold a log into a state; the given state is not changed."""
     state = State() if state is None else state.copy()
     for event in log:
         apply(state, event)
@@ -37,12 +44,12 @@ def fold(log: Iterable[Event], state: State | None = None) -> State:
 
 
 def evolve(state: State, event: Event) -> State:
-    """The state after one more event; the given one is not changed."""
+    """The state after one more event; the given state is not changed."""
     return fold((event,), state)
 
 
 def apply(state: State, event: Any) -> None:
-    """Fold one event into a state that nobody else holds."""
+    """Fold one event into a state, in place. The caller must be the only holder of the state."""
     state.version = event.version
     state.at_us = event.at_us
     kind: type[Any] = type(event)
@@ -57,7 +64,9 @@ def apply(state: State, event: Any) -> None:
 
 
 def _counts(state: State, kind: type[Event], event: Any) -> bool:
-    """Whether an input may change more than the bookkeeping: not before the session, not after it, not when stale."""
+    """Whether an input may change more than the bookkeeping: not before the session opens, after it ends, or when the
+    input is stale or comes from a former owner's node.
+    """
     if kind in RESULTS:
         return state.answered(event) is not None
     if kind in CONNECTIONS and not state.is_from_the_owner(event.producer):
@@ -78,9 +87,9 @@ def _note_input(state: State, event: Input) -> None:
 
 
 def _session_opened(state: State, event: inputs.SessionOpened) -> None:
-    if state.phase == "NEW" and (policy := Policy.read(event.policy)) is not None:
+    if state.phase == "NEW" and not why_unreadable(event) and (policy := Policy.read(event.policy)) is not None:
         state.session_id = event.session_id
-        state.policy = policy
+        state.policy, state.schema = policy, event.state_schema
         state.owner, state.node = event.incarnation, event.producer.partition(":")[0]
 
 
@@ -127,7 +136,7 @@ def _stt_final(state: State, event: inputs.SttFinal) -> None:
         if state.is_awaited(event):
             _nothing_was_said(state)
         return
-    state.utterance = Utterance(normal(words), event.producer, event.at_us)
+    state.utterance = _utterance(state.utterance, words, event)
     state.partial_text = ""
     state.partial_is_complete = False
     state.user_is_speaking = False
@@ -135,8 +144,15 @@ def _stt_final(state: State, event: inputs.SttFinal) -> None:
         _hold(state, words, event.via)
 
 
+def _utterance(last: Utterance | None, words: str, event: inputs.SttFinal) -> Utterance:
+    about = _NOT_HASHED.sub(" ", words.casefold()).strip(), event.producer, event.at_us
+    if event.via == "speech":
+        return Utterance(*about, words, event.producer, event.at_us)
+    return Utterance(*about, last.spoken, last.spoken_by, last.spoken_at_us) if last else Utterance(*about)
+
+
 def _nothing_was_said(state: State) -> None:
-    """The utterance is over, and with it what was understood and guessed of it."""
+    """End an utterance without words: drop its partial and its speculation."""
     state.partial_text = ""
     state.partial_is_complete = False
     state.speculation, state.tries = None, 0
@@ -148,18 +164,45 @@ def _hold(state: State, words: str, via: str) -> None:
 
 
 def _intent_resolved(state: State, event: inputs.IntentResolved) -> None:
-    if state.task is not None:
-        state.task = state.task.but(intent=event.intent, intent_elapsed_us=event.elapsed_us)
-    elif state.speculation is not None:
-        state.speculation = state.speculation.but(intent=event.intent, intent_elapsed_us=event.elapsed_us)
+    _note_finding(state, intent=event.intent, intent_elapsed_us=event.elapsed_us)
+
+
+def _answer_text(state: State, event: inputs.AnswerText) -> None:
+    if state.awaits_text(event):
+        _note_finding(
+            state, texts=(*state.texts, event.text), **({} if event.index else {"answer_elapsed_us": event.elapsed_us})
+        )
+
+
+def _model_responded(state: State, event: journal.ModelResponded) -> None:
+    _note_finding(state, facts_from=state.found.facts_from or event.version)
 
 
 def _rag_answered(state: State, event: inputs.RagAnswered) -> None:
     if state.task is not None:
         state.answer_failures = 0
-        state.task = state.task.but(answer=event.answer, answer_elapsed_us=event.elapsed_us)
+    if state.texts:
+        _note_finding(state, answer="".join(state.texts))
+    else:
+        _note_finding(state, answer=event.answer, answer_elapsed_us=event.elapsed_us)
+
+
+def _answer_failed(state: State) -> None:
+    """Count the failure. An answer that has begun ends with what there is of it, and with an apology."""
+    state.answer_failures += 1
+    if texts := state.texts:
+        apology = state.policy.fallback.cut_off
+        if apology and sum(map(len, texts)) + len(apology) < ANSWER_CHARS:
+            texts = (*texts, apology if texts[-1][-1:].isspace() else f" {apology}")
+        _note_finding(state, answer="".join(texts), texts=texts)
+
+
+def _note_finding(state: State, **delivered: Any) -> None:
+    """Store a service's result in the open turn, or in the speculation where no turn is open."""
+    if state.task is not None:
+        state.task = state.task.but(found=state.task.found.but(**delivered))
     elif state.speculation is not None:
-        state.speculation = state.speculation.but(answer=event.answer, answer_elapsed_us=event.elapsed_us)
+        state.speculation = state.speculation.but(found=state.speculation.found.but(**delivered))
 
 
 def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
@@ -170,60 +213,26 @@ def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
     elif state.task is None:
         state.speculation = None
     elif name == "AnswerQuestion":
-        state.answer_failures += 1
+        _answer_failed(state)
 
 
 def _stage_over(state: State, name: str) -> None:
-    """An intent that will not come counts as none; an answer that will not come is decided by the reducer."""
+    """Record a missing intent as an empty one. The reducer decides about a missing answer."""
     if name == "ClassifyIntent" and state.task is not None:
-        state.task = state.task.but(intent="")
+        _note_finding(state, intent="")
 
 
 def _timer_fired(state: State, event: inputs.TimerFired) -> None:
     if event.target == "answer_deadline":
-        state.answer_failures += 1
+        _answer_failed(state)
     elif event.target in ("tts_deadline", "playback_deadline"):
         state.speech_failures += 1
-    elif event.target == "session_limit":
-        state.limits += 1
     elif event.target == "stt_deadline" and not state.partial_text.strip():
         _nothing_was_said(state)
 
 
-def _tts_chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id:
-        last_ms = p.words[-1][0] if p.words else -1  # speech that is made anew repeats some
-        words = tuple((word.at_ms, word.text) for word in event.words if word.at_ms > last_ms)
-        state.playback = p.but(chunks=p.chunks + 1, audio_ms=p.audio_ms + event.duration_ms, words=p.words + words)
-
-
-def _tts_complete(state: State, event: inputs.TtsComplete) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id:
-        state.playback = p.but(total_ms=event.duration_ms)
-
-
-def _playback_started(state: State, event: inputs.PlaybackStarted) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id and not p.position_at_us and not p.is_paused:
-        state.playback = p.but(position_at_us=event.at_us)
-
-
-def _playback_progress(state: State, event: inputs.PlaybackProgress) -> None:
-    if (
-        (p := state.playback)
-        and p.playback_id == event.playback_id
-        and (event.position_ms > p.position_ms or (event.position_ms == p.position_ms and not p.position_at_us))
-    ):  # where the clock runs already, the same position again would only set it back
-        moves = not p.is_paused
-        state.playback = p.but(position_ms=event.position_ms, position_at_us=event.at_us if moves else 0)
-
-
-def _playback_done(state: State, event: inputs.PlaybackDone) -> None:
-    if (p := state.playback) and p.playback_id == event.playback_id:
-        state.speech_failures = 0
-
-
 def _barge_in(state: State, event: inputs.BargeIn) -> None:
-    """Who hears the speech knows best how far it came; but what was not sent was not heard."""
+    """Store the reported position, limited to the estimate of `heard_ms`: the user cannot have heard unsent audio."""
     if (p := state.playback) and p.playback_id == event.playback_id and p.is_interruptible and event.position_ms:
         state.playback = p.but(position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)
 
@@ -241,18 +250,14 @@ def _turn_started(state: State, event: derived.TurnStarted) -> None:
     state.turn += 1
     state.partial_text = state.held_text = state.held_via = ""
     state.partial_is_complete = False
-    intent = "" if state.policy.intent.skip else None
-    state.task = Turn(event.text, event.at_us, event.via, intent)
-    if event.speculation and (guess := state.speculation):
-        state.task = state.task.but(
-            intent=guess.intent if intent is None else intent,
-            intent_elapsed_us=guess.intent_elapsed_us,
-            answer=guess.answer,
-            answer_elapsed_us=guess.answer_elapsed_us,
-        )
-        state.answer_failures = 0 if guess.answer is not None else state.answer_failures
+    found = state.speculation.found if event.speculation and state.speculation else NOTHING_FOUND
+    if found.answer is not None:
+        state.answer_failures = 0
+    if state.policy.intent.skip:
+        found = found.but(intent="")
+    state.task = Turn(event.text, event.at_us, event.via, found)
     state.speculation = None
-    state.tries = state.away_prompts = 0
+    state.tries = 0
 
 
 def _user_interrupted(state: State, event: derived.UserInterrupted) -> None:
@@ -266,7 +271,10 @@ def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
 
 def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
     assert state.task is not None, "an answer lies within a turn"
-    state.task = state.task.but(answer=event.answer, intent=event.intent, is_processed=True, ends=event.ends)
+    found = state.task.found.but(intent=event.intent)
+    if not found.texts:
+        found = found.but(answer=event.answer)
+    state.task = state.task.but(found=found, is_processed=True, ends=event.ends)
 
 
 def _state_changed(state: State, event: derived.StateChanged) -> None:
@@ -274,8 +282,6 @@ def _state_changed(state: State, event: derived.StateChanged) -> None:
     if event.to_phase == "LISTENING":
         state.partial_text = ""
         state.partial_is_complete = False
-    elif event.reason == "user_away":
-        state.away_prompts += 1
 
 
 def _command_issued(state: State, event: derived.CommandIssued) -> None:
@@ -290,40 +296,27 @@ def _command_issued(state: State, event: derived.CommandIssued) -> None:
         begin(state, event)
 
 
-def _speaking_begins(state: State, event: derived.CommandIssued) -> None:
-    """A retry goes on where the last confirmed position was: the audio beyond it is made and played anew."""
-    if (p := state.playback) is None:
-        state.playback = Playback(event.target, str(event.payload["text"]), str(event.payload["ends"]))
-    else:
-        state.playback = p.but(audio_ms=p.position_ms, position_at_us=0, is_paused=False)
-
-
-def _playback_paused(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
-    if (p := state.playback) is not None:
-        heard = heard_ms(p, state.at_us)
-        state.playback = p.but(position_ms=heard, position_at_us=0, is_paused=True, paused_at_us=state.at_us)
-
-
-def _playback_resumed(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
-    if (p := state.playback) is not None:
-        state.playback = p.but(position_at_us=state.at_us if p.audio_ms else 0, is_paused=False)
-
-
 def _speculation_begins(state: State, event: derived.CommandIssued) -> None:
     if state.task is None:
         state.tries += 1
         state.speculation = Speculation(state.tries, str(event.payload["text"]))
 
 
+def _tool_runs(state: State, event: derived.CommandIssued) -> None:
+    if not event.retry_of:  # its TOOL_CALLED stands just before it
+        found = state.found
+        _note_finding(state, calls=found.calls + 1, facts_from=found.facts_from or event.version - 1)
+
+
 def _stop_playback(state: State, event: derived.CommandIssued) -> None:
-    for command in state.outstanding("Speak", "PlayFiller"):
+    for command in state.outstanding(*PLAYS):
         if command.target == event.target:
             del state.pending[command.command_id]
 
 
 def _cancel_task(state: State, event: derived.CommandIssued) -> None:  # noqa: ARG001
     state.epoch += 1
-    for command in state.outstanding(*STAGES):
+    for command in state.outstanding(*OF_THE_TURN):
         del state.pending[command.command_id]
 
 
@@ -332,22 +325,19 @@ def _cancel_one(state: State, event: derived.CommandIssued) -> None:
     _stage_over(state, command.name)
 
 
-def _answer_ended(state: State, event: derived.AnswerEnded) -> None:  # noqa: ARG001
-    state.playback = None
-
-
 _CANCELS: dict[str, Callable[[State, derived.CommandIssued], None]] = {
     "StopPlayback": _stop_playback,
     "CancelTask": _cancel_task,
-    "CancelStage": _cancel_one,
-    "CancelTimer": _cancel_one,
+    **dict.fromkeys(WITHDRAWALS, _cancel_one),
 }
 
 _BEGINS: dict[str, Callable[[State, derived.CommandIssued], None]] = {
     "AnswerQuestion": _speculation_begins,
-    "Speak": _speaking_begins,
-    "PausePlayback": _playback_paused,
-    "ResumePlayback": _playback_resumed,
+    "RunTool": _tool_runs,
+    "Speak": playback.speaking_begins,
+    "SpeakMore": playback.speaking_goes_on,
+    "PausePlayback": playback.paused,
+    "ResumePlayback": playback.resumed,
 }
 
 _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
@@ -361,13 +351,15 @@ _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
     inputs.SttPartial: _stt_partial,
     inputs.SttFinal: _stt_final,
     inputs.IntentResolved: _intent_resolved,
+    inputs.AnswerText: _answer_text,
     inputs.RagAnswered: _rag_answered,
+    journal.ModelResponded: _model_responded,
     inputs.ServiceFailed: _service_failed,
-    inputs.TtsChunkReady: _tts_chunk_ready,
-    inputs.TtsComplete: _tts_complete,
-    inputs.PlaybackStarted: _playback_started,
-    inputs.PlaybackProgress: _playback_progress,
-    inputs.PlaybackDone: _playback_done,
+    inputs.TtsChunkReady: playback.chunk_ready,
+    inputs.TtsComplete: playback.synthesis_complete,
+    inputs.PlaybackStarted: playback.started,
+    inputs.PlaybackProgress: playback.progress,
+    inputs.PlaybackDone: playback.done,
     inputs.BargeIn: _barge_in,
     inputs.TimerFired: _timer_fired,
     inputs.SessionResumed: _session_resumed,
@@ -377,5 +369,20 @@ _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
     derived.ProcessingComplete: _processing_complete,
     derived.StateChanged: _state_changed,
     derived.CommandIssued: _command_issued,
-    derived.AnswerEnded: _answer_ended,
+    derived.AnswerEnded: playback.answer_ended,
 }
+
+
+def _then(change: Callable[[State, Any], None] | None, name: str, fold: Fold) -> Callable[[State, Any], None]:
+    """Combine a change with the fold of a field that declares its own."""
+
+    def both(state: State, event: Any) -> None:
+        if change is not None:
+            change(state, event)
+        setattr(state, name, fold(getattr(state, name), event))
+
+    return both
+
+
+for _kind, _name, _fold in folds(State):
+    _CHANGES[_kind] = _then(_CHANGES.get(_kind), _name, _fold)

@@ -1,11 +1,12 @@
-"""The table: which decision belongs to each phase and event.
+"""The table that assigns a decision to each phase and event.
 
-Decisions by phase: listening, thinking, speaking, lifecycle; by question: endpointing (is the user done?), interruption
-(do they take the floor?), speculation (what can be asked early?), announcements (what does the agent say by itself?).
+Modules by phase: listening, thinking, speaking, lifecycle; by question: endpointing (is the user done?), interruption
+(does the user take the floor?), speculation (which questions can be asked early?), announcements (what does the agent
+say unasked?).
 
-A cell is a handler, IGNORE (recorded, and evolve may take note) or a str (recorded and rejected with that reason). The
+A cell is a handler, IGNORE (recorded, and evolve may use it) or a str (recorded and rejected with that reason). The
 table is total by construction: filled with rejections first, then overwritten. A result whose command is not
-outstanding never gets here: the reducer rejects it as stale.
+outstanding never reaches the table: the reducer rejects it as stale.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from orchestrator.session import (
     speaking,
     speculation,
     thinking,
+    tools,
 )
 from orchestrator.session.step import Step
 
@@ -35,13 +37,13 @@ LIVE: tuple[Phase, ...] = ("IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRU
 
 
 def timer_fired(step: Step) -> None:
-    """TIMER_FIRED: its target names the decision."""
+    """TIMER_FIRED: run the decision for the phase and the timer's name, its `target`."""
     assert isinstance(step.input, inputs.TimerFired)
     decide(step, TIMERS.get((step.phase, step.input.target), f"timer {step.input.target} not expected in {step.phase}"))
 
 
 def decide(step: Step, cell: Cell) -> None:
-    """Carry out a cell."""
+    """Run the cell's handler, or reject the input with the cell's reason."""
     if isinstance(cell, str):
         step.reject(cell)
     elif cell is not IGNORE:
@@ -66,12 +68,16 @@ _ANYWHERE: dict[str, Cell] = {
     "CLIENT_DISCONNECTED": lifecycle.client_disconnected,
     "HANDLER_ATTACHED": lifecycle.handler_attached,
     "HANDLER_DETACHED": lifecycle.handler_detached,
+    "HEARING_FAILED": IGNORE,
+    "PROVIDER_SWITCHED": IGNORE,
+    "MODEL_RESPONDED": IGNORE,
     "SESSION_RESUMED": lifecycle.resumed,
     "SESSION_CLOSE_REQUESTED": lifecycle.close_requested,
     "SPEECH_STARTED": endpointing.speech_started,
     "SPEECH_STOPPED": endpointing.speech_stopped,
     "STT_PARTIAL": endpointing.partial,
     "TIMER_FIRED": timer_fired,
+    "TOOL_RETURNED": IGNORE,
 }
 _PLAYBACK = ("TTS_CHUNK_READY", "TTS_COMPLETE", "PLAYBACK_STARTED", "PLAYBACK_PROGRESS", "PLAYBACK_DONE")
 _ROWS: dict[Phase, dict[str, Cell]] = {
@@ -83,7 +89,9 @@ _ROWS: dict[Phase, dict[str, Cell]] = {
         "STT_PARTIAL": IGNORE,
     },
     "LISTENING": {
+        "ANSWER_TEXT": speculation.answer_text,
         "HANDLER_ATTACHED": lifecycle.handler_attached_while_listening,
+        "HEARING_FAILED": announcements.hearing_failed,
         "INTENT_RESOLVED": IGNORE,
         "RAG_ANSWERED": IGNORE,
         "SERVICE_FAILED": speculation.failed,
@@ -91,20 +99,30 @@ _ROWS: dict[Phase, dict[str, Cell]] = {
         "SPEECH_STOPPED": listening.speech_stopped,
         "STT_FINAL": listening.final,
         "STT_PARTIAL": listening.partial,
+        "TOOL_CALLED": "asked by a guess: no tool runs before its turn",
     },
     "THINKING": {
+        "ANSWER_TEXT": thinking.answer_text,
         "BARGE_IN": thinking.barge_in,
+        "HANDLER_DETACHED": lifecycle.handler_detached_while_thinking,
         "INTENT_RESOLVED": thinking.intent_resolved,
         "RAG_ANSWERED": thinking.rag_answered,
         "SERVICE_FAILED": thinking.failed,
         "SPEECH_STARTED": thinking.speech_started,
         "STT_FINAL": thinking.final,
+        "TOOL_CALLED": tools.called,
+        "TOOL_RETURNED": tools.returned,
     },
     "SPEAKING": {
+        "ANSWER_TEXT": speaking.answer_text,
         "BARGE_IN": interruption.barge_in,
         "CLIENT_CONNECTED": lifecycle.client_returned_while_speaking,
+        "CLIENT_DISCONNECTED": lifecycle.client_disconnected_while_speaking,
+        "HANDLER_DETACHED": lifecycle.handler_detached_while_speaking,
         "PLAYBACK_DONE": speaking.playback_done,
         "PLAYBACK_PROGRESS": speaking.progress,
+        "PLAYBACK_STARTED": speaking.started,
+        "RAG_ANSWERED": speaking.answer_complete,
         "SERVICE_FAILED": speaking.failed,
         "SPEECH_STARTED": interruption.speech_started,
         "SPEECH_STOPPED": interruption.speech_stopped,
@@ -112,6 +130,8 @@ _ROWS: dict[Phase, dict[str, Cell]] = {
         "STT_PARTIAL": interruption.partial,
         "TTS_CHUNK_READY": speaking.chunk_ready,
         "TTS_COMPLETE": speaking.tts_complete,
+        "TOOL_CALLED": tools.called,
+        "TOOL_RETURNED": tools.returned,
     },
     "INTERRUPT": {"STT_FINAL": listening.final_while_interrupting},
 }
@@ -131,9 +151,11 @@ TIMERS: Final[dict[tuple[Phase, str], Cell]] = {
     ("LISTENING", "stt_deadline"): listening.final_is_missing,
     ("THINKING", "stt_deadline"): thinking.final_is_missing,
     ("THINKING", "filler"): thinking.filler,
+    ("THINKING", "tool_filler"): tools.slow,
     ("THINKING", "floor_deadline"): thinking.floor_deadline,
     ("THINKING", "intent_deadline"): thinking.intent_deadline,
     ("THINKING", "answer_deadline"): thinking.answer_deadline,
+    ("SPEAKING", "answer_deadline"): speaking.answer_deadline,
     ("SPEAKING", "barge_in"): interruption.long_enough,
     ("SPEAKING", "false_interruption"): interruption.false_interruption,
     ("SPEAKING", "tts_deadline"): speaking.deadline,
@@ -147,7 +169,8 @@ LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
     lifecycle.client_gone: ("ENDED",),
     lifecycle.close_requested: ("ENDED",),
     listening.final: ("THINKING",),
-    listening.final_is_missing: ("THINKING",),
+    listening.final_is_missing: ("THINKING", "SPEAKING"),
+    thinking.answer_text: ("SPEAKING",),
     thinking.intent_resolved: ("SPEAKING",),
     thinking.rag_answered: ("SPEAKING",),
     thinking.intent_deadline: ("SPEAKING",),
@@ -162,6 +185,7 @@ LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
     interruption.long_enough: ("INTERRUPT",),
     interruption.final: ("INTERRUPT",),
     announcements.greet: ("SPEAKING",),
+    announcements.hearing_failed: ("SPEAKING",),
     announcements.away: ("SPEAKING",),
     announcements.limit_reached: ("SPEAKING",),
     lifecycle.handler_attached_while_listening: ("SPEAKING",),
@@ -171,8 +195,8 @@ LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
     speaking.deadline: ("LISTENING", "ENDED"),
     speaking.pause_over: ("LISTENING",),
 }
-"""Where a decision may lead; one that is not named here leads nowhere. The diagram in docs/state-machine.md is drawn
-from it, and tests hold it against what the decisions do."""
+"""Decision → the phases it may enter. A decision that is not listed changes no phase. The diagram in
+docs/state-machine.md is drawn from this table, and tests compare it with the decisions."""
 AND_THEN: Final[dict[Handler, tuple[tuple[Phase, Phase], ...]]] = {
     listening.final: (("THINKING", "SPEAKING"),),
     listening.final_is_missing: (("THINKING", "SPEAKING"),),
@@ -181,12 +205,12 @@ AND_THEN: Final[dict[Handler, tuple[tuple[Phase, Phase], ...]]] = {
     speaking.failed: (("LISTENING", "SPEAKING"),),
     speaking.deadline: (("LISTENING", "SPEAKING"),),
 }
-"""A decision that may go on at once: what was asked early is answered already, words that were held open the next
-turn, a conversation whose time is over ends with a farewell."""
+"""Decision → a second phase change that may follow in the same step: an early question is answered already, held words
+open the next turn, or a conversation past its time limit ends with a farewell."""
 
 
 def edges() -> list[tuple[Phase, str, Phase]]:
-    """Every change of phase there is: from, by which event (a timer by its name), to."""
+    """Every possible phase change as (from, event, to); for TIMER_FIRED the event is `timer NAME`."""
     cells = [(phase, name, cell) for (phase, name), cell in TABLE.items()]
     cells += [(phase, f"timer {name}", cell) for (phase, name), cell in TIMERS.items()]
     found = [(phase, name, after) for phase, name, cell in cells if callable(cell) for after in LEADS.get(cell, ())]

@@ -1,12 +1,12 @@
-"""Interruption: whether speech while the agent speaks takes the floor, and pausing until that is decided."""
+"""Decides whether speech over the agent interrupts it, and pauses playback until that is decided."""
 
 from events.derived import UserInterrupted
 from events.inputs import BargeIn, SttFinal
 from orchestrator.session import endpointing
 from orchestrator.session.commands import PausePlayback, ResumePlayback
-from orchestrator.session.heard import heard_ms, length_ms
+from orchestrator.session.heard import left_ms
 from orchestrator.session.phases import enter, leave_turn
-from orchestrator.session.phrases import consists_of, may_become, normal
+from orchestrator.session.phrases import consists_of, count_words, may_become, normal
 from orchestrator.session.speaking import await_playback, playing
 from orchestrator.session.step import Step
 from orchestrator.session.utterance import spoken_words
@@ -38,7 +38,7 @@ def speech_stopped(step: Step) -> None:
 
 
 def partial(step: Step) -> None:
-    """STT_PARTIAL in SPEAKING: words may be what an interruption lacked."""
+    """STT_PARTIAL in SPEAKING: interrupt if the words are now enough for it."""
     endpointing.partial(step)
     if playing(step).is_interruptible and _is_confirmed(step):
         _interrupt(step, "barge_in")
@@ -58,7 +58,7 @@ def final(step: Step) -> None:
     if step.input.via == "speech" and text:
         if consists_of(text, rules.backchannels) and not _is_about_to_end(step):
             why_not = "a backchannel: the user is listening"
-        elif len(normal(text).split()) < rules.min_words:
+        elif count_words(text) < rules.min_words:
             why_not = "too few words to interrupt"
     if text and not playing(step).is_interruptible:
         why_not = "these are the last words of the conversation"
@@ -89,7 +89,7 @@ def false_interruption(step: Step) -> None:
 
 
 def _pause(step: Step) -> None:
-    """Pause what plays. However long the user makes sounds, it is not paused for ever."""
+    """Pause the playback. The pause has a time limit, even if the user never stops making sounds."""
     playback = playing(step)
     if not playback.is_paused and step.state.handler_id:
         step.disarm("playback_deadline")
@@ -99,9 +99,12 @@ def _pause(step: Step) -> None:
 
 
 def _wait_for_words(step: Step, wait_ms: int) -> None:
-    """Stay paused for so long; but all in all no longer than the answer waits for a user who is speaking."""
-    state = step.state
-    until_us = playing(step).paused_at_us + state.policy.deadlines.floor_ms * 1000
+    """Arm the timer that ends the pause after `wait_ms`. The whole pause lasts at most `floor_ms`, the limit for an
+    answer that waits for a speaking user.
+    """
+    state, paused_at_us = step.state, playing(step).paused_at_us
+    assert paused_at_us is not None, "who waits has paused"
+    until_us = paused_at_us + state.policy.deadlines.floor_ms * 1000
     step.arm_at("false_interruption", max(state.at_us, min(state.at_us + wait_ms * 1000, until_us)))
 
 
@@ -115,12 +118,12 @@ def _resume(step: Step) -> None:
 
 
 def _is_confirmed(step: Step) -> bool:
-    """Whether what is heard of the user so far, by voice and by words, is enough."""
+    """Whether the user has spoken long enough, and with enough words, to interrupt."""
     rules, state = step.state.policy.interruption, step.state
     text = state.partial_text
     if may_become(text, rules.backchannels) and not _is_about_to_end(step):
         return False
-    if len(normal(text).split()) < rules.min_words:
+    if count_words(text) < rules.min_words:
         return False
     if state.user_is_speaking:
         return state.at_us - state.speech_started_at_us >= rules.min_speech_ms * 1000
@@ -128,10 +131,13 @@ def _is_confirmed(step: Step) -> bool:
 
 
 def _is_about_to_end(step: Step) -> bool:
-    """Whether so little of the answer is left that a backchannel is rather a reply to it."""
-    playback = playing(step)
-    left_ms = length_ms(playback) - heard_ms(playback, step.state.at_us)
-    return left_ms < step.state.policy.interruption.boundary_ms
+    """Whether so little of the answer is left (`boundary_ms`) that a backchannel may be a reply to it.
+
+    False until synthesis is complete and the length is known: a guess would let "mhm" interrupt an agent that reads a
+    number.
+    """
+    left = left_ms(playing(step), step.state.at_us)
+    return left is not None and left < step.state.policy.interruption.boundary_ms
 
 
 def _interrupt(step: Step, reason: str, words: str = "", via: str = "speech") -> None:

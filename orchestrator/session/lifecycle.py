@@ -1,26 +1,38 @@
 """Decisions about the session as a whole: opening, clients and handlers coming and going, resuming, ending."""
 
+from dataclasses import replace
+
 from events.derived import CommandIssued, SessionEnded
-from events.inputs import ClientDisconnected, HandlerDetached, SessionCloseRequested
+from events.inputs import ClientDisconnected, HandlerDetached, SessionCloseRequested, SessionOpened
 from orchestrator.session import announcements, speculation
 from orchestrator.session.commands import (
-    AnswerQuestion,
-    ClassifyIntent,
+    STAGES,
+    CancelStage,
     CloseSession,
     Command,
     ResumePlayback,
     SetMicrophone,
     Speak,
+    SpeakMore,
     StartTimer,
     StopPlayback,
+    read,
 )
+from orchestrator.session.heard import heard_ms
 from orchestrator.session.phases import MICROPHONE, OF_THE_PLAYBACK, await_audio, enter, leave_turn
+from orchestrator.session.state import why_unreadable
 from orchestrator.session.step import Step
+
+CALL_FOLLOWS_MS = 2_000
+"""How long playback waits for a new call after the call was lost, before the answer is shown as text."""
 
 
 def opened(step: Step) -> None:
-    """SESSION_OPENED: NEW becomes IDLE, under a policy that can be read."""
-    if not step.state.session_id:
+    """SESSION_OPENED: NEW becomes IDLE. Rejects a policy or a state schema that this program cannot read."""
+    assert isinstance(step.input, SessionOpened)
+    if unreadable := why_unreadable(step.input):
+        step.reject(unreadable)
+    elif not step.state.session_id:
         step.reject("its policy cannot be read")
     else:
         enter(step, "IDLE")
@@ -29,7 +41,7 @@ def opened(step: Step) -> None:
 
 
 def client_connected(step: Step) -> None:
-    """CLIENT_CONNECTED in IDLE: somebody is there, so the microphone is listened to, and the agent may speak first."""
+    """CLIENT_CONNECTED in IDLE: enter LISTENING; the agent may speak first."""
     step.disarm("reconnect")
     enter(step, "LISTENING", "client_connected")
     announcements.expect_greeting(step)
@@ -43,7 +55,7 @@ def client_returned(step: Step) -> None:
 
 
 def client_returned_while_speaking(step: Step) -> None:
-    """CLIENT_CONNECTED in SPEAKING: also, what waited for somebody to hear it is expected from now on."""
+    """CLIENT_CONNECTED in SPEAKING: also, start the deadlines of the playback that waited for a listener."""
     client_returned(step)
     playback = step.state.playback
     assert playback is not None, "SPEAKING lasts as long as its playback"
@@ -52,14 +64,21 @@ def client_returned_while_speaking(step: Step) -> None:
 
 
 def client_disconnected(step: Step) -> None:
-    """CLIENT_DISCONNECTED: the session waits for a while; the client that was replaced does not matter."""
+    """CLIENT_DISCONNECTED: wait for a reconnect, up to `reconnect_ms`; ignore a client that was already replaced."""
     assert isinstance(step.input, ClientDisconnected)
     if step.state.client_id == "" and step.state.timer("reconnect") is None:
         step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
 
 
+def client_disconnected_while_speaking(step: Step) -> None:
+    """CLIENT_DISCONNECTED in SPEAKING: also, no audio is expected while nobody can hear it."""
+    client_disconnected(step)
+    if not step.state.client_id and not step.state.handler_id:
+        step.disarm("tts_deadline", "playback_deadline")
+
+
 def handler_attached(step: Step) -> None:
-    """HANDLER_ATTACHED: the new microphone learns what the phase wants of it."""
+    """HANDLER_ATTACHED: send the phase's microphone setting to the new handler."""
     step.do(SetMicrophone(MICROPHONE[step.phase]))
 
 
@@ -81,26 +100,54 @@ def handler_detached(step: Step) -> None:
         step.disarm("away")
 
 
+def handler_detached_while_thinking(step: Step) -> None:
+    """HANDLER_DETACHED in THINKING: also, a filler that played over it is over; it is not worth a second try."""
+    handler_detached(step)
+    if step.loses_the_call:
+        for filler in step.state.outstanding("PlayFiller"):
+            step.do(StopPlayback(playback_id=filler.target))
+
+
+def handler_detached_while_speaking(step: Step) -> None:
+    """HANDLER_DETACHED in SPEAKING: also, resume the answer from the heard position, over the next call or as
+    text. Speech that paused it has ended: its microphone is lost.
+    """
+    assert isinstance(step.input, HandlerDetached)
+    handler_detached(step)
+    playback = step.state.playback
+    if not step.loses_the_call or playback is None:
+        return
+    step.disarm(*OF_THE_PLAYBACK)
+    _resume_playback(step)
+    for command in step.state.outstanding("Speak"):
+        begin_ms = int(str(command.payload["from_ms"]))  # what came before was heard in another call
+        reached_at_us = step.state.at_us - step.input.unheard_ms * 1000
+        _speak_again(step, command, max(begin_ms, heard_ms(playback, reached_at_us)))
+    if step.state.client_id and playback.owes_audio:
+        step.arm("tts_deadline", step.state.policy.deadlines.tts_ms + CALL_FOLLOWS_MS)
+
+
 def resumed(step: Step) -> None:
     """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state.
 
-    What is asked again has its whole time again: the deadline of a stage begins anew. Whoever was connected was
-    connected to the old owner: the client has the usual time to come back, from now on, and audio is not awaited
-    before. Questions that were asked early, and what waited for more of the user's speech, are withdrawn: that speech
-    went to the old owner. Where an owner was the first to see what another node had opened, it resumes it, too.
+    A repeated request gets its whole time again: the deadline of its stage restarts. The client was connected to the
+    old owner: its `reconnect_ms` start now, and no audio is expected before it returns. Early questions, and timers
+    that wait for more of the user's speech, are withdrawn: that speech went to the old owner. The first owner of a
+    session resumes it too, if another node opened it.
     """
     if step.state.epoch == step.input.epoch:
         step.reject("this owner has resumed the session already")
         return
     speculation.drop(step)
     step.disarm("stable", "away", *OF_THE_PLAYBACK)
-    playback = step.state.playback
-    if playback is not None and playback.is_paused:  # the speech that it was paused for is of the old owner's time
-        step.do(ResumePlayback(playback_id=playback.playback_id))
+    _resume_playback(step)  # the user's speech that paused it went to the old owner
     for command in list(step.state.pending.values()):
         if command.incarnation != step.input.incarnation:
-            if command.name == "PlayFiller":  # not worth a second try; the answer comes
+            if command.name == "PlayFiller":  # not worth a retry: the answer will follow
                 step.do(StopPlayback(playback_id=command.target))
+            elif command.name == "Speak":
+                assert step.state.playback is not None, "an outstanding Speak has its playback"
+                _speak_again(step, command, step.state.playback.position_ms)
             else:
                 step.do(_again(step, command), retry_of=command.command_id)
     if step.state.timer("reconnect") is None:
@@ -108,30 +155,39 @@ def resumed(step: Step) -> None:
 
 
 def _again(step: Step, command: CommandIssued) -> Command:
-    state = step.state
-    text = state.task.text if state.task else ""
-    match command.name:
-        case "ClassifyIntent":
-            return ClassifyIntent(speculation=_number(command, "speculation"), text=text)
-        case "AnswerQuestion":
-            conversation_to, speculation_number = _number(command, "conversation_to"), _number(command, "speculation")
-            return AnswerQuestion(conversation_to=conversation_to, speculation=speculation_number, text=text)
-        case "Speak":
-            assert state.playback is not None, "an outstanding Speak has its playback"
-            playback = state.playback
-            return Speak(
-                ends=playback.ends, from_ms=playback.position_ms, playback_id=command.target, text=playback.text
-            )
-        case _:
-            return _timer_again(step, command)
+    """The command to retry, brought up to date: a deadline restarts."""
+    issued = read(command)
+    return _timer_again(step, issued) if isinstance(issued, StartTimer) else issued
 
 
-def _number(command: CommandIssued, field: str) -> int:
-    return int(str(command.payload[field]))
+def _speak_again(step: Step, command: CommandIssued, from_ms: int) -> None:
+    """Retry a Speak from a position of its audio on. Of an answer that came in texts, those before it are skipped."""
+    said, playback = read(command), step.state.playback
+    assert isinstance(said, Speak), "it is called so"
+    assert playback is not None, "an outstanding Speak has its playback"
+    if not playback.ends_at:
+        step.do(replace(said, from_ms=from_ms), retry_of=command.command_id)
+        return
+    index = playback.text_at(from_ms)
+    begins_ms = playback.begins_ms[index] if playback.begins_ms else 0
+    text, *more = playback.texts_from(index)
+    again = replace(said, begins_ms=begins_ms, from_ms=from_ms, index=index, is_open=True, text=text)
+    step.do(again, retry_of=command.command_id)
+    if not playback.is_open:
+        more.append("")
+    for number, text in enumerate(more, index + 1):
+        is_last = not playback.is_open and number == index + len(more)
+        step.do(SpeakMore(index=number, is_last=is_last, playback_id=playback.playback_id, text=text))
 
 
-def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
-    timer, deadlines = command.target, step.state.policy.deadlines
+def _resume_playback(step: Step) -> None:
+    playback = step.state.playback
+    if playback is not None and playback.is_paused:
+        step.do(ResumePlayback(playback_id=playback.playback_id))
+
+
+def _timer_again(step: Step, armed: StartTimer) -> StartTimer:
+    timer, deadlines = armed.timer, step.state.policy.deadlines
     again_ms = {
         "intent_deadline": deadlines.intent_ms,
         "answer_deadline": deadlines.answer_ms,
@@ -141,7 +197,7 @@ def _timer_again(step: Step, command: CommandIssued) -> StartTimer:
         "reconnect": deadlines.reconnect_ms,
     }.get(timer)
     if again_ms is None:
-        return StartTimer(due_at_us=_number(command, "due_at_us"), timer=timer)
+        return armed
     return StartTimer(due_at_us=step.state.at_us + again_ms * 1000, timer=timer)
 
 
@@ -157,16 +213,18 @@ def limit_reached_before_anybody_came(step: Step) -> None:
 
 
 def client_gone(step: Step) -> None:
-    """TIMER_FIRED `reconnect`: nobody came back."""
+    """TIMER_FIRED `reconnect`: end the session, because no client came back in time."""
     end(step, "client_gone")
 
 
 def end(step: Step, reason: str) -> None:
-    """End the session for good: nothing stays outstanding."""
+    """End the session: withdraw everything outstanding, enter ENDED, close the connections."""
     step.end_answer("interrupted")
     speculation.drop(step)
     leave_turn(step)
     step.end_turn("session_closed")
+    for command in step.state.outstanding(*STAGES):  # requests that outlive their turn end with the session
+        step.do(CancelStage(command_id=command.command_id, stage_name=command.target))
     step.disarm(*[timer.target for timer in step.state.outstanding("StartTimer")])
     enter(step, "ENDED", reason)
     step.do(CloseSession(reason=reason))

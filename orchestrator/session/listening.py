@@ -1,4 +1,4 @@
-"""Decisions while listening: what the user's words and silence lead to."""
+"""Decisions in LISTENING, about the user's words and silence."""
 
 from events.inputs import SttFinal
 from orchestrator.session import announcements, endpointing, speculation
@@ -9,7 +9,7 @@ from orchestrator.session.utterance import spoken_words
 
 
 def listen(step: Step, reason: str = "") -> None:
-    """LISTENING begins: a conversation whose time is over ends, words that waited open the next turn."""
+    """Enter LISTENING. A conversation past its time limit says goodbye; held words open the next turn."""
     enter(step, "LISTENING", reason)
     if step.state.limits:
         announcements.bid_farewell(step, "time_limit")
@@ -26,7 +26,7 @@ def speech_started(step: Step) -> None:
 
 
 def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED: wait whether the user goes on."""
+    """SPEECH_STOPPED: start the wait for the end of the utterance."""
     endpointing.speech_stopped(step)
     speculation.speech_stopped(step)
     announcements.expect_words(step)
@@ -48,10 +48,10 @@ def final(step: Step) -> None:
 
 
 def final_is_missing(step: Step) -> None:
-    """TIMER_FIRED `stt_deadline` in LISTENING: what was understood so far is all there will be."""
+    """TIMER_FIRED `stt_deadline` in LISTENING: no final came, so the last partial counts as one."""
     if words := step.state.partial_text.strip():
         begin_turn(step, words, "speech")
-    else:
+    elif not announcements.ask_again(step):
         _nothing_was_said(step)
 
 

@@ -1,9 +1,11 @@
-"""Entering and leaving phases: the side effects of target-flow.md, one function per phase."""
+"""Entering and leaving phases, with their side effects (docs/target-flow.md): requests, filler, speech, microphone."""
 
 from collections.abc import Callable
 
 from events.derived import Phase, StateChanged
+from orchestrator.session import tools
 from orchestrator.session.commands import (
+    PLAYS,
     AnswerQuestion,
     CancelStage,
     CancelTask,
@@ -13,6 +15,7 @@ from orchestrator.session.commands import (
     PlayFiller,
     SetMicrophone,
     Speak,
+    SpeakMore,
     StopPlayback,
 )
 from orchestrator.session.step import Step
@@ -26,13 +29,13 @@ MICROPHONE: dict[Phase, MicrophoneSetting] = {
     "INTERRUPT": "gated",
     "ENDED": "closed",
 }
-OF_THE_TURN = ("filler", "intent_deadline", "answer_deadline", "floor_deadline")
+OF_THE_TURN = ("filler", "tool_filler", "intent_deadline", "answer_deadline", "floor_deadline")
 OF_THE_PLAYBACK = ("tts_deadline", "playback_deadline", "barge_in", "false_interruption")
-"""Timers that end with it."""
+"""Timers that end with the playback."""
 
 
 def enter(step: Step, phase: Phase, reason: str = "") -> None:
-    """Change the phase and do what belongs to entering it. What belongs to leaving was done before."""
+    """Change the phase and run the side effects of entering it. The caller has run those of leaving the old phase."""
     step.say(StateChanged, from_phase=step.phase, reason=reason, to_phase=phase)
     if phase != "INTERRUPT" and _microphone_set(step) != MICROPHONE[phase]:
         step.do(SetMicrophone(MICROPHONE[phase]))
@@ -41,26 +44,29 @@ def enter(step: Step, phase: Phase, reason: str = "") -> None:
 
 
 def _microphone_set(step: Step) -> str:
-    """The setting that this step has asked for already: a phase that is only passed through repeats it."""
+    """The microphone setting that this step has already issued; empty: none. Avoids a repeated SetMicrophone when a
+    step passes through a phase.
+    """
     return next((issued.target for issued in reversed(step.commands) if issued.name == "SetMicrophone"), "")
 
 
 def leave_turn(step: Step) -> None:
-    """Cancel what is left of the current task: be silent, cancel its work, withdraw its deadlines."""
+    """Leave the current turn: stop playback, cancel the task, withdraw its timers and the calls that end with it."""
     stop_playback(step)
+    tools.cancel_with_turn(step)
     if step.state.task is not None:
         step.do(CancelTask())
     step.disarm(*OF_THE_TURN, *OF_THE_PLAYBACK)
 
 
 def stop_playback(step: Step) -> None:
-    """Stop whatever plays, answer or filler."""
-    for command in step.state.outstanding("PlayFiller", "Speak"):
+    """Stop the running playbacks, answer and filler."""
+    for command in step.state.outstanding(*PLAYS):
         step.do(StopPlayback(playback_id=command.target))
 
 
 def withdraw(step: Step, name: str) -> None:
-    """Withdraw one outstanding request of the current task."""
+    """Withdraw the outstanding requests with this command name."""
     for command in step.state.outstanding(name):
         step.do(CancelStage(command_id=command.command_id, stage_name=command.target))
 
@@ -76,8 +82,9 @@ def _listening(step: Step) -> None:
 def _thinking(step: Step) -> None:
     state, policy = step.state, step.state.policy
     assert state.task is not None, "a turn was started just before"
-    text, asks_intent, asks_answer = state.task.text, state.task.intent is None, state.task.answer is None
-    if policy.filler.text and (asks_intent or asks_answer):
+    text, found = state.task.text, state.task.found
+    asks_intent, asks_answer = found.intent is None, found.answer is None
+    if policy.filler.text and (asks_intent or not found.is_begun):
         if policy.filler.delay_ms:
             step.arm("filler", policy.filler.delay_ms)
         elif not state.user_is_speaking:
@@ -89,23 +96,38 @@ def _thinking(step: Step) -> None:
     if asks_intent:
         step.arm("intent_deadline", policy.deadlines.intent_ms)
     if asks_answer:
-        step.arm("answer_deadline", policy.deadlines.answer_ms)
+        step.arm("answer_deadline", policy.deadlines.next_text_ms if found.texts else policy.deadlines.answer_ms)
 
 
 def play_filler(step: Step) -> None:
-    """Say something while thinking."""
+    """Speak the filler of the policy."""
     step.do(PlayFiller(playback_id=f"filler-{step.state.turn}", text=step.state.policy.filler.text))
 
 
 def speak(step: Step, command: Speak) -> None:
-    """In SPEAKING: say it, and expect its first audio."""
+    """Issue Speak and expect its first audio. Call it in SPEAKING."""
     step.do(command)
     await_audio(step)
 
 
+def speak_on(step: Step) -> None:
+    """Add the texts that the answer has and its playback lacks; close the playback when the answer is complete."""
+    state = step.state
+    assert state.task is not None, "only an answer comes in texts"
+    assert state.playback is not None, "it was opened with the first text"
+    said, found = len(state.playback.ends_at), state.task.found
+    texts = found.texts[said:] or ("",) * (found.answer is not None)
+    for index, text in enumerate(texts, said):
+        is_last = found.answer is not None and index >= len(found.texts) - 1
+        step.do(SpeakMore(index=index, is_last=is_last, playback_id=state.playback.playback_id, text=text))
+
+
 def await_audio(step: Step) -> None:
-    """Expect the first audio in time; what nobody can hear waits for whoever comes back, and `reconnect` runs."""
-    if step.state.client_id:
+    """Start the deadline of the first audio, unless it has to wait for more text. Without a client there is none:
+    `reconnect` is armed instead.
+    """
+    playback = step.state.playback
+    if step.state.client_id and (playback is None or playback.owes_audio):
         step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)
 
 

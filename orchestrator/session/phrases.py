@@ -1,7 +1,9 @@
-"""Words as they compare: normalised, counted, and the phrases of listening in several languages."""
+"""Words as they compare: normalised, counted, cut, and the phrases of listening in several languages."""
 
 import re
+from functools import lru_cache
 from typing import Any, Final
+from unicodedata import category, decomposition, is_normalized, normalize
 
 BACKCHANNELS: Final[dict[str, tuple[str, ...]]] = {
     "de": ("aha", "ach so", "genau", "gut", "hm", "hmm", "ja", "klar", "mhm", "mm", "okay", "ok", "richtig", "stimmt"),
@@ -19,17 +21,154 @@ BACKCHANNELS: Final[dict[str, tuple[str, ...]]] = {
 }
 """What listeners say without wanting the floor (Yngve 1970 called them back channels), by ISO 639-1 code."""
 _LONGEST_WORDS: Final = 6
-"""A longer row of backchannels is somebody who wants to be heard."""
-_NOT_WORDS: Final = re.compile(r"[^\w']+|_+")
+"""Limit of backchannels in a row: a user who says more of them wants the floor."""
+
+_TELLING: Final = re.compile(r"""[^A-Za-z0-9\s!?;.,:'"-]|[.,:][0-9]|[0-9]"|\B'|'\B|-(?![A-Za-z]{2})""", re.ASCII)
+"""Matches texts that need the slow normalisation: they may hold more than ASCII words and punctuation."""
+_NOT_WORDS: Final = re.compile(r"[^a-z0-9']+")
+_OTHER_VALUES: Final = ("<super>", "<sub>", "<fraction>")
+"""Compatibility forms that NFKC would give another meaning: 2² is not 22."""
+_SPOKEN_PUNCTUATION: Final = frozenset("#%&*/@\\·‰‱′″‴†‡٪٫٬")
+"""Characters that Unicode calls punctuation, but that people say aloud."""
+_LAYOUT: Final = (
+    *("\u00ad", "\u061c", "\u200b", "\u200e", "\u200f", "\u2060", "\ufe0e", "\ufe0f", "\ufeff"),
+    *map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))),
+)
+"""Characters that only change how a text is laid out."""
+_TYPED: Final = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\uff07\u00b4`", "'") | dict.fromkeys(_LAYOUT, ""))
+"""Apostrophes are one, however they are typed."""
+_PUNCTUATION: Final = re.compile(r"[;!?]|[.,:](?!\d)|(?<=[.,:])[.,:]|(?<!\w)'|(?<!\d)'(?!\w)|(?<!\d)\"")
+_DASH: Final = re.compile(r"-(?:[-\s]*-)?(\s*)")
+_BRACKETS: Final = re.compile(r"[()\[\]{}]")
+_BETWEEN_BLANKS: Final = re.compile(r"\S+")
+_SILENT: Final = frozenset(" '\".,:()[]{}-")
+_UNSPACED: Final = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+"""Letters of scripts that put no blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, kana, Han."""
 
 
 def normal(text: str) -> str:
-    """Without case, punctuation and surplus blanks: two texts that are spoken alike are equal."""
-    return _NOT_WORDS.sub(" ", text.casefold()).strip()
+    """Without case, punctuation, layout and surplus blanks: two texts are equal only if they are spoken alike.
+
+    Signs that are said aloud stay (3+2, C#, 5:30, -5, 👍), and so do combining marks. Where it is not clear whether a
+    sign is spoken it stays, too: an answer to another question costs more than asking the same question twice.
+    """
+    if _TELLING.search(text):
+        return _normal(text)
+    return _NOT_WORDS.sub(" ", text.lower()).strip()
+
+
+@lru_cache(maxsize=256)
+def _normal(text: str) -> str:
+    """The spoken form of a text with signs or letters that `normal` cannot strip in its short way."""
+    spoken = "".join(map(_spelled, _folded(text.translate(_TYPED)).translate(_TYPED)))
+    if not any(char.isnumeric() or _is_symbol(char) for char in spoken):
+        spoken = _BRACKETS.sub(" ", spoken)
+    spoken = _DASH.sub(_hyphen, _PUNCTUATION.sub(" ", spoken))
+    return "" if _SILENT.issuperset(spoken) else " ".join(spoken.split())
+
+
+def _folded(text: str) -> str:
+    """One spelling for each character: no case, no full or half width, no ligatures; composed (NFC)."""
+    if not is_normalized("NFKC", text):
+        plain = (_compatible(char) for char in normalize("NFC", text))
+        text = "".join(plain)
+    return normalize("NFC", normalize("NFD", text).casefold())
+
+
+def _compatible(char: str) -> str:
+    return char if decomposition(char).startswith(_OTHER_VALUES) else normalize("NFKC", char)
+
+
+def _spelled(char: str) -> str:
+    """A character as it is compared; a blank for punctuation of other scripts, nothing for layout."""
+    if char.isascii() and char.isprintable():
+        return " " if char == "_" else char
+    kind = category(char)
+    if char in "〜〰":
+        return "~"
+    if kind == "Pd" or char == "\u2212":
+        return "-"
+    if kind[0] == "Z" or kind == "Cc" or (kind[0] == "P" and char not in _SPOKEN_PUNCTUATION):
+        return " "
+    return char
+
+
+def _is_symbol(char: str) -> bool:
+    return category(char)[0] == "S" or char in _SPOKEN_PUNCTUATION
+
+
+def _hyphen(dash: re.Match[str]) -> str:
+    """A dash is silent before a word of several letters, unless words and blanks leave no doubt that it is said."""
+    text, at = dash.string, dash.end()
+    is_alone = not text[: dash.start()][-1:].strip()
+    if dash[1] and not is_alone:
+        return dash[0]
+    if text[at : at + 1].isalpha() and (
+        text[at + 1 : at + 2].isalpha() or category(text[at + 1 : at + 2] or " ")[0] == "M"
+    ):
+        return " "
+    return " " if is_alone and at == len(text) else dash[0]
+
+
+def are_alike(one: str, other: str) -> bool:
+    """Whether two texts are the same words. Texts without any, such as "..." and "?!", have to be the same text."""
+    return one == other or (bool(spoken := normal(one)) and spoken == normal(other))
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """Where words begin and end: between blanks, and in scripts that have none by the dictionaries of ICU.
+
+    Punctuation belongs to the word before it.
+    """
+    if text.isascii():
+        return [word.span() for word in _BETWEEN_BLANKS.finditer(text)]
+    found: list[tuple[int, int]] = []
+    for piece in _BETWEEN_BLANKS.finditer(text):
+        found += _cut(piece[0], piece.start()) if _UNSPACED.search(piece[0]) else [piece.span()]
+    return found
+
+
+def _cut(piece: str, offset: int) -> list[tuple[int, int]]:
+    from icu4py.breakers import WordBreaker  # 15 ms, for those who speak such a language
+
+    found: list[tuple[int, int]] = []
+    encodable = piece.encode(errors="replace").decode()
+    for start, end in WordBreaker(encodable, "en").segments():
+        if found and not any(map(str.isalnum, piece[start:end])):
+            found[-1] = (found[-1][0], offset + end)
+        else:
+            found.append((offset + start, offset + end))
+    return found
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text begins with a letter of a script that puts no blanks between words."""
+    return _UNSPACED.match(text) is not None
+
+
+def count_words(text: str) -> int:
+    """How many words are spoken. In Chinese, Japanese, Thai and their like those of a dictionary: 请等一下 is three."""
+    return len(spans(normal(text)))
+
+
+def begins_with(text: str, beginning: str) -> bool:
+    """Whether a text repeats another one and may go on, word by word. Nothing repeats an empty text."""
+    words, first = normal(text), normal(beginning)
+    return bool(first) and words.startswith(first) and _is_boundary(words, len(first))
+
+
+def _is_boundary(words: str, at: int) -> bool:
+    """Whether no word of a normalised text is cut in two here."""
+    if at in (0, len(words)) or " " in words[at - 1 : at + 1]:
+        return True
+    return bool(_UNSPACED.match(words, at)) and any(start == at for start, _ in spans(words))
 
 
 def phrases_of(value: Any) -> Any:
-    """A list as the tuple that a policy holds."""
+    """Convert a list from a policy file to the tuple that Policy holds."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -43,26 +182,47 @@ def backchannels_of(value: Any) -> Any:
     return BACKCHANNELS[value]
 
 
+@lru_cache(maxsize=64)
+def _normalised(phrases: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(spoken for phrase in phrases if (spoken := normal(phrase)))
+
+
 def ends_with(text: str, phrases: tuple[str, ...]) -> bool:
     """Whether a text ends with one of these phrases, word by word."""
-    words = f" {normal(text)}"
-    return any(words.endswith(f" {normal(phrase)}") for phrase in phrases)
+    if not phrases:
+        return False
+    words = normal(text)
+    return any(
+        words.endswith(phrase) and _is_boundary(words, len(words) - len(phrase)) for phrase in _normalised(phrases)
+    )
 
 
 def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
     """Whether a text is nothing but a few of these phrases, such as "yeah okay". An empty one is not."""
-    words = normal(text).split()
-    if not 0 < len(words) <= _LONGEST_WORDS:
+    words = normal(text)
+    if not words or not phrases or len(spans(words)) > _LONGEST_WORDS:
         return False
-    known = {tuple(normal(phrase).split()) for phrase in phrases}
     reached = {0}
-    for end in range(1, len(words) + 1):
-        if any(tuple(words[start:end]) in known for start in reached):
-            reached.add(end)
+    for at in range(len(words)):
+        if at in reached:
+            reached |= {_next_word(words, at + len(one)) for one in _normalised(phrases) if words.startswith(one, at)}
     return len(words) in reached
+
+
+def _next_word(words: str, end: int) -> int:
+    """Where a row of phrases goes on after one of them; nowhere (-1), if that ends within a word.
+
+    Without blanks between words a row such as 嗯嗯 is one word of the dictionary, so it may go on anywhere.
+    """
+    if words[end : end + 1] == " ":
+        return end + 1
+    is_unspaced = _UNSPACED.match(words, end - 1) and _UNSPACED.match(words, end)
+    return end if end == len(words) or is_unspaced else -1
 
 
 def may_become(partial: str, phrases: tuple[str, ...]) -> bool:
     """Whether a partial is one of these phrases, or the beginning of one: more has to be heard."""
     heard = normal(partial)
-    return consists_of(partial, phrases) or any(normal(phrase).startswith(heard) for phrase in phrases if heard)
+    return bool(heard) and (
+        consists_of(partial, phrases) or any(phrase.startswith(heard) for phrase in _normalised(phrases))
+    )

@@ -1,6 +1,7 @@
-"""The policy: every number and switch that decisions read; recorded whole in a session's first event."""
+"""The policy: every number and switch that decisions read. A session's first event records the whole policy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -9,9 +10,16 @@ from events.envelope import Count, Milliseconds, Text
 from orchestrator.session.phrases import BACKCHANNELS, backchannels_of, phrases_of
 
 Phrases = Annotated[tuple[Text, ...], Field(max_length=200), BeforeValidator(phrases_of)]
-"""Phrases as they are spoken."""
+"""A list of phrases in spoken form, as a recogniser writes them."""
 Backchannels = Annotated[Phrases, BeforeValidator(backchannels_of)]
-"""In a policy file also the code of a language that brings its own, such as "de"."""
+"""Phrases. A policy file may give a language code such as "de" instead, which stands for that language's phrases."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsBefore:
+    """The value that a field has in recordings older than the field, where it differs from the default."""
+
+    value: Any
 
 
 class _Part(BaseModel):
@@ -20,13 +28,20 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
 
+class Answering(_Part):
+    """How answers are spoken that come in pieces, as a language model writes them."""
+
+    language: Text = "en"
+    """ISO 639 code of the answers' language: its abbreviations end no sentence."""
+
+
 class Away(_Part):
     """What the agent does in a call whose user stays silent."""
 
     after_ms: Milliseconds = 15_000
-    """A user who has said nothing for so long is away."""
+    """Silence of the user after which the agent asks whether they are there."""
     prompts: Count = 2
-    """After so many prompts without a word the agent says goodbye."""
+    """Number of these prompts without a reply; then the agent says goodbye."""
     text: Text = ""
     """What the agent says then; empty: it waits for ever."""
 
@@ -35,11 +50,13 @@ class Deadlines(_Part):
     """How long each stage may take before the conversation goes on without it."""
 
     answer_ms: Milliseconds = 4_000
-    """To the answer; then the fallback answer is spoken."""
+    """To the answer, or to its first text; then the fallback answer is spoken."""
     floor_ms: Milliseconds = 5_000
     """How long an answer that is ready, or a playback that is paused, waits for a user who is speaking."""
     intent_ms: Milliseconds = 1_000
     """To the intent; then it goes on without one."""
+    next_text_ms: Milliseconds = 6_000
+    """To the next text of an answer that comes in texts, or to its end; then it is cut off."""
     playback_grace_ms: Annotated[int, Field(ge=1_500, le=60_000)] = 3_000
     """To the end of a playback, beyond what is left of it; counted anew with each progress, once a second."""
     reconnect_ms: Milliseconds = 60_000
@@ -51,18 +68,18 @@ class Deadlines(_Part):
 
 
 class Endpointing(_Part):
-    """When an utterance counts as complete: so long after voice activity stopped (noticed after 224 ms of silence)."""
+    """Wait from the end of voice activity (noticed after 224 ms of silence) until an utterance counts as complete."""
 
     complete_ms: Milliseconds = 250
-    """The wait when what was understood looks complete."""
+    """The wait when the transcript looks complete."""
     incomplete_ms: Milliseconds = 500
     """The wait when it does not look complete."""
     phrases: Phrases = ()
     """An utterance that ends with one of these looks complete at once."""
     stable_ms: Milliseconds = 0
-    """What was understood looks complete when it has not changed for so long. 0: time alone says nothing."""
+    """The transcript looks complete when it has not changed for this time. 0: time does not count."""
     watchdog_ms: Milliseconds = 5_000
-    """Words that have not changed for so long are complete, though the VAD still hears something."""
+    """Words that have not changed for this time are complete, even if the VAD still hears speech."""
 
 
 class Fallback(_Part):
@@ -70,10 +87,14 @@ class Fallback(_Part):
 
     answer: Text = "Sorry, I could not look that up just now. Could you ask me again?"
     """Spoken when the answer service is late or failed."""
+    cut_off: Text = "Sorry, I cannot tell you the rest just now."
+    """Spoken after an answer that broke off in the middle; empty: nothing."""
     failures: Count = 3
-    """After so many failures in a row, of answers or of speech, the conversation ends. 0: never."""
+    """Number of failures in a row (of answers, speech or hearing) that end the conversation. 0: none do."""
     goodbye: Text = "I am sorry, I cannot help you at the moment. Please try again later. Goodbye."
     """The last words then."""
+    unheard: Text = "Sorry, I did not hear that. Could you say it again?"
+    """Spoken when speech-to-text has lost what the user said; empty: nothing."""
 
 
 class Filler(_Part):
@@ -118,13 +139,13 @@ class Interruption(_Part):
     backchannels: Backchannels = BACKCHANNELS["en"]
     """Phrases of listening, not of interrupting."""
     boundary_ms: Milliseconds = 1_000
-    """When less than this is left of an answer, a backchannel counts as words: it may be the reply to a question."""
+    """When synthesis is complete and less than this is left, a backchannel counts as words: it may be a reply."""
     false_ms: Milliseconds = 2_000
-    """A paused playback goes on after so much silence without words."""
+    """A paused playback goes on after this much silence without words."""
     min_speech_ms: Milliseconds = 500
-    """Speech interrupts when it has lasted so long, and `min_words` are understood."""
+    """Speech interrupts when it has lasted this long, and `min_words` are understood."""
     min_words: Count = 0
-    """Speech interrupts when so many words of it are understood, and it has lasted `min_speech_ms`."""
+    """Speech interrupts when this many words are understood, and it has lasted `min_speech_ms`."""
     pause_ms: Milliseconds = 50
     """INTERRUPT lasts this long."""
     pause_playback: bool = True
@@ -135,9 +156,9 @@ class Speculation(_Part):
     """Asking intent and answer services before the utterance is complete. Nothing is spoken before it is."""
 
     stable_ms: Milliseconds = 0
-    """Words that have not changed for so long are asked about while the user speaks. 0: only when speech stops."""
+    """Words that have not changed for this time are asked about while the user speaks. 0: only when speech stops."""
     tries: Count = 0
-    """So many times per utterance; 0: off. For services without side effects: two."""
+    """Limit of early requests per utterance; 0: off. For services without side effects: two."""
 
 
 class Thinking(_Part):
@@ -147,9 +168,23 @@ class Thinking(_Part):
     """Spoken words join the utterance, or replace it. Typed ones always replace it."""
 
 
+class Tools(_Part):
+    """Bounds of the agent's tool calls, and what it says while one takes a while."""
+
+    calls: Count = 8
+    """Most calls for one question; the agent gets an error for the next."""
+    delay_ms: Milliseconds = 1_000
+    """A call that returns earlier needs no words."""
+    limit_ms: Milliseconds = 10_000
+    """A call that takes longer has failed. The answer's deadline waits for it."""
+    text: Text = ""
+    """Such as "I am looking that up."; empty: nothing."""
+
+
 class Policy(_Part):
     """The whole policy of a session."""
 
+    answering: Answering = Answering()
     away: Away = Away()
     deadlines: Deadlines = Deadlines()
     endpointing: Endpointing = Endpointing()
@@ -161,19 +196,38 @@ class Policy(_Part):
     interruption: Interruption = Interruption()
     speculation: Speculation = Speculation()
     thinking: Thinking = Thinking()
+    tools: Tools = Tools()
 
     @classmethod
     def read(cls, recorded: Mapping[str, Any]) -> "Policy | None":
-        """The policy of a SESSION_OPENED; None: it is not one."""
+        """The policy recorded by a SESSION_OPENED; None if it is invalid. A missing field was added later: it gets its
+        `AsBefore` value, or its default.
+        """
         try:
-            return cls.model_validate(recorded)
+            return cls.model_validate(_completed(recorded, _added(cls)))
         except ValidationError:
             return None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as JSON: a fifth of the time and half the size of its parts."""
+        """Pickle as JSON, which takes a fifth of the time and half the size of pickling the parts."""
         return type(self).model_validate_json, (self.model_dump_json(),)
 
     def recorded(self) -> dict[str, Any]:
-        """Fully written out, as SESSION_OPENED carries it."""
+        """The policy with all fields written out, for SESSION_OPENED."""
         return self.model_dump(mode="json")
+
+
+def _added(policy: type[BaseModel]) -> Iterator[tuple[str, str, Any]]:
+    """(part, field, `AsBefore` value) of each field that has one."""
+    for part, info in policy.model_fields.items():
+        assert info.annotation is not None, "a policy consists of parts"
+        for name, field in info.annotation.model_fields.items():
+            yield from ((part, name, rule.value) for rule in field.metadata if isinstance(rule, AsBefore))
+
+
+def _completed(recorded: Mapping[str, Any], added: Iterable[tuple[str, str, Any]]) -> Mapping[str, Any]:
+    for part, name, value in added:
+        fields = recorded.get(part, {})
+        if isinstance(fields, Mapping) and name not in fields:
+            recorded = {**recorded, part: {**fields, name: value}}
+    return recorded

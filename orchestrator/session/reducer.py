@@ -1,4 +1,4 @@
-"""reduce(state, input) -> Step(state, events, commands): the one place where an input becomes decisions."""
+"""reduce(state, input) -> Step(state, events, commands): one input. Duplicates are dropped, stale results rejected."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from orchestrator.session.step import Step as Making
 
 
 class Step(NamedTuple):
-    """What one input led to. `events` starts with the input as it is logged; no events: a repetition."""
+    """The outcome of one input. `events` starts with the input as logged; it is empty for a duplicate."""
 
     state: State
     events: tuple[Event, ...]
@@ -19,9 +19,10 @@ class Step(NamedTuple):
 
 
 def reduce(state: State, event: Input) -> Step:
-    """Decide. Total: no input raises, an illegal one is recorded and changes nothing but bookkeeping.
+    """Decide about an input. Never raises: an illegal input is recorded and changes only bookkeeping.
 
-    `event` carries `at_us` and `incarnation`, stamped by the owner; time never runs backwards in a session.
+    `event` carries `at_us` and `incarnation`, stamped by the owner. An `at_us` before the session's time is raised to
+    it.
     """
     if state.has_seen(event.producer, event.producer_seq, event.event_id):
         return Step(state, (), ())

@@ -1,7 +1,7 @@
-"""A snapshot: what a log folds to up to one of its versions, so that a long call is taken over without reading it all.
+"""Snapshots of a session's folded state at one version of its log, so that takeover need not read the whole log.
 
-It is a cache and nothing more: whoever reads it holds it against the log, and folds the log where they differ. The
-policy, which never changes and may be long, is left out: the first event of the log has it.
+A snapshot is only a cache: its reader compares it with the log, and folds the log where the two differ. It leaves out
+the policy, which never changes and may be long: the first event of the log has it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.conversation import ConversationSoFar, Said
 from orchestrator.session.policy import Policy
-from orchestrator.session.state import State
+from orchestrator.session.state import STATE_SCHEMA, State
 
 
 class BadSnapshotError(ValueError):
@@ -21,6 +21,8 @@ class BadSnapshotError(ValueError):
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     reducer_version: str
+    state_schema: int
+    """The state schema of the program that dumped the snapshot. Fields unknown to that program are missing."""
     state: State
     said: tuple[Said, ...]
     turn_began: int
@@ -30,14 +32,14 @@ _SNAPSHOT = TypeAdapter(_Snapshot)
 
 
 def dump(state: State, conversation: ConversationSoFar) -> bytes:
-    """A snapshot of a session, as JSON."""
-    snapshot = _Snapshot(REDUCER_VERSION, state, conversation.said, conversation.turn_began)
+    """Dump a session's snapshot as JSON."""
+    snapshot = _Snapshot(REDUCER_VERSION, STATE_SCHEMA, state, conversation.said, conversation.turn_began)
     return _SNAPSHOT.dump_json(snapshot, exclude={"state": {"policy"}})
 
 
 def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
-    """What was dumped, under the session's policy. Raises BadSnapshotError, also for one of other rules than today's:
-    its state may not have the fields that today's has.
+    """Load a snapshot and add the session's policy. Raises BadSnapshotError, also if its reducer version or state
+    schema is not today's.
     """
     try:
         snapshot = _SNAPSHOT.validate_json(data)
@@ -45,5 +47,7 @@ def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
         raise BadSnapshotError(f"not a snapshot: {error.errors()[0]['msg']}") from error
     if snapshot.reducer_version != REDUCER_VERSION:
         raise BadSnapshotError(f"made by reducer {snapshot.reducer_version}, this one is {REDUCER_VERSION}")
+    if snapshot.state_schema != STATE_SCHEMA:
+        raise BadSnapshotError(f"made under state schema {snapshot.state_schema}, this one is {STATE_SCHEMA}")
     snapshot.state.policy = policy
     return snapshot.state, ConversationSoFar(snapshot.said, snapshot.turn_began)

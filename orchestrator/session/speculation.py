@@ -1,18 +1,18 @@
-"""Speculation: intent and answer are asked before the utterance is complete. Nothing is spoken before it is."""
+"""Speculation: asks for intent and answer before the utterance is complete. Nothing is spoken before that."""
 
-from orchestrator.session.commands import AnswerQuestion, CancelStage, ClassifyIntent
-from orchestrator.session.phrases import normal
+from orchestrator.session.commands import QUESTIONS, AnswerQuestion, CancelStage, ClassifyIntent
+from orchestrator.session.phrases import are_alike
 from orchestrator.session.step import Step
 
 
 def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED in LISTENING: silence says that the words are stable."""
+    """SPEECH_STOPPED in LISTENING: ask about the words, which seldom change once the user is silent."""
     _ask(step)
 
 
 def partial(step: Step) -> None:
-    """STT_PARTIAL in LISTENING: words that are complete, or come after the speech, are asked about now, others once
-    they have not changed for a while.
+    """STT_PARTIAL in LISTENING: ask about the words now if they are complete or the speech has stopped, otherwise once
+    they have not changed for `stable_ms`.
     """
     rules, state = step.state.policy.speculation, step.state
     is_over = not state.user_is_speaking and state.timer("endpoint") is not None
@@ -32,31 +32,37 @@ def stable(step: Step) -> None:
         _ask(step)
 
 
+def answer_text(step: Step) -> None:
+    """ANSWER_TEXT in LISTENING: kept for the turn, if it is the next one."""
+    if not step.is_next_text:
+        step.reject("not the next text of the answer")
+
+
 def failed(step: Step) -> None:
-    """SERVICE_FAILED in LISTENING: a question that was asked too early is no loss; the turn will ask anew."""
+    """SERVICE_FAILED in LISTENING: ignore the failure of an early request; the turn will ask again."""
     drop(step)
 
 
 def adopt(step: Step, text: str) -> int:
-    """The try that asked about these very words; 0: none did, and what was asked is dropped."""
+    """Return the number of the speculation about these words (0: none), and drop one about other words."""
     guess = step.state.speculation
-    if guess is not None and normal(guess.text) == normal(text):
+    if guess is not None and are_alike(guess.text, text):
         return guess.number
     drop(step)
     return 0
 
 
 def drop(step: Step) -> None:
-    """Withdraw the questions that were asked too early."""
+    """Withdraw the outstanding early questions, unless a turn is open."""
     if step.state.task is None:
-        for command in step.state.outstanding("ClassifyIntent", "AnswerQuestion"):
+        for command in step.state.outstanding(*QUESTIONS):
             step.do(CancelStage(command_id=command.command_id, stage_name=command.target))
 
 
 def _ask(step: Step) -> None:
     state = step.state
     text, number = state.partial_text.strip(), state.tries + 1
-    asked = state.speculation is not None and normal(state.speculation.text) == normal(text)
+    asked = state.speculation is not None and are_alike(state.speculation.text, text)
     if asked or not text or number > state.policy.speculation.tries:
         return
     drop(step)

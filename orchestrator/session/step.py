@@ -1,11 +1,11 @@
-"""A step in the making: one input and what it leads to, said and done in few verbs; ids and keys are made here."""
+"""Builds a step: collects the events and commands of one input, and gives them their ids and keys."""
 
 from typing import Any, TypeVar
 
 from events import codec
 from events.derived import AnswerEnded, CommandIssued, EventRejected, Phase, TurnEnded, TurnStarted
 from events.envelope import Derived, Event, Input, holding
-from events.inputs import SttFinal
+from events.inputs import AnswerText, HandlerDetached, SttFinal
 from orchestrator.session.commands import CancelTimer, Command, StartTimer
 from orchestrator.session.evolve import apply
 from orchestrator.session.heard import heard_ms, heard_text
@@ -17,11 +17,11 @@ _COMMAND_VERSION = CommandIssued.blank["schema_version"]
 
 
 class Step:
-    """Collects events and commands. `say` evolves at once, so that a later line sees what an earlier one did."""
+    """Collects events and commands. `say` and `do` fold at once, so that later code sees the changed state."""
 
     __slots__ = (
         *("_cause", "_incarnation", "_shared", "_where", "answered", "commands", "events", "input"),
-        *("is_awaited", "repeats_another", "session_id", "state"),
+        *("is_awaited", "is_next_text", "loses_the_call", "repeats_another", "session_id", "state"),
     )
 
     def __init__(self, state: State, event: Input, answered: CommandIssued | None) -> None:
@@ -30,14 +30,18 @@ class Step:
         self.events: list[Event] = [event]
         self.commands: list[CommandIssued] = []
         self.answered = answered
-        """The outstanding command that the input answers, if it is a result that counts."""
+        """The outstanding command that the input answers; None: the input is no result, or a stale one."""
         self.repeats_another = type(event) is SttFinal and state.said_by_another(event)
-        """Whether the input says what another producer has just said."""
+        """Whether the input is a final whose words another producer has just reported."""
         self.is_awaited = type(event) is SttFinal and state.is_awaited(event)
         """Whether the end of an utterance waits for the input."""
+        self.is_next_text = type(event) is AnswerText and state.awaits_text(event)
+        """Whether the input is the text that the answer goes on with."""
+        self.loses_the_call = type(event) is HandlerDetached and event.handler_id == state.handler_id != ""
+        """Whether the input ends the media connection that serves the session."""
         self.session_id = session_id = event.session_id
         self._where = f"{session_id}/{event.incarnation}/{state.inputs + 1}"
-        """What the ids of all commands begin with."""
+        """Prefix of all command ids."""
         apply(state, event)
         self._cause, self._incarnation = event.event_id, event.incarnation
         self._shared = {
@@ -46,10 +50,10 @@ class Step:
             "incarnation": event.incarnation,
             "session_id": session_id,
         }
-        """What all events have in common that are said about the input."""
+        """Fields that all events derived from the input share."""
 
     def say(self, kind: type[D], **fields: Any) -> D:
-        """State a fact about the input; the state has changed when this returns."""
+        """Add a derived event, and fold it into the state before returning."""
         state = self.state
         version = state.version + 1
         event = holding(
@@ -69,10 +73,10 @@ class Step:
         return event
 
     def do(self, command: Command, retry_of: str = "") -> None:
-        """Want something done. The id is derived from the input, never from the count of derived events.
+        """Issue a command. Its id is derived from the input, never from the count of derived events.
 
-        What a service is asked has a key that is stable over attempts: the id of the first one. Session, turn and stage
-        would not do: when Redis has lost the end of a log, another question may be asked under the same three.
+        A request to a service has an idempotency key that all its retries share: the command id of the first attempt.
+        Session, turn and stage are no key: if Redis loses the end of a log, another question may get the same three.
         """
         state, name, target = self.state, command.name, command.target
         version = state.version + 1
@@ -80,7 +84,7 @@ class Step:
         first = state.pending[retry_of].idempotency_key if retry_of else command_id
         issued = holding(
             CommandIssued,
-            {  # as `say` does it; but most of what is said are commands, and this takes half the time
+            {  # built as in `say`, in half the time: most derived events are commands
                 "at_us": state.at_us,
                 "cause": self._cause,
                 "command_id": command_id,
@@ -105,25 +109,25 @@ class Step:
         self.commands.append(issued)
 
     def reject(self, reason: str) -> None:
-        """The input is recorded and has no effect."""
+        """Reject the input: it is recorded with the reason, and has no effect."""
         self.say(EventRejected, reason=reason)
 
     def arm(self, timer: str, delay_ms: int) -> None:
-        """Start a timer, instead of the one of that name that may be running."""
+        """Start a timer. A running timer of that name is withdrawn."""
         self.arm_at(timer, self.state.at_us + delay_ms * 1000)
 
     def arm_at(self, timer: str, due_at_us: int) -> None:
-        """As `arm`, for a moment in the session's time."""
+        """As `arm`, for a time in microseconds of the session's clock."""
         self.disarm(timer)
         self.do(StartTimer(due_at_us=due_at_us, timer=timer))
 
     def disarm(self, *timers: str) -> None:
-        """Withdraw timers, where they are armed."""
+        """Withdraw the armed ones of these timers."""
         for armed in self.state.armed(*timers):
             self.do(CancelTimer(command_id=armed.command_id, timer=armed.target))
 
     def end_answer(self, outcome: str) -> None:
-        """The answer is over, if there is one: say how much of it was heard."""
+        """End the current playback, if there is one, and record how much of it was heard."""
         playback = self.state.playback
         if playback is None:
             return
@@ -138,12 +142,12 @@ class Step:
         )
 
     def end_turn(self, outcome: str) -> None:
-        """The turn is over, if one is open."""
+        """End the open turn, if there is one."""
         if self.state.task is not None:
             self.say(TurnEnded, outcome=outcome)
 
     def close(self) -> None:
-        """Nothing more is said: the last event carries the hash of the state. Nobody but this step has seen it yet."""
+        """Finish the step: put the hash of the state into the last event, which only this step has seen yet."""
         self.events[-1].__dict__["state_hash"] = self.state.hash()
 
     @property

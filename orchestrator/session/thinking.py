@@ -1,12 +1,13 @@
-"""Decisions while thinking: how a turn begins, the join of intent and answer, the words that are added, deadlines."""
+"""Decisions in THINKING: beginning a turn, joining intent and answer, words added meanwhile, deadlines."""
 
 from events.derived import ProcessingComplete, TurnStarted
 from events.inputs import BargeIn, SttFinal
 from orchestrator.session import endpointing, speculation
 from orchestrator.session.commands import Speak, StopPlayback
 from orchestrator.session.evolve import HELD_CHARS
-from orchestrator.session.phases import enter, leave_turn, play_filler, speak, stop_playback, withdraw
-from orchestrator.session.phrases import normal
+from orchestrator.session.phases import enter, leave_turn, play_filler, speak, speak_on, stop_playback, withdraw
+from orchestrator.session.phrases import begins_with
+from orchestrator.session.state import Turn
 from orchestrator.session.step import Step
 from orchestrator.session.utterance import spoken_words
 
@@ -14,7 +15,7 @@ TOO_MANY_FAILURES = "too_many_failures"
 
 
 def begin_turn(step: Step, text: str, via: str) -> None:
-    """An utterance counts: a turn starts, and THINKING with it. What was asked early may be answered already."""
+    """Start a turn with these words, and enter THINKING. Early questions may have been answered already."""
     step.disarm("endpoint", "stt_deadline", "stable", "away", "greeting")
     step.say(TurnStarted, speculation=speculation.adopt(step, text), text=text, via=via)
     enter(step, "THINKING")
@@ -22,13 +23,27 @@ def begin_turn(step: Step, text: str, via: str) -> None:
 
 
 def intent_resolved(step: Step) -> None:
-    """INTENT_RESOLVED: half of the join."""
+    """INTENT_RESOLVED: complete the turn if the answer is there, too."""
     step.disarm("intent_deadline")
     _join(step)
 
 
+def answer_text(step: Step) -> None:
+    """ANSWER_TEXT: the first is the other half of the join; later ones wait for the intent or the user with it."""
+    if is_next_text(step):
+        step.arm("answer_deadline", step.state.policy.deadlines.next_text_ms)
+        _join(step)
+
+
+def is_next_text(step: Step) -> bool:
+    """Whether an ANSWER_TEXT is the next text of the answer. Rejects any other."""
+    if not step.is_next_text:
+        step.reject("not the next text of the answer")
+    return step.is_next_text
+
+
 def rag_answered(step: Step) -> None:
-    """RAG_ANSWERED: the other half."""
+    """RAG_ANSWERED: the other half; after texts, the answer is complete."""
     step.disarm("answer_deadline")
     _join(step)
 
@@ -40,19 +55,25 @@ def intent_deadline(step: Step) -> None:
 
 
 def answer_deadline(step: Step) -> None:
-    """TIMER_FIRED `answer_deadline`: speak the fallback answer."""
-    _complete(step, fallback="answer_deadline")
+    """TIMER_FIRED `answer_deadline`: speak the fallback answer, or what there is of the answer."""
+    if _task(step).found.texts:
+        withdraw(step, "AnswerQuestion")
+        _join(step)
+    else:
+        _complete(step, fallback="answer_deadline")
 
 
 def failed(step: Step) -> None:
-    """SERVICE_FAILED: without an intent it goes on, without an answer it speaks the fallback, a filler is no loss."""
+    """SERVICE_FAILED: go on without an intent, speak the fallback answer, or drop a failed filler."""
     assert step.answered is not None, "stale results never reach a decision"
     if step.answered.name == "ClassifyIntent":
         intent_resolved(step)
+    elif step.answered.name == "AnswerQuestion" and _task(step).found.texts:
+        rag_answered(step)
     elif step.answered.name == "AnswerQuestion":
         _complete(step, fallback="service_failed")
     else:
-        step.do(StopPlayback(playback_id=step.answered.target))  # what is queued of the filler must not go on
+        step.do(StopPlayback(playback_id=step.answered.target))  # drop the filler's queued audio
 
 
 def final(step: Step) -> None:
@@ -67,7 +88,7 @@ def final(step: Step) -> None:
 
 
 def final_is_missing(step: Step) -> None:
-    """TIMER_FIRED `stt_deadline` in THINKING: what was understood so far is all there will be."""
+    """TIMER_FIRED `stt_deadline` in THINKING: no final came, so the last partial counts as one."""
     if words := step.state.partial_text.strip():
         _start_over(step, words, "speech")
     elif endpointing.is_quiet(step):
@@ -80,19 +101,21 @@ def floor_deadline(step: Step) -> None:
 
 
 def filler(step: Step) -> None:
-    """TIMER_FIRED `filler`: the answer takes a while, so say something; but not to a user who is speaking."""
-    if endpointing.is_quiet(step):
+    """TIMER_FIRED `filler`: the answer takes a while, so say something; but not to a user who is speaking, nor twice at
+    once.
+    """
+    if endpointing.is_quiet(step) and not step.state.outstanding("PlayFiller"):
         play_filler(step)
 
 
 def speech_started(step: Step) -> None:
-    """SPEECH_STARTED while thinking: the user goes on, and the filler is silent."""
+    """SPEECH_STARTED while thinking: stop the filler, because the user speaks on."""
     endpointing.speech_started(step)
     stop_playback(step)
 
 
 def barge_in(step: Step) -> None:
-    """BARGE_IN while thinking: the user wants the floor, so the filler is silent."""
+    """BARGE_IN while thinking: stop the filler, because the user wants the floor."""
     assert isinstance(step.input, BargeIn)
     playing = [command.target for command in step.state.outstanding("PlayFiller")]
     if step.input.playback_id and step.input.playback_id not in playing:
@@ -102,33 +125,39 @@ def barge_in(step: Step) -> None:
         step.do(StopPlayback(playback_id=playback_id))
 
 
-def _join(step: Step) -> None:
+def _task(step: Step) -> Turn:
     task = step.state.task
     assert task is not None, "THINKING lies within a turn"
-    if task.intent is not None and task.answer is not None:
+    return task
+
+
+def _join(step: Step) -> None:
+    task = _task(step)
+    if not task.is_processed and task.found.intent is not None and task.found.is_begun:
         _complete(step)
 
 
 def _complete(step: Step, fallback: str = "") -> None:
-    """Processing is complete: what is still outstanding of it is withdrawn, and the answer is spoken, but never over
-    a user who is speaking.
+    """Complete the processing: withdraw its outstanding requests, and speak the answer or, while the user is speaking,
+    wait for silence until `floor_deadline`. An answer that is still being written is spoken from its first texts on.
     """
     withdraw(step, "ClassifyIntent")
-    withdraw(step, "AnswerQuestion")
-    step.disarm("filler", "intent_deadline", "answer_deadline")
-    task = step.state.task
-    assert task is not None, "THINKING lies within a turn"
-    elapsed_us = step.state.at_us - task.started_at_us
+    is_open = not fallback and _task(step).found.answer is None
+    if not is_open:
+        withdraw(step, "AnswerQuestion")
+    step.disarm("filler", "tool_filler", "intent_deadline", *(() if is_open else ("answer_deadline",)))
+    task = _task(step)
+    found, elapsed_us = task.found, step.state.at_us - task.started_at_us
     ends = _ends(step, fallback)
     step.say(
         ProcessingComplete,
-        answer=_fallback(step, ends) if fallback else task.answer,
+        answer=_fallback(step, ends) if fallback else "".join(found.texts) or found.answer,
         elapsed_us=elapsed_us,
         ends=ends,
         fallback=fallback,
-        intent=task.intent or "",
+        intent=found.intent or "",
         saved_us=max(
-            0, sum(min(us, elapsed_us) for us in (task.intent_elapsed_us, task.answer_elapsed_us)) - elapsed_us
+            0, sum(min(us, elapsed_us) for us in (found.intent_elapsed_us, found.answer_elapsed_us)) - elapsed_us
         ),
     )
     if endpointing.is_quiet(step):
@@ -138,12 +167,12 @@ def _complete(step: Step, fallback: str = "") -> None:
 
 
 def _ends(step: Step, fallback: str) -> str:
-    """Why the session ends with this answer: the answers have failed too often, or the user has said goodbye."""
+    """Why the session ends with this answer: too many failed answers, or the user's goodbye; empty: it does not end."""
     state, task = step.state, step.state.task
     if fallback:
         limit = state.policy.fallback.failures
         return TOO_MANY_FAILURES if limit and state.answer_failures >= limit else ""
-    said_goodbye = task is not None and task.intent and task.intent == state.policy.goodbye.intent
+    said_goodbye = task is not None and task.found.intent and task.found.intent == state.policy.goodbye.intent
     return "goodbye" if said_goodbye else ""
 
 
@@ -158,21 +187,25 @@ def _speak_if_it_waits(step: Step) -> None:
 
 
 def _speak(step: Step, reason: str) -> None:
-    task = step.state.task
-    assert task is not None, "THINKING lies within a turn"
+    task = _task(step)
     step.disarm("floor_deadline")
     stop_playback(step)
     enter(step, "SPEAKING", reason)
-    answer = Speak(ends=task.ends, from_ms=0, playback_id=f"answer-{step.state.turn}", text=task.answer or "")
-    speak(step, answer)
+    found = task.found
+    is_open = bool(found.texts) and (found.answer is None or len(found.texts) > 1)
+    text = (found.texts[0] if is_open else found.answer) or ""
+    speak(step, Speak(ends=task.ends, from_ms=0, playback_id=f"answer-{step.state.turn}", text=text, is_open=is_open))
+    if is_open and (len(found.texts) > 1 or found.answer is not None):
+        speak_on(step)
 
 
 def _start_over(step: Step, words: str, via: str) -> None:
-    """More words: spoken ones join those before by policy, unless they repeat them; typed ones are a new question."""
-    task = step.state.task
-    assert task is not None, "THINKING lies within a turn"
+    """Start the turn over with more words. By policy, spoken words are appended to the turn's spoken words, unless they
+    repeat them; typed words are a new question.
+    """
+    task = _task(step)
     merges = step.state.policy.thinking.more_words == "merge" and task.via == via == "speech"
-    joined = words if f"{normal(words)} ".startswith(f"{normal(task.text)} ") else f"{task.text} {words}"
+    joined = words if begins_with(words, task.text) else f"{task.text} {words}"
     leave_turn(step)
     step.end_turn("merged" if merges else "superseded")
     begin_turn(step, joined[:HELD_CHARS].rstrip() if merges else words, via)

@@ -1,12 +1,12 @@
-"""Which finals count as words of the user's: not empty ones, and not the same words by a second way."""
+"""Decides which finals count as the user's words: not empty ones, and no duplicates from a second recogniser."""
 
 from events.inputs import SttFinal
 from orchestrator.session.step import Step
 
 
 def spoken_words(step: Step) -> str:
-    """The words of an STT_FINAL. None of them, when the final is empty or repeats another producer's: it is rejected,
-    unless it is what was waited for.
+    """The words of an STT_FINAL; empty if the final is empty or repeats another producer's. Such a final is rejected,
+    unless the end of an utterance waits for it.
     """
     assert isinstance(step.input, SttFinal)
     words = "" if step.repeats_another else step.input.text.strip()

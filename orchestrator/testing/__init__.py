@@ -1,1 +1,1 @@
-"""Helpers for tests of conversations: ours and users'."""
+"""Helpers for testing conversations, for this project's tests and for its users' tests."""

@@ -1,4 +1,4 @@
-"""Drives the pure core the way a conversation would, so that a test reads like a call and the law is always checked.
+"""Drives the pure core like a conversation, so that a test reads like a call and checks the invariants at every step.
 
     call = Conversation.listening()
     call.at(1_000).says("hello").answers("Hi! How can I help?").speaks(chunks=10).played()
@@ -12,7 +12,7 @@ Times are in milliseconds of the session. After every step the state is compared
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from events import inputs
+from events import inputs, journal
 from events.codec import decode, encode
 from events.derived import CommandIssued, Phase
 from events.envelope import Derived, Event, Input, Result
@@ -23,16 +23,16 @@ from orchestrator.session.commands import COMMANDS, Command, answers, read
 from orchestrator.session.evolve import apply, fold
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import Step, reduce
-from orchestrator.session.state import State
+from orchestrator.session.state import State, opening
 from projections.golden_log import golden
 
 
 class BrokenLawError(AssertionError):
-    """What holds for every conversation does not hold for this one; the message says what."""
+    """An invariant of every conversation is violated; the message says which one."""
 
 
 class Conversation:
-    """One session, from NEW on. Every method that says something returns the conversation, so that calls chain."""
+    """One session, from NEW on. Methods that add an input or move time return the conversation, so that calls chain."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Conversation:
 
     @classmethod
     def in_phase(cls, phase: Phase, session_id: str = "auto_session_12345", **how: Any) -> "Conversation":
-        """A session that went the shortest way to a phase."""
+        """A session that has taken the shortest way to a phase."""
         call = cls(session_id, **how)
         way: list[tuple[Phase, Callable[[], Any]]] = [
             ("IDLE", call.opens),
@@ -73,7 +73,7 @@ class Conversation:
             go()
         return call
 
-    # What there is to look at.
+    # Results of the conversation so far.
 
     @property
     def log(self) -> list[Event]:
@@ -82,7 +82,7 @@ class Conversation:
 
     @property
     def last(self) -> tuple[Event, ...]:
-        """The events of the last step; empty: the input was a repetition."""
+        """The events of the last step; empty: the input was a duplicate."""
         return self.steps[-1].events
 
     @property
@@ -96,27 +96,29 @@ class Conversation:
         return golden(self.log)
 
     def outstanding(self, name: str, target: str = "") -> CommandIssued:
-        """The outstanding command of that name (a timer's name will do, too)."""
+        """The outstanding command with this name; `name` may also be its target, such as a timer's name. Raises
+        LookupError.
+        """
         for command in self.state.pending.values():
             if name in (command.name, command.target) and target in ("", command.target):
                 return command
         there = ", ".join(f"{c.name} {c.target}" for c in self.state.pending.values()) or "nothing"
         raise LookupError(f"no {name} {target} is outstanding in {self.state.phase}, but {there}")
 
-    # What happens to it: time, any input, and the usual ones by name.
+    # Time, any input, and the common inputs by name.
 
     def at(self, ms: int) -> "Conversation":
-        """It is now so many milliseconds into the session."""
+        """Set the session's time to `ms` milliseconds after its start."""
         self.now_us = ms * 1000
         return self
 
     def after(self, ms: int) -> "Conversation":
-        """So many milliseconds pass."""
+        """Advance the session's time by `ms` milliseconds."""
         self.now_us += ms * 1000
         return self
 
     def input(self, kind: type[Input], **fields: Any) -> "Conversation":
-        """An input comes. A result answers the outstanding command that fits, unless a `command_id` is given."""
+        """Add an input. Without a `command_id`, a result answers the latest outstanding command that fits."""
         if issubclass(kind, Result) and "command_id" not in fields:
             fields = self._answering(kind, fields)
         self._sent += 1
@@ -128,7 +130,9 @@ class Conversation:
         return self.put(kind(**envelope | {"at_us": self.now_us, "incarnation": self.incarnation} | fields))
 
     def put(self, event: Input) -> "Conversation":
-        """Exactly this input comes."""
+        """Add exactly this input. Raises BrokenLawError if an event cannot be read back, or if the state is not the
+        fold of the log.
+        """
         step = reduce(self.state, event)
         self.state = step.state
         self.steps.append(step)
@@ -141,7 +145,7 @@ class Conversation:
         return self
 
     def opens(self) -> "Conversation":
-        return self.input(inputs.SessionOpened, policy=self.policy.recorded(), reducer_version=REDUCER_VERSION)
+        return self.input(inputs.SessionOpened, **opening(self.policy.recorded()))
 
     def connects(self, client_id: str = "browser-1") -> "Conversation":
         return self.input(inputs.ClientConnected, client_id=client_id)
@@ -150,10 +154,34 @@ class Conversation:
         return self.input(inputs.SttFinal, text=text, via=via)
 
     def answers(self, text: str, intent: str = "greeting") -> "Conversation":
-        """Both services answer; the intent first, if it was asked."""
+        """Both services answer; the intent service first, if it was asked."""
         if self.state.outstanding("ClassifyIntent"):
             self.input(inputs.IntentResolved, intent=intent)
         return self.input(inputs.RagAnswered, answer=text)
+
+    def resolves(self, intent: str = "greeting") -> "Conversation":
+        """The intent service answers."""
+        return self.input(inputs.IntentResolved, intent=intent)
+
+    def texts(self, *texts: str) -> "Conversation":
+        """The answer service answers with these texts, the next ones of its answer; more may follow."""
+        for text in texts:
+            asked = self.state.task or self.state.speculation
+            self.input(inputs.AnswerText, index=len(asked.found.texts) if asked else 0, text=text)
+        return self
+
+    def written(self) -> "Conversation":
+        """The answer that came in texts is complete."""
+        return self.input(inputs.RagAnswered, answer="")
+
+    def calls(self, name: str, call_id: str = "", *, is_cancellable: bool = False) -> "Conversation":
+        """The agent calls a tool."""
+        call_id = call_id or f"{name}/1"
+        return self.input(journal.ToolCalled, arguments="{}", call_id=call_id, is_cancellable=is_cancellable, name=name)
+
+    def returns(self, result: str = "null", *, error: str = "") -> "Conversation":
+        """The last open tool call is over."""
+        return self.input(journal.ToolReturned, error=error, result="" if error else result)
 
     def fails(self, command: str, error: str = "503") -> "Conversation":
         return self.input(inputs.ServiceFailed, command_id=self.outstanding(command).command_id, error=error)
@@ -173,7 +201,7 @@ class Conversation:
         return self.input(inputs.BargeIn)
 
     def fires(self, timer: str) -> "Conversation":
-        """Time passes until this timer is due, and it fires."""
+        """Advance the time until this timer is due, and fire it."""
         armed = self.outstanding("StartTimer", timer)
         self.now_us = max(self.now_us, int(str(armed.payload["due_at_us"])))
         return self.input(inputs.TimerFired, command_id=armed.command_id, target=timer)
@@ -186,7 +214,7 @@ class Conversation:
     def closes(self, reason: str = "goodbye") -> "Conversation":
         return self.input(inputs.SessionCloseRequested, reason=reason)
 
-    # What holds for every conversation.
+    # Invariants of every conversation.
 
     def recording(self, story: str = "") -> bytes:
         return recorded(self, story=story)
@@ -201,7 +229,7 @@ class Conversation:
 
     def _answering(self, kind: type[Result], fields: dict[str, Any]) -> dict[str, Any]:
         for command in reversed(self.state.pending.values()):
-            about = {name: command.target for name in ("playback_id", "target") if name in kind.model_fields}
+            about = {kind.about: command.target} if kind.about else {}
             filled = about | {"command_id": command.command_id} | fields
             if answers(kind.model_construct(**filled), command):
                 return filled
@@ -209,7 +237,7 @@ class Conversation:
 
 
 def recorded(*calls: Conversation, story: str = "") -> bytes:
-    """The recording of one or more conversations, their steps in the order of time."""
+    """The recording of one or more conversations, with their steps ordered by time."""
     steps = [step for call in calls for step in call.steps if step.events]
     steps.sort(key=lambda step: step.events[0].at_us)
     header = Header(reducer_version=REDUCER_VERSION, story=story)
@@ -217,7 +245,7 @@ def recorded(*calls: Conversation, story: str = "") -> bytes:
 
 
 class given:  # noqa: N801 - reads as given(log).when(event).then(...)
-    """One decision by itself: `given(log).when(event).then(TurnStarted, ClearText, …, phase="THINKING")`."""
+    """Tests one decision: `given(log).when(event).then(TurnStarted, ClearText, …, phase="THINKING")`."""
 
     def __init__(self, log: Iterable[Event] = ()) -> None:
         self.state = fold(log)
@@ -229,8 +257,8 @@ class given:  # noqa: N801 - reads as given(log).when(event).then(...)
         return self
 
     def then(self, *expected: Command | type[Command] | type[Derived], **state: Any) -> "given":
-        """Exactly this was said: derived events by their class, commands by their class or whole. Of the state after
-        it, the fields that are named are as they are given.
+        """Assert that the step derived exactly these events, and that the named fields of the new state have these
+        values. Give derived events as classes, commands as classes or instances.
         """
         said = [read(event) if isinstance(event, CommandIssued) else event for event in self.said]
         wanted = [*expected]

@@ -1,4 +1,4 @@
-"""A syrupy extension: the golden log of a recording in a file of its own beside it, to be read in review."""
+"""A syrupy extension that stores the golden log of a recording in a file beside it, for review."""
 
 from functools import cache
 from pathlib import Path

@@ -1,15 +1,19 @@
 """The pytest plugin of orch: every recording in a folder is a test, and integration tests replay what they logged.
 
-It is there as soon as orch is installed (entry point `orch`). Recordings in `tests/recordings`, or where the ini option
-`orch_recordings` says, are replayed; the golden log of each stands beside it, written by `pytest --snapshot-update`
-(syrupy). What is called `NAME.diverges.jsonl` must diverge; its golden file says by which rule, and where.
+Installing orch activates it (entry point `orch`). It replays the recordings in each folder `tests/recordings`, from
+wherever pytest runs, or in the folders of the ini option `orch_recordings`. The golden log of each recording is a file
+beside it, written by `pytest --snapshot-update` (syrupy, which the extra `test` installs). A recording named
+`NAME.diverges.jsonl` must diverge; its golden file names the rule and the version.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import pytest
+
+from orchestrator import refuse_shadows
 
 FOLDER = "tests/recordings"
 Log = Iterable[Any]
@@ -17,48 +21,78 @@ Log = Iterable[Any]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addini("orch_recordings", "folders whose recordings (*.jsonl) are tests", "paths", [FOLDER])
+    parser.addini("orch_recordings", "folders whose recordings (*.jsonl) are tests", "paths", [])
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     if file_path.suffix != ".jsonl":
         return None
-    folders = [Path(parent.config.rootpath, folder) for folder in parent.config.getini("orch_recordings")]
-    if not any(folder in file_path.parents for folder in folders):
+    folders = parent.config.getini("orch_recordings")
+    if not any(folder in folders if folders else folder.match(FOLDER) for folder in file_path.parents):
         return None
     return RecordingFile.from_parent(parent, path=file_path)
 
 
 class RecordingFile(pytest.Module):
-    """A recording; its one test replays it."""
+    """A recording, collected as a module whose only test replays it.
 
-    def _getobj(self) -> object:
-        return self
+    It has a real module object because fixtures have module scope, and other plugins sort, group and seed by its name.
+    """
+
+    def _getobj(self) -> ModuleType:
+        module = ModuleType(self.nodeid, f"The recording {self.path.name}.")
+        module.__file__ = str(self.path)
+        return module
 
     def collect(self) -> Iterator[pytest.Function]:
-        yield pytest.Function.from_parent(self, name=self.path.stem, callobj=_test_of(self.path))
+        is_syrupy_there = self.config.pluginmanager.hasplugin("syrupy")
+        test = _test_of(self.path) if is_syrupy_there else _test_without_syrupy(self.path)
+        test.__module__ = self.obj.__name__
+        test.__name__ = test.__qualname__ = self.path.stem  # syrupy wants the snapshot's name to contain the test's
+        yield pytest.Function.from_parent(self, name=self.path.stem, callobj=test)
 
 
 def _test_of(path: Path) -> Callable[..., None]:
-    """The test of a recording, as if it stood in a module beside it."""
+    """The test of a recording, as if written in a module beside it."""
 
     def replays(snapshot: Any) -> None:
+        from syrupy.assertion import SnapshotAssertion
+
         from orchestrator.testing.golden_file import golden_file
 
+        if not isinstance(snapshot, SnapshotAssertion):
+            _fail(path, f"the fixture `snapshot` is not syrupy's but one of {type(snapshot).__module__}")
         assert golden_of(path) == snapshot(name=path.stem, extension_class=golden_file(path.parent))
 
-    replays.__name__ = path.stem  # syrupy wants the snapshot's name to contain the test's
     return replays
 
 
+def _test_without_syrupy(path: Path) -> Callable[..., None]:
+    return lambda: _fail(path, "syrupy is not installed, or switched off")
+
+
+def _fail(path: Path, problem: str) -> NoReturn:
+    pytest.fail(
+        f"{path.name} cannot be compared with its golden log: {problem}. Recordings are tests by syrupy: install "
+        "`orch-voice[test]`, or name another folder in the ini option orch_recordings",
+        pytrace=False,
+    )
+
+
 def golden_of(path: Path) -> str:
-    """What the golden file beside a recording says. Fails where it diverges and must not, or the other way round."""
-    from events.recording import parse
+    """The expected text of a recording's golden file. Fails the test if the recording diverges and must not, or must
+    diverge and does not.
+    """
+    _need_our_packages()
+    from events.recording import BadRecordingError, parse
     from orchestrator.replay.replay import replay
     from orchestrator.replay.report import divergence_lines
     from projections.golden_log import golden
 
-    found = replay(parse(path.read_bytes(), path.name))
+    try:
+        found = replay(parse(path.read_bytes(), path.name))
+    except (BadRecordingError, OSError) as error:
+        pytest.fail(str(error), pytrace=False)
     report = [] if found.divergence is None else [*divergence_lines(path.name, found.divergence)]
     if path.stem.endswith(".diverges"):
         if found.divergence is None:
@@ -71,14 +105,23 @@ def golden_of(path: Path) -> str:
 
 @pytest.fixture
 def replays() -> Iterator[Callable[[Log], None]]:
-    """`replays(log)`: when the test is over, this log is replayed, and must be equal."""
+    """`replays(log)`: replay this log at the end of the test, and fail if the replay differs."""
     logs: list[list[Any]] = []
     yield lambda log: logs.append([*log])
     for log in logs:
         _must_be_equal(log)
 
 
+def _need_our_packages() -> None:
+    """Fail the test with one sentence if a file of the user's, such as events.py, hides a package of orch."""
+    try:
+        refuse_shadows()
+    except ImportError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
 def _must_be_equal(log: list[Any]) -> None:
+    _need_our_packages()
     from events.codec import encode
     from events.recording import Header, Recording
     from orchestrator.replay.replay import replay

@@ -1,1 +1,1 @@
-"""The history: what happened in all sessions, as SQL tables, and the archive of every event."""
+"""The history: SQL tables of sessions, turns and transcripts, and an archive of every event."""

@@ -1,6 +1,6 @@
-"""The history of a session as a pure fold: from the steps of its log to the rows that the tables hold of it.
+"""Folds the steps of a session's log into the rows of the history tables. Pure.
 
-What the fold remembers is the rows themselves, so a process that was killed goes on from what the tables say.
+The rows are the fold's only state, so a killed process continues from the tables.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,34 +10,40 @@ from typing import Any
 from events import derived, inputs
 from events.codec import decode
 from events.envelope import Derived, Event
+from orchestrator.session.commands import PLAYS
+from projections.history.agent_rows import AgentRows
+from projections.history.agent_rows import Row as Row
 from projections.timing import STAGES, Latency, TurnTimes, TurnTiming
 
-Row = dict[str, Any]
 Step = Sequence[tuple[Event, bytes]]
-"""An input and all it led to, each with its canonical line."""
+"""An input and its derived events, each with its canonical line."""
 
 
 @dataclass(slots=True)
 class Changes:
-    """Rows to be written: those that are new, and those that have changed, once each."""
+    """New and changed rows to write, each once; a field per table. Rows in a mapping may be written before."""
 
     events: list[Row] = field(default_factory=list)
     transitions: list[Row] = field(default_factory=list)
     sessions: dict[str, Row] = field(default_factory=dict)
     turns: dict[tuple[str, int], Row] = field(default_factory=dict)
     transcript: dict[tuple[str, int], Row] = field(default_factory=dict)
+    tool_calls: dict[tuple[str, int], Row] = field(default_factory=dict)
+    model_responses: list[Row] = field(default_factory=list)
 
     def add(self, more: "Changes") -> None:
-        """Changes of other sessions, to be written together with these."""
+        """Add the changes of other sessions, for one transaction."""
         self.events += more.events
         self.transitions += more.transitions
         self.sessions |= more.sessions
         self.turns |= more.turns
         self.transcript |= more.transcript
+        self.tool_calls |= more.tool_calls
+        self.model_responses += more.model_responses
 
 
 def new_session(session_id: str, shard: int) -> Row:
-    """The row of a session of which nothing has been seen."""
+    """The row of a session before its first event."""
     return {
         "session_id": session_id,
         "shard": shard,
@@ -58,13 +64,18 @@ def new_session(session_id: str, shard: int) -> Row:
 
 
 class SessionHistory:
-    """One session: its row, its open turn and the answers that are being spoken."""
+    """Folds one session. Holds its row, its open turn, the answers being spoken and the tool calls that run."""
 
-    def __init__(self, session: Row, turn: Row | None = None, speaking: Iterable[Row] = ()) -> None:
+    def __init__(
+        self, session: Row, turn: Row | None = None, speaking: Iterable[Row] = (), calls: Iterable[Row] = ()
+    ) -> None:
         self.session = session
         self._turn = turn
         self._speaking: dict[str, Row] = {row["playback_id"]: row for row in speaking}
+        self._agent = AgentRows(self.session_id, calls)
         self._timing = _timing(session, turn)
+        self._speaks_again = False
+        """Whether the step in hand repeats speech, for a new owner or a new call."""
 
     @property
     def session_id(self) -> str:
@@ -72,14 +83,17 @@ class SessionHistory:
 
     @property
     def version(self) -> int:
-        """The last version that is folded."""
+        """The last version folded."""
         return int(self.session["version"])
 
-    def take(self, step: Step, into: Changes) -> None:
-        """Fold one step. Raises GapError unless it begins where the last one ended."""
+    def take(self, step: Step, into: Changes, *, may_have_gaps: bool = False) -> None:
+        """Fold one step of the log. Raises GapError if a version is missing before it, unless the log may be damaged:
+        then nothing is stored, only shown.
+        """
         is_rejected = any(isinstance(event, derived.EventRejected) for event, _ in step)
+        self._speaks_again = isinstance(step[0][0], inputs.SessionResumed | inputs.HandlerDetached)
         for event, line in step:
-            if event.version != self.version + 1:
+            if event.version != self.version + 1 and not may_have_gaps:
                 raise GapError(f"{self.session_id}: version {event.version} follows {self.version}")
             self.session["version"] = event.version
             self.session["last_us"] = event.at_us
@@ -91,10 +105,13 @@ class SessionHistory:
             elif not is_rejected:
                 self._hear(event, into)
             self._time(self._timing.turn or before, latency, into)
+        calls, responses = self._agent.take([event for event, _ in step])
+        into.tool_calls |= {(self.session_id, row["version"]): row for row in calls}
+        into.model_responses += responses
         into.sessions[self.session_id] = self.session
 
     def _hear(self, event: Event, into: Changes) -> None:
-        """An input that had an effect."""
+        """Apply an accepted input to the rows."""
         match event:
             case inputs.SessionOpened():
                 self.session["opened_us"] = event.at_us
@@ -103,11 +120,11 @@ class SessionHistory:
                 self.session["take_overs"] += 1
             case inputs.IntentResolved():
                 self._in_turn("intent_us", event.elapsed_us, into)
-            case inputs.RagAnswered():
+            case inputs.AnswerText() | inputs.RagAnswered():
                 self._in_turn("answer_us", event.elapsed_us, into)
 
     def _time(self, times: TurnTimes | None, latency: Latency | None, into: Changes) -> None:
-        """Keep what is known of the turn's stages, and what their timing remembers."""
+        """Store the turn's stages known so far, and the state of their timing."""
         self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
         if times is None:
             return
@@ -129,8 +146,10 @@ class SessionHistory:
                 for column in ("intent", "fallback"):
                     self._in_turn(column, getattr(event, column), into, instead_of="")
                 self._in_turn("saved_us", event.saved_us, into)
-            case derived.CommandIssued(name="Speak" | "PlayFiller"):
+            case derived.CommandIssued(name=name) if name in PLAYS:
                 self._speak(event, into)
+            case derived.CommandIssued(name="SpeakMore", payload=payload):
+                self._speak_on(str(payload["playback_id"]), str(payload["text"]), into)
             case derived.AnswerEnded():
                 self._end_answer(event, into)
             case derived.TurnEnded() if self._turn is not None:
@@ -141,7 +160,7 @@ class SessionHistory:
                 self._count(event)
 
     def _count(self, event: Derived) -> None:
-        """What only the session's own row says."""
+        """Update counters and the end in the session's row."""
         match event:
             case derived.UserInterrupted():
                 self.session["interruptions"] += 1
@@ -175,17 +194,17 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row | {"outcome": "heard", "heard_text": event.text}
 
     def _in_turn(self, column: str, value: Any, into: Changes, instead_of: Any = None) -> None:
-        """The first value counts: a second one is a repetition after a take-over."""
+        """Set a column of the open turn once. A second value is a retry after a takeover and is ignored."""
         if self._turn is not None and self._turn[column] == instead_of:
             self._turn[column] = value
             self._mark(into)
 
     def _mark(self, into: Changes) -> None:
-        assert self._turn is not None, "marked by those who have just changed it"
+        assert self._turn is not None, "callers have just changed it"
         into.turns[self.session_id, self._turn["turn"]] = self._turn
 
     def _speak(self, event: derived.CommandIssued, into: Changes) -> None:
-        """An answer that is asked for again after a take-over is the same answer."""
+        """Start a transcript row. The retry of a command after a takeover adds no second row."""
         playback_id = str(event.payload["playback_id"])
         if playback_id in self._speaking:
             return
@@ -196,21 +215,28 @@ class SessionHistory:
             self._speaking[playback_id] = row
         into.transcript[self.session_id, event.version] = row
 
+    def _speak_on(self, playback_id: str, text: str, into: Changes) -> None:
+        """Add a text to the answer that is being spoken."""
+        row = self._speaking.get(playback_id)
+        if row is not None and text and not self._speaks_again:
+            row["text"] += text
+            into.transcript[self.session_id, row["version"]] = row
+
     def _end_answer(self, event: derived.AnswerEnded, into: Changes) -> None:
         row = self._speaking.pop(event.playback_id, None)
         if row is None:
-            return  # it failed before anything of it was asked for
+            return  # failed before its Speak command
         row |= {"outcome": event.outcome, "heard_text": event.heard_text, "heard_ms": event.heard_ms}
         row["chunks"] = event.chunks
         into.transcript[self.session_id, row["version"]] = row
 
 
 class GapError(Exception):
-    """Something is missing between what is known and what came; the message says where."""
+    """A version is missing between the folded events and the new one; the message says where."""
 
 
 def steps(lines: Iterable[bytes]) -> Iterator[list[tuple[Event, bytes]]]:
-    """The steps of a log: an input begins each. Raises BadEventError."""
+    """Split a log into steps, each starting with an input. Raises BadEventError."""
     step: list[tuple[Event, bytes]] = []
     for line in lines:
         event = decode(line)
@@ -223,7 +249,7 @@ def steps(lines: Iterable[bytes]) -> Iterator[list[tuple[Event, bytes]]]:
 
 
 def _timing(session: Row, turn: Row | None) -> TurnTiming:
-    """Where the rows say that it stands."""
+    """Restore the timing from the rows."""
     times = None
     if turn is not None and turn["response_us"] is None:
         stages_us = {stage: us for stage in STAGES if (us := turn[f"{stage}_us"]) is not None}
@@ -233,7 +259,7 @@ def _timing(session: Row, turn: Row | None) -> TurnTiming:
 
 
 def folded(session_id: str, shard: int, lines: Iterable[bytes]) -> Changes:
-    """All rows of a session, from the first line of its log on. Raises BadEventError, GapError."""
+    """All rows of a session, from its complete log. Raises BadEventError, GapError."""
     changes, history = Changes(), SessionHistory(new_session(session_id, shard))
     for step in steps(lines):
         history.take(step, changes)

@@ -1,14 +1,14 @@
-"""The database of the history: rows and positions are written in one transaction, or not at all."""
+"""The database of the history. Rows and positions (checkpoints) are written in one transaction."""
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Insert, Table, Update, and_, bindparam, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -17,13 +17,14 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from orchestrator.private_files import open_private
 from projections.history import tables
 from projections.history.fold import Changes, Row, SessionHistory, folded
 
 logger = logging.getLogger(__name__)
 
 HistoryError = SQLAlchemyError
-"""What every method raises when the database is away, full or broken."""
+"""Raised by every method when the database is away, full or broken."""
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _UPSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -34,16 +35,16 @@ SETTLE_S = 60.0
 
 
 class BadDatabaseError(ValueError):
-    """The URL of the database names none that orch can use; the message says what to do."""
+    """The URL names no database that orch can use; the message says what to do."""
 
 
 class PositionMovedError(Exception):
-    """Somebody else has projected this stream meanwhile: what we know of it is old, and nothing was written."""
+    """Another process has projected this stream meanwhile. Nothing was written; reload the positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a stream is projected: its last entry, and of a feed, the step that this entry named."""
+    """Checkpoint of a stream: its last projected entry; for a feed, also the step that the entry points to."""
 
     stream: str
     seq: int = 0
@@ -54,26 +55,28 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """From the position that is expected to a new one."""
+    """Compare-and-set of a position: from the expected one to a new one."""
 
     expected: Position
     new: Position
 
 
 def database_url(url: str, data_dir: Path) -> URL:
-    """The database that a setting means; empty: a file in the data directory. Raises BadDatabaseError."""
+    """Parse ORCH_SQL_URL; empty means the file history.db in the data directory. Raises BadDatabaseError."""
     try:
-        parsed = make_url(url or f"sqlite:///{data_dir / 'history.db'}")
+        parsed = make_url(url) if url else URL.create("sqlite", database=str(data_dir / "history.db"))
     except ArgumentError as error:
-        raise BadDatabaseError(f"{error}; a database is named as in postgresql://user@host/name") from error
+        raise BadDatabaseError(f"{error}; write it as postgresql://user@host/name") from error
     driver = _DRIVERS.get(parsed.drivername, parsed.drivername)
     if driver not in _DRIVERS.values():
         raise BadDatabaseError(f"{parsed.drivername}: the history can be kept in postgresql://… or sqlite:///…")
+    if parsed.get_backend_name() == "sqlite" and (parsed.database or "").startswith("~"):
+        parsed = parsed.set(database=str(Path(parsed.database or "").expanduser()))
     return parsed.set(drivername=driver)
 
 
 class History:
-    """`async with History(url) as history:` opens the database and makes the tables that are missing."""
+    """The history database. `async with History(url) as history:` opens it and creates missing tables."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
@@ -97,26 +100,42 @@ class History:
         await self.close()
 
     async def open(self) -> None:
-        """Make what is missing. Raises HistoryError, OSError."""
+        """Create the missing file and tables. Raises HistoryError, NotPrivateError, OSError."""
         if (file := self._file()) is not None:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # it holds what users said
+            os.close(open_private(file))  # private: the file holds users' words
+        version = await self._version()
+        if version == tables.LAYOUT:  # the command line beside a busy service, or a database that somebody holds
+            return
+        is_new = version is None
         try:
-            await self._make_tables()
-        except HistoryError:  # PostgreSQL refuses one of two who make the same at once, whatever they say
-            await self._make_tables()
+            await self._make_tables(with_indexes=is_new)
+        except HistoryError:  # two processes at once: PostgreSQL fails one despite IF NOT EXISTS
+            await self._make_tables(with_indexes=is_new)
 
-    async def _make_tables(self) -> None:
+    async def _version(self) -> int | None:
+        """Version of the tables, None before they are there: the row that says so is written with the last of them."""
+        query = select(tables.layout.c.version).where(tables.layout.c.name == LAYOUT_NAME)
+        try:
+            async with self._engine.connect() as connection:
+                return cast("int | None", await connection.scalar(query))
+        except HistoryError:  # no such table; what else is wrong is said when the tables are made
+            return None
+
+    async def _make_tables(self, *, with_indexes: bool) -> None:
+        """Create the missing tables. Tables of another version may lack the columns of the indexes: `lay_out` makes
+        those.
+        """
         async with self._engine.begin() as connection:
-            for table in tables.metadata.sorted_tables:  # create_all looks first, and somebody else may make it then
+            for table in tables.metadata.sorted_tables:  # create_all checks first, which races with other processes
                 await connection.execute(CreateTable(table, if_not_exists=True))
-                for index in table.indexes:
+                for index in table.indexes if with_indexes else ():
                     await connection.execute(CreateIndex(index, if_not_exists=True))
             new = self._upsert(tables.layout).on_conflict_do_nothing()
             await connection.execute(new, {"name": LAYOUT_NAME, "version": tables.LAYOUT})
 
     def exists(self) -> bool:
-        """Whether there may be one; a reader makes no file."""
+        """Whether the database file exists; True for a server. Readers check it, so that they create no file."""
         file = self._file()
         return file is None or file.exists()
 
@@ -128,8 +147,9 @@ class History:
         await self._engine.dispose()
 
     async def lay_out(self) -> int:
-        """Where another version of orch has made the folded tables, make them anew from the archive, in one
-        transaction; how many sessions that were. Raises HistoryError, BadEventError.
+        """Rebuild the folded tables from the archive, in one transaction, if another version of orch made them.
+
+        Returns the number of sessions rebuilt. Raises HistoryError, BadEventError.
         """
         column, done = tables.layout.c, 0
         async with self._engine.begin() as connection:
@@ -144,13 +164,13 @@ class History:
                 await connection.run_sync(table.create)
             for session_id, shard in shards.items():
                 changes = folded(session_id, shard, await _lines(connection, session_id, 1, 2**53))
-                changes.events.clear()  # they are where they were
+                changes.events.clear()  # the archive keeps them
                 await self._write_changes(connection, changes)
                 done += 1
         return done
 
     async def positions(self, streams: Sequence[str]) -> dict[str, Position]:
-        """How far each of these is projected; one that is new begins at 0."""
+        """Positions of these streams; a new stream is inserted with 0."""
         async with self._engine.begin() as connection:
             rows = [{"stream": one, "ms": 0, "seq": 0, "session_id": "", "version": 0} for one in sorted(streams)]
             if rows:
@@ -159,64 +179,59 @@ class History:
             return {row.stream: Position(row.stream, row.seq, row.ms, row.session_id, row.version) for row in found}
 
     async def load(self, session_ids: Iterable[str]) -> dict[str, SessionHistory]:
-        """What the tables say of these sessions; those that are not there are left out."""
-        wanted = list(session_ids)
-        async with self._reading() as connection:
+        """Load these sessions from the tables; unknown ones are left out."""
+        wanted, turn, said = list(session_ids), tables.turns.c, tables.transcript.c
+        async with self._engine.connect() as connection:
             found = [dict(row) for row in await _all(connection, tables.sessions, wanted)]
-            open_turns = {
-                row["session_id"]: dict(row)
-                for row in await _all(connection, tables.turns, wanted, tables.turns.c.ended_us.is_(None))
-            }
-            said = tables.transcript.c
-            speaking = [
-                dict(row)
-                for row in await _all(
-                    connection, tables.transcript, wanted, and_(said.speaker == "agent", said.outcome == "")
-                )
-            ]
+            turns = await _by_session(connection, tables.turns, wanted, turn.ended_us.is_(None))
+            is_open = and_(said.speaker == "agent", said.outcome == "")
+            speaking = await _by_session(connection, tables.transcript, wanted, is_open)
+            calls = await _by_session(connection, tables.tool_calls, wanted, tables.tool_calls.c.outcome == "")
         return {
-            row["session_id"]: SessionHistory(
-                row,
-                open_turns.get(row["session_id"]),
-                [one for one in speaking if one["session_id"] == row["session_id"]],
-            )
+            name: SessionHistory(row, next(iter(turns[name]), None), speaking[name], calls[name])
             for row in found
+            if (name := row["session_id"])
         }
 
     async def lines(self, session_id: str, first: int = 1, last: int = 2**53) -> list[bytes]:
-        """The archived lines of a session between two versions, in order."""
-        async with self._reading() as connection:
+        """Archived lines of a session, from version `first` to `last` inclusive, in order."""
+        async with self._engine.connect() as connection:
             return await _lines(connection, session_id, first, last)
 
     async def last_lines(self, session_ids: Sequence[str]) -> dict[str, bytes]:
-        """Of each session that is here, the archived line of its last version."""
+        """Session → the archived line of its last version; unknown sessions are left out."""
         last, event_ = tables.sessions.c, tables.events.c
         query = select(event_.session_id, event_.line).where(
             event_.session_id == last.session_id,
             event_.version == last.version,
             last.session_id.in_(list(session_ids)),
         )
-        async with self._reading() as connection:
+        async with self._engine.connect() as connection:
             return {row[0]: row[1].encode() for row in await connection.execute(query)}
 
+    async def rows(self, query: Any) -> list[Any]:
+        """The rows of a query, for readers with questions of their own."""
+        async with self._engine.connect() as connection:
+            return [*(await connection.execute(query)).mappings()]
+
     async def archived(self) -> dict[str, int]:
-        """Every session of the archive → its last version."""
+        """Session → last version, for the whole archive."""
         column = tables.events.c
         query = select(column.session_id, func.max(column.version)).group_by(column.session_id)
-        async with self._reading() as connection:
+        async with self._engine.connect() as connection:
             return {row[0]: row[1] for row in await connection.execute(query.order_by(column.session_id))}
 
     async def ended_before(self, before_us: int) -> dict[str, int]:
-        """Sessions that ended before a time → their last version, the oldest first."""
+        """Session → last version, for sessions that ended before a time; the oldest first."""
         column = tables.sessions.c
         query = select(column.session_id, column.version).where(column.ended_us < before_us)
-        async with self._reading() as connection:
+        async with self._engine.connect() as connection:
             return {row[0]: row[1] for row in await connection.execute(query.order_by(column.ended_us))}
 
     async def counts(self) -> dict[str, int]:
-        """Table → rows."""
+        """Table → number of rows."""
         kept = (tables.sessions, tables.turns, tables.events, tables.unroutable)
-        async with self._reading() as connection:
+        async with self._engine.connect() as connection:
             return {t.name: int(await connection.scalar(select(func.count()).select_from(t)) or 0) for t in kept}
 
     async def write(
@@ -227,7 +242,7 @@ class History:
         anew: Iterable[str] = (),
         dead_letters: Sequence[Row] = (),
     ) -> None:
-        """All of it in one transaction. `anew`: sessions of which everything that is there is removed before.
+        """Write everything in one transaction. `anew`: sessions whose rows are deleted first.
 
         Raises PositionMovedError, HistoryError.
         """
@@ -239,23 +254,30 @@ class History:
             await self._write_rows(connection, tables.unroutable, list(dead_letters), replaces=True)
 
     async def settle(self) -> None:
-        """Return when all that is committed would survive a loss of power. Raises HistoryError, TimeoutError."""
+        """Wait until all committed rows would survive a power failure. Raises HistoryError, TimeoutError."""
         if self._file() is None:
-            return  # PostgreSQL waits for its disk before it says that something is committed
-        async with self._reading() as connection, asyncio.timeout(SETTLE_S):
-            while (await connection.execute(text("PRAGMA wal_checkpoint(FULL)"))).one()[0]:  # noqa: ASYNC110 - 1: somebody reads
-                await asyncio.sleep(0.1)
+            return  # PostgreSQL flushes to disk on commit
+        checkpoint = text("PRAGMA wal_checkpoint(FULL)")
+        try:
+            async with self._engine.connect() as connection, asyncio.timeout(SETTLE_S):
+                while (await connection.execute(checkpoint)).one()[0]:  # noqa: ASYNC110 - 1: somebody reads
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{self._file()} cannot be brought to disk: another program, such as a database browser, has been "
+                f"reading it for {SETTLE_S:g} s; close it, or try again"
+            ) from None
 
     async def forget(self, session_ids: Sequence[str]) -> None:
-        """Remove sessions from all tables, the archive too."""
+        """Delete sessions from all tables, including the archive."""
         async with self._engine.begin() as connection:
             for session_id in session_ids:
                 await _forget(connection, session_id)
 
     async def dead_letters_before(self, before_ms: int) -> int:
-        """How many there are that are older."""
+        """Number of dead letters older than this time (milliseconds since 1970)."""
         query = select(func.count()).select_from(tables.unroutable).where(tables.unroutable.c.ms < before_ms)
-        async with self._reading() as connection:
+        async with self._engine.connect() as connection:
             return int(await connection.scalar(query) or 0)
 
     async def forget_dead_letters(self, before_ms: int) -> None:
@@ -263,28 +285,28 @@ class History:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
     async def _move(self, connection: AsyncConnection, moves: Sequence[Move]) -> None:
-        """First of all in its transaction: it locks the streams against other writers, always in the same order."""
+        """Move positions. First in its transaction: this locks the streams against other writers, in a fixed order."""
         values = [self._moving.values(_moved(move)) for move in moves]
-        if values and self.url.get_backend_name() == "sqlite":  # whose driver counts what many have changed
+        if values and self.url.get_backend_name() == "sqlite":  # its driver sums the row counts of executemany
             changed = (await connection.exec_driver_sql(self._moving.sql, values)).rowcount
         else:
             changed = sum([(await connection.exec_driver_sql(self._moving.sql, one)).rowcount for one in values])
         if changed != len(moves):
             raise PositionMovedError(
-                f"not at {', '.join(f'{m.expected.stream} {m.expected.seq}' for m in moves)} any more"
+                f"no longer at {', '.join(f'{m.expected.stream} {m.expected.seq}' for m in moves)}"
             )
 
     async def _write_changes(self, connection: AsyncConnection, changes: Changes) -> None:
-        await self._write_rows(connection, tables.events, changes.events)
-        await self._write_rows(connection, tables.transitions, changes.transitions)
-        await self._write_rows(connection, tables.sessions, list(changes.sessions.values()), replaces=True)
-        await self._write_rows(connection, tables.turns, list(changes.turns.values()), replaces=True)
-        await self._write_rows(connection, tables.transcript, list(changes.transcript.values()), replaces=True)
+        for table in (tables.events, *tables.FOLDED):
+            rows = getattr(changes, table.name)
+            may_change = isinstance(rows, dict)
+            some = [*rows.values()] if may_change else rows
+            await self._write_rows(connection, table, some, replaces=may_change)
 
     async def _write_rows(
         self, connection: AsyncConnection, table: Table, rows: Sequence[Row], *, replaces: bool = False
     ) -> None:
-        """As the driver takes it: what SQLAlchemy does for each statement and row costs more than all the rest."""
+        """Insert or upsert rows through the driver: SQLAlchemy's work per statement and row costs most of the time."""
         if not rows:
             return
         if (statement := self._writing.get(table)) is None:
@@ -297,14 +319,9 @@ class History:
             part = [statement.values(row) for row in rows[start : start + _ROWS_AT_ONCE]]
             await connection.exec_driver_sql(statement.sql, part)
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
-            yield connection
-
 
 class _Statement:
-    """A statement in the words of the database, and how its values are taken from a row in their order."""
+    """A compiled statement; picks its positional values from a row."""
 
     def __init__(self, engine: AsyncEngine, statement: Insert | Update) -> None:
         compiled = statement.compile(dialect=engine.dialect)
@@ -313,7 +330,7 @@ class _Statement:
         self._pick = itemgetter(*compiled.positiontup)
 
     def values(self, row: Row) -> tuple[Any, ...]:
-        """PostgreSQL cannot keep the character zero, which would stop the projection of its shard."""
+        """Values in the statement's order, without NUL: PostgreSQL refuses it, which would stop the shard."""
         values: tuple[Any, ...] = self._pick(row)
         for value in values:
             if value.__class__ is str and "\0" in value:
@@ -334,7 +351,7 @@ def _engine(url: URL) -> AsyncEngine:
         )
     except ModuleNotFoundError as error:
         raise BadDatabaseError(
-            f"no driver for {url.drivername}: install it with `pip install orch[postgres]`"
+            f"no driver for {url.drivername}: install it with `pip install orch-voice[postgres]`"
         ) from error
     except NoSuchModuleError as error:
         raise BadDatabaseError(str(error)) from error
@@ -344,8 +361,9 @@ def _engine(url: URL) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    """Readers never wait for the writer. Losing power may cost the last rows together with their position: to wait for
-    the disk with every commit would slow the Redis beside us, and with it calls (`settle` waits when it matters).
+    """Use the WAL, so that readers never wait for the writer, and do not flush on commit: flushing would slow the Redis
+    on the same disk, and calls with it. A power failure may lose the last rows together with their position; `settle`
+    flushes where it matters.
     """
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
@@ -362,6 +380,15 @@ async def _lines(connection: AsyncConnection, session_id: str, first: int, last:
 async def _forget(connection: AsyncConnection, session_id: str) -> None:
     for table in (tables.events, *tables.FOLDED):
         await connection.execute(delete(table).where(table.c.session_id == session_id))
+
+
+async def _by_session(
+    connection: AsyncConnection, table: Table, session_ids: list[str], only: Any
+) -> defaultdict[str, list[Row]]:
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in await _all(connection, table, session_ids, only):
+        found[row["session_id"]].append(dict(row))
+    return found
 
 
 async def _all(connection: AsyncConnection, table: Table, session_ids: list[str], only: Any = None) -> list[Any]:

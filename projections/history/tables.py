@@ -1,4 +1,4 @@
-"""The tables of the history. Times are microseconds since 1970, lengths carry their unit in their name."""
+"""Tables of the history. Times are microseconds since 1970; durations carry their unit in the name."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Tab
 
 from projections.timing import STAGES
 
-LAYOUT = 2
-"""Raised with every change of a table that is drawn from the archive: these are then made anew from it."""
+LAYOUT = 3
+"""Raise it with every change of a table in FOLDED: the service then rebuilds them from the archive."""
 
 metadata = MetaData()
 
@@ -30,7 +30,7 @@ events = Table(
     _column("turn", BigInteger),
     _column("line", Text),
 )
-"""The archive: every committed event in its canonical form. The only table that may know what Redis has forgotten."""
+"""The archive: every committed event in canonical form. May be the only copy after `orch archive`."""
 
 sessions = Table(
     "sessions",
@@ -104,6 +104,40 @@ transcript = Table(
     _column("outcome", String(20)),
 )
 
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    _key("session_id"),
+    _key("version", BigInteger),
+    _column("turn", BigInteger),
+    _column("call_id"),
+    _column("name"),
+    _column("arguments"),
+    _column("outcome", String(20)),
+    _column("result"),
+    _column("error"),
+    _column("called_us", BigInteger),
+    _column("returned_us", BigInteger, optional=True),
+    _column("took_us", BigInteger, optional=True),
+    Index("tool_calls_called", "called_us"),
+)
+
+model_responses = Table(
+    "model_responses",
+    metadata,
+    _key("session_id"),
+    _key("version", BigInteger),
+    _column("at_us", BigInteger),
+    _column("turn", BigInteger),
+    _column("call_id"),
+    _column("model"),
+    _column("input_tokens", BigInteger),
+    _column("output_tokens", BigInteger),
+    _column("took_us", BigInteger),
+    Index("model_responses_at", "at_us"),
+)
+"""The responses themselves stand in the archive alone: they are long, and repeat the transcript."""
+
 unroutable = Table(
     "unroutable",
     metadata,
@@ -124,9 +158,9 @@ positions = Table(
     _column("session_id"),
     _column("version", BigInteger),
 )
-"""How far each stream is projected; of a feed, which step its last pointer named."""
+"""Checkpoint of each stream; for a feed, also the step of its last pointer."""
 
 layout = Table("layout", metadata, _key("name", String(20)), _column("version", Integer))
 
-FOLDED = (sessions, turns, transitions, transcript)
-"""What can be made anew from the archive."""
+FOLDED = (sessions, turns, transitions, transcript, tool_calls, model_responses)
+"""Tables that can be rebuilt from the archive."""

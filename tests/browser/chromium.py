@@ -102,6 +102,7 @@ class Chromium:
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._loaded = asyncio.Event()
+        self._chooser: asyncio.Future[int] = asyncio.Future()
         self._stderr: deque[str] = deque(maxlen=50)
         self._stack = contextlib.AsyncExitStack()
         self._page_session = ""
@@ -162,14 +163,38 @@ class Chromium:
 
     async def press(self, key: str, text: str = "") -> None:
         """Presses a key, such as `Escape` or `Enter` (whose text is a carriage return)."""
-        codes = {"Enter": 13, "Escape": 27, "Tab": 9}
+        codes = {"Enter": 13, "Escape": 27, "Tab": 9, "Home": 36, "End": 35, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
+        codes |= {"ArrowUp": 38, "ArrowDown": 40}
         code = {"windowsVirtualKeyCode": codes[key]} if key in codes else {}
         await self.command("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, **code)
         await self.command("Input.dispatchKeyEvent", type="keyUp", key=key, **code)
 
+    async def press_and_load(self, key: str, text: str = "") -> None:
+        """Presses a key that leads to another page, and waits until that has loaded."""
+        self._loaded.clear()
+        await self.press(key, text)
+        async with asyncio.timeout(ANSWER_S):
+            await self._loaded.wait()
+
     async def type_text(self, text: str) -> None:
         """Types into whatever has the focus."""
         await self.command("Input.insertText", text=text)
+
+    async def drop(self, *files: Path) -> None:
+        """Drags files from the desktop onto the middle of the page."""
+        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        for step in ("dragEnter", "dragOver", "drop"):
+            await self.command("Input.dispatchDragEvent", type=step, x=200, y=200, data=data)
+
+    async def choose_file(self, key: str, file: Path) -> None:
+        """Presses a key that opens the dialogue for files, and chooses one."""
+        await self.command("Page.setInterceptFileChooserDialog", enabled=True)
+        self._chooser = asyncio.get_running_loop().create_future()
+        await self.press(key, "\r" if key == "Enter" else "")
+        async with asyncio.timeout(ANSWER_S):
+            node = await self._chooser
+        await self.command("DOM.setFileInputFiles", files=[str(file)], backendNodeId=node)
+        await self.command("Page.setInterceptFileChooserDialog", enabled=False)
 
     async def view(self, width: int, height: int, *, dark: bool = False) -> None:
         """Sets the size of the window and the colour scheme that the user prefers."""
@@ -267,6 +292,8 @@ class Chromium:
     def _notice(self, method: str, params: dict[str, Any]) -> None:
         if method == "Page.loadEventFired":
             self._loaded.set()
+        elif method == "Page.fileChooserOpened":
+            self._chooser.set_result(params["backendNodeId"])
         elif method == "Runtime.consoleAPICalled":
             words = (str(item.get("value", item.get("description", ""))) for item in params["args"])
             self.console.append((params["type"], " ".join(words)))

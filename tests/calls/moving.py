@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from events.envelope import Event
 from events.inputs import PlaybackProgress
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import read_log
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import read_log
 from tests.calls.roaming import RoamingCaller
 from tests.calls.service import Service
 from tests.chaos.redis_server import RedisServer
@@ -35,11 +35,11 @@ class Moving:
     """When its process was told to go, or killed (time.monotonic)."""
 
     @classmethod
-    async def start(cls, stack: AsyncExitStack, folder: Path) -> Self:
+    async def start(cls, stack: AsyncExitStack, folder: Path, *, agent: str = "", **settings: str) -> Self:
         """The caller is in a call, in LISTENING; the services know each other."""
         server = await stack.enter_async_context(RedisServer())
         redis = await stack.enter_async_context(Redis.from_url(server.url))
-        services = [Service(folder / name, ORCH_REDIS_URL=server.url) for name in ("a", "b")]
+        services = [Service(folder / name, agent=agent, ORCH_REDIS_URL=server.url, **settings) for name in ("a", "b")]
         await asyncio.gather(*(stack.enter_async_context(service) for service in services))
         await soon_in_redis(lambda: _know_each_other(redis))
         caller = await stack.enter_async_context(RoamingCaller(services))

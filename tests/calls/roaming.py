@@ -9,7 +9,8 @@ from typing import Any
 import aiohttp
 
 from tests.calls.service import Caller, Service
-from tests.media.peer import AUDIBLE_RMS, CallPeer
+from tests.door import joining
+from tests.media.peer import AUDIBLE_RMS
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, MOVE_S = 0.25, 8.0, 0.1
 FINAL_CODES = {1000, 1008, 1009, 4404}
@@ -18,10 +19,11 @@ FINAL_CODES = {1000, 1008, 1009, 4404}
 class RoamingCaller(Caller):
     """It begins at the first service; where it loses its place it tries that and the others in turn."""
 
-    def __init__(self, services: list[Service]) -> None:
-        super().__init__(services[0])
+    def __init__(self, services: list[Service], **options: Any) -> None:
+        super().__init__(services[0], **options)
         self.peers = [self.peer]
         """One for each call it made; the last is the present one."""
+        self._services = {service.url: service for service in services}
         self.places = cycle([service.url for service in services[1:] + services[:1]])
         self.place = services[0].url
         """Where it is connected, or tries to be."""
@@ -34,6 +36,10 @@ class RoamingCaller(Caller):
     def audible(self, after_s: float) -> list[float]:
         """When the agent was audible, in any of the calls (time.monotonic)."""
         return [f.at_s for peer in self.peers for f in peer.heard if f.at_s > after_s and f.rms > AUDIBLE_RMS]
+
+    def breaks(self) -> None:
+        """Its connection breaks without a word, as with its network; it comes back by itself."""
+        self._socket._response.connection.transport.abort()
 
     async def __aexit__(self, *details: object) -> None:
         if self._calling is not None:
@@ -49,7 +55,7 @@ class RoamingCaller(Caller):
             await super()._read()
 
     async def _come_back(self) -> None:
-        ids = {"session_id": self.session_id, "resume_token": self._token}
+        """With the resume token; a caller that got none, since it was sent away at once, shows a new token."""
         while True:
             moved_to, self._moved_to = self._moved_to, ""
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._failures) * random.uniform(0.5, 1)
@@ -58,8 +64,10 @@ class RoamingCaller(Caller):
             self._failures += 1
             await asyncio.sleep(pause_s)
             self.place = moved_to or next(self.places)
+            ids = {"session_id": self.session_id, "resume_token": self._token}
+            shown = joining(ids) if self._token else joining({}, self._services[self.place].token())
             try:
-                self._socket = await self._http.ws_connect(f"{self.place}/orchestrate", params=ids)
+                self._socket = await self._http.ws_connect(f"{self.place}/orchestrate", **shown)
             except aiohttp.ClientError:
                 continue
             return
@@ -77,7 +85,5 @@ class RoamingCaller(Caller):
 
     async def _call_again(self) -> None:
         """The audio went to a node that is gone: offer a new call."""
-        self.peer = CallPeer()
-        self.peers.append(self.peer)
-        await self.send(type="webrtc_offer", sdp=await self.peer.offer())
-        await self.peer.answered((await self.hears("webrtc_answer"))["sdp"])
+        self.peers.append(self._peers())
+        await self.call(self.peers[-1])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -13,30 +14,45 @@ from typing import Any, Self
 
 import aiohttp
 
+from orchestrator.gateway.access.development import AUDIENCE, FILE, ISSUER
+from orchestrator.gateway.access.keys import read_jwks
+from orchestrator.gateway.access.tokens import sign
+from orchestrator.grant import Scope
+from tests.door import joining
 from tests.media.peer import CallPeer
 
 ROOT = Path(__file__).parents[2]
-READY = re.compile(r"open (http://\S+)")
+SUBJECT = "canary-anna"
+READY = re.compile(r"open (https?://\S+)")
 
 
 class Service:
-    """Starts the service on a free port with its data in `folder`; `lines` is its golden log."""
+    """Starts the service with its data in `folder`, on a free port or on `port`, maybe with an agent.
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    `lines` is its golden log.
+    """
+
+    def __init__(self, folder: Path, *, agent: str = "", port: int = 0, **settings: str) -> None:
+        self._agent = [agent] if agent else []
+        self._port = port
         self.environment = os.environ | {
             "ORCH_DATA_DIR": str(folder),
+            "ORCH_AUTH": "keys",
             "ORCH_ICE_HOST_ADDRESSES": "127.0.0.1",
             "PYTHONUNBUFFERED": "1",
             **settings,
         }
         self.url = ""
+        """Where callers reach it: as it says, unless a test puts something in front."""
+        self.shown: list[str] = []
+        """The tokens that callers showed, and got to come back with."""
         self.lines: list[str] = []
         self.words: list[str] = []
         self._readers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cli", "serve", "--port", "0"),
+            *(sys.executable, "-m", "cli", "serve", *self._agent, "--port", str(self._port)),
             cwd=ROOT,
             env=self.environment,
             stdout=asyncio.subprocess.PIPE,
@@ -72,6 +88,18 @@ class Service:
         finally:
             await asyncio.gather(*self._readers)
 
+    def token(self, *may: Scope) -> str:
+        """A new token that allows this, or to talk, of the key in the data directory or of ORCH_AUTH_KEYS."""
+        if self.environment["ORCH_AUTH"] == "none":
+            return ""
+        own, settings = Path(self.environment["ORCH_DATA_DIR"]) / FILE, self.environment
+        (key,) = read_jwks(Path(settings.get("ORCH_AUTH_KEYS", own)).read_text(), has_secrets=True).values()
+        issuer = settings.get("ORCH_AUTH_ISSUER", ISSUER)
+        self.shown.append(
+            sign(key, issuer=issuer, audience=AUDIENCE, subject=SUBJECT, grant={"may": may or ("text", "voice")})
+        )
+        return self.shown[-1]
+
     async def orch(self, *arguments: str) -> tuple[int, str, str]:
         """Run an `orch` command beside the service: exit code, standard output, standard error."""
         process = await asyncio.create_subprocess_exec(
@@ -95,23 +123,41 @@ async def _read(stream: asyncio.StreamReader, into: list[str], look: Callable[[s
 class Caller:
     """A browser's part of a conversation: the WebSocket, a microphone, and ears."""
 
-    def __init__(self, service: Service, *, voice: bool = True) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        voice: bool = True,
+        trusted: ssl.SSLContext | None = None,
+        peers: Callable[[], CallPeer] = CallPeer,
+    ) -> None:
+        """`trusted`: the certificate of the service; `peers` makes the media of each call."""
         self._url = service.url
+        self._service = service
+        self.shown: list[str] = getattr(service, "shown", [])
         self._voice = voice
-        self._http = aiohttp.ClientSession()
-        self.peer = CallPeer()
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted or True))
+        self._peers = peers
+        self.peer = peers()
         self.session_id = ""
         self.messages: list[tuple[float, dict[str, Any]]] = []
         self._news = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._socket = await self._http.ws_connect(f"{self._url}/orchestrate")
+        shown = joining({}, self._service.token() if isinstance(self._service, Service) else "")
+        self._socket = await self._http.ws_connect(f"{self._url}/orchestrate", **shown)
         self._reader = asyncio.create_task(self._read())
-        self.session_id = (await self.hears("session"))["session_id"]
+        self.session = await self.hears("session")
+        self.session_id = self.session["session_id"]
         if self._voice:
-            await self.send(type="webrtc_offer", sdp=await self.peer.offer())
-            await self.peer.answered((await self.hears("webrtc_answer"))["sdp"])
+            await self.call(self.peer)
         return self
+
+    async def call(self, peer: CallPeer) -> None:
+        """Offer a call, which takes the place of the one before. Returns when it is connected."""
+        self.peer = peer
+        await self.send(type="webrtc_offer", sdp=await peer.offer())
+        await peer.answered((await self.hears("webrtc_answer"))["sdp"])
 
     async def __aexit__(self, *_: object) -> None:
         self._reader.cancel()
@@ -150,6 +196,8 @@ class Caller:
                 self._heard(message)
 
     def _heard(self, message: dict[str, Any]) -> None:
+        if message["type"] == "session":
+            self.shown.append(message["resume_token"])
         if message["type"] == "playback_mark":
             self._confirming = asyncio.create_task(self._confirm(message))
 

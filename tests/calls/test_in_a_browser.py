@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from events.inputs import PlaybackDone, SttFinal
+from orchestrator.session.phrases import normal
 from tests.browser.chromium import Chromium, chromium_path
 from tests.calls.checks import CASE_1, CASE_2, exported, shape
 from tests.calls.service import Service
@@ -41,13 +42,13 @@ async def test_hello_in_the_console_page_is_answered_aloud(tmp_path: Path) -> No
         await page.wait_for("orch.log.some(line => line.includes('playback_done'))", 20)
         assert shape(await golden(page)) == CASE_1
         log = await exported(service, await page.evaluate("orch.session_id"))
-        assert [event.text for event in log if isinstance(event, SttFinal)] == ["hello"]
+        assert [normal(event.text) for event in log if isinstance(event, SttFinal)] == ["hello"]
         assert [event.confirmed_by for event in log if isinstance(event, PlaybackDone)] == ["client"]
 
 
 async def test_speaking_over_the_agent_in_the_console_page_interrupts_it(tmp_path: Path) -> None:
     """The user speaks during the answer: silence in the page, INTERRUPT, and the new words are handled."""
-    mic = microphone_file(tmp_path / "mic.wav", 2.0, speak("what can you do"), 3.5, speak("when are you open"), 30.0)
+    mic = microphone_file(tmp_path / "mic.wav", 2.0, speak("what can you do"), 3.5, speak("when do you close"), 30.0)
     async with Service(tmp_path / "data") as service, Chromium(mic_file=mic, raw_microphone=True) as page:
         await start_call(page, service)
         await page.wait_for("orch.muted && orch.log.some(line => line.includes('INTERRUPT'))", 25)
@@ -56,7 +57,7 @@ async def test_speaking_over_the_agent_in_the_console_page_interrupts_it(tmp_pat
         interrupted = lines.index("[TTS] Playing...")
         assert lines[interrupted - 1 :][: len(CASE_2)] == CASE_2
         log = await exported(service, await page.evaluate("orch.session_id"))
-        assert [e.text for e in log if isinstance(e, SttFinal)] == ["what can you do", "when are you open"]
+        assert [normal(e.text) for e in log if isinstance(e, SttFinal)] == ["what can you do", "when do you close"]
 
 
 async def start_call(page: Chromium, service: Service) -> None:

@@ -9,6 +9,8 @@ from urllib.parse import urljoin
 
 import aiohttp
 
+from tests.door import joining
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S, MOVE_S = 0.25, 8.0, 0.1
 FINAL_CODES = {1000, 1008, 1009}
 FORGOTTEN = 4404
@@ -75,7 +77,7 @@ class Caller:
         ids = {"session_id": self.session_id, "resume_token": self._token} if self.session_id else {}
         url = urljoin(f"{address}/", "orchestrate")
         async with asyncio.timeout(5):  # a node that was stopped takes the connection and says nothing
-            socket = await self._http.ws_connect(url, params=ids, heartbeat=5, timeout=CLOSE)
+            socket = await self._http.ws_connect(url, **joining(ids), heartbeat=5, timeout=CLOSE)
         async with socket:
             self.connections += 1
             async for message in socket:

@@ -14,8 +14,8 @@ from events.envelope import Event, Input
 from events.inputs import IntentResolved, PlaybackDone, RagAnswered, ServiceFailed, SessionResumed, TimerFired
 from events.recording import Header, dump, parse
 from orchestrator.replay.replay import replay
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import list_sessions
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import list_sessions
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.evolve import fold
 from tests.chaos.caller import Caller

@@ -54,7 +54,7 @@ class Ports:
         raise NotImplementedError("these are conversations in text")
         yield
 
-    async def open(self, on_transcript: object, on_error: object) -> object:
+    async def open(self, on_transcript: object, on_error: object, speaker: object = None) -> object:
         raise NotImplementedError("these are conversations in text")
 
 

@@ -10,8 +10,8 @@ from uuid import uuid4
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.runtime.connection import connect
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.redis.connection import connect
+from orchestrator.runtime.redis.keys import Keys
 from tests.chaos.questions import question
 
 BACKOFF_S = 0.05

@@ -11,8 +11,8 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import list_sessions
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import list_sessions
 from tests.runtime.redis_server import Server
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from cli.terminal import run as run_loop
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.redis.keys import Keys
 from tests.chaos.world import Size, World
 
 MB = 1 << 20

@@ -11,10 +11,10 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.runtime import lease as leases
-from orchestrator.runtime.commit import position
-from orchestrator.runtime.keys import INGRESSES, Keys
-from orchestrator.runtime.lease import Ownable
+from orchestrator.runtime.fleet import lease as leases
+from orchestrator.runtime.fleet.lease import Ownable
+from orchestrator.runtime.redis.commit import position
+from orchestrator.runtime.redis.keys import INGRESSES, Keys
 
 PATIENCE_S = 60.0
 QUIET_S = 1.0

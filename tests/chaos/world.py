@@ -16,7 +16,7 @@ import aiohttp
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.redis.keys import Keys
 from tests.chaos import watch
 from tests.chaos.caller import Caller
 from tests.chaos.checkers import Findings, check

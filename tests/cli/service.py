@@ -11,13 +11,14 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 
 ROOT = Path(__file__).parents[2]
+QUIET = {"ORCH_RECOGNIZER": "domain", "ORCH_VOICE": "espeak"}
 ORCH = [sys.executable, "-c", "from cli.main import main; main()"]
 
 
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
-    """Ours, with a data directory of its own and no other setting of orch."""
+    """Ours, with a data directory of its own. Nobody speaks, so the ears and the voice are those that start fastest."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ORCH_")}
-    return kept | {"ORCH_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)} | settings
+    return kept | {"ORCH_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)} | QUIET | settings
 
 
 def orch(*arguments: str, env: dict[str, str]) -> Result:
@@ -33,20 +34,22 @@ def orch(*arguments: str, env: dict[str, str]) -> Result:
     return result
 
 
-def orch_process(*arguments: str, env: dict[str, str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, to its end."""
+def orch_process(
+    *arguments: str, env: dict[str, str], stdin: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, to its end, in the folder `cwd`."""
     return subprocess.run(
-        [*ORCH, *arguments], env=env, input=stdin, capture_output=True, text=True, timeout=30, check=False
+        [*ORCH, *arguments], env=env, input=stdin, cwd=cwd, capture_output=True, text=True, timeout=30, check=False
     )
 
 
 class Serve:
-    """`orch serve` on a free port."""
+    """`orch serve` on a free port, or on a given one; `arguments`: an agent and options, in the folder `cwd`."""
 
-    def __init__(self, env: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [*ORCH, "serve", "--port", "0"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def __init__(self, env: dict[str, str], port: int = 0, *arguments: str, cwd: Path | None = None) -> None:
+        command = [*ORCH, "serve", "--port", str(port), *arguments]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, env=env, cwd=cwd, stdout=pipe, stderr=pipe, text=True)
         self.stdout = ""
         self.stderr = ""
         self.url = self._read_url()
@@ -58,6 +61,10 @@ class Serve:
             if "orch is ready: open " in line:
                 return line.partition("orch is ready: open ")[2].split()[0]
         raise AssertionError(f"orch serve ended with {self._process.wait()}:\n{self.stderr}")
+
+    def ready_again(self) -> None:
+        """Wait until it has started again (`--reload`)."""
+        self.url = self._read_url()
 
     def stop(self, by: signal.Signals = signal.SIGINT) -> int:
         """As Ctrl-C does; the exit code."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.gateway.messages import Ack, Ended, PhaseChanged, Reply, SessionReady, TextInput
-from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
 from tests.cli.service import Serve, environment, orch_process
 from tests.cli.test_cli_service import Chat
 from tests.gateway.console_server import console_server
@@ -47,7 +47,7 @@ async def test_a_conversation_goes_on_at_another_service_when_its_own_is_stopped
         code, words = chat.ended()
         assert code == 0, words
         assert "the conversation is over (goodbye)" in words
-        session_id, _ = orch_process("sessions", env=env).stdout.split()
+        session_id = orch_process("sessions", env=env).stdout.split()[0]
         assert "SESSION_RESUMED" in orch_process("export", session_id, env=env).stdout
         assert orch_process("replay", session_id, env=env).returncode == 0
         assert second.stop(signal.SIGINT) == 0, second.stderr

@@ -87,6 +87,18 @@ def test_a_diagram_is_written(env: dict[str, str], snapshot) -> None:
     assert orch("export", BARGE_IN, "--format", "mermaid", env=env).stdout == snapshot
 
 
+def test_a_diagram_names_the_tools(env: dict[str, str]) -> None:
+    """A call and its command, and the model of a response; a result is cut like any text."""
+    done = orch("export", "fixtures/failures/tool_in_an_answer.jsonl", "--format", "mermaid", env=env)
+    arrows = [line.strip() for line in done.stdout.splitlines() if re.search("TOOL|Tool|MODEL", line)]
+    assert arrows == [
+        "Services->>Session: MODEL_RESPONDED local",
+        "Services->>Session: TOOL_CALLED create_reservation",
+        "Session->>Services: RunTool create_reservation",
+        "Services->>Session: TOOL_RETURNED   order  1",
+    ]
+
+
 def test_two_recordings_are_compared(env: dict[str, str], snapshot) -> None:
     """Side by side; the same conversation under another name is the same."""
     done = orch("diff", BARGE_IN, "fixtures/normal_flow.jsonl", env=env)

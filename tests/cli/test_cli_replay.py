@@ -145,7 +145,7 @@ def test_parts_by_several_reducers_have_a_verdict_each(folder: Path, nowhere: di
     """A new version took over in the middle of the call; only what the old one decided differs."""
     call = Conversation.listening().after(500).says("hello").after(200).answers("Hi!").speaks().after(2_000).played()
     call.resumes("incarnation-2").connects().after(500).says("hello").after(200).answers("Hi!")
-    old = call.recording().replace(b'"reducer_version":"0.1.0"', b'"reducer_version":"0.0.9"', 2)
+    old = call.recording().replace(b'"reducer_version":"0.2.0"', b'"reducer_version":"0.0.9"', 2)
     old = re.sub(rb'"reason":"","schema(?=.*"to_phase":"SPEAKING")', b'"reason":"magic","schema', old, count=1)
     (folder / "call.jsonl").write_bytes(old)
     done = orch("replay", "call.jsonl", env=nowhere)
@@ -179,11 +179,21 @@ def test_on_several_cores_the_verdicts_come_in_order(folder: Path, nowhere: dict
     assert [line.split()[1] for line in two.stdout.splitlines()[:4]] == files
 
 
-def test_ctrl_c_leaves_a_summary_and_exit_code_130(folder: Path, nowhere: dict[str, str]) -> None:
-    """In the middle of a stream that does not end; what was replayed so far is said."""
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
+def test_ctrl_c_leaves_a_summary_and_exit_code_130(
+    folder: Path, nowhere: dict[str, str], inherited: signal.Handlers
+) -> None:
+    """In the middle of a stream that does not end; what was replayed so far is said, also where a script that started
+    us in the background had SIGINT ignored.
+    """
     recording = Conversation.listening().after(500).says("hello").after(200).answers("Hi!").speaks().recording()
     process = subprocess.Popen(
-        [*ORCH, "replay", "-"], env=nowhere, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*ORCH, "replay", "-"],
+        env=nowhere,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, inherited),
     )
     assert process.stdin is not None
     process.stdin.write(recording)

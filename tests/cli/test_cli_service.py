@@ -1,8 +1,10 @@
 """The commands beside a running `orch serve`, and what they say when something is wrong."""
 
 import re
+import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,13 @@ def session_id(serve: Serve, env: dict[str, str]) -> str:
 
 
 def test_sessions_lists_what_is_here(session_id: str, env: dict[str, str]) -> None:
-    """One line each, with whether it is live."""
+    """One line each: state, beginning, turns, duration, outcome, slowest turn, interruptions, failures."""
     done = orch("sessions", env=env)
     assert done.exit_code == 0, done.stderr
-    assert f"{session_id}\tended" in done.stdout.splitlines()
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(session_id)]
+    opened, lasted = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S+", r"\d+\.\d s"
+    rest = r"goodbye\tturn [12] \d+ ms\t0 interruptions\t0 failures"
+    assert re.fullmatch(rf"{session_id}\tended\t{opened}\t2 turns\t{lasted}\t{rest}", line), line
 
 
 def test_doctor_says_what_is_kept_and_how_the_service_is_doing(session_id: str, env: dict[str, str], snapshot) -> None:
@@ -123,10 +128,10 @@ def test_tail_of_all_sessions_begins_now(serve: Serve, session_id: str, env: dic
 class Chat:
     """`orch chat` in a process of its own, at a keyboard that never closes."""
 
-    def __init__(self, url: str, env: dict[str, str]) -> None:
+    def __init__(self, url: str, env: dict[str, str], program: Sequence[str] = ORCH) -> None:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [*ORCH, "chat", "--url", url], env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            [*program, "chat", "--url", url], env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -159,18 +164,54 @@ def test_a_conversation_survives_a_killed_service_and_no_client_hangs(tmp_path: 
     assert chat.type("hello").strip()
     service.kill()
     code, words = chat.ended()
-    assert code == 1
+    assert code == 2
     assert "come back with: orch chat" in words
     again = Serve(env)
-    session_id, live = orch("sessions", env=env).stdout.split()
+    session_id, live, *_ = orch("sessions", env=env).stdout.split()
     assert live == "live"
     assert orch("replay", session_id, env=env).exit_code == 0
     assert "SESSION_RESUMED" in orch("export", session_id, env=env).stdout
     chat = Chat(again.url, env)
     assert again.stop() == 0, "an open conversation must not hold the service up"
     code, words = chat.ended()
-    assert code == 1
+    assert code == 2
     assert "code 1013" in words
+
+
+def test_chat_finds_its_conversation_again_after_a_restart_of_the_service(tmp_path: Path) -> None:
+    """kill -9, and a start at the same address: it says so, and the next line is answered in the same session."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = environment(tmp_path)
+    service = Serve(env, port)
+    patient = "import cli.chat; cli.chat.PATIENCE_S = 600; from cli.main import main; main()"
+    chat = Chat(service.url, env, [sys.executable, "-c", patient])
+    assert chat.type("hello").strip()
+    service.kill()
+    assert "the connection is lost" in chat.words.readline()
+    again = Serve(env, port)
+    assert chat.type("when are you open").strip()
+    assert len(orch("sessions", env=env).stdout.splitlines()) == 1
+    chat.keyboard.close()
+    assert chat.process.wait(timeout=30) == 0
+    assert again.stop() == 0
+
+
+@pytest.mark.parametrize("url", ["foo", "127.0.0.1:8080", "http://", "ftp://host", "http://u:s3cret@host:port"])
+def test_chat_refuses_an_address_that_is_none(env: dict[str, str], url: str) -> None:
+    """Exit code 3, and no password."""
+    done = orch("chat", "--url", url, env=env)
+    assert done.exit_code == 3
+    assert re.match("✗ --url.* must be a URL", done.stderr)
+    assert "s3cret" not in done.stderr
+
+
+def test_tail_of_a_session_that_is_not_here_says_so(serve: Serve, env: dict[str, str]) -> None:
+    """Instead of waiting for ever for what never comes."""
+    done = orch("tail", "auto_session_404", env=env)
+    assert done.exit_code == 2
+    assert "'auto_session_404'" in done.stderr
+    assert "orch sessions" in done.stderr
 
 
 @pytest.mark.parametrize("command", [("export", "auto_session_404"), ("replay", "auto_session_404")])

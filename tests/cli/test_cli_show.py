@@ -1,13 +1,17 @@
 """`orch show` and `orch explain`: what they print, as it was reviewed."""
 
+import os
+import pty
 import subprocess
 import sys
+import termios
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from orchestrator.replay.rules import RULES
-from tests.cli.service import ROOT, environment, orch
+from tests.cli.service import ORCH, ROOT, environment, orch
 
 BARGE_IN = str(ROOT / "fixtures" / "barge_in.jsonl")
 
@@ -25,9 +29,51 @@ def test_a_conversation_is_shown(how: list[str], env: dict[str, str], snapshot) 
     assert done.stdout == snapshot
 
 
+@pytest.mark.parametrize("how", [["--tools"], ["--timeline"]])
+@pytest.mark.parametrize("name", ["tool_in_an_answer", "tool_of_a_lost_process", "tool_of_a_discarded_answer"])
+def test_the_work_of_an_agent_is_shown(name: str, how: list[str], env: dict[str, str], snapshot) -> None:
+    """Its tool calls with what became of them, and the responses of its model."""
+    assert orch("show", f"{ROOT}/fixtures/failures/{name}.jsonl", *how, env=env).stdout == snapshot
+
+
 def test_as_json_it_is_its_lines(env: dict[str, str]) -> None:
     """One event each, as in the file."""
     assert orch("show", BARGE_IN, "--json", env=env).stdout.splitlines() == Path(BARGE_IN).read_text().splitlines()[1:]
+
+
+def test_what_was_said_can_be_read(env: dict[str, str]) -> None:
+    """The user's words and the agent's, and where it was interrupted."""
+    done = orch("show", BARGE_IN, "--said", env=env)
+    assert done.stdout.splitlines() == [
+        "[auto_session_12345] user: tell me about your opening hours",
+        "[auto_session_12345] agent: We are open every [interrupted; not heard: day from nine in the morning to six in "
+        "the evening, except on public holidays.]",
+        "[auto_session_12345] user: stop",
+        "[auto_session_12345] agent: All right.",
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+def test_the_timeline_fits_the_terminal(env: dict[str, str], columns: int) -> None:
+    """No line is longer than the terminal is wide, unless all is wanted; a pipe gets what it always got."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (50, columns))
+    wide = {name: value for name, value in env.items() if name != "COLUMNS"}
+    for option in ([], ["--full"]):
+        command = [*ORCH, "show", "--timeline", *option, BARGE_IN]
+        done = subprocess.run(command, cwd=ROOT, env=wide, stdout=slave, stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 0, done.stderr
+        shown = os.read(master, 100_000).decode().splitlines()
+        assert option or max(map(len, shown)) <= columns, shown
+        assert ("public holidays" in "".join(shown)) == bool(option)
+        assert len(shown) == 20
+    os.close(slave)
+    os.close(master)
+
+
+def test_the_version_is_said(env: dict[str, str]) -> None:
+    """That of the installed package."""
+    assert orch("--version", env=env).stdout == f"orch {version('orch-voice')}\n"
 
 
 def test_inputs_alone_are_completed(tmp_path: Path, env: dict[str, str]) -> None:
@@ -56,14 +102,16 @@ def test_rules_are_listed_and_typing_errors_understood(env: dict[str, str]) -> N
 
 
 def test_help_loads_nothing_heavy(env: dict[str, str]) -> None:
-    """Neither the models nor the service: what makes `orch --help` quick."""
+    """Neither the models nor the service nor an event loop: `orch --help` stays quick."""
     program = (
-        "import sys; from cli.main import app; from typer.testing import CliRunner; "
-        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
-        "print(sorted({'pydantic', 'redis', 'aiohttp', 'rich', 'orchestrator', 'events'} & sys.modules.keys()))"
+        "import sys; from cli.main import main; sys.argv = ['orch', '--help']\n"
+        "try: main()\n"
+        "finally: print(sorted({'pydantic', 'redis', 'aiohttp', 'rich', 'orchestrator', 'events', 'asyncio',"
+        " 'importlib.metadata'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert "Usage: orch" in done.stdout
+    assert done.stdout.endswith("\n[]\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

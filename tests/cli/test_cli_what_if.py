@@ -90,3 +90,15 @@ def test_a_log_that_is_not_sound_is_refused_in_words(command: list[str], tmp_pat
     done = orch(*(str(file) if word == "FILE" else word for word in command), env=env)
     assert done.exit_code == 2
     assert "does not follow from what is before it; `orch verify` names every place" in done.stderr
+
+
+def test_why_as_json_says_what_the_lines_say(env: dict[str, str]) -> None:
+    """The chain back to the first input with its proof, and the conditions."""
+    done = orch("why", BARGE_IN, "80", "--json", env=env)
+    told, lines = json.loads(done.stdout), orch("why", BARGE_IN, "80", env=env).stdout
+    assert told["schema"] == "orch.why/1"
+    assert told["chain"][0]["version"] == told["event"]["version"] == 80
+    assert all(f"[{cause['version']}]" in lines for cause in told["chain"])
+    for one in told["conditions"]:
+        assert f"  {one['what']}: {one['with']} instead of {one['was']}  → {one['then']}" in lines
+    assert f"decided in {told['phase']};" in lines

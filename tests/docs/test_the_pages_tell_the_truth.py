@@ -1,8 +1,10 @@
 """README and docs: links lead somewhere, examples run, tables match the code."""
 
-import asyncio
 import importlib
 import re
+import signal
+import subprocess
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +16,7 @@ from docs.write import pages
 from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
+from tests.cli.service import environment, orch_process
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -27,9 +30,16 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_every_sentence_of_the_guarantees_names_a_test_that_exists() -> None:
+def test_the_index_of_the_documentation_lists_every_page() -> None:
+    """docs/README.md, for users and for contributors."""
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/README.md").read_text())
+    assert sorted(listed) == sorted({page.name for page in ROOT.glob("docs/*.md")} - {"README.md"})
+
+
+@pytest.mark.parametrize("name", ["guarantees.md", "security.md"])
+def test_every_sentence_of_the_guarantees_names_a_test_that_exists(name: str) -> None:
     """`file::function`; a proof that was renamed or removed leaves no promise behind."""
-    page = (ROOT / "docs/guarantees.md").read_text()
+    page = (ROOT / "docs" / name).read_text()
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
     assert len(named) > 20
     for file, function in named:
@@ -110,10 +120,8 @@ def test_pip_and_uv_are_held_to_the_same_versions() -> None:
 def test_the_examples_of_the_testing_page_run(capsys: pytest.CaptureFixture[str]) -> None:
     """docs/testing.md shows a conversation that really goes so, and 500 sessions under two policies."""
     page = (ROOT / "docs/testing.md").read_text()
-    conversation, decision, comparison = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(conversation, {})
-    exec(decision, {})
-    exec(comparison, {})
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(example, {})
     (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     assert directions(shown).items() <= directions(capsys.readouterr().out).items()
 
@@ -130,15 +138,17 @@ def test_pages_drawn_from_the_code_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == pages()[name]
 
 
-async def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's Python example starts a service with an answer function of the user's."""
-    monkeypatch.setenv("ORCH_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(code) == 1
-    namespace: dict[str, object] = {}
-    exec(code[0], namespace)
-    main = namespace["main"]
-    assert callable(main)
-    async with asyncio.timeout(30):
-        await main()
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    """As a program: it stays up, answers with the function of the user's, and Ctrl-C ends it without a traceback."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    env = environment(tmp_path / "data")
+    pipe = subprocess.PIPE
+    program = subprocess.Popen([sys.executable, "mine.py"], cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+    assert program.stdout is not None
+    url = program.stdout.readline().split()[-1]
+    said = orch_process("chat", "--url", url, env=env, stdin="how are you\n")
+    assert said.stdout == "You said: how are you\n", said.stderr
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=30)
+    assert (program.returncode, "Traceback" in errors) == (0, False), errors

@@ -38,7 +38,7 @@ def test_every_command_of_the_tutorial_does_what_it_shows(serve: Serve, tmp_path
     """In one folder, one after the other, as a reader would."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, module in (("orch", "cli"), ("pytest", "pytest -p no:randomly -p no:cacheprovider -p no:asyncio")):
+    for name, module in (("orch", "cli"), ("pytest", "pytest")):
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
         program.chmod(0o755)

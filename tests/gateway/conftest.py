@@ -11,7 +11,9 @@ from events.envelope import Event
 from orchestrator.gateway.server import Gateway
 from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.live_session import LiveSession
+from orchestrator.session.policy import Policy
 from projections.golden_log import GoldenLog
+from tests.door import joining
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import MakeNode, make_node, place  # noqa: F401 - fixtures
 from tests.runtime.conftest import redis_url as redis_url
@@ -24,8 +26,8 @@ async def serve(make_node: MakeNode) -> AsyncIterator[Serve]:  # noqa: F811
     """Starts nodes behind HTTP servers on free ports; stops the servers, then the nodes."""
     runners: list[web.AppRunner] = []
 
-    async def start(redis_url: str = "", **options: Any) -> Service:
-        running = await make_node(url=redis_url)
+    async def start(redis_url: str = "", policy: Policy | None = None, **options: Any) -> Service:
+        running = await make_node(url=redis_url, policy=policy)
         golden = GoldenLog()
 
         def show(live: LiveSession, event: Event) -> None:
@@ -61,7 +63,7 @@ async def call(http: aiohttp.ClientSession, service: Service) -> Callable[..., A
     """Connects clients to the service."""
 
     async def connect(headers: dict[str, str] | None = None, **query: str) -> Talker:
-        socket = await http.ws_connect(f"{service.url}/orchestrate", params=query, headers=headers or {})
+        socket = await http.ws_connect(f"{service.url}/orchestrate", **joining(query), headers=headers or {})
         return Talker(socket)
 
     return connect

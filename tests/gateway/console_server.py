@@ -20,6 +20,9 @@ class Wire:
 
     def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         self.query = dict(request.query)
+        for one in request.headers.get("Sec-WebSocket-Protocol", "").split(", "):
+            if one.startswith("resume."):
+                self.query["resume_token"] = one.removeprefix("resume.")
         self._request = request
         self._socket = socket
         self._inbox: asyncio.Queue[ClientMessage] = asyncio.Queue()
@@ -80,7 +83,7 @@ async def console_server() -> AsyncIterator[ConsoleServer]:
     wires: asyncio.Queue[Wire] = asyncio.Queue()
 
     async def orchestrate(request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(protocols=("orch.v1",))
         await socket.prepare(request)
         wire = Wire(request, socket)
         wires.put_nowait(wire)

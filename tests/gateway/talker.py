@@ -39,6 +39,13 @@ class Talker:
                 if fields.items() | {"type": kind}.items() <= self.heard[-1].items():
                     return self.heard[-1]
 
+    async def spoken(self) -> dict[str, Any]:
+        """As listening, when the first turn is over: only then the session has a log."""
+        session = await self.listening()
+        await self.say("text", text="good morning")
+        await self.until("phase", phase="LISTENING", reason="playback_done")
+        return session
+
     async def closed(self) -> int:
         """Everything that is said until the connection is closed; its close code."""
         async with asyncio.timeout(PATIENCE_S):

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.gateway.client import QUEUE_MAX, WebSocketClient
 from orchestrator.gateway.messages import CloseCode, LogLine
-from orchestrator.services.ports import ServiceError
+from orchestrator.services.failures import ListenerGone
 
 LINE = LogLine(line="hello")
 
@@ -84,9 +84,9 @@ async def test_a_reply_that_did_not_leave_is_an_error(client: WebSocketClient, s
     else:
         for _ in range(QUEUE_MAX):
             client.tell(LINE)
-    with pytest.raises(ServiceError, match="gone before it was shown"):
+    with pytest.raises(ListenerGone, match="gone before it was shown"):
         await asyncio.wait_for(waiting, 2)
-    with pytest.raises(ServiceError, match="gone before it was shown"):
+    with pytest.raises(ListenerGone, match="gone before it was shown"):
         await asyncio.wait_for(client.show_reply("answer-1", "Hi!"), 2)
     client.tell(LINE)
     await asyncio.wait_for(client.drop(CloseCode.NORMAL, ""), 2)

@@ -246,6 +246,20 @@ async def test_a_rejoined_conversation_calls_again_when_the_sound_is_gone(
             await page.wait_for(f"orch.heardLevel() > {LOUD}")
 
 
+async def test_the_page_comes_back_and_calls_again_when_the_sound_ends(page: Chromium, server: ConsoleServer) -> None:
+    """Its network has changed: the old socket says nothing, and would for minutes."""
+    async with call(page, server) as (_, agent):
+        agent.voice.speaking = True
+        await page.wait_for(f"orch.remoteLevel() > {LOUD}")
+        await agent.sender.stop()
+        wire = await server.connection()
+        assert wire.query == {"session_id": "auto_session_1", "resume_token": "token-1"}
+        await wire.send(READY, PhaseChanged(phase="LISTENING"))
+        async with answered(page, wire) as second:
+            second.voice.speaking = True
+            await page.wait_for(f"orch.heardLevel() > {LOUD}")
+
+
 async def test_a_refused_call_leaves_the_conversation_in_text(page: Chromium, server: ConsoleServer) -> None:
     """The user learns why there is no sound, and goes on by typing."""
     await page.click("#start-call")

@@ -15,6 +15,7 @@ from events.inputs import ClientDisconnected, SessionCloseRequested, SessionOpen
 from orchestrator.gateway.messages import LogLine
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.session.policy import Policy
+from tests.door import is_same, refused, resume_ids
 from tests.gateway.conftest import Serve
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import MakeNode, Place
@@ -43,10 +44,18 @@ async def test_a_conversation_in_text_from_hello_to_goodbye(call: Connect, servi
     assert service.running.node.counters["dead_letters"] == 0
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[broken", "http://127.0.0.1:1"])
+FOREIGN = (
+    *("https://evil.example", "null", "http://[broken", "http://127.0.0.1:1", "", "file://", "localhost"),
+    *("https://HERE", "ftp://HERE", "chrome-extension://HERE", "http://HERE/page", "http://HERE@evil.example"),
+    *("http://evil@HERE", "http://HERE.evil.example", "http://evil.example http://HERE", "//HERE", "http://HERE:"),
+)
+"""HERE: the host and port that the server is asked under."""
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
 async def test_a_page_from_elsewhere_is_refused(call: Connect, service: Service, origin: str) -> None:
     """1008, and no conversation was opened."""
-    client = await call(headers={"Origin": origin})
+    client = await call(headers={"Origin": origin.replace("HERE", urlsplit(service.url).netloc)})
     assert await client.closed() == 1008
     assert client.heard == []
     assert not service.running.node.sessions
@@ -55,9 +64,48 @@ async def test_a_page_from_elsewhere_is_refused(call: Connect, service: Service,
 async def test_our_own_page_and_configured_ones_are_welcome(serve: Serve, http: aiohttp.ClientSession) -> None:
     """The server's own address, and what is in allowed_origins."""
     service = await serve(allowed_origins=frozenset({"https://partner.example"}))
-    for origin in (service.url, "https://partner.example"):
+    for origin in (service.url, service.url.upper(), "https://partner.example", "https://partner.example:443"):
         client = Talker(await http.ws_connect(f"{service.url}/orchestrate", headers={"Origin": origin}))
         await client.listening()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:PORT",
+        "127.0.0.1.evil.example",
+        "10.0.0.7:PORT",
+        "localhost@evil.example",
+        "",
+        "[::1",
+    ],
+)
+@pytest.mark.parametrize("path", ["/orchestrate", "/", "/metrics", "/readyz", "/static/style.css", "/nothing"])
+async def test_a_request_that_was_meant_for_another_name_is_refused(
+    http: aiohttp.ClientSession, service: Service, host: str, path: str
+) -> None:
+    """Whatever it asks for, and though its Origin agrees with its Host: so a rebound DNS name shows a visitor's browser
+    nothing.
+    """
+    host = host.replace("PORT", str(urlsplit(service.url).port))
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    headers = {"Host": host, "Origin": f"http://{host}", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", **upgrade}
+    async with http.get(f"{service.url}{path}", headers=headers) as answer:
+        assert answer.status == 421
+        assert "ORCH_ALLOWED_HOSTS" in await answer.text()
+    assert not service.running.node.sessions
+
+
+async def test_names_of_the_service_are_welcome(serve: Serve, http: aiohttp.ClientSession) -> None:
+    """Loopback names, and what is configured; any address in figures where others than this machine can connect."""
+    private = await serve(allowed_hosts=["orch.example"], allowed_origins=["https://partner.example"])
+    public = await serve(is_private=False)
+    port = urlsplit(private.url).port
+    names = ["localhost", f"LOCALHOST:{port}", "127.0.0.1", "127.8.8.8", "[::1]:80", "orch.example", "partner.example"]
+    for service, host in [(private, name) for name in names] + [(public, "10.0.0.7"), (public, "[2001:db8::7]:8080")]:
+        async with http.get(f"{service.url}/healthz", headers={"Host": host}) as answer:
+            assert answer.status == 200, host
 
 
 async def test_a_client_that_is_gone_before_it_is_answered_leaves_no_traceback(
@@ -77,7 +125,7 @@ async def test_a_client_that_is_gone_before_it_is_answered_leaves_no_traceback(
     url = urlsplit(service.url)
     _, writer = await asyncio.open_connection(url.hostname, url.port)
     writer.write(
-        b"GET /orchestrate HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"GET /orchestrate HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     await writer.drain()
@@ -88,15 +136,19 @@ async def test_a_client_that_is_gone_before_it_is_answered_leaves_no_traceback(
     assert "Traceback" not in caplog.text
 
 
-async def test_an_unknown_session_and_a_wrong_token_are_refused_alike(call: Connect) -> None:
-    """4404; nobody can find out which sessions there are."""
+async def test_a_wrong_token_is_refused_before_the_websocket(
+    call: Connect, service: Service, http: aiohttp.ClientSession
+) -> None:
+    """401 or 403, the same for each session; only the bearer of a right token learns that a session is over: 4404."""
     client = await call()
     session = await client.listening()
-    tokens = ({}, {"resume_token": ""}, {"resume_token": "guess"}, {"resume_token": "ü"})
-    for query in [{"session_id": session["session_id"], **token} for token in tokens] + [
-        {"session_id": "auto_session_404", "resume_token": session["resume_token"]}
-    ]:
-        assert await (await call(**query)).closed() == 4404
+    tokens = ({}, {"resume_token": ""}, {"resume_token": "guess"}, {"resume_token": session["resume_token"][:-2]})
+    for one in (session["session_id"], "auto_session_404"):
+        shown = [{"session_id": one, **token} for token in tokens]
+        assert [await refused(http, service.url, ids) for ids in shown] == [401] * 4
+    foreign = {"session_id": "auto_session_404", "resume_token": session["resume_token"]}
+    assert await refused(http, service.url, foreign) == 403
+    assert await (await call(**resume_ids(service.running.node, "auto_session_404"))).closed() == 4404
     await client.say("text", text="still here")
     await client.until("reply")
 
@@ -115,11 +167,11 @@ async def test_all_lines_busy_is_said_with_1013(serve: Serve, http: aiohttp.Clie
 async def test_a_client_that_lost_its_connection_comes_back(call: Connect, service: Service) -> None:
     """Same session, the phase as it is, and the conversation goes on."""
     client = await call()
-    session = await client.listening()
+    session = await client.spoken()
     await client.socket.close()
     await service.running.watch.event(session["session_id"], ClientDisconnected)
     back = await call(session_id=session["session_id"], resume_token=session["resume_token"])
-    assert await back.until("session") == session
+    assert is_same(await back.until("session"), session)
     assert (await back.until("phase"))["phase"] == "LISTENING"
     await back.say("text", text="I am back")
     await back.until("reply", text="You said I am back.")
@@ -209,7 +261,7 @@ async def test_an_ended_conversation_cannot_be_rejoined(call: Connect) -> None:
 
 
 async def test_a_session_whose_shard_is_on_its_way_is_not_forgotten(
-    call: Connect, service: Service, place: Place
+    call: Connect, service: Service, place: Place, http: aiohttp.ClientSession
 ) -> None:
     """While nobody here owns its shard: 1013 for whoever has the token, so that the client keeps both ids."""
     client = await call()
@@ -218,7 +270,7 @@ async def test_a_session_whose_shard_is_on_its_way_is_not_forgotten(
     service.running.node.shards[number].lost.set()
     ids = {"session_id": session["session_id"], "resume_token": session["resume_token"]}
     assert await (await call(**ids)).closed() == 1013
-    assert await (await call(**ids | {"resume_token": "guess"})).closed() == 4404
+    assert await refused(http, service.url, ids | {"resume_token": "guess"}) == 401
 
 
 async def test_a_conversation_that_was_promised_and_not_yet_committed_is_waited_for(
@@ -233,7 +285,7 @@ async def test_a_conversation_that_was_promised_and_not_yet_committed_is_waited_
         return await promised(session_id)
 
     monkeypatch.setattr(node, "promised", noted)
-    client = await call(session_id=session_id, resume_token=node.resume_token(session_id))
+    client = await call(**resume_ids(node, session_id))
     await asked.wait()
     node.report(SessionOpened(session_id=session_id, policy=Policy().recorded()))
     assert (await client.until("session"))["session_id"] == session_id
@@ -273,7 +325,7 @@ async def test_a_bad_message_is_answered_in_words(call: Connect, what: str) -> N
 async def test_too_many_bad_messages_end_the_connection(call: Connect, service: Service) -> None:
     """Ten are answered, then 1008; the session waits for the client."""
     client = await call()
-    session = await client.listening()
+    session = await client.spoken()
     for _ in range(12):
         await client.socket.send_str("{")
     assert await client.closed() == 1008
@@ -304,7 +356,7 @@ async def test_a_client_that_does_not_read_is_disconnected(
 ) -> None:
     """Its queue is full: the connection is ended at once, nobody waits for it, the session goes on without."""
     client = await call()
-    session = await client.listening()
+    session = await client.spoken()
     live = service.running.node.session(session["session_id"])
     assert live is not None
     socket = client.socket.get_extra_info("socket")

@@ -9,13 +9,14 @@ import pytest
 from aiohttp import web
 
 from events.envelope import Event
-from events.inputs import SessionResumed
+from events.inputs import SessionOpened, SessionResumed
 from orchestrator.gateway.server import Gateway
 from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.shard import Shard
 from projections.golden_log import GoldenLog
+from tests.door import is_same, joining, refused
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import Place
 from tests.runtime.support import PATIENCE_S, Running, Stubs, Watch, a_session_on, soon
@@ -56,7 +57,7 @@ async def another(place: Place) -> AsyncIterator[MakeService]:
 async def connect(http: aiohttp.ClientSession, url: str, session: dict[str, str] | None = None) -> Talker:
     """A new conversation, or the one that is named."""
     ids = {name: value for name, value in (session or {}).items() if name != "type"}
-    return Talker(await http.ws_connect(urljoin(url, "/orchestrate"), params=ids))
+    return Talker(await http.ws_connect(urljoin(url, "/orchestrate"), **joining(ids)))
 
 
 async def moved(client: Talker) -> str:
@@ -77,18 +78,16 @@ async def test_a_client_at_the_wrong_node_is_sent_to_the_owner(
     address = await moved(await connect(http, second.url, session))
     assert address == first.url
     back = await connect(http, address, session)
-    assert await back.listening() == session
+    assert is_same(await back.listening(), session)
 
 
 async def test_where_a_conversation_is_learns_only_who_may_resume_it(
     another: MakeService, http: aiohttp.ClientSession
 ) -> None:
-    """4404 and no address."""
+    """Everybody else is refused without an address."""
     first, second = await another(), await another()
     session = await (await connect(http, first.url)).listening()
-    stranger = await connect(http, second.url, session | {"resume_token": "guess"})
-    assert await stranger.closed() == 4404
-    assert stranger.heard == []
+    assert await refused(http, second.url, session | {"resume_token": "guess"}) == 401
 
 
 async def test_calls_are_handed_over_alive_when_a_node_is_drained(
@@ -129,7 +128,7 @@ async def test_a_client_that_is_faster_than_its_conversation_is_waited_for(
 ) -> None:
     """The new owner is still reading the log: it neither forgets the session nor sends its client away."""
     first, second = await another(), await another()
-    session = await (await connect(http, first.url)).listening()
+    session = await (await connect(http, first.url)).spoken()
     reading, go_on, take_over = asyncio.Event(), asyncio.Event(), Shard.take_over
 
     async def slowly(shard: Shard) -> None:
@@ -145,9 +144,26 @@ async def test_a_client_that_is_faster_than_its_conversation_is_waited_for(
     await asyncio.sleep(0)
     assert not second.running.node.owns(session["session_id"])
     go_on.set()
-    assert await answer == session
+    assert is_same(await answer, session)
     await second.running.watch.event(session["session_id"], SessionResumed)
     await draining
+
+
+async def test_a_promised_conversation_is_kept_by_the_next_node(
+    another: MakeService, http: aiohttp.ClientSession
+) -> None:
+    """Its client has said nothing, so there is no log to take over: the first input opens it."""
+    first, second = await another(), await another()
+    before = await connect(http, first.url)
+    session = await before.listening()
+    _, code = await asyncio.gather(first.running.node.drain(), before.closed())
+    assert code == 1013
+    back = await connect(http, second.url, session)
+    assert is_same(await back.listening(), session)
+    assert not second.running.watch.events
+    await back.say("text", text="hello")
+    await back.until("reply", text="You said hello.")
+    assert len(second.running.watch.all(session["session_id"], SessionOpened)) == 1
 
 
 async def test_a_conversation_that_has_just_been_taken_is_waited_for(
@@ -172,5 +188,5 @@ async def test_a_page_of_another_node_is_welcome(another: MakeService, http: aio
     ids = await (await connect(http, first.url)).listening()
     query = {"session_id": ids["session_id"], "resume_token": ids["resume_token"]}
     for origin, code in ((first.url, 1013), ("http://127.0.0.1:1", 1008)):
-        socket = await http.ws_connect(f"{second.url}/orchestrate", params=query, headers={"Origin": origin})
+        socket = await http.ws_connect(f"{second.url}/orchestrate", **joining(query), headers={"Origin": origin})
         assert await Talker(socket).closed() == code

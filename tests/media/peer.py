@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-from aiortc import RTCSessionDescription
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.rtcconfiguration import RTCIceTransportPolicy
 from aiortc.rtp import RtpPacket
 
 from orchestrator.media.aiortc_private import replace_jitter_buffer
-from orchestrator.media.ice import peer_connection, restrict_host_addresses
+from orchestrator.media.ice import choose_addresses, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
+from orchestrator.media.settings import MediaSettings
 
 RATE_HZ = 16_000
 FRAME_BYTES = 640  # 20 ms
@@ -61,14 +63,20 @@ class RecordingBuffer(ImmediateBuffer):
 class CallPeer:
     """The browser's part of a call. `offer` → the service's answer → `answered`; then `say` and look at `heard`."""
 
-    def __init__(self, ice_host_addresses: tuple[str, ...] = ("127.0.0.1",)) -> None:
+    def __init__(
+        self,
+        ice_host_addresses: tuple[str, ...] = ("127.0.0.1",),
+        relay: RTCIceServer | None = None,
+    ) -> None:
+        """`relay`: all datagrams go through this TURN server, as with a browser's `iceTransportPolicy: relay`."""
         self.heard: list[HeardFrame] = []
         self.packets: list[ReceivedPacket] = []
         self.voice = VoiceTrack()
-        self.connection = peer_connection()
+        self.connection = peer_connection() if relay is None else _through(relay)
         self.connection.addTrack(self.voice)
         replace_jitter_buffer(self.connection.getTransceivers()[0].receiver, RecordingBuffer(self._received))
-        restrict_host_addresses(self.connection, ice_host_addresses)
+        if relay is None:
+            choose_addresses(self.connection, MediaSettings(ice_host_addresses=ice_host_addresses))
         self.connection.on("track", self._on_track)
         self._news = asyncio.Event()
         self.connection.on("connectionstatechange", self._news.set)
@@ -152,6 +160,10 @@ class CallPeer:
             rms = int(math.sqrt(sum(map(mul, few, few)) / len(few)))
             self.heard.append(HeardFrame(at_s, rms, left))
             self._news.set()
+
+
+def _through(relay: RTCIceServer) -> RTCPeerConnection:
+    return RTCPeerConnection(RTCConfiguration([relay], iceTransportPolicy=RTCIceTransportPolicy.RELAY))
 
 
 class VoiceTrack(MediaStreamTrack):

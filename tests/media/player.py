@@ -1,6 +1,7 @@
 """A playback without a track or a network, for tests: ticked by hand, and everything that it says written down."""
 
 import asyncio
+import math
 from array import array
 
 from orchestrator.media.playback import Playback
@@ -13,7 +14,7 @@ QUICK = MediaSettings(confirmation_timeout_ms=30)
 class Player:
     """A playback and what it told the world."""
 
-    def __init__(self, settings: MediaSettings = QUICK) -> None:
+    def __init__(self, settings: MediaSettings = QUICK, caller_came_s: float = math.inf) -> None:
         self.told: list[dict[str, str | int]] = []
         self.started = 0
         self.progress: list[int] = []
@@ -25,6 +26,7 @@ class Player:
             heard=self.heard.extend,
             on_started=self._started,
             on_progress=self.progress.append,
+            caller_came_s=lambda: caller_came_s,
         )
 
     @property

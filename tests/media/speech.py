@@ -1,41 +1,34 @@
-"""Spoken test sentences: espeak-ng through ctypes, as 16 kHz mono PCM."""
+"""Spoken test sentences: the natural voice, as 16 kHz mono PCM, synthesised once and kept beside pytest's cache."""
 
-import ctypes
-import shutil
-import tempfile
+import hashlib
+import os
 from array import array
+from functools import cache
 from pathlib import Path
 
 import av
-import espeakng_loader
 
-_SYNCHRONOUS = 2
-_UTF8 = 1
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+from orchestrator.reference import hibari_voice
+from orchestrator.reference.hibari_voice import SAMPLE_RATE_HZ, HibariVoice
+
+_KEPT = Path(__file__).parents[2] / ".pytest_cache" / "speech"
+_SILENT_PEAK = 300
 
 
+@cache
 def speak(text: str) -> bytes:
-    """`text` as 16 kHz mono s16 PCM, without silence around it worth mentioning.
-
-    Loads a private copy of the library: its state is global, and the service under test may use it as well.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), Path(folder) / "espeak.so"))
-    rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 100, str(espeakng_loader.get_data_path()).encode(), 0)
-    assert rate_hz > 0
-    pieces: list[bytes] = []
-
-    def take(samples: object, count: int, _events: object) -> int:
-        if samples and count:
-            pieces.append(ctypes.string_at(samples, 2 * count))
-        return 0
-
-    callback = _CALLBACK(take)
-    library.espeak_SetSynthCallback(callback)
-    library.espeak_SetVoiceByName(b"en-us")
-    spoken = text.encode() + b"\0"
-    library.espeak_Synth(spoken, ctypes.c_size_t(len(spoken)), 0, 1, 0, _UTF8, None, None)
-    return resample(b"".join(pieces), rate_hz)
+    """`text` as 16 kHz mono s16 PCM, without silence around it worth mentioning."""
+    kept = _KEPT / f"{hashlib.sha256(_version() + text.encode()).hexdigest()}.pcm"
+    if kept.exists():
+        return kept.read_bytes()
+    voice = _voice()
+    spoken = b"".join(voice.say(sentence).pcm for sentence in voice.sentences(text))
+    pcm = _without_silence(resample(spoken, SAMPLE_RATE_HZ))
+    _KEPT.mkdir(parents=True, exist_ok=True)
+    written = kept.with_suffix(f".{os.getpid()}")  # another process may write the same
+    written.write_bytes(pcm)
+    written.replace(kept)
+    return pcm
 
 
 def resample(pcm: bytes, rate_hz: int, to_hz: int = 16_000) -> bytes:
@@ -51,3 +44,20 @@ def resample(pcm: bytes, rate_hz: int, to_hz: int = 16_000) -> bytes:
 def scaled(pcm: bytes, factor: float) -> bytes:
     """The same, louder or quieter."""
     return array("h", [max(-32768, min(32767, int(sample * factor))) for sample in array("h", pcm)]).tobytes()
+
+
+def _without_silence(pcm: bytes) -> bytes:
+    samples = array("h", pcm)
+    loud = [at for at, sample in enumerate(samples) if abs(sample) > _SILENT_PEAK]
+    return samples[loud[0] : loud[-1] + 1].tobytes()
+
+
+@cache
+def _voice() -> HibariVoice:
+    return HibariVoice()
+
+
+@cache
+def _version() -> bytes:
+    """Changes with the package and with what orch does to its sound."""
+    return hashlib.sha256(Path(hibari_voice.__file__).read_bytes() + Path(__file__).read_bytes()).digest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from events.envelope import Input
 from orchestrator.media.handler import MediaHandler
 from orchestrator.media.settings import MediaSettings
-from orchestrator.services.ports import Recognizer, Transcript
+from orchestrator.services.ports import NO_SPEAKER, Recognizer, Speaker, Transcript
 from tests.media.peer import CallPeer
 
 ON_LOOPBACK = MediaSettings(ice_host_addresses=("127.0.0.1",))
@@ -47,8 +47,15 @@ class RememberingSpeechToText:
     recognizer: RememberingRecognizer
     transcribe: Callable[[Transcript], None]
     fail: Callable[[str], None]
+    speaker: Speaker
 
-    async def open(self, on_transcript: Callable[[Transcript], None], on_error: Callable[[str], None]) -> Recognizer:
+    async def open(
+        self,
+        on_transcript: Callable[[Transcript], None],
+        on_error: Callable[[str], None],
+        speaker: Speaker = NO_SPEAKER,
+    ) -> Recognizer:
+        self.speaker = speaker
         self.transcribe, self.fail = on_transcript, on_error
         self.recognizer = RememberingRecognizer(on_transcript)
         return self.recognizer

@@ -1,17 +1,28 @@
 """The replacement of aiortc's jitter buffer: no delay, no lag after a loss, and still the right thing to do."""
 
+import asyncio
+from collections import Counter
+
 import pytest
 from aiortc import RTCPeerConnection
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtp import RtpPacket
+from pylibsrtp import Session
 
 from orchestrator.media.aiortc_private import (
     AiortcChangedError,
+    forget_source,
+    frames_waiting,
     ice_connections,
     last_rtp_timestamp,
+    outlive_goodbyes,
     replace_jitter_buffer,
+    start_no_more,
 )
+from orchestrator.media.datagrams import filter_datagrams
 from orchestrator.media.jitter_buffer import ImmediateBuffer
+from orchestrator.media.sources import bound_sources
+from tests.media.stubs import connect
 
 
 def packet(number: int, ssrc: int = 1) -> RtpPacket:
@@ -66,10 +77,55 @@ async def test_the_private_places_of_aiortc_are_where_we_reach():
     buffer = ImmediateBuffer()
     replace_jitter_buffer(transceiver.receiver, buffer)
     assert transceiver.receiver._RTCRtpReceiver__jitter_buffer is buffer
+    outlive_goodbyes(transceiver.receiver, lambda: None)
     assert last_rtp_timestamp(transceiver.sender) == 0
     (connection,) = ice_connections(peer)
     assert callable(connection.get_component_candidates)
+    assert frames_waiting(transceiver.receiver) == 0
+    bound_sources(transceiver, Counter())
+    (filtered,) = filter_datagrams(peer, Counter())
+    await peer.setLocalDescription(await peer.createOffer())
+    filtered.watch_sockets()
+    transceiver.receiver.transport._rx_srtp = Session()
+    forget_source(transceiver.receiver, 1)
+    start_no_more(transceiver)
     await peer.close()
+
+
+async def test_what_we_override_is_what_aiortc_calls():
+    """Names are not enough: in a call, each of our places is passed."""
+    call = await connect()
+    receiver = call.handler._transceiver.receiver
+    (connection,) = ice_connections(call.handler._peer)
+    assert all(is_ours(protocol.datagram_received) for protocol in connection._protocols)
+    assert all(is_ours(protocol.request) for protocol in connection._protocols)
+    for owner, name in (
+        (receiver.transport.transport, "_recv"),
+        (receiver.transport, "_handle_rtp_data"),
+        (receiver.transport, "_handle_rtcp_data"),
+        (receiver, "_send_rtcp"),
+        (call.handler._transceiver.sender, "_handle_rtcp_packet"),
+    ):
+        ours = getattr(owner, name)
+        assert is_ours(ours)
+        passed = asyncio.Event()
+        setattr(owner, name, noting(ours, passed))
+        async with asyncio.timeout(5):
+            await passed.wait()
+    await call.handler.close()
+    await call.peer.close()
+
+
+def noting(method, passed: asyncio.Event):
+    async def noted(*args, **kwargs):
+        passed.set()
+        return await method(*args, **kwargs)
+
+    return noted
+
+
+def is_ours(method) -> bool:
+    return getattr(method, "func", method).__module__.startswith("orchestrator.")
 
 
 def test_internals_that_moved_are_an_error_in_words():

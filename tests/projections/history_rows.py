@@ -7,13 +7,13 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.recording import parse
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.redis.keys import Keys
 from projections.history import tables
 from projections.history.fold import Changes, Row, SessionHistory, new_session, steps
 from projections.history.store import History
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-COMPARED = (tables.events, tables.sessions, tables.turns, tables.transitions, tables.transcript)
+COMPARED = (tables.events, *tables.FOLDED)
 KEYS = Keys(4)
 
 Rows = dict[str, list[Row]]
@@ -43,6 +43,8 @@ def expected(sessions: dict[str, list[bytes]], keys: Keys = KEYS) -> Rows:
         "turns": in_order(changes.turns.values()),
         "transitions": in_order(changes.transitions),
         "transcript": in_order(changes.transcript.values()),
+        "tool_calls": in_order(changes.tool_calls.values()),
+        "model_responses": in_order(changes.model_responses),
     }
 
 

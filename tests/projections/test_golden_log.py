@@ -1,8 +1,10 @@
 """Shows the one formatter of the golden log: what prints, what does not, and that nobody can forge a line."""
 
+from typing import Any
+
 import pytest
 
-from events import derived, inputs
+from events import derived, inputs, journal
 from events.codec import DERIVED, INPUTS
 from orchestrator.testing.conversation import Conversation
 from projections.golden_log import MARKS, GoldenLog
@@ -111,3 +113,51 @@ def test_an_interruption_is_forgotten_with_its_session() -> None:
     log.line(derived.UserInterrupted(session_id=SESSION, playback_id="p", reason="barge_in"))
     assert log.line(derived.SessionEnded(session_id=SESSION, reason="goodbye")) is None
     assert log.line(turn("hello")) == f"[{SESSION}] STT FINAL | text=hello"
+
+
+def work(call: Conversation, *, mask: bool = False) -> list[str]:
+    """The lines about tools and models, which only `with_tools` has."""
+    plain, log = GoldenLog(mask=mask), GoldenLog(mask=mask, with_tools=True)
+    lines = [(log.line(event), plain.line(event)) for event in call.log]
+    assert all(usual in (None, line) for line, usual in lines)
+    return [line.removeprefix(f"[{SESSION}] ") for line, usual in lines if line is not None and usual is None]
+
+
+def called(name: str = "book", **fields: Any) -> Conversation:
+    call = Conversation.in_phase("THINKING")
+    call.input(journal.ModelResponded, call_id="m/1", model="gpt-x", response="{}", input_tokens=212, output_tokens=18)
+    return call.input(journal.ToolCalled, call_id="a/1", name=name, arguments='{"day":"Friday"}', **fields)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ({"result": '{"table":7}'}, 'Tool book → {"table":7}'),
+        ({"error": "no table\nis free"}, "Tool book ✗ no table is free"),
+    ],
+)
+def test_with_tools_the_work_of_the_agent_is_printed(returned: dict[str, str], said: str) -> None:
+    """Each call with its arguments and its result, in one line each, and each response of the model."""
+    call = called().input(journal.ToolReturned, call_id="a/1", **returned)
+    assert work(call) == ["Model gpt-x (212→18 tokens)", 'Tool book({"day":"Friday"})', said]
+
+
+def test_with_tools_a_call_that_does_not_run_says_why() -> None:
+    """Withdrawn, or refused; a result that comes all the same is none."""
+    call = called(is_cancellable=True)
+    command = call.outstanding("RunTool")
+    call.closes().input(journal.ToolReturned, call_id="a/1", command_id=command.command_id, result="7")
+    assert work(call)[1:] == ['Tool book({"day":"Friday"})', "Tool book ✗ cancelled"]
+    call = called().input(journal.ToolCalled, call_id="a/1", name="book", arguments="{}")
+    assert work(call)[2:] == ["Tool book({})", "Tool book ✗ this call is running already"]
+
+
+def test_with_tools_a_mask_hides_what_tools_are_told() -> None:
+    """As it hides what users say."""
+    call = called().input(journal.ToolReturned, call_id="a/1", result='"Friday"')
+    assert work(call, mask=True)[1:] == ["Tool book(<16 characters>)", "Tool book → <8 characters>"]
+
+
+def test_the_name_of_a_tool_forges_no_line() -> None:
+    """Neither does a model's."""
+    assert work(called(f"x\n[{SESSION}] 🔴 SPEAKING"))[1].startswith(f"Tool x [{SESSION}] 🔴 SPEAKING(")

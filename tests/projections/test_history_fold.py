@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from projections.history.store import History, Move, Position, database_url
 from projections.spans import spans_of
 from projections.timing import STAGES
 from tests.projections.history_rows import FIXTURES, KEYS, actual, expected, logs
+
+WORK = ("turn", "name", "arguments", "outcome", "result", "error", "called_us", "returned_us", "took_us")
 
 
 def test_a_real_call_with_an_interruption() -> None:
@@ -68,6 +71,46 @@ def test_the_stages_of_a_turn_are_those_of_its_trace() -> None:
     assert timed > 30
 
 
+def test_every_tool_call_and_every_response_of_a_model_is_there() -> None:
+    """Also those that the reducer refused: the agent asked for them, and the tokens are paid."""
+    rows = expected(logs())
+    kinds = Counter(row["type"] for row in rows["events"])
+    assert len(rows["tool_calls"]) == kinds["TOOL_CALLED"] > 6
+    assert len(rows["model_responses"]) == kinds["MODEL_RESPONDED"] > 4
+    assert {row["outcome"] for row in rows["tool_calls"]} == {"returned", "failed", "cancelled", "refused"}
+
+
+def test_the_row_of_a_call_says_what_became_of_it() -> None:
+    """Times of call and result, the length of the attempt that ended, and the result in the turn that asked."""
+
+    def calls(name: str) -> list[dict[str, Any]]:
+        found = {key: lines for key, lines in logs().items() if key.startswith(f"{name}/")}
+        return [{key: row[key] for key in WORK if row[key] not in ("", None)} for row in expected(found)["tool_calls"]]
+
+    called = {"turn": 1, "name": "create_reservation", "arguments": '{"people":6}', "called_us": 2_190_000}
+    returned = {"outcome": "returned", "result": '{"order":1}', "took_us": 400_000}
+    assert calls("tool_in_an_answer") == [called | returned | {"returned_us": 2_590_000}]
+    assert calls("tool_result_after_the_interruption") == [called | returned | {"returned_us": 3_130_000}]
+    assert calls("crash_while_a_tool_runs") == [called | returned | {"returned_us": 3_770_000}]
+    assert calls("cancelled_tool_is_over") == [called | {"outcome": "cancelled", "returned_us": 2_880_000}]
+    gone = "the process that ran it is gone; whether it had an effect is not known"
+    failed = {"outcome": "failed", "error": gone, "took_us": 10_000_000, "returned_us": 13_480_000}
+    assert calls("tool_of_a_lost_process") == [called | failed]
+    refused = {"name": "end_call", "arguments": "{}", "outcome": "refused"}
+    assert calls("tool_of_a_discarded_answer") == [
+        refused | {"turn": 0, "called_us": 1_200_000, "error": "asked by a guess: no tool runs before its turn"},
+        refused | {"turn": 1, "called_us": 2_060_000, "error": "stale: its command is not outstanding"},
+    ]
+
+
+def test_the_row_of_a_response_has_model_and_tokens() -> None:
+    """Not the response: it stands in the archive."""
+    (row,) = expected({name: log for name, log in logs().items() if name.startswith("slow_tool/")})["model_responses"]
+    told = {"model": "local", "input_tokens": 212, "output_tokens": 18, "took_us": 480_000, "at_us": 2_190_000}
+    assert row.items() >= told.items()
+    assert "create_reservation" not in str(row)
+
+
 def test_a_missing_version_is_an_error() -> None:
     """A gap never goes unnoticed into the tables."""
     lines = next(iter(logs().values()))
@@ -82,7 +125,7 @@ def test_a_missing_version_is_an_error() -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 async def test_a_fold_that_goes_on_from_the_tables_is_the_same(batch: int, tmp_path: Path) -> None:
     """After every batch everything in memory is forgotten, as after a kill, and read back from SQL."""
-    sessions = dict(list(logs().items())[::12])
+    sessions = dict([*list(logs().items())[::12], *((name, log) for name, log in logs().items() if "tool" in name)])
     assert len(sessions) > 4
     async with History(database_url("", tmp_path)) as history:
         position = (await history.positions(["feed"]))["feed"]

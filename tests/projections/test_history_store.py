@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.redis.keys import Keys
 from projections.history.fold import Changes, folded, steps
 from projections.history.store import BadDatabaseError, History, Move, Position, PositionMovedError, database_url
 from tests.projections.history_rows import actual, expected, logs
@@ -63,7 +63,7 @@ async def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "words"),
-    [("mysql://localhost/x", "mysql: the history can be kept in"), ("history.db", "a database is named as in")],
+    [("mysql://localhost/x", "mysql: the history can be kept in"), ("history.db", "write it as postgresql")],
 )
 def test_another_database_is_refused_in_words(url: str, words: str) -> None:
     with pytest.raises(BadDatabaseError, match=words):
@@ -82,7 +82,9 @@ async def test_tables_of_another_version_of_orch_are_made_anew_from_the_archive(
             await connection.execute(text("DROP TABLE turns"))
             await connection.execute(text("CREATE TABLE turns (another INTEGER)"))
             await connection.execute(text("DELETE FROM transcript"))
+            await connection.execute(text("DROP TABLE tool_calls"))
         await engine.dispose()
+        await history.open()  # as at the start of the service; the command line does no more
         assert await history.lay_out() == 1
         assert await actual(history) == expected({SESSION_ID: LINES}, KEYS)
         assert await history.lay_out() == 0

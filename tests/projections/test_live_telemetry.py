@@ -94,7 +94,7 @@ async def test_what_a_collector_gets_live_is_what_an_export_of_the_log_says(
     collector: Collector, tmp_path: Path
 ) -> None:
     """Of a real conversation: the same bytes for each span; parents, links, times and stages are right."""
-    async with Orchestrator(Settings(port=0, data_dir=tmp_path)) as service:
+    async with Orchestrator(Settings(port=0, data_dir=tmp_path, recognizer="domain", voice="espeak")) as service:
         session_id = await converse(service.url)
         await collector.until_there_is(names.SESSION)
         events = await service.node.read_log(session_id)
@@ -227,7 +227,10 @@ async def test_a_collector_that_is_down_costs_a_counter(monkeypatch: pytest.Monk
         port = server.getsockname()[1]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    async with Orchestrator(Settings(port=0, data_dir=tmp_path)) as service, aiohttp.ClientSession() as http:
+    async with (
+        Orchestrator(Settings(port=0, data_dir=tmp_path, recognizer="domain", voice="espeak")) as service,
+        aiohttp.ClientSession() as http,
+    ):
         await converse(service.url)
         async with asyncio.timeout(PATIENCE_S):
             dropped = 0.0

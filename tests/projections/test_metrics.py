@@ -14,7 +14,7 @@ from events import derived
 from events.envelope import Event
 from projections.measures import Measurement, of_events, of_span
 from projections.meters import Meters
-from projections.registry import METRICS, OTHER
+from projections.registry import METRICS, MOST_NAMES, OTHER, Metric
 from projections.span import Span
 from projections.spans import spans_of
 from projections.timing import STAGES
@@ -108,7 +108,9 @@ def test_what_the_sdk_measures_of_itself_does_not_break_the_page(monkeypatch: py
 
 def test_every_counter_of_the_runtime_is_shown() -> None:
     """None is forgotten, and none is made up."""
-    code = "\n".join(file.read_text() for file in (ROOT / "orchestrator/runtime").glob("*.py"))
+    folders = (ROOT / "orchestrator/runtime", ROOT / "orchestrator/gateway")
+    files = [ROOT / "orchestrator/app.py", *(file for folder in folders for file in folder.rglob("*.py"))]
+    code = "\n".join(file.read_text() for file in files)
     counted = set(re.findall(r'counters\["(\w+)"\]', code))
     assert len(counted) > 8
     assert counted == {metric.counted for metric in METRICS.values() if metric.counted}
@@ -151,10 +153,38 @@ def test_a_label_that_somebody_outside_chooses_is_bounded() -> None:
     assert all(
         known
         for name, metric in METRICS.items()
-        for known in metric.labels.values()
-        if name != "orch.event.count" and name != "orch.transition.count"
+        for label, known in metric.labels.items()
+        if label != metric.named and name != "orch.event.count" and name != "orch.transition.count"
     )
     assert METRICS["orch.turn.stage.duration"].labels["stage"] == STAGES
+
+
+@pytest.mark.parametrize("named", [metric for metric in METRICS.values() if metric.named], ids=lambda one: one.name)
+def test_names_that_agents_choose_are_bounded(named: Metric) -> None:
+    """A model makes up tools: the first ones have series of their own, all others share one, and none is lost."""
+    meters = Meters(dict)
+    for number in [*range(MOST_NAMES + 20), 0, MOST_NAMES]:
+        labels = dict(some(named.name).labels) | {named.named: f"name {number}"}
+        meters.record(Measurement(named.name, 1, tuple(sorted(labels.items()))))
+    families = text_string_to_metric_families(meters.page()[0].decode())
+    meters.close()
+    (family,) = (one for one in families if one.name == named.prometheus.removesuffix("_total"))
+    counted = {
+        sample.labels[named.named]: sample.value
+        for sample in family.samples
+        if sample.name.endswith(("_count", "_total"))
+    }
+    assert counted == {f"name {n}": 2 if n == 0 else 1 for n in range(MOST_NAMES)} | {OTHER: 21}
+
+
+def test_tool_calls_and_tokens_are_measured() -> None:
+    """By tool and outcome, by model and direction, and to the microsecond of the log."""
+    found = measurements(events_in(ROOT / "fixtures/failures/tool_in_an_answer.jsonl"))
+    values = {(one.metric, *(value for _, value in one.labels)): one.value for one in found}
+    assert values["orch.tool.duration", "returned", "create_reservation"] == 0.4
+    assert values["orch.model.duration", "local"] == 0.48
+    assert values["orch.model.token.count", "input", "local"] == 212
+    assert values["orch.model.token.count", "output", "local"] == 18
 
 
 def measurements(events: list[Event]) -> list[Measurement]:

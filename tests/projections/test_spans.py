@@ -9,7 +9,7 @@ from events import derived, inputs
 from events.envelope import Event
 from events.recording import parse
 from orchestrator.replay.replay import replay
-from orchestrator.testing.simulation import simulate
+from orchestrator.simulation.simulate import simulate
 from projections import names
 from projections.span import Context, Layout, Span, in_order
 from projections.spans import SessionSpans, spans_of
@@ -131,7 +131,7 @@ def test_the_stages_of_a_turn_add_up_to_its_latency(file: Path) -> None:
                 for event in events
                 if isinstance(event, inputs.PlaybackStarted)
                 and (event.session_id, event.turn) == (span.session_id, turn)
-                and not event.playback_id.startswith("filler")
+                and not event.playback_id.startswith(("filler", "tool"))
             )
             started_us = first_audio_us - int(span.attributes[names.RESPONSE_LATENCY_US])
             assert span.start_us <= started_us <= first_audio_us

@@ -9,10 +9,11 @@ import pytest
 from cli.replay_files import How, replay_source
 from events.recording import BadRecordingError, parse, stream
 from orchestrator.replay import report
+from orchestrator.replay.change import Change
 from orchestrator.replay.fold_on import UnsoundLogError
 from orchestrator.replay.redact import redacted
 from orchestrator.replay.verify import verify
-from orchestrator.replay.what_if import Change, what_if
+from orchestrator.replay.what_if import what_if
 from orchestrator.replay.why import why
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "fixtures").rglob("*.jsonl"))

@@ -17,6 +17,7 @@ from events.derived import AnswerEnded, CommandIssued, EventRejected, StateChang
 from events.envelope import Event, Input, Result
 from events.recording import Header, Recording, dump, parse
 from fixtures.failures.scene import HELLO, HOURS, WHERE, told
+from fixtures.failures.streaming import TEXTS
 from fixtures.failures.write import STORIES, played
 from orchestrator.replay.replay import replay
 from orchestrator.session.commands import ANSWERS
@@ -27,7 +28,8 @@ from orchestrator.testing.golden_file import golden_file
 from projections.golden_log import golden
 
 FAILURES = Path(__file__).resolve().parents[2] / "fixtures" / "failures"
-FALLBACK = Policy().fallback.answer
+FALLBACK, CUT_OFF = Policy().fallback.answer, Policy().fallback.cut_off
+TABLE = "Let me change that for you. You have a table for six."
 OPEN, WHERE_ARE_YOU = "when are you open", "where are you"
 
 Told = tuple[str, str, str | None]
@@ -138,12 +140,15 @@ RIGHT: dict[str, Expected] = {
     "intent_down": Expected([HELLO_TURN]),
     "intent_down_after_the_answer": Expected([HELLO_TURN]),
     "intent_last": Expected([HELLO_TURN]),
+    "provider_switched": Expected([HELLO_TURN, completed(OPEN, HOURS)]),
     "intent_slow": Expected([HELLO_TURN], rejected=1),
     "intent_slow_answer_slower": Expected([HELLO_TURN]),
     "answer_down": Expected([completed(heard=FALLBACK), HELLO_TURN], rejected=1),
     "answer_slow": Expected([completed(heard=FALLBACK), HELLO_TURN], rejected=1),
     "both_down": Expected([completed(heard=FALLBACK)]),
     "speech_down": Expected([failed(), HELLO_TURN]),
+    "recogniser_breaks": Expected([], ends="ENDED", announced=2),
+    "recogniser_hangs": Expected([HELLO_TURN], announced=2),
     "speech_breaks_in_the_middle": Expected([failed("We are open", OPEN), HELLO_TURN]),
     "filler_down": Expected([HELLO_TURN]),
     # Recovery.
@@ -166,6 +171,7 @@ RIGHT: dict[str, Expected] = {
     ),
     "client_gone_while_interrupting": Expected([interrupted("We are open every day from nine in")], ends="ENDED"),
     "client_comes_back": Expected([OPEN_TURN, HELLO_TURN], rejected=1),
+    "call_lost_while_speaking": Expected([OPEN_TURN, HELLO_TURN]),
     "client_replaced": Expected([HELLO_TURN]),
     "handler_replaced": Expected([HELLO_TURN], rejected=1),
     "hang_up_before_the_first_word": Expected([], ends="ENDED"),
@@ -211,6 +217,42 @@ RIGHT: dict[str, Expected] = {
     "out_of_time_before_the_audio": Expected([failed("", OPEN)], ends="ENDED", announced=1),
     "out_of_time_while_listening": Expected([], rejected=1, ends="ENDED", announced=1),
     "out_of_time_before_anybody_came": Expected([], ends="ENDED"),
+    # Answers that stream.
+    "answer_while_it_is_written": Expected([completed(OPEN, f"{TEXTS[0]}{TEXTS[1]}")]),
+    "barge_in_in_the_second_sentence": Expected(
+        [interrupted(f"{TEXTS[0]} From nine"), completed("on Sundays too", "On Sundays too.")], rejected=1
+    ),
+    "answer_breaks_off": Expected([completed(OPEN, f"{TEXTS[0]} {CUT_OFF}"), completed(OPEN, "From nine to six.")]),
+    "model_that_falls_silent": Expected([completed(OPEN, f"{TEXTS[0]} {CUT_OFF}")], rejected=1),
+    "crash_while_the_answer_is_written": Expected([completed(OPEN, "".join(TEXTS))], rejected=1),
+    "texts_out_of_order": Expected([completed(OPEN, f"{TEXTS[0]}{TEXTS[1]}")], rejected=2),
+    "words_added_to_a_written_answer": Expected(
+        [merged(OPEN), completed(f"{OPEN} on Sundays", "On Sundays from ten.")]
+    ),
+    # Tools.
+    "tool_in_an_answer": Expected([completed("change it to six people", TABLE)]),
+    "tool_result_after_the_interruption": Expected(
+        [
+            interrupted("Let", "change it to six people"),
+            completed("and is there parking", "Yes, behind the house. And your table for six is booked."),
+        ]
+    ),
+    "cancelled_tool_is_over": Expected(
+        [merged("change it to six people"), completed("change it to six people no leave it", "All right.")], rejected=1
+    ),
+    "tool_of_a_discarded_answer": Expected(
+        [completed("thank you for that and when are you open", "From nine to six.")], rejected=2
+    ),
+    "crash_while_a_tool_runs": Expected([completed("change it to six people", "You have a table for six.")]),
+    "tool_of_a_lost_process": Expected(
+        [
+            merged("change it to six people"),
+            completed(
+                "change it to six people one moment please", "I am not sure that it worked. Please ask my colleague."
+            ),
+        ]
+    ),
+    "slow_tool": Expected([completed("change it to six people", "You have a table for six.")], rejected=1),
 }
 
 GUARDS_OF_THE_CHECK = {

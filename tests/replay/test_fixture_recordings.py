@@ -36,7 +36,7 @@ def test_a_recording_is_what_its_story_writes(name: str) -> None:
 
 
 def test_case_1_is_a_whole_log() -> None:
-    """Test case 1 of target-flow.md, byte for byte, and nothing else."""
+    """Test case 1 of docs/target-flow.md, byte for byte, and nothing else."""
     assert lines("normal_flow.jsonl") == [
         "[auto_session_12345] 🟢 IDLE",
         "[auto_session_12345] 🔵 LISTENING (client_connected)",
@@ -50,7 +50,7 @@ def test_case_1_is_a_whole_log() -> None:
 
 
 def test_case_2_is_a_contiguous_slice() -> None:
-    """Test case 2 of target-flow.md, with no line between."""
+    """Test case 2 of docs/target-flow.md, with no line between."""
     expected = [
         "[auto_session_12345] 🔴 SPEAKING",
         "[auto_session_12345] [TTS] Playing...",
@@ -66,7 +66,7 @@ def test_case_2_is_a_contiguous_slice() -> None:
 
 
 def test_case_3_sessions_are_isolated() -> None:
-    """Test case 3 of target-flow.md: its lines of two sessions in one recording, in their order."""
+    """Test case 3 of docs/target-flow.md: its lines of two sessions in one recording, in their order."""
     shown = ("STT FINAL", "THINKING", "SPEAKING")
     assert [line for line in lines("session_isolation.jsonl") if any(word in line for word in shown)] == [
         "[auto_session_A] STT FINAL | text=hello",

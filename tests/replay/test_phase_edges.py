@@ -14,10 +14,13 @@ from orchestrator.session.commands import ANSWERS
 from orchestrator.session.fsm import edges
 from orchestrator.session.policy import Policy
 from orchestrator.session.reducer import reduce
-from orchestrator.session.state import State
+from orchestrator.session.state import Findings, State
 
 CONNECTIONS = {"CLIENT_DISCONNECTED", "HANDLER_ATTACHED", "HANDLER_DETACHED"}
+HEARING = {"HEARING_FAILED"}
 RECOVERY = {"SESSION_RESUMED", "TTS_COMPLETE"}
+TOOLS = {"MODEL_RESPONDED", "TOOL_CALLED", "TOOL_RETURNED"}
+"""They lead nowhere by themselves."""
 SPEECH = {"SPEECH_STARTED", "SPEECH_STOPPED", "STT_PARTIAL"}
 POLICIES: list[tuple[dict[str, Any], set[str]]] = [
     (
@@ -41,8 +44,11 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "CLIENT_DISCONNECTED": {"client_id": "browser"},
     "HANDLER_ATTACHED": {"handler_id": "fastrtc"},
     "HANDLER_DETACHED": {"handler_id": "fastrtc"},
+    "HEARING_FAILED": {"error": "broke", "is_utterance_lost": True},
+    "PROVIDER_SWITCHED": {"provider": "second", "service": "answer"},
     "STT_PARTIAL": {"text": "hel"},
     "STT_FINAL": {"text": "hello"},
+    "ANSWER_TEXT": {"index": 0, "text": "Hi. "},
     "INTENT_RESOLVED": {"intent": "greeting"},
     "RAG_ANSWERED": {"answer": "Hi!"},
     "SERVICE_FAILED": {"error": "503"},
@@ -96,7 +102,8 @@ def test_every_edge_of_the_diagram_can_be_taken() -> None:
 @cache
 def reachable_edges() -> frozenset[Edge]:
     """All that the core can take, under one policy or another."""
-    return frozenset().union(*(_reachable_edges(policy, without) for policy, without in POLICIES))
+    deaf = _reachable_edges({}, CONNECTIONS | RECOVERY | {"STT_PARTIAL"})
+    return frozenset(deaf).union(*(_reachable_edges(policy, without | HEARING) for policy, without in POLICIES))
 
 
 def _reachable_edges(policy: dict[str, Any], without: set[str]) -> set[Edge]:
@@ -120,7 +127,7 @@ def _inputs(state: State, payloads: dict[str, dict[str, Any]], without: set[str]
     """Everything that can happen in a state: each event by itself, each result of each outstanding command."""
     stamped = {"at_us": state.at_us + 1_000, "incarnation": f"after {state.epoch}", "session_id": "s"}
     for name, kind in INPUTS.items():
-        if name in without:
+        if name in without | TOOLS:
             continue
         payload = stamped | payloads.get(name, {})
         if not issubclass(kind, Result):
@@ -130,7 +137,7 @@ def _inputs(state: State, payloads: dict[str, dict[str, Any]], without: set[str]
             continue
         for command in state.pending.values():
             if command.name in ANSWERS[kind]:
-                about = {field: command.target for field in ("playback_id", "target") if field in kind.model_fields}
+                about = {kind.about: command.target} if kind.about else {}
                 yield kind(**payload, **about, command_id=command.command_id)
 
 
@@ -142,10 +149,14 @@ def _essence(state: State) -> tuple[object, ...]:
     return (
         state.phase,
         frozenset((command.name, re.sub(r"\d+", "", command.target)) for command in state.pending.values()),
-        task is not None and (task.intent is None, task.answer is None, task.is_processed),
+        task is not None and (*_found(task.found), task.is_processed),
         (state.held_text != "", state.partial_text != "", state.user_is_speaking),
         (state.client_id != "", state.handler_id != ""),
-        playback is not None and (playback.ends, playback.is_paused),
-        guess is not None and (guess.intent is None, guess.answer is None),
-        (state.away_prompts > 0, state.limits > 0),
+        playback is not None and (playback.ends, playback.is_paused, playback.is_open),
+        guess is not None and _found(guess.found),
+        (state.away_prompts > 0, state.limits > 0, state.hearing_failures > 0),
     )
+
+
+def _found(found: Findings) -> tuple[bool, bool, bool]:
+    return found.intent is None, found.answer is None, bool(found.texts)

@@ -22,7 +22,7 @@ from orchestrator.replay.words import name
 from orchestrator.session import evolve, fsm, phases, reducer, state, step
 from orchestrator.session.commands import ClassifyIntent, ClearText, Command, SetMicrophone, Speak
 from orchestrator.session.step import Step
-from orchestrator.testing.simulation import simulate
+from orchestrator.simulation.simulate import simulate
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 Patch = pytest.MonkeyPatch

@@ -9,8 +9,10 @@ from events.derived import CommandIssued, UserInterrupted
 from events.envelope import Event, Input, Result
 from events.inputs import BargeIn, SttFinal
 from events.recording import parse
+from orchestrator.replay.change import Change
 from orchestrator.replay.decisions import decisions, typical_ms, waits_ms
-from orchestrator.replay.what_if import UNKNOWN, Change, what_if
+from orchestrator.replay.simulated import UNKNOWN
+from orchestrator.replay.what_if import what_if
 from orchestrator.replay.why import NoSuchEventError, why
 from orchestrator.session.policy import Policy
 from orchestrator.testing.conversation import Conversation
@@ -130,3 +132,58 @@ def test_an_event_that_is_not_there_is_named() -> None:
     """With what there is."""
     with pytest.raises(NoSuchEventError, match="version 999 is not in this log; it ends at 69"):
         why(log_of("normal_flow.jsonl"), 999)
+
+
+def a_spoken_call() -> Conversation:
+    """Two utterances, the second with a pause in it of 400 ms; the recogniser takes 40 ms after each endpoint."""
+    call = Conversation.listening()
+    call.at(1_000).input(inputs.SpeechStarted).after(300).input(inputs.SttPartial, text="hello")
+    call.after(300).input(inputs.SpeechStopped).fires("endpoint").after(40).says("hello")
+    call.after(200).answers("Hi!").speaks().after(1_000).played()
+    call.after(500).input(inputs.SpeechStarted).after(300).input(inputs.SttPartial, text="when are")
+    call.after(100).input(inputs.SpeechStopped).after(400).input(inputs.SpeechStarted)
+    call.after(300).input(inputs.SttPartial, text="when are you open").after(50).input(inputs.SpeechStopped)
+    call.fires("endpoint").after(40).says("when are you open")
+    return call.after(200).answers("At ten.").speaks().after(1_000).played()
+
+
+def finals(events: list[Event]) -> list[tuple[int, str]]:
+    return [(event.at_us // 1_000, event.text) for event in events if isinstance(event, SttFinal)]
+
+
+@pytest.mark.parametrize("wait_ms", [450, 600, 900])
+def test_a_final_comes_by_its_recorded_delay_after_the_endpoint(wait_ms: int) -> None:
+    """The wait for the answer is that much shorter or longer; nothing has to be guessed."""
+    log = a_spoken_call().log
+    new = what_if(log, Change(settings={"endpointing": {"incomplete_ms": wait_ms}}))
+    moved_ms = wait_ms - 500
+    assert finals(new.events) == [(ms + moved_ms, text) for ms, text in finals(log)]
+    assert waits_ms(new.events) == [ms + moved_ms for ms in waits_ms(log)]
+    assert (new.moved, new.unjudged, new.simulated) == (2, 0, 0)
+
+
+def test_an_utterance_that_is_cut_is_guessed_and_counted() -> None:
+    """With an endpoint shorter than the user's pause nobody knows what the recogniser would have given."""
+    new = what_if(a_spoken_call().log, Change(settings={"endpointing": {"incomplete_ms": 300}}))
+    assert [text for _, text in finals(new.events)] == ["hello", "when are", "you open"]
+    assert new.unjudged == 1
+
+
+def test_utterances_that_run_together_have_one_final() -> None:
+    """With an endpoint longer than the silence between them, the recogniser gives both at once."""
+    call = Conversation.listening()
+    for at_ms, words in ((1_000, "one"), (2_100, "two")):
+        call.at(at_ms).input(inputs.SpeechStarted).after(100).input(inputs.SttPartial, text=words)
+        call.after(100).input(inputs.SpeechStopped).fires("endpoint").after(40).says(words)
+    call.after(200).answers("Yes.").speaks().after(500).played()
+    new = what_if(call.log, Change(settings={"endpointing": {"incomplete_ms": 1_000}}))
+    assert finals(new.events) == [(3_340, "one two")]
+    assert new.unjudged == 0
+
+
+def test_an_endpoint_that_does_not_move_changes_nothing() -> None:
+    """Whatever else of the policy changes: finals come as recorded, and none is counted."""
+    for file in FILES:
+        log = log_of(str(file.relative_to(FIXTURES)))
+        new = what_if(log, Change(settings={"goodbye": {"text": "Bye."}}))
+        assert (new.moved, new.unjudged) == (0, 0), file.stem

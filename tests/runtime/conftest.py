@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from orchestrator.runtime.connection import connect
-from orchestrator.runtime.embedded import EmbeddedRedis
-from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.connection import connect
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
+from orchestrator.runtime.redis.keys import Keys
 from orchestrator.session.policy import Policy
 from tests.runtime.laws import check_laws
 from tests.runtime.postgres_server import Postgres, binaries, postgres

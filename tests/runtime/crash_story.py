@@ -17,10 +17,10 @@ from events.derived import AnswerEnded, CommandIssued, EventRejected, StateChang
 from events.envelope import Event
 from events.inputs import ClientConnected, ClientDisconnected, PlaybackStarted, SessionResumed
 from events.recording import steps
-from orchestrator.runtime.connection import connect, sha
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import UnknownSessionError, read_log
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.connection import connect, sha
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import UnknownSessionError, read_log
 from orchestrator.session.policy import Deadlines, Interruption, Policy
 from tests.runtime.crash_points import FailingProxy
 from tests.runtime.support import StubClient, Stubs, Watch, soon, soon_in_redis

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from events.inputs import SessionCloseRequested, SttFinal
-from orchestrator.runtime.archiver import NAME
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import list_sessions, read_lines
-from orchestrator.runtime.projecting import Projecting
-from orchestrator.runtime.reconcile import ends
+from orchestrator.runtime.history.archiver import NAME
+from orchestrator.runtime.history.projecting import Projecting
+from orchestrator.runtime.history.reconcile import ends
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import list_sessions, read_lines
 from projections.history.store import History, database_url
 from tests.projections.history_rows import Rows, actual, expected
 from tests.runtime.support import PATIENCE_S, Running

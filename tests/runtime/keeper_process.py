@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.history import HistoryKeeper
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.history.supervisor import HistoryKeeper
+from orchestrator.runtime.redis.keys import Keys
 from tests.runtime.history_support import everything, sqlite
 from tests.runtime.support import soon
 

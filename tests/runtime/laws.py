@@ -5,8 +5,8 @@ from redis.asyncio import Redis
 from events.codec import decode
 from events.recording import Header, dump, parse
 from orchestrator.replay.replay import replay
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import list_sessions, read_lines
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import list_sessions, read_lines
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.evolve import fold
 

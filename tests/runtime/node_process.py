@@ -8,8 +8,8 @@ import logging
 import sys
 
 from events.inputs import SttFinal
-from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.keys import Keys
 from orchestrator.services.ports import Answer, Request
 from tests.runtime.support import StubClient, Stubs, Watch
 

@@ -19,45 +19,48 @@ class Rules:
     """What the protocol consists of. Code: where in orchestrator/runtime (or orchestrator/session) it stands."""
 
     owner_token: bool = True
-    """A commit is refused unless the stored owner token is its own. Code: lua/commit.lua, lua/pass.lua."""
+    """A commit is refused unless the stored owner token is its own. Code: redis/lua/commit.lua, redis/lua/pass.lua."""
     unique_token: bool = True
-    """A token is made anew for each acquisition, not counted in Redis. Code: lease.acquire."""
+    """A token is made anew for each acquisition, not counted in Redis. Code: fleet.lease.acquire."""
     chained_cursor: bool = True
-    """A commit is refused unless the cursor is where the one before it left it. Code: lua/commit.lua, lua/pass.lua,
-    shard.Shard._commit, shard.Shard._pass.
+    """A commit is refused unless the cursor is where the one before it left it. Code: redis/lua/commit.lua,
+    redis/lua/pass.lua, shard.Shard._commit, shard.Shard._pass.
     """
     known_version: bool = True
-    """A commit is refused unless the session's log ends at the version it was decided on. Code: lua/commit.lua."""
+    """A commit is refused unless the session's log ends at the version it was decided on. Code:
+    redis/lua/commit.lua.
+    """
     one_script: bool = True
-    """Log and cursor are written by one script, after all checks. Code: lua/commit.lua."""
+    """Log and cursor are written by one script, after all checks. Code: redis/lua/commit.lua."""
     perform_after_commit: bool = True
     """Commands are performed when their step is committed, not when it is decided. Code: shard.Shard.handle."""
     keep_steps: bool = True
     """When the outcome is unclear the steps are kept, and those at or below the stored cursor are performed.
-    Code: commit.Committer.commit, shard.Shard.handle.
+    Code: redis.commit.Committer.commit, shard.Shard.handle.
     """
     read_back: bool = True
     """When the outcome is unclear token and cursor are read back, before anything is sent again. Code:
-    commit.Committer._read_back.
+    redis.commit.Committer._read_back.
     """
     refusal_is_unclear: bool = True
     """A refused cursor is as unclear as a lost reply: what is refused may be done already. Code:
-    commit.Committer.commit.
+    redis.commit.Committer.commit.
     """
     no_silent_retry: bool = True
-    """The client sends nothing twice by itself. Code: connection.connect, wire.Wire.call."""
+    """The client sends nothing twice by itself. Code: redis.connection.connect, redis.wire.Wire.call."""
     run_id: bool = True
-    """Another run id is another life of the server: everything of the old one is given up. Code: connection.run_id,
-    commit.Committer._read_back, ownership.Ownership._renew_all.
+    """Another run id is another life of the server: everything of the old one is given up. Code:
+    redis.connection.run_id, redis.commit.Committer._read_back, fleet.ownership.Ownership._renew_all.
     """
     wait_for_effects: bool = True
     """What was started under a lease has ended before the same node acquires again. Code:
-    ownership.Ownership._leave, ownership.Ownership._give_up, ownership.Ownership._not_ours, shard.Shard.give_up.
+    fleet.ownership.Ownership._leave, fleet.ownership.Ownership._give_up, fleet.ownership.Ownership._not_ours,
+    shard.Shard.give_up.
     """
     release_own: bool = True
-    """A release touches nothing that belongs to another token. Code: lua/release.lua."""
+    """A release touches nothing that belongs to another token. Code: redis/lua/release.lua."""
     release_token: bool = True
-    """A release withdraws the owner token too, not the lease alone. Code: lua/release.lua."""
+    """A release withdraws the owner token too, not the lease alone. Code: redis/lua/release.lua."""
     tell_sessions: bool = True
     """A new owner tells each live session of itself. Code: shard.Shard.take_over."""
     stop_and_wait: bool = True
@@ -73,7 +76,12 @@ class Rules:
     new_id_again: bool = True
     """What is asked again gets a new command id. Code: session.lifecycle.resumed, session.step.Step.do."""
     trim_at_cursor: bool = True
-    """The inbox is trimmed by its owner, below the stored cursor. Code: lua/commit.lua, lua/pass.lua."""
+    """The inbox is trimmed by its owner, below the stored cursor. Code: redis/lua/commit.lua, redis/lua/pass.lua."""
+
+    bounded_lease: bool = True
+    """A lease that has longer left than any is given for is cut: the server's clock was set back. Code:
+    fleet.lease.free.
+    """
 
 
 class Input(NamedTuple):
@@ -128,6 +136,10 @@ class Redis(NamedTuple):
     acquisition: int = 0
     """The rightful owner, whatever the token says. For the checker alone."""
     counter: int = 0
+    stuck: int = 0
+    """The lease that was given before the server's clock was set back: it expires at a date far away."""
+    set_ahead: bool = False
+    """The lease has expired because the server's clock was set ahead."""
 
 
 class Node(NamedTuple):

@@ -109,6 +109,17 @@ class Model:
         holder = world.redis.lease
         if not holder:
             return
+        redis = world.redis
+        if "clock" in world.faults:
+            less = self._less(world, "clock")
+            back = world._replace(faults=less, redis=redis._replace(stuck=holder))
+            yield Next("the clock of Redis is set back", True, back)
+            ahead = _expired(world)._replace(faults=less)
+            yield Next(
+                "the clock of Redis is set ahead", True, ahead._replace(redis=ahead.redis._replace(set_ahead=True))
+            )
+        if redis.stuck == holder and not self.rules.bounded_lease:
+            return
         if not any(node.token == holder for node in world.nodes):
             yield Next("the lease of a dead owner expires", False, _expired(world))
         elif "pause" in world.faults:
@@ -193,7 +204,7 @@ class Model:
         counter = redis.counter if self.rules.unique_token else redis.counter + 1
         acquisition = world.acquired + 1
         token = acquisition if self.rules.unique_token else counter
-        owned = redis._replace(owner=token, lease=token, acquisition=acquisition, counter=counter)
+        owned = redis._replace(owner=token, lease=token, acquisition=acquisition, counter=counter, set_ahead=False)
         owner = Node(
             "own",
             acquisition,
@@ -303,6 +314,10 @@ class Model:
 
     def _tick(self, world: World, index: int, node: Node) -> Iterator[Next]:
         """The keeper of leases looks. Or the service is stopped."""
+        redis = world.redis
+        if redis.set_ahead and not redis.lease and redis.owner == node.token:
+            held = redis._replace(lease=node.token, set_ahead=False)
+            yield Next(f"{_name(node)} holds on to its lease", False, _write(world, held))
         if world.redis.lease != node.token or (self.rules.run_id and world.redis.life != node.life):
             left = self._leave(world, index, node)
             yield Next(f"{_name(node)} sees that it has lost the shard", False, left)

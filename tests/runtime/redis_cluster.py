@@ -11,7 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.runtime.embedded import find_server
+from orchestrator.runtime.redis.embedded import find_server
 from tests.runtime.support import soon_in_redis
 
 MASTERS = 3

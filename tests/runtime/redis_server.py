@@ -8,7 +8,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from orchestrator.runtime.embedded import find_server
+from orchestrator.runtime.redis.embedded import find_server
 from tests.runtime.support import soon_in_redis
 
 

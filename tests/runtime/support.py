@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeVar
 
 from events.derived import StateChanged
 from events.envelope import Event
-from orchestrator.runtime.effects import Services
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.effects.effects import Services
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.keys import Keys
 from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
 from projections.golden_log import golden
 
@@ -62,12 +62,15 @@ class Stubs:
         await self._stage("answer", request)
         return Answer(f"You said {request.text}.")
 
+    async def stream(self, request: Request) -> AsyncIterator[str | Answer]:
+        yield await self.answer(request)
+
     async def synthesize(self, request: Request) -> AsyncIterator[SpeechChunk]:
         await self._stage("speech", request)
         for _ in range(self.chunks):
             yield CHUNK
 
-    async def open(self, on_transcript: object, on_error: object) -> Any:
+    async def open(self, on_transcript: object, on_error: object, speaker: object = None) -> Any:
         raise NotImplementedError("no microphone in these tests")
 
     def services(self) -> Services:
@@ -82,6 +85,8 @@ class End:
 
 class StubHandler:
     """A media connection that plays at once and notes what it is told."""
+
+    unheard_ms = 0
 
     def __init__(self, handler_id: str = "fastrtc_1", *, plays_to_the_end: bool = True) -> None:
         self.handler_id = handler_id

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.recording import Header, dump, parse
 from orchestrator.replay.replay import replay
-from orchestrator.runtime import archiver
-from orchestrator.runtime.logs import list_sessions, read_lines
-from orchestrator.runtime.reconcile import resync
+from orchestrator.runtime.history import archiver
+from orchestrator.runtime.history.reconcile import resync
+from orchestrator.runtime.redis.logs import list_sessions, read_lines
 from orchestrator.session import REDUCER_VERSION
 from projections.history.store import History
 from tests.runtime.conftest import Place

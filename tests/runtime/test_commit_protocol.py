@@ -9,9 +9,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from functools import reduce
 from itertools import pairwise, product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -19,8 +19,8 @@ import pytest
 from redis.asyncio import Redis
 
 import orchestrator.runtime
-from orchestrator.runtime.connection import evalsha, load_scripts
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.redis.connection import evalsha, load_scripts
+from orchestrator.runtime.redis.keys import Keys
 from tests.runtime import protocol_model as model
 from tests.runtime.protocol_model import Rules
 from tests.runtime.protocol_search import search
@@ -34,6 +34,7 @@ SOUND = {
     "two faults, nobody is paused": Scenario((*NETWORK, "crash")),
     "a lost connection and lost writes": Scenario(("cut", "tail"), questions=1),
     "an operator sets one session back": Scenario(("set back",), ends_well=False),
+    "the clock of Redis is set": Scenario(("clock", "clock", "crash", "cut"), questions=1),
     "no numbers": Scenario(("append",), questions=1, unnumbered=True),
     "trimming": Scenario(("tail",), questions=1, trims=True),
 }
@@ -80,6 +81,7 @@ WITHOUT = {
     "incarnation_in_id": (Scenario(("tail",), budget=1), "the answer to another question is accepted"),
     "own_not_again": (Scenario(("crash",), budget=1), SAME_WORK),
     "new_id_again": (Scenario(("pause",), budget=1), "one command has two results"),
+    "bounded_lease": (Scenario(("clock", "crash"), questions=1), "an input is never read"),
     "trim_at_cursor": (Scenario(("tail",), budget=1, questions=1, trims=True), LOST),
 }
 TRIMMERS = {"commit.lua", "pass.lua"}
@@ -113,12 +115,17 @@ def docstrings() -> dict[str, str]:
 
 
 def resolve(name: str) -> Any:
-    """`lua/x.lua`, or module.Class.method in orchestrator/runtime; session.… is in orchestrator/session."""
+    """`redis/lua/x.lua`, or module.Class.method in orchestrator/runtime; session.… is in orchestrator/session."""
     if name.endswith(".lua"):
         return (Path(orchestrator.runtime.__path__[0]) / name).read_text()
-    module, *path = name.removeprefix("session.").split(".")
-    home = "session" if name.startswith("session.") else "runtime"
-    return reduce(getattr, path, importlib.import_module(f"orchestrator.{home}.{module}"))
+    home, found, path = name.split(".")[0], orchestrator, name.split(".")
+    if home != "session":
+        path = ["runtime", *path]
+    for part in path:
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            importlib.import_module(f"{found.__name__}.{part}")
+        found = getattr(found, part)
+    return found
 
 
 @pytest.mark.parametrize("rule", [rule.name for rule in fields(Rules)])

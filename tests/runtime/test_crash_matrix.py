@@ -19,8 +19,8 @@ import pytest
 
 from events.inputs import SessionResumed
 from events.recording import steps
-from orchestrator.runtime.connection import connect, sha
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.redis.connection import connect, sha
+from orchestrator.runtime.redis.keys import Keys
 from tests.runtime.crash_points import FailingProxy, Fault, Kind
 from tests.runtime.crash_story import POLICY, SCRIPT, Story, essence, handled
 from tests.runtime.laws import check_laws

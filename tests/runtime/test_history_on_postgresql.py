@@ -4,8 +4,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.inputs import SttFinal
-from orchestrator.runtime.archiver import archive, purge
-from orchestrator.runtime.reconcile import resync
+from orchestrator.runtime.history.archiver import archive, purge
+from orchestrator.runtime.history.reconcile import resync
 from projections.history.store import History
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, from_redis, rows, started, talk

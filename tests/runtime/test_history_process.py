@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runtime import history
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.history import HistoryKeeper
+from orchestrator.runtime.history import supervisor as history
+from orchestrator.runtime.history.supervisor import HistoryKeeper
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, talk
 from tests.runtime.support import PATIENCE_S, Running, soon, soon_in_redis

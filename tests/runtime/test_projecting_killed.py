@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.history import HistoryKeeper
+from orchestrator.runtime.history.supervisor import HistoryKeeper
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, talk
 from tests.runtime.postgres_server import Postgres

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from events.inputs import SessionResumed, SttFinal
-from orchestrator.runtime.archiver import NAME
 from orchestrator.runtime.clock import now_us
-from orchestrator.runtime.connection import connect
 from orchestrator.runtime.counters import Counters
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.projecting import Projecting
-from orchestrator.runtime.reconcile import ends
+from orchestrator.runtime.history.archiver import NAME
+from orchestrator.runtime.history.projecting import Projecting
+from orchestrator.runtime.history.reconcile import ends
+from orchestrator.runtime.redis.connection import connect
+from orchestrator.runtime.redis.keys import Keys
 from projections.history.store import History
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, started, talk

@@ -10,12 +10,12 @@ from redis.exceptions import RedisError
 
 from events.codec import encode
 from events.inputs import SessionOpened, SessionResumed, SttFinal, SttPartial
-from orchestrator.runtime.archiver import archive
-from orchestrator.runtime.cluster import plain
-from orchestrator.runtime.connection import connect, run_all
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import feed_ends, follow, list_sessions, read_lines
+from orchestrator.runtime.history.archiver import archive
 from orchestrator.runtime.node import Node, UnusableRedisError
+from orchestrator.runtime.redis.cluster import plain
+from orchestrator.runtime.redis.connection import connect, run_all
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import feed_ends, follow, list_sessions, read_lines
 from projections.history.store import History
 from tests.runtime.history_support import from_redis, rows, sqlite, talk
 from tests.runtime.history_support import started as projecting_started
@@ -151,7 +151,7 @@ async def test_commands_about_all_shards_find_the_master_that_has_followed(
     end: Callable[[Server], Awaitable[None]], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is asked of the others is answered meanwhile."""
-    monkeypatch.setattr("orchestrator.runtime.connection.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("orchestrator.runtime.redis.connection.TIMEOUT_S", 0.5)
     redis = connect(cluster.url)
     ask = [("XLEN", KEYS.feed(number)) for number in range(KEYS.shards)]
     assert await run_all(redis, ask) == [0] * KEYS.shards

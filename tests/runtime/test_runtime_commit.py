@@ -9,9 +9,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from events.derived import TurnStarted
 from events.inputs import SttFinal, SttPartial, TtsChunkReady
-from orchestrator.runtime import lease as leases
-from orchestrator.runtime.connection import connect, evalsha, load_scripts, sha
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.fleet import lease as leases
+from orchestrator.runtime.redis.connection import connect, evalsha, load_scripts, sha
+from orchestrator.runtime.redis.keys import Keys
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
 from tests.runtime.support import Running, soon
@@ -106,7 +106,7 @@ async def test_a_pass_that_fails_a_check_writes_nothing(
 async def test_a_lease_is_renewed_and_released_by_its_owner_alone(owned: Any) -> None:
     """A stranger's token neither prolongs it nor sets it free, and nobody acquires it twice."""
     lease, keys, redis = owned
-    stranger = leases.Lease(lease.what, "stranger", "0-0", ())
+    stranger = leases.Lease(lease.what, "stranger", "0-0", (), lease.server_clock)
     assert await leases.acquire(redis, [lease.what], 60_000, "there") == []
     assert await leases.renew(redis, [lease, stranger], 60_000) == [stranger]
     await leases.release(redis, [stranger])

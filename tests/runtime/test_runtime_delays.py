@@ -5,8 +5,8 @@ from redis.asyncio import Redis
 
 from events.inputs import SttFinal, SttPartial
 from orchestrator.runtime import inbox
-from orchestrator.runtime.keys import Keys
 from orchestrator.runtime.node import Node, NotReadyError
+from orchestrator.runtime.redis.keys import Keys
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, StubClient, StubHandler, Stubs, Watch, soon
@@ -61,8 +61,9 @@ async def test_a_node_whose_redis_is_away_says_for_how_long(in_a_call: Running, 
     await node.stop()
 
 
+@pytest.mark.parametrize("before_the_stall", [1, 201], ids=["the limit comes later", "the limit comes first"])
 async def test_when_too_much_waits_those_who_speak_are_sent_away(
-    in_a_call: Running, server: Server, monkeypatch: pytest.MonkeyPatch
+    in_a_call: Running, server: Server, monkeypatch: pytest.MonkeyPatch, before_the_stall: int
 ) -> None:
     """Their connections are closed, so no more can come; what was said before is kept and handled."""
     monkeypatch.setattr(inbox, "MOST_QUEUED", 200)
@@ -71,9 +72,10 @@ async def test_when_too_much_waits_those_who_speak_are_sent_away(
     live.handler = handler = StubHandler()
     monkeypatch.setattr(inbox, "STALL_S", 0.05)
     server.freeze()
-    in_a_call.node.report(SttPartial(session_id=live.session_id, text="first"))
+    for number in range(before_the_stall):
+        in_a_call.node.report(SttPartial(session_id=live.session_id, text=f"before {number}"))
     await soon(lambda: in_a_call.clients[0].warned == ["delayed"])
-    for number in range(200):
+    for number in range(201 - before_the_stall):
         in_a_call.node.report(SttPartial(session_id=live.session_id, text=str(number)))
     await soon(lambda: handler.closed and bool(in_a_call.clients[0].sent_away))
     assert in_a_call.node.is_full

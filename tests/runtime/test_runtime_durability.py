@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.runtime.durability import Durability, durability
+from orchestrator.runtime.redis.durability import Durability, durability
 from tests.runtime.conftest import Place
 
 SOUND = Durability("redis", "7.2.4", "yes", "always", "yes", 2**30, "noeviction")

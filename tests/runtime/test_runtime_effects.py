@@ -25,12 +25,12 @@ from events.inputs import (
     TtsChunkReady,
     TtsComplete,
 )
-from orchestrator.runtime import timers as timers_module
-from orchestrator.runtime.clock import now_us
-from orchestrator.runtime.effects import Effects
+from orchestrator.runtime.clock import SteadyClock, now_us
+from orchestrator.runtime.effects.effects import Effects
+from orchestrator.runtime.effects.timers import Timers
 from orchestrator.runtime.live_session import CurrentTask, LiveSession
-from orchestrator.runtime.timers import Timers
-from orchestrator.services.ports import Answer, Request, ServiceError
+from orchestrator.services.failures import ServiceError
+from orchestrator.services.ports import Answer, Request
 from orchestrator.session.policy import Deadlines, Filler, Interruption, Policy
 from orchestrator.session.state import State
 from tests.runtime.conftest import MakeNode
@@ -72,15 +72,17 @@ async def test_timers_never_fire_early_and_fire_in_their_order() -> None:
     assert [command_id.split("/")[2] for command_id, _ in fired] == ["3", "1", "2", "0"]
 
 
-async def test_a_wall_clock_that_is_set_back_lets_no_timer_fire_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop's clock says it is time, the wall clock does not yet: the timer waits for the rest."""
-    offset_us = 0
-    monkeypatch.setattr(timers_module, "now_us", lambda: now_us() + offset_us)
+async def test_a_timer_never_fires_before_its_time_is_shown() -> None:
+    """The loop's clock says it is time, the clock of the log does not yet: the timer waits for the rest."""
+    monotonic = [0]
+    clock = SteadyClock(now_us(), lambda: monotonic[0])
     fired: list[int] = []
-    timers = Timers("s", lambda event: fired.append(now_us() + offset_us))
-    command, due_at_us = timer(10)
+    timers = Timers("s", lambda event: fired.append(clock.now_us()), clock)
+    command, due_at_us = timer(5)
     timers.start(command, due_at_us)
-    offset_us = -20_000
+    await asyncio.sleep(0.02)
+    assert not fired
+    monotonic[0] = 60_000_000
     await soon(lambda: bool(fired))
     assert fired[0] >= due_at_us
 
@@ -137,7 +139,25 @@ async def test_an_answer_that_is_too_long_is_a_failure_not_a_hang(running: Runni
     running.stubs.answer = answer  # type: ignore[method-assign]
     live = await running.listening()
     running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
-    assert "ValidationError" in (await running.watch.event(live.session_id, ServiceFailed)).error
+    failed = await running.watch.event(live.session_id, ServiceFailed)
+    assert failed.error == "the answer has 10000 characters; at most 8000 are allowed"
+
+
+async def test_half_a_character_is_an_event_all_the_same(running: Running) -> None:
+    """A lone surrogate in an answer is replaced; in the words of an exception, too: the failure is told."""
+
+    async def answer(request: Request) -> Answer:
+        if request.text == "hello":
+            return Answer("half \ud83d")
+        raise ValueError("half \ud83d")
+
+    running.stubs.answer = answer  # type: ignore[method-assign]
+    live = await running.listening()
+    running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    assert (await running.watch.event(live.session_id, RagAnswered)).answer == "half �"
+    await running.watch.phase(live.session_id, "LISTENING", 2)
+    running.node.report(SttFinal(session_id=live.session_id, text="and then", via="text"))
+    assert (await running.watch.event(live.session_id, ServiceFailed)).error == "ValueError: half �"
 
 
 async def test_a_cancelled_stage_says_nothing(make_node: MakeNode) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from orchestrator.runtime import embedded
-from orchestrator.runtime.embedded import EmbeddedRedis, NoRedisServerError
+from orchestrator.runtime.redis import embedded
+from orchestrator.runtime.redis.embedded import EmbeddedRedis, NoRedisServerError
 
 KEEPER = """
 import asyncio, sys
 from pathlib import Path
-from orchestrator.runtime.embedded import EmbeddedRedis
+from orchestrator.runtime.redis.embedded import EmbeddedRedis
 
 async def main():
     async with EmbeddedRedis(Path(sys.argv[1])) as url:
@@ -96,10 +96,9 @@ async def test_no_server_to_be_found_is_said_in_words(tmp_path: Path, monkeypatc
     """What to install, or which setting to use; and nothing is left behind."""
     monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(embedded.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(NoRedisServerError, match=r"redis-server or valkey-server.*ORCH_REDIS_URL"):
         await EmbeddedRedis(tmp_path).__aenter__()
-    assert not [name for name in os.listdir(tmp_path) if name.startswith("orch-")]  # noqa: PTH208
+    assert not [file.name for file in (tmp_path / "redis").iterdir() if "lock" not in file.name]
 
 
 async def test_a_server_that_does_not_start_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

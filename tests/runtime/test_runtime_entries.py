@@ -7,19 +7,28 @@ from typing import Any
 import pytest
 
 from events.codec import encode
-from events.derived import CommandIssued, EventRejected
-from events.envelope import Input
+from events.derived import CommandIssued, EventRejected, SessionEnded
+from events.envelope import Event, Input
 from events.inputs import (
     BargeIn,
     ClientConnected,
+    ClientDisconnected,
     HandlerAttached,
+    HandlerDetached,
+    IntentResolved,
+    PlaybackDone,
+    RagAnswered,
+    ServiceFailed,
     SessionCloseRequested,
     SessionOpened,
     SessionResumed,
     SpeechStarted,
     SttFinal,
     SttPartial,
+    TimerFired,
+    TtsChunkReady,
 )
+from orchestrator.runtime.live_session import LiveSession
 from orchestrator.session.policy import Policy
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
@@ -44,6 +53,42 @@ async def goes_on(running: Running, session_id: str, turn: int = 1) -> None:
     """The session still answers."""
     running.node.report(SttFinal(session_id=session_id, text=f"turn {turn}", via="text"))
     await running.watch.phase(session_id, "LISTENING", turn + 1)
+
+
+async def test_what_was_on_its_way_when_the_session_ended_is_no_dead_letter(running: Running, place: Place) -> None:
+    """A goodbye in the milliseconds in which services answer: results, timers, connections and microphones of ours are
+    late, not lost. What others say, and what somebody types, is kept.
+    """
+    live = await running.listening()
+    about = {"session_id": live.session_id, "command_id": "c"}
+    late: list[Input] = [
+        IntentResolved(intent="greeting", **about),
+        RagAnswered(answer="Hi!", **about),
+        ServiceFailed(error="503", **about),
+        TtsChunkReady(duration_ms=100, index=0, playback_id="answer-1", **about),
+        PlaybackDone(confirmed_by="client", playback_id="answer-1", **about),
+        TimerFired(target="answer_deadline", **about),
+        SpeechStarted(session_id=live.session_id, handler_id="fastrtc_1"),
+        SttFinal(session_id=live.session_id, handler_id="fastrtc_1", text="bye"),
+        HandlerDetached(session_id=live.session_id, handler_id="fastrtc_1"),
+        ClientDisconnected(session_id=live.session_id, client_id="browser-1"),
+        BargeIn(session_id=live.session_id),
+        SessionCloseRequested(session_id=live.session_id, reason="goodbye"),
+    ]
+
+    def say_all(_: LiveSession, event: Event) -> None:
+        if isinstance(event, SessionEnded):
+            for one in late:
+                running.node.report(one)
+
+    running.watch.on_commit = say_all
+    running.node.report(SessionCloseRequested(session_id=live.session_id, reason="goodbye"))
+    await soon(lambda: running.node.counters["late"] == len(late))
+    assert running.node.counters["dead_letters"] == 0
+    running.node.report(SttFinal(session_id=live.session_id, text="one more thing", via="text"))
+    await to_inbox(place, live.session_id, line(live.session_id, producer="node-red", producer_seq=1))
+    letters = await place.dead_letters(place.keys.unroutable(place.keys.shard_of(live.session_id)), 2)
+    assert [json.loads(entry)["text"] for _, entry in letters] == ["one more thing", "hel"]
 
 
 async def test_the_same_event_published_twice_leaves_no_trace_but_a_counter(running: Running, place: Place) -> None:

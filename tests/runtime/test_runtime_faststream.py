@@ -8,9 +8,9 @@ import faststream.redis.subscriber.usecases.stream_subscriber as stock
 import pytest
 from redis.asyncio import Redis
 
-from orchestrator.runtime import subscribers
-from orchestrator.runtime.connection import pause_s
-from orchestrator.runtime.subscribers import Entry, Subscription, broker
+from orchestrator.runtime.redis import subscribers
+from orchestrator.runtime.redis.connection import pause_s
+from orchestrator.runtime.redis.subscribers import Entry, Subscription, broker
 from tests.runtime.conftest import Place
 from tests.runtime.proxy import LossyProxy
 from tests.runtime.support import soon

@@ -8,8 +8,8 @@ import pytest
 
 from events.codec import decode
 from events.inputs import SttPartial
-from orchestrator.runtime.connection import connect
 from orchestrator.runtime.inbox import Inbox
+from orchestrator.runtime.redis.connection import connect
 from tests.runtime.conftest import Place
 from tests.runtime.proxy import LossyProxy
 from tests.runtime.support import a_session_on, soon

@@ -21,10 +21,10 @@ from events.inputs import (
     SttPartial,
 )
 from orchestrator.runtime import inbox
-from orchestrator.runtime import lease as leases
-from orchestrator.runtime.keys import Keys
+from orchestrator.runtime.fleet import lease as leases
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node, UnusableRedisError
+from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.shard import Shard
 from orchestrator.services.ports import Line
 from tests.runtime.conftest import MakeNode, Place
@@ -63,17 +63,17 @@ async def test_a_second_node_takes_over_at_once_when_the_first_stops(make_node: 
 
 
 async def test_a_client_comes_back_to_the_next_node_with_the_same_token(make_node: MakeNode) -> None:
-    """The token holds on every node and after every restart; another session's token opens nothing."""
+    """The key of the resume tokens is the same on every node and after every restart, and so is which were used."""
     first = await make_node()
     live = await first.listening()
-    token = first.node.resume_token(live.session_id)
+    secret = first.node.secret
+    assert await first.node.use_resume_token(live.session_id, 2)
     await first.node.stop()
     second = await make_node()
     await second.watch.event(live.session_id, SessionResumed)
-    assert second.node.may_resume(live.session_id, token)
-    assert not second.node.may_resume("auto_session_1", token)
-    assert not second.node.may_resume(live.session_id, "")
-    assert not second.node.may_resume(live.session_id, "ü")
+    assert second.node.secret == secret
+    assert not await second.node.use_resume_token(live.session_id, 1)
+    assert await second.node.use_resume_token(live.session_id, 2)
     back = second.node.session(live.session_id)
     assert back is not None
     second.node.connect_client(back, StubClient("browser-2"))

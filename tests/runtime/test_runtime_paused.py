@@ -12,7 +12,7 @@ import pytest
 from events.derived import CommandIssued, EventRejected
 from events.envelope import Input
 from events.inputs import SessionResumed
-from orchestrator.runtime.logs import read_log
+from orchestrator.runtime.redis.logs import read_log
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.support import PATIENCE_S
 

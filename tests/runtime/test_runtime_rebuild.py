@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from events.inputs import SessionResumed, SttFinal, SttPartial
-from orchestrator.runtime.rebuild import rebuild
+from orchestrator.runtime.redis.rebuild import rebuild
 from orchestrator.runtime.shard import SNAPSHOT_EVERY
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.conversation import ConversationSoFar
@@ -30,10 +30,10 @@ async def check(running: Running, place: Place, session_id: str) -> None:
     """What is rebuilt is what the log folds to."""
     log, conversation = running.watch.events[session_id], ConversationSoFar()
     conversation.hear(log)
-    state, said = await rebuild(place.redis, place.keys, session_id)
-    assert state == fold(log)
-    assert said.said == conversation.said
-    assert [line.text for line in said.said] == ["hello", "You said hello."]
+    found = await rebuild(place.redis, place.keys, session_id)
+    assert found.state == fold(log)
+    assert found.conversation.said == conversation.said
+    assert [line.text for line in found.conversation.said] == ["hello", "You said hello."]
 
 
 async def test_the_log_before_a_snapshot_is_not_read(running: Running, place: Place) -> None:

@@ -7,9 +7,9 @@ from redis.asyncio import Redis
 
 from events.derived import TurnStarted
 from events.inputs import RagAnswered, SessionCloseRequested, SessionResumed, SttFinal, SttPartial
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.logs import read_log
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import read_log
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, Stubs, Watch, soon, soon_in_redis

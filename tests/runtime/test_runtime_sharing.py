@@ -7,11 +7,11 @@ import pytest
 
 from events.derived import StateChanged
 from events.inputs import SessionResumed, SttFinal
-from orchestrator.runtime import lease as leases
-from orchestrator.runtime.membership import Membership
+from orchestrator.runtime.fleet import lease as leases
+from orchestrator.runtime.fleet.fair_share import fair_share
+from orchestrator.runtime.fleet.membership import Membership
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.shard import Shard
-from orchestrator.runtime.share import fair_share
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.support import PATIENCE_S, Running, StubClient, a_session_on, soon, soon_in_redis
 
@@ -188,7 +188,7 @@ async def test_nobody_is_sent_to_a_node_that_is_silent(make_node: MakeNode, plac
 
 
 async def _is_free(place: Place, lease: leases.Lease) -> bool:
-    return bool(await leases.free(place.redis, [lease.what]))
+    return bool(await leases.free(place.redis, [lease.what], 60_000))
 
 
 async def taking_long(

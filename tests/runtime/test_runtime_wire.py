@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLostError
 from redis.exceptions import ResponseError
 
-from orchestrator.runtime.connection import connect
-from orchestrator.runtime.wire import Exchange, Wire
+from orchestrator.runtime.redis.connection import connect, run_all, run_id
+from orchestrator.runtime.redis.wire import Exchange, Wire
 from tests.runtime.conftest import Place
 
 
@@ -96,8 +96,29 @@ async def test_one_that_is_cancelled_ends_alone(place: Place) -> None:
 
 async def test_a_hanging_server_fails_the_call(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """After TIMEOUT_S, and so does what waits."""
-    monkeypatch.setattr("orchestrator.runtime.wire.TIMEOUT_S", 0.05)
+    monkeypatch.setattr("orchestrator.runtime.redis.wire.TIMEOUT_S", 0.05)
     wire = Counting(connect(place.url))
     outcomes = await asyncio.gather(*await held(wire, [("PING",)], [("PING",)]), return_exceptions=True)
     assert [type(one) for one in outcomes] == [TimeoutError] * 2
     await wire.close()
+
+
+async def test_a_redis_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the empty words of asyncio's TimeoutError, which end a log line in nothing."""
+    monkeypatch.setattr("orchestrator.runtime.redis.wire.TIMEOUT_S", 0.05)
+    monkeypatch.setattr("orchestrator.runtime.redis.connection.TIMEOUT_S", 0.05)
+    done = asyncio.Event()
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        wire = Wire(redis.connection_pool.make_connection)
+        for asking in (wire.call("", [("PING",)]), run_all(redis, [("PING",)]), run_id(redis, "")):
+            with pytest.raises(TimeoutError, match=r"Redis does not answer within 0\.05 s"):
+                await asking
+        await wire.close()
+        await redis.aclose()
+        done.set()

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from orchestrator.runtime.keys import Keys
-from orchestrator.runtime.membership import Membership
-from orchestrator.runtime.share import Member, fair_share, gifts, heirs
+from orchestrator.runtime.fleet.fair_share import Member, fair_share, gifts, heirs
+from orchestrator.runtime.fleet.membership import Membership
+from orchestrator.runtime.redis.keys import Keys
 
 KIND = "shard"
 

@@ -4,15 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
-import av
 import pytest
 from aiohttp import web
 from service_peers import Handler, Say, Serve
 
+from orchestrator.reference.content import Content, load_content
 from orchestrator.services.http_clients import open_session
-from orchestrator.services.ports import Request
-from orchestrator.services.reference.content import Content, load_content
-from orchestrator.services.reference.speech import EspeakSpeech
+from tests.media.speech import speak
 
 
 @pytest.fixture
@@ -49,17 +47,8 @@ def content() -> Content:
 def say() -> Say:
     """Speech as a microphone would give it: 16 kHz mono s16le, with silence before and after."""
 
-    async def speak(text: str) -> bytes:
-        resampler = av.AudioResampler("s16", "mono", 16_000)
-        frames: list[av.AudioFrame] = []
-        async for chunk in EspeakSpeech().synthesize(Request(text)):
-            frame = av.AudioFrame("s16", "mono", len(chunk.pcm) // 2)
-            frame.planes[0].update(chunk.pcm)
-            frame.sample_rate = chunk.sample_rate_hz
-            frames += resampler.resample(frame)
-        frames += resampler.resample(None)
-        speech = b"".join(bytes(frame.planes[0])[: 2 * frame.samples] for frame in frames)
+    async def with_silence(text: str) -> bytes:
         silence = bytes(16_000 * 2 * 3 // 10)
-        return silence + speech + silence
+        return silence + await asyncio.to_thread(speak, text) + silence
 
-    return speak
+    return with_silence

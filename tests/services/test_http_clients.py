@@ -1,15 +1,23 @@
 """The intent and answer clients against services that answer well, badly, late and not at all."""
 
 import asyncio
+import contextlib
+import re
 import socket
+import struct
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 from service_peers import Handler, Serve
 
+from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_clients import Endpoint, HttpAnswer, HttpIntent
-from orchestrator.services.ports import Answer, Intent, Line, Request, ServiceError
+from orchestrator.services.http_speech import HttpTextToSpeech
+from orchestrator.services.ports import Answer, Intent, Line, Request
+from orchestrator.services.text_functions import whole_answer
+from tests.question import Asked
 
 
 def saying(answer: object) -> Handler:
@@ -22,7 +30,7 @@ def saying(answer: object) -> Handler:
 async def test_a_question_carries_text_session_turn_and_idempotency_key(
     http: aiohttp.ClientSession, serve: Serve
 ) -> None:
-    """The contract of target-flow.md, plus the header that lets a service drop a repeated request."""
+    """The contract of docs/target-flow.md, plus the header that lets a service drop a repeated request."""
     seen: list[object] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -45,8 +53,8 @@ async def test_a_question_carries_the_conversation_so_far(http: aiohttp.ClientSe
 
     answers = HttpAnswer(http, await serve(handler))
     so_far = (Line("user", "hello"), Line("agent", "Hi! How"))
-    await answers.answer(Request("and now?", session_id="s", turn=2, conversation=so_far))
-    await answers.answer(Request("hello", session_id="s", turn=1))
+    await whole_answer(answers, Request("and now?", session_id="s", turn=2, conversation=so_far))
+    await whole_answer(answers, Request("hello", session_id="s", turn=1))
     assert seen == [
         {
             "text": "and now?",
@@ -102,7 +110,7 @@ async def test_an_answer_names_its_sources_in_any_usual_way(http: aiohttp.Client
     """Services give names, or objects that have one."""
     said = {"answer": "Hi!", "sources": ["a.md", {"title": "B", "score": 1}, 3]}
     answers = HttpAnswer(http, await serve(saying(said)))
-    assert await answers.answer(Request("hello")) == Answer("Hi!", ("a.md", "B", "3"))
+    assert await whole_answer(answers, Request("hello")) == Answer("Hi!", ("a.md", "B", "3"))
 
 
 async def test_a_refusal_is_told_with_the_status_and_the_words_of_the_service(
@@ -115,7 +123,7 @@ async def test_a_refusal_is_told_with_the_status_and_the_words_of_the_service(
 
     url = (await serve(handler)).replace("http://", "http://user:secret@") + "/v1?key=secret"
     with pytest.raises(ServiceError, match=r"status 503 \(no model loaded\)") as caught:
-        await HttpAnswer(http, url).answer(Request("x"))
+        await whole_answer(HttpAnswer(http, url), Request("x"))
     assert "/v1/query" in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -127,7 +135,7 @@ async def test_text_that_is_not_json_is_quoted_in_the_error(http: aiohttp.Client
         return web.Response(text="<html>Welcome</html>")
 
     with pytest.raises(ServiceError, match=r"not JSON.*Welcome"):
-        await HttpAnswer(http, await serve(handler)).answer(Request("x"))
+        await whole_answer(HttpAnswer(http, await serve(handler)), Request("x"))
 
 
 async def test_an_oversized_answer_is_refused_while_it_comes(http: aiohttp.ClientSession, serve: Serve) -> None:
@@ -140,7 +148,7 @@ async def test_an_oversized_answer_is_refused_while_it_comes(http: aiohttp.Clien
             await response.write(b" " * 65_536)
 
     with pytest.raises(ServiceError, match="longer than 256 KiB"):
-        await HttpAnswer(http, await serve(handler)).answer(Request("x"))
+        await whole_answer(HttpAnswer(http, await serve(handler)), Request("x"))
 
 
 async def test_a_service_that_is_not_there_is_told_with_what_to_check(http: aiohttp.ClientSession) -> None:
@@ -152,26 +160,88 @@ async def test_a_service_that_is_not_there_is_told_with_what_to_check(http: aioh
         await HttpIntent(http, url).classify(Request("x"))
 
 
-async def test_a_kept_connection_that_the_server_closed_costs_no_turn(http: aiohttp.ClientSession) -> None:
-    """Servers close idle connections when they like, also in the moment of the next question."""
-    connections = 0
+class GivesUp:
+    """A server that answers the first question on each connection, and gives the connection up when another comes."""
 
-    async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await reader.readuntil(b"}")
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.asked: list[str] = []
+        """The Idempotency-Key of every question that was read, answered or not."""
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        await self._read(reader)
         body = b'{"answer": "yes"}'
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        await reader.readuntil(b"}")  # the second question on this connection is never answered
+        if self.how == "RST before reading":
+            await reader.readexactly(1)
+        else:
+            await self._read(reader)
+        if self.how == "RST in the answer":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)  # it must leave before the reset overtakes it
+        if self.how != "FIN":
+            connection: Any = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
-    async with await asyncio.start_server(serve_once, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        answers = HttpAnswer(http, f"http://127.0.0.1:{port}")
-        for _ in range(2):
-            assert await answers.answer(Request("x")) == Answer("yes")
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"}")
+        self.asked += re.findall(r"Idempotency-Key: (\S+)", head.decode()) or ["none"]
+
+
+async def asked_again(http: aiohttp.ClientSession, how: str, key: str) -> GivesUp:
+    """One question after the other of that key over kept connections, each cut off once; what the server saw."""
+    service = GivesUp(how)
+    async with await asyncio.start_server(service.serve, "127.0.0.1", 0) as server:
+        answers = HttpAnswer(http, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        try:
+            for number in range(2):
+                request = Request("x", idempotency_key=key and f"{key}-{number}")
+                assert await whole_answer(answers, request) == Answer("yes")
+        finally:
+            await http.close()
+    return service
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST", "RST before reading"])
+async def test_a_kept_connection_that_the_server_gives_up_costs_no_turn(http: aiohttp.ClientSession, how: str) -> None:
+    """Servers and balancers give up idle connections when they like, also in the moment of the next question, with an
+    orderly end or with a reset.
+    """
+    service = await asked_again(http, how, "key")
+    assert service.connections == 2
+    assert service.asked[-1] == "key-1"
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+async def test_a_question_without_a_key_is_not_asked_again(http: aiohttp.ClientSession, how: str) -> None:
+    """The server had read it: it may be carrying it out."""
+    with pytest.raises(ServiceError, match="the connection broke"):
+        await asked_again(http, how, "")
+
+
+async def test_a_question_that_was_answered_in_part_is_not_asked_again(http: aiohttp.ClientSession) -> None:
+    """The service has done its work."""
+    with pytest.raises(ServiceError, match="the connection broke"):
+        await asked_again(http, "RST in the answer", "key")
+
+
+async def test_however_many_kept_connections_are_dead_one_second_try_is_enough(http: aiohttp.ClientSession) -> None:
+    """A restarted server has given up all of them: the second try does not take the next one."""
+    service = GivesUp("RST")
+    async with await asyncio.start_server(service.serve, "127.0.0.1", 0) as server:
+        answers = HttpAnswer(http, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        together = [whole_answer(answers, Request("x", idempotency_key=f"key-{number}")) for number in range(5)]
+        assert await asyncio.gather(*together) == [Answer("yes")] * 5
+        kept = service.connections
+        assert await whole_answer(answers, Request("x", idempotency_key="last")) == Answer("yes")
+        assert service.connections == kept + 1
+        assert service.asked.count("last") == 2
         await http.close()
-    assert connections == 2
 
 
 async def test_a_service_that_is_late_is_given_up(http: aiohttp.ClientSession, serve: Serve) -> None:
@@ -197,7 +267,7 @@ async def test_cancelling_a_question_closes_the_request_at_once(http: aiohttp.Cl
             dropped.set()
         raise AssertionError("never")
 
-    question = asyncio.create_task(HttpAnswer(http, await serve(handler)).answer(Request("x")))
+    question = asyncio.create_task(whole_answer(HttpAnswer(http, await serve(handler)), Request("x")))
     await asyncio.wait_for(asked.wait(), 2)
     question.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -215,3 +285,148 @@ async def test_a_url_may_be_the_base_or_the_whole_address(http: aiohttp.ClientSe
     """Both are what people write into settings."""
     for url in ("http://x/v1", "http://x/v1/", "http://x/v1/intent"):
         assert Endpoint(http, url, "/intent", timeout_ms=1).url == "http://x/v1/intent"
+
+
+async def test_each_service_gets_the_headers_of_its_setting(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """With every attempt; an error of the service does not repeat them."""
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(f"{request.path} {request.headers.get('Authorization')} {request.headers['Idempotency-Key']}")
+        return web.json_response({"error": "no"}, status=401)
+
+    url, headers = await serve(handler), {"Authorization": "Bearer t0ken-of-ours"}
+    request = Request("hello", idempotency_key="k")
+    with pytest.raises(ServiceError) as caught:
+        await HttpIntent(http, url, headers=headers).classify(request)
+    with pytest.raises(ServiceError):
+        await whole_answer(HttpAnswer(http, url, headers=headers), request)
+    with pytest.raises(ServiceError):
+        await anext(HttpTextToSpeech(http, url, headers=headers).synthesize(request))
+    assert seen == [f"{path} Bearer t0ken-of-ours k" for path in ("/intent", "/query", "/stream")]
+    assert "t0ken" not in f"{caught.value} {caught.value.in_our_words}"
+
+
+def in_lines(*lines: str, then: str = "") -> Handler:
+    """A service that streams its answer; `then`: the connection breaks."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert "application/x-ndjson" in request.headers["Accept"]
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        for line in lines:
+            await response.write(line.encode() + b"\n")
+        if then:
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+    return handler
+
+
+async def pieces_of(port: HttpAnswer) -> list[str | Answer]:
+    return [piece async for piece in port.stream(Request("x"))]
+
+
+async def test_an_answer_may_come_in_lines(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """Texts, lines that say something else, and the end with its sources; what follows it is not read."""
+    lines = ('{"text": "We are "}', "", '{"usage": 3}', '{"text": "open."}', '{"answer": "", "sources": ["a.md"]}', "{")
+    port = HttpAnswer(http, await serve(in_lines(*lines)))
+    assert await pieces_of(port) == ["We are ", "open.", Answer("", ("a.md",))]
+
+
+CALLED = '{"tool_called": {"id": "c1", "name": "book", "arguments": {"day": "Friday"}}}'
+
+
+async def test_a_service_tells_of_its_tools(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """They are recorded like the calls of a function, and are lines of the next question's conversation."""
+    asked = Asked("book a table")
+    returned = '{"tool_returned": {"id": "c1", "result": {"table": 7}}}'
+    url = await serve(in_lines('{"text": "One moment. "}', CALLED, returned, '{"answer": "Done."}'))
+    assert [piece async for piece in HttpAnswer(http, url).stream(asked.request())] == ["One moment. ", Answer("Done.")]
+    await asyncio.wait_for(asked.tools.until(lambda: "TOOL_RETURNED" in asked.names()), 5)
+    (line,) = [line for line in asked.lines() if line.call]
+    assert line.text == '{"table":7}'
+    assert line.call is not None
+    assert (line.call.name, line.call.arguments) == ("book", '{"day":"Friday"}')
+
+    bodies: list[Any] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return web.json_response({"answer": "Yes."})
+
+    request = Request("and?", conversation=asked.lines())
+    await whole_answer(HttpAnswer(http, await serve(handler)), request)
+    call = {"id": line.call.call_id, "name": "book", "arguments": {"day": "Friday"}, "outcome": "returned"}
+    assert bodies[0]["conversation"][-1] == {"role": "tool", "text": '{"table":7}', "call": call}
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ((CALLED, '{"tool_returned": {"id": "c1", "error": "no table"}}', '{"answer": ""}'), "no table"),
+        ((CALLED,), "the connection to the service ended before the call did; whether it had an effect is not known"),
+    ],
+)
+async def test_a_call_of_a_service_that_fails_is_recorded(
+    http: aiohttp.ClientSession, serve: Serve, lines: tuple[str, ...], error: str
+) -> None:
+    """None stays open."""
+    asked = Asked("book a table")
+    with contextlib.suppress(ServiceError):
+        await whole_answer(HttpAnswer(http, await serve(in_lines(*lines))), asked.request())
+    await asyncio.wait_for(asked.tools.until(lambda: "TOOL_RETURNED" in asked.names()), 5)
+    assert [line.text for line in asked.lines() if line.call] == [error]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"tool_called": {"id": "c1"}}',
+        '{"tool_called": {"name": "book"}}',
+        '{"tool_returned": {"id": "c1", "result": 1}}',
+    ],
+)
+async def test_a_wrong_line_about_a_tool_is_an_error(http: aiohttp.ClientSession, serve: Serve, line: str) -> None:
+    with pytest.raises(ServiceError, match="the service's line 'tool_"):
+        await whole_answer(HttpAnswer(http, await serve(in_lines(line, '{"answer": "x"}'))), Request("x"))
+
+
+async def test_a_line_is_read_when_it_comes(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """Not when the answer is complete; an interruption closes the request."""
+    dropped = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        await response.write(b'{"text": "We are "}\n')
+        try:
+            await asyncio.Event().wait()
+        finally:
+            dropped.set()
+        return response
+
+    pieces = HttpAnswer(http, await serve(handler)).stream(Request("x"))
+    assert await anext(pieces) == "We are "
+    await pieces.aclose()
+    await asyncio.wait_for(dropped.wait(), 2)
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (in_lines('{"text": "We"}'), r"broke off: its last line has no 'answer'"),
+        (in_lines('{"text": "We"}', then="breaks"), r"the connection broke"),
+        (in_lines('{"text": "We"}', '{"error": "no model"}'), r"the service failed \(no model\)"),
+        (in_lines('{"text": "We"}', "are"), r"not JSON \(are\)"),
+        (in_lines('{"answer": 5}'), r"no text 'answer'"),
+        (in_lines('"' + "x" * 1_100_000), r"a line of more than 1 MiB"),
+    ],
+)
+async def test_an_answer_in_lines_that_breaks_is_a_service_error(
+    http: aiohttp.ClientSession, serve: Serve, handler: Handler, words: str
+) -> None:
+    """It names the service, and what was said stays said."""
+    with pytest.raises(ServiceError, match=rf"/query: .*{words}"):
+        await pieces_of(HttpAnswer(http, await serve(handler)))

@@ -1,6 +1,8 @@
 """The text-to-speech client against services that stream raw sound, WAV files, JSON lines, and rubbish."""
 
 import asyncio
+import base64
+import json
 import struct
 from contextlib import aclosing
 
@@ -9,8 +11,9 @@ import pytest
 from aiohttp import web
 from service_peers import Handler, Serve
 
+from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_speech import HttpTextToSpeech
-from orchestrator.services.ports import Request, ServiceError, SpeechChunk, SpokenWord
+from orchestrator.services.ports import Request, SpeechChunk, SpokenWord
 from orchestrator.services.speech_wire import encode_line
 
 SOUND = bytes(range(256)) * 100  # 25,600 bytes: 800 ms at 16 kHz
@@ -81,6 +84,76 @@ async def test_json_lines_carry_when_each_word_is_spoken(http: aiohttp.ClientSes
     assert await spoken(http, url) == [chunk, chunk]
 
 
+PCM = base64.b64encode(SOUND[:6400]).decode()
+
+
+def a_line(**fields: object) -> bytes:
+    return json.dumps({"pcm": PCM, "sample_rate_hz": 16_000} | fields).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (a_line(words=[["Hi", 0], ["there", 100]]), [("Hi", 0), ("there", 100)]),
+        (a_line(words=[["Hi", 0, 100], ["there", 100, 200]]), [("Hi", 0), ("there", 100)]),
+        (a_line(words=[{"word": "Hi", "start": 0.0}, {"word": "there", "start": 0.1}]), [("Hi", 0), ("there", 100)]),
+        (a_line(words=[{"text": "Hi", "start": 2, "end": 2.5}]), [("Hi", 2000)]),
+        (a_line(words=[{"text": "Hi", "at_ms": 12.6, "start": 0}]), [("Hi", 13)]),
+        (a_line(words=[{"word": "Hi", "start_time": 1.25}, {"word": "x", "start_ms": 7}]), [("Hi", 1250), ("x", 7)]),
+        (a_line(words=None), []),
+        (a_line(), []),
+        (a_line(sample_rate_hz=16_000.0), []),
+        (a_line(words=[["half \ud83d", 0]]), [("half �", 0)]),
+        (b"\xef\xbb\xbf" + a_line(words=[["Hi", 0]]).replace(b"\n", b"\r\n"), [("Hi", 0)]),
+    ],
+)
+async def test_word_times_are_read_as_services_send_them(
+    http: aiohttp.ClientSession, serve: Serve, line: bytes, words: list[tuple[str, int]]
+) -> None:
+    """Pairs in milliseconds, objects in seconds, none at all; half a character is replaced."""
+    (chunk,) = await spoken(http, await serve(streamed({"Content-Type": "application/x-ndjson"}, line)))
+    assert [(word.text, word.at_ms) for word in chunk.words] == words
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (a_line(words=[["Hi", 0.5]]), r'the word \["Hi", 0.5\]; expected \["Hi!", 694\] in whole milliseconds'),
+        (a_line(words=[["Hi", 0.0]]), "in seconds"),
+        (a_line(words=[["Hi", None]]), "null"),
+        (a_line(words=[["Hi", True]]), "true"),
+        (a_line(words=[["Hi", "0.1s"]]), "0.1s"),
+        (a_line(words=[["Hi"]]), "Hi"),
+        (a_line(words=["Hi"]), "Hi"),
+        (a_line(words=7), "its words are 7; expected a list"),
+        (a_line(words={"Hi": 0}), "the word"),
+        (a_line(words=[{"word": "Hi"}]), "expected a number in one of at_ms, start_ms, start"),
+        (a_line(words=[{"word": "Hi", "start": "0"}]), "expected a number"),
+        (a_line(words=[{"word": "Hi", "start": 1e300}]), "expected a number"),
+        (a_line(words=[["Hi", float("nan")]]), "the number NaN"),
+        (a_line(words=[["Hi", float("inf")]]), "the number Infinity"),
+        (a_line(sample_rate_hz=float("nan")), "the number NaN"),
+        (a_line(sample_rate_hz="16k"), "the sample rate of the speech is '16k'"),
+        (a_line(sample_rate_hz=None), "sample rate"),
+        (a_line(sample_rate_hz=10**400), "sample rate"),
+        (a_line(pcm=None), "pcm is null"),
+        (a_line(pcm="é"), "expected base64"),
+        (a_line(pcm="AAAA"), "3 bytes"),
+        (a_line(error=""), "gave up: it does not say why"),
+        (b'{"pcm":' + b"[" * 100_000 + b"\n", "nested too deeply"),
+        (b"\xff\n", "not JSON"),
+    ],
+)
+async def test_a_line_that_cannot_be_read_names_the_service_and_what_was_sent(
+    http: aiohttp.ClientSession, serve: Serve, line: bytes, problem: str
+) -> None:
+    """A ServiceError, whatever came: no other error could be told to anybody."""
+    url = await serve(streamed({"Content-Type": "application/x-ndjson"}, line))
+    with pytest.raises(ServiceError, match=problem) as refused:
+        await spoken(http, url)
+    assert str(refused.value).startswith(f"POST {url}/stream: unreadable speech: ")
+
+
 async def test_the_first_chunk_is_there_before_the_service_has_the_rest(
     http: aiohttp.ClientSession, serve: Serve
 ) -> None:
@@ -125,6 +198,24 @@ async def test_unreadable_speech_is_a_service_error_that_says_why(
     url = await serve(streamed(headers, body))
     with pytest.raises(ServiceError, match=problem):
         await spoken(http, url)
+
+
+@pytest.mark.parametrize("text", ["👍", "...", "—", "😊😊", "*", "<break time='1s'/>", " ", "🇩🇪", "♪"])
+@pytest.mark.parametrize(
+    "headers", [{"Content-Type": "audio/L16;rate=16000"}, {"Content-Type": "application/x-ndjson"}]
+)
+async def test_a_text_without_words_may_have_no_sound(
+    http: aiohttp.ClientSession, serve: Serve, text: str, headers: dict[str, str]
+) -> None:
+    """The service is not at fault: there is nothing to be spoken."""
+    assert await spoken(http, await serve(streamed(headers)), text) == []
+
+
+async def test_a_text_without_words_may_have_empty_chunks(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """As many as the service likes to send."""
+    lines = [encode_line(SpeechChunk(b"", 16_000))] * 3
+    chunks = await spoken(http, await serve(streamed({"Content-Type": "application/x-ndjson"}, *lines)), "👍")
+    assert b"".join(chunk.pcm for chunk in chunks) == b""
 
 
 async def test_a_stream_that_stalls_is_given_up(http: aiohttp.ClientSession, serve: Serve) -> None:

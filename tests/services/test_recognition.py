@@ -13,11 +13,32 @@ from pathlib import Path
 import pytest
 from service_peers import Say
 
-from orchestrator.services.ports import Recognizer, ServiceError, Transcript
-from orchestrator.services.reference.content import Content
-from orchestrator.services.reference.recognition import SphinxRecognition
+from orchestrator.reference.content import Content
+from orchestrator.reference.sphinx import SphinxRecognition
+from orchestrator.services.failures import ServiceError
+from orchestrator.services.ports import Recognizer, Transcript
+from tests.services import robot_voice
 
 FRAME_BYTES = 640  # 20 ms
+SPOKEN = """
+hello / hi there / what can you do / when are you open / what are your opening hours / where are you / stop / stop it
+wait / goodbye / bye / thank you / thanks / yes / no / i want to change my order / i want to change my booking
+i want to change / i would like to book a table / can i cancel my booking / how much is a coffee
+do you have vegan food / is there parking / can i speak to a person / a table for two / never mind
+"""
+"""What is said here, of the phrases that the cafe expects."""
+PHRASES = [phrase.strip() for phrase in SPOKEN.replace("\n", "/").split("/") if phrase.strip()]
+
+
+@pytest.fixture
+def say() -> Say:
+    """Speech as a microphone would give it: 16 kHz mono s16le, with silence before and after."""
+
+    async def with_silence(text: str) -> bytes:
+        silence = bytes(16_000 * 2 * 3 // 10)
+        return silence + await asyncio.to_thread(robot_voice.speak, text) + silence
+
+    return with_silence
 
 
 @pytest.fixture
@@ -71,23 +92,14 @@ class Listener:
         return result.text
 
 
-SPOKEN = """
-hello / hi there / what can you do / when are you open / what are your opening hours / where are you / stop / stop it
-wait / goodbye / bye / thank you / thanks / yes / no / i want to change my order / i want to change my booking
-i want to change / i would like to book a table / can i cancel my booking / how much is a coffee
-do you have vegan food / is there parking / can i speak to a person / a table for two / never mind
-"""
-
-
 async def test_what_people_say_here_is_understood(recognition: SphinxRecognition, say: Say) -> None:
     """Each phrase by a new speaker, so nothing was learned from the one before."""
     wrong = {}
-    for phrase in SPOKEN.replace("\n", "/").split("/"):
-        if expected := phrase.strip():
-            listener = await Listener.on(recognition)
-            if (heard := await listener.text(await say(expected))) != expected:
-                wrong[expected] = heard
-            await listener.recognizer.close()
+    for phrase in PHRASES:
+        listener = await Listener.on(recognition)
+        if (heard := await listener.text(await say(phrase))) != phrase:
+            wrong[phrase] = heard
+        await listener.recognizer.close()
     assert wrong == {}
 
 
@@ -141,6 +153,20 @@ async def test_a_cancelled_utterance_gives_nothing(recognition: SphinxRecognitio
     assert listener.results.empty()
 
 
+async def test_each_of_several_utterances_gets_its_final(recognition: SphinxRecognition, say: Say) -> None:
+    """The caller goes on speaking before the final of what they said before; what is cancelled costs no other final."""
+    listener = await Listener.on(recognition)
+    for phrase in ("hello", "goodbye"):
+        listener.hear(await say(phrase))
+        listener.recognizer.finish()
+    listener.hear(await say("stop"))
+    listener.recognizer.cancel()
+    finals = [await listener.result() for _ in range(2)]
+    assert [final.text for final in finals if isinstance(final, Transcript)] == ["hello", "goodbye"]
+    assert await listener.text(await say("yes")) == "yes"
+    assert listener.results.empty()
+
+
 async def test_people_who_speak_at_once_do_not_mix(recognition: SphinxRecognition, say: Say) -> None:
     """One process serves every microphone: their frames interleave."""
     phrases = ["hello", "goodbye", "when are you open", "i want to change my order"]
@@ -160,8 +186,8 @@ async def test_one_speaker_too_many_is_told_and_the_others_go_on(
     content: Content, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit bounds memory; it is an error of that utterance alone."""
-    monkeypatch.setattr("orchestrator.services.reference.recognition.SPEAKERS_READY", 1)
-    monkeypatch.setattr("orchestrator.services.reference.recognition.SPEAKERS_LIMIT", 1)
+    monkeypatch.setattr("orchestrator.reference.sphinx.SPEAKERS_READY", 1)
+    monkeypatch.setattr("orchestrator.reference.sphinx.SPEAKERS_LIMIT", 1)
     async with SphinxRecognition(content.phrases()) as service:
         first, second = await Listener.on(service), await Listener.on(service)
         first.hear(await say("hello"))
@@ -206,10 +232,11 @@ async def test_stopping_ends_the_process_and_may_be_repeated(content: Content) -
 
 async def test_no_orphan_stays_when_the_service_is_killed(tmp_path: Path) -> None:
     """The process ends when its stdin does, however the service died."""
-    script = tmp_path / "service.py"
+    script = tmp_path / "program" / "service.py"
+    script.parent.mkdir()
     script.write_text(
         "import asyncio\n"
-        "from orchestrator.services.reference.recognition import SphinxRecognition\n"
+        "from orchestrator.reference.sphinx import SphinxRecognition\n"
         "async def main():\n"
         "    service = SphinxRecognition(['hello'])\n"
         "    await service.start()\n"

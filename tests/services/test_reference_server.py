@@ -1,20 +1,23 @@
 """The embedded server: the three contracts over real HTTP, through the same clients that talk to anybody's service."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import pairwise
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from orchestrator.reference.answers import FolderAnswers
+from orchestrator.reference.content import Content
+from orchestrator.reference.intent import PhraseIntents
+from orchestrator.reference.server import ReferenceServer, _errors_as_json
+from orchestrator.reference.speech import EspeakSpeech
+from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_clients import HttpAnswer, HttpIntent
 from orchestrator.services.http_speech import HttpTextToSpeech
-from orchestrator.services.ports import Answer, Intent, Line, Request, ServiceError, SpeechChunk
-from orchestrator.services.reference.answers import FolderAnswers
-from orchestrator.services.reference.content import Content
-from orchestrator.services.reference.intent import PhraseIntents
-from orchestrator.services.reference.server import ReferenceServer
-from orchestrator.services.reference.speech import EspeakSpeech
+from orchestrator.services.ports import Answer, Intent, Line, Request, SpeechChunk
+from orchestrator.services.text_functions import whole_answer
 
 
 @pytest.fixture
@@ -27,13 +30,15 @@ async def url(content: Content) -> AsyncIterator[str]:
 async def test_hello_is_a_greeting_and_is_greeted(http: aiohttp.ClientSession, url: str) -> None:
     """The example of the target flow."""
     assert await HttpIntent(http, url).classify(Request("hello")) == Intent("greeting", 1000)
-    assert await HttpAnswer(http, url).answer(Request("hello")) == Answer("Hi! How can I help?")
+    assert await whole_answer(HttpAnswer(http, url), Request("hello")) == Answer("Hi! How can I help?")
 
 
 async def test_a_conversation_as_long_as_can_be_is_accepted_and_ignored(http: aiohttp.ClientSession, url: str) -> None:
     """Forty lines of the longest words there are, each character of which JSON writes in twelve bytes."""
     so_far = tuple(Line(role, "🙂" * 8_000) for role in ("user", "agent") * 20)
-    assert await HttpAnswer(http, url).answer(Request("hello", conversation=so_far)) == Answer("Hi! How can I help?")
+    assert await whole_answer(HttpAnswer(http, url), Request("hello", conversation=so_far)) == Answer(
+        "Hi! How can I help?"
+    )
 
 
 async def test_speech_arrives_with_its_words(http: aiohttp.ClientSession, url: str) -> None:
@@ -72,6 +77,16 @@ async def test_a_bad_question_is_refused_in_json(
     async with http.post(url + path, data=body) as response:
         assert response.status == status
         assert (await response.json())["error"]
+
+
+async def test_a_client_that_leaves_before_the_answer_is_no_error() -> None:
+    """Between the close of the connection and the cancellation of the handler, aiohttp raises this on writing."""
+
+    async def left(_: object) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    request = make_mocked_request("POST", "/stream")
+    assert not (await _errors_as_json(request, left)).prepared
 
 
 class _Broken:
@@ -117,7 +132,7 @@ async def test_a_client_that_goes_away_stops_the_work(http: aiohttp.ClientSessio
 
     slow = Slow()
     async with ReferenceServer(slow, slow, slow) as server:
-        question = asyncio.create_task(HttpAnswer(http, server.base_url).answer(Request("x")))
+        question = asyncio.create_task(whole_answer(HttpAnswer(http, server.base_url), Request("x")))
         await asyncio.wait_for(slow.asked.wait(), 2)
         question.cancel()
         await asyncio.wait_for(slow.dropped.wait(), 2)
@@ -129,7 +144,7 @@ async def test_a_server_that_stopped_listens_no_more(http: aiohttp.ClientSession
     async with ReferenceServer(broken, broken, broken) as server:
         url = server.base_url
     with pytest.raises(ServiceError, match="cannot connect"):
-        await HttpAnswer(http, url).answer(Request("x"))
+        await whole_answer(HttpAnswer(http, url), Request("x"))
 
 
 async def test_questions_share_a_connection(url: str) -> None:
@@ -145,5 +160,27 @@ async def test_questions_share_a_connection(url: str) -> None:
     async with aiohttp.ClientSession(trace_configs=[trace]) as http:
         answers = HttpAnswer(http, url)
         for _ in range(30):
-            await answers.answer(Request("can you tell me when you close today"))
+            await whole_answer(answers, Request("can you tell me when you close today"))
     assert opened == 1
+
+
+async def test_an_answer_streams_to_a_client_that_takes_lines(http: aiohttp.ClientSession) -> None:
+    """Others get the same as a whole; a failure in the middle is the last line."""
+
+    class Streams(_Broken):
+        async def stream(self, request: Request) -> AsyncGenerator[str | Answer, None]:
+            yield "We are "
+            yield "open."
+            if request.text == "halfway":
+                raise ServiceError("no words left")
+            yield Answer("", ("a.md",))
+
+    streams = Streams()
+    async with ReferenceServer(streams, streams, streams) as server:
+        answers = HttpAnswer(http, server.base_url)
+        pieces = [piece async for piece in answers.stream(Request("x"))]
+        assert pieces == ["We are ", "open.", Answer("", ("a.md",))]
+        async with http.post(f"{server.base_url}/query", json={"text": "x"}) as response:
+            assert await response.json() == {"answer": "We are open.", "sources": ["a.md"]}
+        with pytest.raises(ServiceError, match="no words left"):
+            await whole_answer(answers, Request("halfway"))

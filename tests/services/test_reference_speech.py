@@ -7,9 +7,10 @@ from contextlib import aclosing
 
 import pytest
 
-from orchestrator.services.ports import Request, ServiceError
-from orchestrator.services.reference import espeak
-from orchestrator.services.reference.speech import EspeakSpeech
+from orchestrator.reference import espeak
+from orchestrator.reference.speech import EspeakSpeech
+from orchestrator.services.failures import ServiceError
+from orchestrator.services.ports import Request
 
 LONG = "This is a rather long sentence that nobody will want to hear to its end. " * 40
 
@@ -111,8 +112,8 @@ async def test_without_espeak_the_error_names_the_extra(monkeypatch: pytest.Monk
     """The engine is GPL-3 and optional: who has not got it is told what to install."""
     monkeypatch.setattr(espeak, "_engine", None)
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(ServiceError, match=r"orch\[speech\]"):
+    with pytest.raises(ServiceError, match=r"orch-voice\[espeak\]"):
         await EspeakSpeech().start()
-    with pytest.raises(ServiceError, match=r"orch\[speech\]"):
+    with pytest.raises(ServiceError, match=r"orch-voice\[espeak\]"):
         async for _ in EspeakSpeech().synthesize(Request("hello")):
             pass

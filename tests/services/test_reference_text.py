@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.services.ports import ServiceError
-from orchestrator.services.reference.answers import DONT_KNOW, FolderAnswers
-from orchestrator.services.reference.content import Content, load_content, parse_sections, speakable
-from orchestrator.services.reference.intent import PhraseIntents
+from orchestrator.reference.answers import DONT_KNOW, FolderAnswers
+from orchestrator.reference.content import Content, load_content, parse_sections, speakable
+from orchestrator.reference.intent import PhraseIntents
+from orchestrator.services.failures import ServiceError
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,13 @@ from orchestrator.services.reference.intent import PhraseIntents
         ("thanks", "thanks"),
         ("goodbye", "goodbye"),
         ("good bye", "goodbye"),
+        ("what's your location", "address"),
+        ("i'd like to reserve a spot for four", "book_table"),
+        ("we can't make it tonight", "cancel_booking"),
+        ("i won't be able to come, please drop my reservation", "cancel_booking"),
+        ("let me talk to an employee", "speak_to_person"),
+        ("i need a human", "speak_to_person"),
+        ("what are you open", "opening_hours"),  # as a recogniser may hear it
         ("tell me about quantum physics", "unknown"),
         ("", "unknown"),
         ("?!", "unknown"),
@@ -49,6 +56,16 @@ def test_what_people_say_is_understood_by_its_likeness(content: Content, text: s
         ("do you have oat milk", "oat milk"),
         ("stop", "All right."),
         ("goodbye", "Goodbye!"),
+        ("Can I bring my dog?", "Dogs are welcome"),
+        ("Do you have wifi?", "wifi is free"),
+        ("Can I pay by card?", "pay by card"),
+        ("Could we sit outside in the sun?", "tables outside"),
+        ("Is there a toilet for a wheelchair?", "no steps"),
+        ("Is there anything vegetarian?", "always vegan"),
+        ("We can't make it tonight.", "I can cancel that"),
+        ("I'd like to speak to a human, please.", "call you back"),
+        ("How much is a cappuccino?", "three euros"),
+        ("Could I reserve a table for six tomorrow evening?", "you can book a table"),
     ],
 )
 def test_questions_are_answered_from_the_content(content: Content, text: str, said: str) -> None:
@@ -57,7 +74,17 @@ def test_questions_are_answered_from_the_content(content: Content, text: str, sa
 
 
 @pytest.mark.parametrize(
-    "text", ["what is the weather tomorrow", "xyzzy", "", '"; DROP TABLE sections; --', "NEAR(a b)"]
+    "text",
+    [
+        "what is the weather tomorrow",
+        "do you have a piano",
+        "tell me a joke",
+        "who won the game",
+        "xyzzy",
+        "",
+        '"; DROP TABLE sections; --',
+        "NEAR(a b)",
+    ],
 )
 def test_what_nobody_wrote_down_is_not_known(content: Content, text: str) -> None:
     """One word in common is not an answer, and no text is a query language."""

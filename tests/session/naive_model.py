@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WORDS = {"": 0, " ": 0, "...": 0, "ye": 1, "uh huh": 2, "yeah okay": 2, "stop": 1, "no wait": 2, "no wait a bit": 4}
+WORDS |= {"嗯": 1, "好": 1, "请等": 2, "请等一下": 3, "เสือ": 1, "เสื้อ": 1, "C++": 1, "c#": 1, "don’t": 1, "Don't!": 1}
 """What users say here, and how many words it is."""
-LISTENING_ALONG = ("uh huh", "yeah okay")
-MAY_BECOME_THAT = ("ye", *LISTENING_ALONG)
+BACKCHANNELS = ("uh huh", "yeah", "okay", "嗯", "好的")
+LISTENING_ALONG = ("uh huh", "yeah okay", "嗯")
+MAY_BECOME_THAT = ("ye", "好", *LISTENING_ALONG)
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Speech:
     what: str
     ends: str = ""
     is_paused: bool = False
+    is_made: bool = False
 
     @property
     def can_be_interrupted(self) -> bool:
@@ -68,7 +71,7 @@ class NaiveModel:
     tries: int = 0
     prompts: int = 0
     times_over: int = 0
-    failed: dict[str, int] = field(default_factory=lambda: {"answer": 0, "speech": 0})
+    failed: dict[str, int] = field(default_factory=lambda: {"answer": 0, "hearing": 0, "speech": 0})
 
     # What can be seen.
 
@@ -99,8 +102,10 @@ class NaiveModel:
             self.greets()
 
     def detaches(self, voice: str) -> None:
+        """The agent speaks on: over the call that follows, or as text."""
         if self.voice == voice:
             self.voice, self.is_speaking = "", False
+            self.goes_on()
 
     def resumes(self) -> None:
         """The new owner speaks on, but hears nothing of what was said to the old one."""
@@ -146,13 +151,14 @@ class NaiveModel:
         if self.phase in ("IDLE", "ENDED"):
             return
         last, who, when = self.said
-        again = when >= 0 and who != producer and last == spoken(text)
+        again = via == "speech" and when >= 0 and who != producer and is_same(last, text)
         again = again and self.now <= when + self.policy["deadlines"]["stt_ms"] * 1000
         awaited = self.awaits_final and not (again and not spoken(text).startswith(spoken(self.understood)))
         words = "" if again else text.strip()
         self.awaits_final = self.awaits_final and not words and not awaited
         if words:
-            self.said, self.understood, self.is_speaking = (spoken(words), producer, self.now), "", False
+            said = (words, producer, self.now) if via == "speech" else self.said
+            self.said, self.understood, self.is_speaking = said, "", False
         elif awaited:
             self.nothing_was_said()
         match self.phase:
@@ -170,7 +176,7 @@ class NaiveModel:
     def says_over_the_agent(self, text: str, words: str, via: str, awaited: bool, again: bool) -> None:
         assert self.speech is not None
         rules = self.policy["interruption"]
-        listens = text in LISTENING_ALONG and not rules["boundary_ms"]
+        listens = text in LISTENING_ALONG and not self.is_about_to_end()
         if text and (
             not self.speech.can_be_interrupted or (via == "speech" and (listens or WORDS[text] < rules["min_words"]))
         ):
@@ -188,13 +194,16 @@ class NaiveModel:
     def has_the_floor(self) -> bool:
         """Whether voice and words so far are enough to interrupt."""
         rules = self.policy["interruption"]
-        if self.understood in MAY_BECOME_THAT and not rules["boundary_ms"]:
+        if self.understood in MAY_BECOME_THAT and not self.is_about_to_end():
             return False
         if WORDS[self.understood] < rules["min_words"]:
             return False
         if self.is_speaking:
             return self.now - self.spoke_at >= rules["min_speech_ms"] * 1000
         return WORDS[self.understood] > 0
+
+    def is_about_to_end(self) -> bool:
+        return self.speech is not None and self.speech.is_made and bool(self.policy["interruption"]["boundary_ms"])
 
     def is_interrupted(self) -> None:
         self.phase, self.speech, self.turn = "INTERRUPT", None, None
@@ -212,14 +221,14 @@ class NaiveModel:
             self.begins(self.held, self.held_via)
 
     def begins(self, text: str, via: str) -> None:
-        guess = self.guess if self.guess and spoken(self.guess.text) == spoken(text) else None
+        guess = self.guess if self.guess and is_same(self.guess.text, text) else None
         self.turn = Turn(text, via, guess and guess.intent, guess and guess.answer)
         if self.policy["intent"]["skip"]:
             self.turn.intent = ""
         if self.turn.answer is not None:
             self.failed["answer"] = 0
         self.phase, self.turns = "THINKING", self.turns + 1
-        self.guess, self.tries, self.prompts = None, 0, 0
+        self.guess, self.tries, self.prompts, self.failed["hearing"] = None, 0, 0, 0
         self.held = self.understood = ""
         self.may_go_on = self.awaits_final = self.awaits_greeting = False
         self.joins()
@@ -228,7 +237,7 @@ class NaiveModel:
         """Words while the agent thinks."""
         assert self.turn is not None
         before, joins = self.turn.text, self.policy["thinking"]["more_words"] == "merge"
-        repeats = f"{spoken(words)} ".startswith(f"{spoken(before)} ")
+        repeats = goes_on(spoken(words), spoken(before))
         joins = joins and self.turn.via == via == "speech" and not repeats
         self.begins(f"{before} {words}" if joins else words, via)
 
@@ -301,7 +310,7 @@ class NaiveModel:
 
     def guesses(self) -> None:
         text = self.understood.strip()
-        asked = self.guess is not None and spoken(self.guess.text) == spoken(text)
+        asked = self.guess is not None and is_same(self.guess.text, text)
         if text and not asked and self.tries < self.policy["speculation"]["tries"]:
             self.tries += 1
             self.guess = Guess(text, {"answer"} if self.policy["intent"]["skip"] else {"intent", "answer"})
@@ -309,6 +318,21 @@ class NaiveModel:
     def guesses_if_stable(self) -> None:
         if self.understood_at + self.policy["speculation"]["stable_ms"] * 1000 <= self.now:
             self.guesses()
+
+    def is_not_heard(self) -> None:
+        """Speech-to-text has lost an utterance."""
+        self.failed["hearing"] += 1
+        if self.phase == "LISTENING":
+            self.asks_again()
+
+    def asks_again(self) -> None:
+        limit, fallback = self.policy["fallback"]["failures"], self.policy["fallback"]
+        if not self.is_quiet:
+            return
+        if limit and self.failed["hearing"] >= limit:
+            self.announces("farewell", "too_many_failures")
+        elif self.failed["hearing"] and fallback["unheard"]:
+            self.announces("unheard")
 
     def nothing_was_said(self) -> None:
         self.guess, self.tries, self.understood = None, 0, ""
@@ -375,10 +399,20 @@ class NaiveModel:
             self.begins(words, "speech")
         elif self.phase == "THINKING" and words:
             self.more(words, "speech")
+        elif self.phase == "LISTENING":
+            self.asks_again()
         elif self.phase == "THINKING" and self.is_quiet:
             self.answers_if_it_waits()
 
 
 def spoken(text: str) -> str:
-    """Without case and punctuation."""
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+    return " ".join(text.lower().replace("’", "'").strip("!. ").split())
+
+
+def is_same(one: str, other: str) -> bool:
+    return one == other or spoken(one) == spoken(other) != ""
+
+
+def goes_on(words: str, before: str) -> bool:
+    """Whether words repeat those before and go on; 请等 is the one pair here without a blank."""
+    return before != "" and (f"{words} ".startswith(f"{before} ") or (words, before) == ("请等一下", "请等"))

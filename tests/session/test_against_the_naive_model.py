@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from naive_model import WORDS, NaiveModel
+from naive_model import BACKCHANNELS, WORDS, NaiveModel
 
 from events import inputs
 from events.derived import CommandIssued
@@ -15,6 +15,7 @@ from orchestrator.testing.conversation import Conversation
 ANY = st.integers(0, 99)
 TEXTS = st.sampled_from([*WORDS])
 HAPPENINGS = [*["comes of it"] * 7, *["speaks", "partial", "final"] * 2, "both", "barges in", "time"]
+AROUND = ["timer", "attaches", "late", "detaches", "resumes", "connects", "leaves", "deaf"]
 ALL_DAY = 86_400_000
 
 
@@ -27,13 +28,17 @@ POLICIES = st.fixed_dictionaries(
     {
         "away": part(text=["", "Are you there?"], prompts=[0, 1]),
         "endpointing": part(complete_ms=[0, 250], incomplete_ms=[250, 900], phrases=[[], ["stop"]], stable_ms=[0, 300]),
-        "fallback": part(failures=[0, 1, 2]),
+        "fallback": part(failures=[0, 1, 2], unheard=["", "Sorry?"]),
         "filler": part(delay_ms=[0, 300], text=["", "One moment."]),
         "goodbye": part(after_ms=[0, 9_000], intent=["", "bye"]),
         "greeting": part(text=["", "Welcome."]),
         "intent": part(skip=[False, False, True]),
         "interruption": part(
-            boundary_ms=[0, ALL_DAY], min_speech_ms=[0, 500], min_words=[0, 1, 2], pause_playback=[True, True, False]
+            backchannels=[[*BACKCHANNELS]],
+            boundary_ms=[0, ALL_DAY],
+            min_speech_ms=[0, 500],
+            min_words=[0, 1, 2],
+            pause_playback=[True, True, False],
         ),
         "speculation": part(stable_ms=[0, 300], tries=[0, 1, 9]),
         "thinking": part(more_words=["merge", "supersede"]),
@@ -90,7 +95,7 @@ class SideBySide(RuleBasedStateMachine):
                 self.model.now = self.call.now_us
 
     @alive
-    @rule(what=st.sampled_from(["timer", "attaches", "late", "detaches", "resumes", "connects", "leaves"]), number=ANY)
+    @rule(what=st.sampled_from(AROUND), number=ANY)
     def something_happens_around_it(self, what: str, number: int) -> None:
         match what:
             case "connects":
@@ -102,6 +107,10 @@ class SideBySide(RuleBasedStateMachine):
             case "detaches":
                 self.call.input(inputs.HandlerDetached, handler_id=f"fastrtc_{number % 2}")
                 self.model.detaches(f"fastrtc_{number % 2}")
+            case "deaf":
+                self.call.input(inputs.HearingFailed, error="broke", is_utterance_lost=number % 4 > 0)
+                if number % 4:
+                    self.model.is_not_heard()
             case "resumes":
                 self.call.resumes(f"{self.call.incarnation}+")
                 self.model.resumes()
@@ -178,6 +187,8 @@ class SideBySide(RuleBasedStateMachine):
                 self.call.input(inputs.TtsChunkReady, index=0, duration_ms=900, **about)
             case "complete":
                 self.call.input(inputs.TtsComplete, chunks=1, duration_ms=900, **about)
+                if command.name == "Speak" and self.model.speech is not None:
+                    self.model.speech.is_made = True
             case "starts":
                 self.call.input(inputs.PlaybackStarted, **about)
             case "done":

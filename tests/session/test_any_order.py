@@ -8,7 +8,7 @@ from essence import essence
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from events import inputs
+from events import inputs, journal
 from events.derived import CommandIssued, EventRejected, TurnEnded, TurnStarted
 from events.envelope import Input
 from orchestrator.session.commands import ANSWERS
@@ -19,11 +19,12 @@ TEXTS = ["hello", "stop", " ", "", "no, wait\n", "x" * 8_000, "uh huh"]
 PLAYBACKS = ["", "answer-1", "answer-2", "filler-1", "nonsense", "greeting"]
 WAYS_OUT = {
     "THINKING": {"intent_deadline", "answer_deadline", "floor_deadline"},
-    "SPEAKING": {"tts_deadline", "playback_deadline", "false_interruption"},
+    "SPEAKING": {"answer_deadline", "tts_deadline", "playback_deadline", "false_interruption"},
     "INTERRUPT": {"interrupt_pause"},
 }
 ONLY_IN = {
     "filler": "THINKING",
+    "tool_filler": "THINKING",
     "barge_in": "SPEAKING",
     "stable": "LISTENING",
     "greeting": "LISTENING",
@@ -32,6 +33,7 @@ ONLY_IN = {
 PRINTED = ("🟢", "🔵", "🟡", "🟣", "⚫", "🔴 SPEAKING", "STT FINAL")
 SAID: dict[type, dict[str, Any]] = {
     inputs.IntentResolved: {"intent": "greeting", "elapsed_us": 200_000},
+    inputs.AnswerText: {"elapsed_us": 250_000},
     inputs.RagAnswered: {"answer": "Hi! How can I help?", "elapsed_us": 300_000},
     inputs.ServiceFailed: {"error": "503"},
     inputs.TtsChunkReady: {"duration_ms": 200, "index": 0},
@@ -40,6 +42,9 @@ SAID: dict[type, dict[str, Any]] = {
     inputs.PlaybackProgress: {"position_ms": 100},
     inputs.PlaybackDone: {"confirmed_by": "client"},
     inputs.TimerFired: {},
+    journal.ToolCalled: {"arguments": "{}", "name": "book"},
+    journal.ToolReturned: {"result": "7"},
+    journal.ModelResponded: {"call_id": "model/1", "response": "{}"},
 }
 PLAIN: dict[str, Callable[[Conversation, int], Any]] = {
     "time": lambda call, n: call.at(max(0, call.now_us // 1_000 + n % 5_000 - 500)),
@@ -49,6 +54,7 @@ PLAIN: dict[str, Callable[[Conversation, int], Any]] = {
     "leaves": lambda call, n: call.input(inputs.ClientDisconnected, client_id=f"browser-{n % 2}"),
     "attaches": lambda call, n: call.input(inputs.HandlerAttached, handler_id=f"fastrtc_{n % 2}"),
     "detaches": lambda call, n: call.input(inputs.HandlerDetached, handler_id=f"fastrtc_{n % 2}"),
+    "deaf": lambda call, n: call.input(inputs.HearingFailed, error="broke", is_utterance_lost=n % 3 > 0),
     "speech": lambda call, _: call.input(inputs.SpeechStarted),
     "silence": lambda call, _: call.input(inputs.SpeechStopped),
     "partial": lambda call, n: call.input(inputs.SttPartial, text=TEXTS[n % len(TEXTS)], is_complete=n % 5 == 0),
@@ -78,8 +84,18 @@ def result(call: Conversation, n: int) -> None:
         return
     command = issued[(n // 16) % len(issued)]
     target = "nonsense" if n % 7 == 0 else command.target
-    about = {name: target for name in ("playback_id", "target") if name in kind.model_fields}
-    call.input(kind, command_id=command.command_id, **about, **SAID[kind])
+    about = {kind.about: target} if kind.about else {}
+    call.input(kind, command_id=command.command_id, **about, **said(call, kind, n))
+
+
+def said(call: Conversation, kind: type, n: int) -> dict[str, Any]:
+    """What a result says; a text of an answer is mostly the next one."""
+    if kind is journal.ToolCalled:
+        return SAID[kind] | {"call_id": f"book/{n % 5}", "is_cancellable": n % 3 == 0}
+    if kind is not inputs.AnswerText:
+        return SAID[kind]
+    text = ("Hi there. ", "We are open.", "x" * 5_000, "")[n % 32 % 4 if n % 8 == 0 else n % 2]
+    return SAID[kind] | {"index": n % 3 if n % 5 == 0 else len(call.state.texts), "text": text}
 
 
 def fitting(call: Conversation, n: int) -> None:
@@ -90,8 +106,8 @@ def fitting(call: Conversation, n: int) -> None:
         if kind is inputs.TimerFired and n % 2:
             call.fires(command.target)
         else:
-            about = {name: command.target for name in ("playback_id", "target") if name in kind.model_fields}
-            call.input(kind, command_id=command.command_id, **about, **SAID[kind])
+            about = {kind.about: command.target} if kind.about else {}
+            call.input(kind, command_id=command.command_id, **about, **said(call, kind, n))
 
 
 HAPPENINGS = PLAIN | {"result": result, "fitting": fitting}
@@ -180,7 +196,11 @@ def laws_of_a_state(call: Conversation) -> None:
     assert len(timers) == len(state.outstanding("StartTimer"))
     waits_for_a_client = state.phase == "SPEAKING" and not state.client_id and "reconnect" in timers
     assert WAYS_OUT.get(state.phase, timers) & timers or state.phase not in WAYS_OUT or waits_for_a_client
-    assert not timers & set().union(*(out for phase, out in WAYS_OUT.items() if phase != state.phase))
+    elsewhere = set().union(*(out for phase, out in WAYS_OUT.items() if phase != state.phase))
+    assert not timers & (elsewhere - WAYS_OUT.get(state.phase, set()))
+    is_written = state.playback is not None and state.playback.is_open
+    assert state.phase != "SPEAKING" or is_written == ("answer_deadline" in timers)
+    assert state.phase != "SPEAKING" or is_written == bool(state.outstanding("AnswerQuestion"))
     assert all(state.phase == ONLY_IN.get(timer, state.phase) for timer in timers)
     answers = state.playback is not None and state.playback.playback_id.startswith("answer")
     assert (state.task is not None) == (state.phase == "THINKING" or answers)
@@ -189,12 +209,16 @@ def laws_of_a_state(call: Conversation) -> None:
     assert not state.held_text or state.phase in ("INTERRUPT", "SPEAKING", "ENDED")
     asked = state.outstanding("ClassifyIntent", "AnswerQuestion", "PlayFiller")
     guessed = state.phase == "LISTENING" and all(c.payload.get("speculation") for c in asked)
-    assert state.phase == "THINKING" or not asked or guessed
+    assert state.phase == "THINKING" or not asked or guessed or is_written
     assert state.phase != "ENDED" or not state.pending
 
 
 def comes_to_rest(call: Conversation) -> None:
-    """Nothing more happens but time: every timer fires when it is due, and the conversation is never stuck."""
+    """Nothing more happens but time: every timer fires when it is due, every tool call has its limit, and the
+    conversation is never stuck.
+    """
+    while call.state.outstanding("RunTool"):
+        call.returns(error="it took longer than 10 s")
     for _ in range(40):
         timers = call.state.outstanding("StartTimer")
         if not timers:

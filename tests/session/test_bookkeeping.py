@@ -85,6 +85,40 @@ def test_the_producers_remembered_are_bounded(converse) -> None:
     assert call.put(SttPartial(session_id=SESSION, producer="p0", producer_seq=1, text="x")).last == ()
 
 
+def test_a_repetition_is_recognised_after_a_thousand_other_producers(converse) -> None:
+    """A worker per utterance, as serverless speech services are: the first one sends again what it saw no reply to."""
+    call = converse("LISTENING")
+    order = SttFinal(session_id=SESSION, producer="worker-0", producer_seq=1, text="book a table")
+    turn = call.put(order).state.turn
+    for number in range(1, 1_001):
+        call.put(SttPartial(session_id=SESSION, producer=f"worker-{number}", producer_seq=1, text=""))
+    assert call.put(order).last == ()
+    assert call.state.turn == turn == 1
+
+
+def test_a_repetition_is_recognised_after_many_ids(converse) -> None:
+    """A producer without a sequence that speaks twenty times a second, and waits ten for its reply."""
+    call = converse("LISTENING").put(SttFinal(session_id=SESSION, event_id="order", text="book a table"))
+    for number in range(200):
+        call.put(SttPartial(session_id=SESSION, event_id=f"id-{number}", text=""))
+    assert call.put(SttFinal(session_id=SESSION, event_id="order", text="book a table")).last == ()
+
+
+def test_the_hash_has_the_newest_producers_and_ids() -> None:
+    """As many as it has always had: a recording of many producers folds to its hashes, and a step stays cheap."""
+    state, other = State(), State()
+    for number in range(40):
+        state.producers[f"p{number}"] = 1
+        state.recent_ids = (*state.recent_ids, *(f"{number}-{part}" for part in range(2)))
+    other.producers = dict([*state.producers.items()][-32:])
+    other.recent_ids = state.recent_ids[-64:]
+    assert state.hash() == other.hash()
+    for forgotten in ("p8", "p39"):
+        fewer = other.copy()
+        del fewer.producers[forgotten]
+        assert fewer.hash() != other.hash()
+
+
 def test_time_never_runs_backwards(converse) -> None:
     """Whatever the owner's clock does."""
     call = converse("LISTENING", endpointing={"incomplete_ms": 250}).at(5_000).says("hello")
@@ -214,7 +248,7 @@ def test_a_state_that_was_reduced_is_left_alone() -> None:
 
 
 def test_copies_hold_every_field() -> None:
-    """A field that is added to the state must be added to its copy, in order."""
+    """The dicts, which evolve changes in place, are copies too."""
     call = Conversation.in_phase("SPEAKING")
     assert call.state.copy() == call.state
     assert call.state.copy().pending is not call.state.pending
@@ -224,14 +258,14 @@ OTHERS = {"utterance": Utterance("x", "stt", 1), "speculation": Speculation(1, "
 
 
 def test_different_states_have_different_hashes() -> None:
-    """Every field but the policy counts."""
+    """Every field counts but those that never change within a session: the policy and the schema."""
     state = Conversation.in_phase("SPEAKING").state
     for field in dataclasses.fields(State):
         other = state.copy()
         value = getattr(state, field.name)
         changed = {str: "x", int: 99, dict: {"x": 1}, tuple: ("x",)}.get(type(value), OTHERS.get(field.name))
         setattr(other, field.name, changed)
-        assert (other.hash() == state.hash()) == (field.name == "policy"), field.name
+        assert (other.hash() == state.hash()) == (field.name in ("policy", "schema")), field.name
 
 
 def test_a_withdrawn_timer_is_stale(converse) -> None:

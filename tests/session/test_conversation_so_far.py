@@ -7,7 +7,10 @@ import pytest
 
 from events.derived import AnswerEnded, StateChanged, TurnEnded, TurnStarted
 from events.envelope import Event
+from events.journal import ToolReturned
 from orchestrator.session.conversation import LINES_GIVEN, ConversationSoFar
+from orchestrator.session.policy import Policy
+from orchestrator.testing.conversation import Conversation
 
 
 def user(text: str) -> Event:
@@ -111,3 +114,16 @@ def test_a_conversation_of_hours_takes_no_more_memory_than_its_last_lines(merged
     kept = [user("hello")] * (2 * LINES_GIVEN)
     assert lines(*merged, *kept, to=len(merged) + 1) == [("user", "hello")]
     assert lines(*merged, *kept, user("bye"), to=len(merged) + 1) == []
+
+
+def test_a_tool_call_is_a_line_with_its_result() -> None:
+    """In the place where it was made; open, returned, failed, cancelled; a refused one is none."""
+    call = Conversation.in_phase("THINKING", policy=Policy.model_validate({"tools": {"calls": 3}}))
+    call.calls("book").calls("search").calls("ring", is_cancellable=True).calls("pay")
+    so_far = ConversationSoFar()
+    so_far.hear(call.input(ToolReturned, call_id="search/1", error="no", result="").log)
+    assert [(line.role, line.text) for line in so_far.said][1:] == [("tool", ""), ("tool", "no"), ("tool", "")]
+    so_far.hear(call.says("never mind").last)
+    assert [line.call.outcome for line in so_far.said if line.call] == ["open", "failed", "cancelled"]
+    so_far.hear(call.returns("7").last)
+    assert [line.text for line in so_far.said if line.call] == ["7", "no", ""]

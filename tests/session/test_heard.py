@@ -1,5 +1,7 @@
 """Shows what counts as heard of an answer: to the millisecond of audio, and to the word."""
 
+from itertools import pairwise
+
 import pytest
 from glance import done, due_ms, the
 
@@ -15,7 +17,7 @@ from events.inputs import (
     TtsComplete,
 )
 from orchestrator.session.commands import Speak
-from orchestrator.session.heard import heard_ms, heard_text, length_ms
+from orchestrator.session.heard import guessed_ms, heard_ms, heard_text, left_ms, length_ms
 from orchestrator.session.state import Playback
 
 TIMED = Playback("answer-1", "one two three", audio_ms=1_500, words=((0, "one"), (400, "two"), (900, "three")))
@@ -58,6 +60,72 @@ def test_the_length_is_estimated_until_it_is_known() -> None:
     assert length_ms(Playback("answer-1", "x" * 10, audio_ms=300, total_ms=400)) == 400
     assert length_ms(Playback("answer-1", "x" * 10, audio_ms=500, total_ms=400)) == 500
     assert length_ms(Playback("answer-1", "x" * 10, total_ms=0)) == 0
+
+
+def test_the_speech_of_wide_text_takes_longer() -> None:
+    """A character of Chinese, Japanese or Korean is a syllable: the share that was heard, until the length is known."""
+    assert guessed_ms("我们开门。") == 1_000
+    assert guessed_ms("안녕 ok") == 2 * 200 + 3 * 70
+    assert guessed_ms("เปิด é") == 6 * 70
+    assert guessed_ms("") == 0
+    assert heard_text(Playback("answer-1", "我们开门关门", audio_ms=500), 450) == "我们"
+
+
+def test_what_is_left_is_known_when_synthesis_is_complete() -> None:
+    """And is never guessed."""
+    assert left_ms(Playback("answer-1", "one", audio_ms=900, position_ms=400), 0) is None
+    assert left_ms(Playback("answer-1", "one", audio_ms=900, total_ms=900, position_ms=400), 0) == 500
+    assert left_ms(Playback("answer-1", "one", audio_ms=900, total_ms=0, position_ms=900), 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (
+            "我们每天早上八点开门，晚上十点关门",
+            ["", "我们每天", "我们每天早上八点", "我们每天早上八点开门，晚上", "我们每天早上八点开门，晚上十点关门"],
+        ),
+        ("毎日朝八時から営業", ["", "毎日", "毎日朝", "毎日朝八時", "毎日朝八時から営業"]),
+        ("เราเปิดทุกวัน", ["", "เรา", "เราเปิด", "เราเปิดทุก", "เราเปิดทุกวัน"]),
+        ("iPhoneを 買う", ["", "", "iPhone", "iPhoneを", "iPhoneを 買う"]),
+        ("we open  at 8", ["", "we", "we open", "we open at", "we open at 8"]),
+        ("👍🏽 OK", ["", "", "👍🏽", "👍🏽", "👍🏽 OK"]),
+    ],
+)
+def test_without_timings_the_part_that_was_heard_is_told_in_every_script(text: str, parts: list[str]) -> None:
+    """Word by word, with or without blanks; a quarter of the audio each."""
+    playback = Playback("answer-1", text, audio_ms=4_000, total_ms=4_000)
+    heard = [heard_text(playback, position_ms) for position_ms in (100, 1_000, 2_000, 3_000, 4_000)]
+    assert heard == parts
+    assert all(later.startswith(earlier) for earlier, later in pairwise(heard))
+
+
+def test_the_last_word_is_not_heard_before_it_is_synthesised() -> None:
+    """A voice that is slower than guessed has played all there is, and speaks on."""
+    playback = Playback("answer-1", "one two three", audio_ms=9_000)
+    assert heard_text(playback, 9_000) == "one two"
+    assert heard_text(Playback("answer-1", "one", audio_ms=9_000), 9_000) == ""
+    assert heard_text(Playback("answer-1", "one two three", audio_ms=9_000, total_ms=9_000), 9_000) == "one two three"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "heard"),
+    [
+        ("我们八点开门，周日休息", "我 们 八 点 开 门 周 日", "我们八点开门，周日"),
+        ("我们八点开门，周日休息", "我们 八点 开门， 周日", "我们八点开门，周日"),
+        ("开到24点", "开到 二十四 点", "开到二十四点"),
+        ("เราเปิดทุกวัน", "เรา เปิด", "เราเปิด"),
+        ("a well-known place", "a well known", "a well-known"),
+        ("at 24 Main St. we", "at twenty four Main", "at twenty four Main"),
+        ("Yes, and no", "Yes and", "Yes and"),
+        ("one  two", "one two", "one two"),
+        ("“Hi” he said", "Hi he", "Hi he"),
+    ],
+)
+def test_words_with_times_are_joined_as_they_stand_in_the_answer(text: str, words: str, heard: str) -> None:
+    """Without blanks where it has none; what a synthesiser writes differently is told as it says."""
+    timed = tuple((at_ms, word) for at_ms, word in enumerate([*words.split(), "end"]))
+    assert heard_text(Playback("answer-1", text, audio_ms=900, words=timed), len(timed) - 1) == heard
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from events.inputs import (
     HandlerDetached,
     PlaybackDone,
     PlaybackProgress,
+    PlaybackStarted,
     SpeechStarted,
     SpeechStopped,
+    SpokenWord,
     SttFinal,
     SttPartial,
     TtsChunkReady,
@@ -261,10 +263,51 @@ def test_the_end_of_an_answer_is_where_playback_says_it_is(converse) -> None:
     assert interrupted(talking(converse, boundary_ms=4_301).says("yes"))
 
 
-def test_an_answer_that_is_short_as_a_whole_is_about_to_end(converse) -> None:
-    """Its length is estimated before it is known."""
-    assert interrupted(converse("SPEAKING", interruption={"boundary_ms": 1_331}).says("yes"))
-    assert not interrupted(converse("SPEAKING", interruption={"boundary_ms": 1_330}).says("yes"))
+@pytest.mark.parametrize("words", [(), ((0, "Hi!"), (300, "How"), (600, "can"), (800, "I"), (900, "help?"))])
+@pytest.mark.parametrize("kind", [SttPartial, SttFinal])
+@pytest.mark.parametrize(
+    "text", ["Four.", "4815 1623 4210 8150 2734 9066", "我们每天早上八点开门", "Hi! How can I help?"]
+)
+def test_an_answer_whose_length_nobody_knows_is_in_its_middle(converse, text: str, kind, words) -> None:
+    """However short its text is, and how much of it was played: synthesis may still go on. Then its end is known."""
+    call = converse("THINKING").answers(text).input(HandlerAttached, handler_id="fastrtc_1")
+    said = tuple(SpokenWord(at_ms=at_ms, text=word) for at_ms, word in words)
+    call.input(TtsChunkReady, index=0, duration_ms=1_000, words=said).input(PlaybackStarted)
+    assert not interrupted(call.after(990).input(kind, text="yes"))
+    call.input(TtsComplete, chunks=1, duration_ms=1_000)
+    assert interrupted(call.input(kind, text="yes"))
+
+
+def test_an_answer_of_which_there_is_no_audio_yet_is_not_about_to_end(converse) -> None:
+    """Its length is not guessed."""
+    assert not interrupted(converse("SPEAKING", interruption={"boundary_ms": 86_400_000}).says("yes"))
+
+
+@pytest.mark.parametrize(
+    ("text", "enough"),
+    [
+        ("请等一下我要改预约时间", True),
+        ("ちょっと待ってください", True),
+        ("รอสักครู่", True),
+        ("我们", False),
+        ("ครับ", False),
+        ("3+2", False),
+    ],
+)
+@pytest.mark.parametrize("kind", [SttPartial, SttFinal])
+def test_words_are_counted_where_no_blanks_stand_between_them(converse, kind, text: str, enough: bool) -> None:
+    """A whole sentence takes the floor, a single word does not."""
+    assert interrupted(talking(converse, min_words=2).input(kind, text=text)) is enough
+
+
+@pytest.mark.parametrize(
+    ("text", "listens"),
+    [("嗯", True), ("嗯嗯。", True), ("好的，嗯", True), ("好的好的", True), ("好", True), ("不好", False)],
+)
+def test_backchannels_stand_in_a_row_without_blanks(converse, text: str, listens: bool) -> None:
+    """The beginning of one is waited for."""
+    call = talking(converse, backchannels=["嗯", "好的"]).input(SttPartial, text=text)
+    assert interrupted(call) is not listens
 
 
 # Finals.
@@ -399,11 +442,12 @@ def test_a_playback_that_ends_while_it_is_paused_has_ended(converse) -> None:
     assert call.state.phase == "LISTENING"
 
 
-def test_a_voice_that_goes_while_the_agent_is_paused_leaves_it_to_the_timers(converse) -> None:
-    """The rest is shown as text after the usual time; nothing was understood, so nothing interrupts."""
+def test_a_voice_that_goes_while_the_agent_is_paused_is_not_paused_for_ever(converse) -> None:
+    """What the agent was paused for went to the lost microphone: the rest is spoken over the call that follows."""
     call = talking(converse).input(SpeechStarted).input(HandlerDetached, handler_id="fastrtc_1")
-    assert not interrupted(call.fires("barge_in"))
-    assert done(call.fires("false_interruption"))[:1] == [RESUME]
+    assert RESUME in done(call)
+    assert timers(call) == {"tts_deadline"}
+    assert not call.state.playback.is_paused
 
 
 # Barge-ins.

@@ -30,8 +30,11 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "CLIENT_DISCONNECTED": {"client_id": "browser-1"},
     "HANDLER_ATTACHED": {"handler_id": "fastrtc_2"},
     "HANDLER_DETACHED": {"handler_id": "fastrtc_1"},
+    "HEARING_FAILED": {"error": "broke", "is_utterance_lost": True},
+    "PROVIDER_SWITCHED": {"provider": "second", "service": "answer"},
     "STT_PARTIAL": {"text": "hel"},
     "STT_FINAL": {"text": "hello"},
+    "ANSWER_TEXT": {"index": 0, "text": "Hi. "},
     "INTENT_RESOLVED": {"intent": "greeting"},
     "RAG_ANSWERED": {"answer": "Hi!"},
     "SERVICE_FAILED": {"error": "503"},
@@ -65,13 +68,19 @@ def busy(converse, phase: str) -> Conversation:
 
 def attempts(call: Conversation, name: str) -> list[dict[str, Any]]:
     """The same event in all the ways it can come: a result for any outstanding command, matching or not, or none."""
-    sample = SAMPLES.get(name, {})
+    sample = SAMPLES.get(name) or _anything(name)
     if name not in RESULTS:
         return [sample]
     commands = [(command.command_id, command.target) for command in call.state.pending.values()]
     aims = [("made/up/id", ""), *commands, *((command_id, "nonsense") for command_id, _ in commands)]
-    about = [field for field in ("playback_id", "target") if field in INPUTS[name].model_fields]
+    about = [RESULTS[name].about] if RESULTS[name].about else []  # type: ignore[attr-defined]
     return [sample | {"command_id": command_id} | dict.fromkeys(about, target) for command_id, target in aims]
+
+
+def _anything(name: str) -> dict[str, Any]:
+    """Some text in each field that an event must have, for events that nobody wrote a sample for."""
+    fields = INPUTS[name].model_fields.items()
+    return {field: "x" for field, info in fields if info.is_required() and info.annotation is str}
 
 
 def drawn(call: Conversation) -> bool:
@@ -147,6 +156,8 @@ def test_every_timer_that_has_a_decision_can_be_armed(converse) -> None:
     calls.append(converse("LISTENING", **EVERYTHING).input(INPUTS["HANDLER_ATTACHED"], handler_id="fastrtc_1"))
     calls[-1].speaks().played()
     calls.append(converse("THINKING", filler={"text": "One moment."}))
+    calls.append(converse("THINKING").texts("Hi. ").resolves())
+    calls.append(converse("THINKING", tools={"text": "I am looking that up."}).calls("book"))
     armed = {(s.state.phase, c.target) for call in calls for s in call.steps for c in s.state.outstanding("StartTimer")}
     assert set(TIMERS) - armed == {("IDLE", "endpoint"), ("IDLE", "stt_deadline")}
 

@@ -39,7 +39,7 @@ def complaint(fields: dict) -> str:
         ("D'accord", "d'accord"),
         ("snake_case__words", "snake case words"),
         ("Straße", "strasse"),
-        ("SÍ, 24/7", "sí 24 7"),
+        ("SÍ, 24/7", "sí 24/7"),
         ("日本語。", "日本語"),
         ("...", ""),
         ("_", ""),

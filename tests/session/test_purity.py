@@ -33,13 +33,16 @@ ALLOWED = {
     "collections",
     "dataclasses",
     "events",
+    "functools",
     "hashlib",
+    "icu4py",
     "itertools",
     "operator",
     "orchestrator",
     "pydantic",
     "pydantic_core",
     "typing",
+    "unicodedata",
 }
 IMPURE = {
     "time",

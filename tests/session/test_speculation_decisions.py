@@ -238,7 +238,7 @@ def test_a_turn_of_other_words_asks_anew(converse) -> None:
         arms("answer_deadline", 5_500),
     ]
     assert the(call, TurnStarted).speculation == 0
-    assert call.state.task.intent is None
+    assert call.state.task.found.intent is None
 
 
 def test_the_second_try_is_the_one_that_a_turn_names(converse) -> None:
@@ -326,7 +326,7 @@ def test_a_guess_is_kept_while_its_final_is_missing(converse) -> None:
     call = partial(guessing(converse), "hello").input(RagAnswered, answer="Hi!").input(SpeechStopped)
     call.fires("endpoint").fires("stt_deadline")
     assert the(call, TurnStarted).speculation == 1
-    assert call.state.task.answer == "Hi!"
+    assert call.state.task.found.answer == "Hi!"
 
 
 def test_typed_words_are_compared_with_the_guess_too(converse) -> None:

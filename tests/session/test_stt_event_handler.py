@@ -1,4 +1,4 @@
-"""Walks through the seven steps of the STT EVENT HANDLER in target-flow.md, one test for each."""
+"""Walks through the seven steps of the STT EVENT HANDLER in docs/target-flow.md, one test for each."""
 
 import pytest
 

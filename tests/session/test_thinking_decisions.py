@@ -11,6 +11,7 @@ from events.inputs import (
     IntentResolved,
     PlaybackDone,
     PlaybackStarted,
+    ProviderSwitched,
     RagAnswered,
     SpeechStarted,
     SpeechStopped,
@@ -29,6 +30,7 @@ from orchestrator.session.commands import (
     StopPlayback,
 )
 from orchestrator.session.policy import Policy
+from orchestrator.testing.conversation import Conversation
 
 FILLER = {"delay_ms": 0, "text": "One moment."}
 SORRY = Policy().fallback.answer
@@ -290,7 +292,7 @@ def test_more_words_join_an_utterance_whose_answer_waits(converse) -> None:
     """It is not spoken any more."""
     call = merging(converse).input(SpeechStarted).answers("Hi!").says("are you open")
     assert done(call)[:2] == [CancelTask(), cancels("floor_deadline")]
-    assert (call.state.task.text, call.state.task.answer) == ("hello are you open", None)
+    assert (call.state.task.text, call.state.task.found.answer) == ("hello are you open", None)
 
 
 def test_words_whose_final_is_missing_join_the_utterance_too(converse) -> None:
@@ -439,3 +441,14 @@ def test_a_turn_that_is_joined_is_measured_from_its_own_beginning(converse) -> N
     """The user went on speaking; that is not the services' time."""
     call = merging(converse).says("are you open").at(1_500).answers("Yes.")
     assert complete(call).elapsed_us == 300_000
+
+
+def test_a_switch_of_providers_changes_nothing() -> None:
+    """It is in the log, for readers: nothing follows from it, in any phase."""
+    for phase in ("LISTENING", "THINKING", "SPEAKING"):
+        call = Conversation.in_phase(phase)
+        before = call.state
+        call.input(ProviderSwitched, service="answer", provider="second", reason="first is down")
+        assert [event.type for event in call.last] == ["PROVIDER_SWITCHED"]
+        assert (call.state.phase, call.state.pending) == (before.phase, before.pending)
+        call.check()

@@ -11,9 +11,9 @@ from orchestrator.session.state import Utterance
 TWICE = "another producer has said these words already"
 
 
-def also_says(call, text: str, producer: str = "browser-stt"):
+def also_says(call, text: str, producer: str = "browser-stt", via: str = "speech"):
     """The same microphone is heard by a second recogniser."""
-    return call.input(SttFinal, text=text, producer=producer, producer_seq=call.state.inputs)
+    return call.input(SttFinal, text=text, producer=producer, producer_seq=call.state.inputs, via=via)
 
 
 def waiting(call):
@@ -52,6 +52,45 @@ def test_other_words_by_another_way_are_words(converse) -> None:
     assert the(call, TurnEnded).outcome == "merged"
 
 
+@pytest.mark.parametrize("phase", ["LISTENING", "THINKING", "SPEAKING", "INTERRUPT"])
+@pytest.mark.parametrize(("first", "then"), [("speech", "text"), ("text", "speech"), ("text", "text")])
+def test_words_that_are_typed_are_no_repetition(converse, phase: str, first: str, then: str) -> None:
+    """Only speech is heard by two recognisers: what is typed before or after it is meant."""
+    call = converse("LISTENING").says("hello", via=first)
+    for go_on in {
+        "LISTENING": [lambda: call.answers("Hi!"), lambda: call.speaks(), lambda: call.played()],
+        "THINKING": [],
+        "SPEAKING": [lambda: call.answers("Hi!")],
+        "INTERRUPT": [lambda: call.answers("Hi!"), lambda: call.interrupts()],
+    }[phase]:
+        go_on()
+    also_says(call.after(100), "hello", producer="gateway", via=then)
+    if call.state.phase == "INTERRUPT":
+        call.fires("interrupt_pause")
+    assert (call.state.turn, call.state.task.text, call.state.task.via) == (2, "hello", then)
+
+
+@pytest.mark.parametrize(
+    ("heard", "typed"),
+    [("C#", "C++"), ("3-2", "3+2"), ("पचीस", "पचास"), ("เสือ", "เสื้อ"), ("👎", "👍"), ("3 5", "3.5"), ("买", "卖")],
+)
+@pytest.mark.parametrize("via", ["speech", "text"])
+def test_other_words_are_never_a_repetition(converse, heard: str, typed: str, via: str) -> None:
+    """A correction within three seconds is answered, in any script, by whatever way it comes."""
+    call = also_says(converse("LISTENING").says(heard).after(500), typed, via=via)
+    assert refused(call) == ""
+    assert call.state.turn == 2
+    assert call.state.task.text == (f"{heard} {typed}" if via == "speech" else typed)
+
+
+def test_a_late_recogniser_repeats_what_was_said_before_something_was_typed(converse) -> None:
+    """What is typed is not the last utterance."""
+    call = converse("LISTENING").says("hello").after(200)
+    also_says(call, "in English please", producer="gateway", via="text")
+    assert refused(also_says(call.after(200), "Hello.")) == TWICE
+    assert call.state.task.text == "in English please"
+
+
 @pytest.mark.parametrize(("after_us", "counts"), [(2_999_999, False), (3_000_000, False), (3_000_001, True)])
 def test_a_repetition_comes_within_the_time_that_a_final_may_take(converse, after_us: int, counts: bool) -> None:
     """Later the user has said the same words again."""
@@ -64,10 +103,10 @@ def test_a_repetition_comes_within_the_time_that_a_final_may_take(converse, afte
 def test_what_was_repeated_last_is_what_counts(converse) -> None:
     """A repetition does not begin the time anew, nor does it change who said so."""
     call = also_says(converse("LISTENING").says("hello").after(2_000), "hello")
-    assert call.state.utterance == Utterance("hello", "test", 0)
+    assert call.state.utterance == Utterance("hello", "test", 0, "hello", "test", 0)
     call.after(2_000).answers("Hi!").speaks().played()
     assert also_says(call, "hello").state.turn == 2
-    assert call.state.utterance == Utterance("hello", "browser-stt", 4_000_000)
+    assert call.state.utterance == Utterance("hello", "browser-stt", 4_000_000, "hello", "browser-stt", 4_000_000)
 
 
 def test_each_of_two_recognisers_may_be_the_first(converse) -> None:

@@ -200,7 +200,7 @@ def test_a_part_has_fields(read: Read) -> None:
         "line 1: thinking: expected the fields of this part (more_words), found merge"
     ]
     (problem,) = problems(read, "\n- away")
-    assert problem.startswith("line 2: expected the parts of a policy (away, deadlines, ")
+    assert problem.startswith("line 2: expected the parts of a policy (answering, away, ")
     assert problem.endswith("), found a list of 1")
 
 
@@ -222,7 +222,11 @@ def test_there_are_words_for_every_field() -> None:
         ("min_words: 1", "min_words", "did you mean interruption.min_words?"),
         ("min_wurds: 1", "min_wurds", "did you mean interruption.min_words?"),
         ("wait: {prompts: 1}", "wait", None),
-        ("text: Hello", "text", "did you mean away.text or filler.text or goodbye.text or greeting.text?"),
+        (
+            "text: Hello",
+            "text",
+            "did you mean away.text or filler.text or goodbye.text or greeting.text or tools.text?",
+        ),
         ("interruption.min_words: 1", "interruption.min_words", "write min_words below interruption"),
         ("thinking: {zzz: 1}", "thinking.zzz", "there are more_words"),
         ("thinking: {on: 1}", "thinking.on", "there are more_words"),

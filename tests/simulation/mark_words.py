@@ -6,7 +6,7 @@ from typing import Any
 
 from events.derived import CommandIssued, EventRejected, SessionEnded, StateChanged, TurnStarted
 from events.envelope import Event
-from orchestrator.testing.log_book import Answer, Book
+from tests.simulation.log_book import Answer, Book
 
 PHASES = ("IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRUPT")
 

@@ -9,10 +9,10 @@ from events import inputs
 from events.codec import INPUTS
 from events.derived import ProcessingComplete, TurnStarted
 from events.envelope import Event, Result
-from orchestrator.testing.log_book import Book
-from orchestrator.testing.simulated_steps import Seen
-from orchestrator.testing.simulation import Simulated, simulate
+from orchestrator.simulation.simulate import Simulated, simulate
+from orchestrator.simulation.steps import Seen
 from tests.simulation import policy_marks
+from tests.simulation.log_book import Book
 from tests.simulation.mark_words import PHASES, Here, Predicate, comes_in, counts_in, fails, fires, over
 
 
@@ -125,7 +125,10 @@ _ROWS: dict[type[Event], dict[str, Predicate]] = {
         "replaced client leaves": lambda here: here.book.client_id not in ("", here.event.client_id),
         **{f"client leaves in {phase}": comes_in(phase) for phase in PHASES[1:]},
     },
-    inputs.HandlerAttached: {f"handler attached in {phase}": comes_in(phase) for phase in PHASES[1:]},
+    inputs.HandlerAttached: {
+        "spoken on over another call": lambda here: here.book.phase == "SPEAKING" and here.answer.from_ms > 0,
+        **{f"handler attached in {phase}": comes_in(phase) for phase in PHASES[1:]},
+    },
     inputs.HandlerDetached: {
         "handler lost in SPEAKING": counts_in("SPEAKING"),
         "replaced handler ends": lambda here: here.rejected,
@@ -153,8 +156,10 @@ def _by_input() -> dict[type[Event], tuple[tuple[str, Predicate], ...]]:
 
 _BY_INPUT = _by_input()
 _BY_WORLD = (
-    *(f"duplicate {name}" for name in INPUTS),
+    *(f"duplicate {name}" for name in INPUTS if name != "PROVIDER_SWITCHED"),  # no decision looks at it
     *("client replaced", "clock went back", "clock went forward", "crash between commit and effects", "handler lost"),
+    *("many producers", "more producers than a call has"),
+    *("server's clock went back", "server's clock went forward", "server's clock set between two owners"),
     *("nonsense", "owner lost by crash", "owner lost by handover", "owner lost by zombie"),
 )
 """Those that leave no trace in the log."""

@@ -1,5 +1,6 @@
 """Bugs to plant in what policies lead to: pausing, guesses, merged words, fillers, announcements, endings."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from orchestrator.session import (
     interruption,
     listening,
     phases,
+    phrases,
     speaking,
     speculation,
     state,
@@ -23,7 +25,9 @@ from orchestrator.session import (
     thinking,
 )
 from orchestrator.session.commands import AnswerQuestion, ResumePlayback, Speak
+from orchestrator.session.heard import heard_ms, length_ms
 from orchestrator.session.phases import enter, speak
+from orchestrator.session.phrases import are_alike
 from orchestrator.session.step import Step
 
 Patch = pytest.MonkeyPatch
@@ -61,7 +65,7 @@ def time_goes_on_in_a_pause(patch: Patch) -> None:
 
     def paused(session: state.State, _: Any) -> None:
         if session.playback is not None:
-            session.playback = replace(session.playback, is_paused=True)
+            session.playback = replace(session.playback, paused_at_us=session.at_us)
 
     patch.setitem(evolve._BEGINS, "PausePlayback", paused)
 
@@ -106,11 +110,11 @@ def a_guess_is_spoken(patch: Patch) -> None:
 
     def answered(making: Step) -> None:
         guess = making.state.speculation
-        if guess is not None and guess.answer is not None:
+        if guess is not None and guess.found.answer is not None:
             speculation.drop(making)
             making.disarm("stable", "away", "greeting")
             enter(making, "SPEAKING")
-            speak(making, Speak(ends="", from_ms=0, playback_id="answer-0", text=guess.answer))
+            speak(making, Speak(ends="", from_ms=0, playback_id="answer-0", text=guess.found.answer))
 
     patch.setitem(fsm.TABLE, ("LISTENING", "RAG_ANSWERED"), answered)
 
@@ -218,6 +222,40 @@ def one_utterance_by_two_ways_counts_twice(patch: Patch) -> None:
     patch.setattr(state.State, "said_by_another", lambda self, final: False)
 
 
+def typed_words_are_repetitions(patch: Patch) -> None:
+    """What is typed just after somebody said it is not answered."""
+
+    def said_by_another(self: state.State, final: SttFinal) -> bool:
+        last = self.utterance
+        return last is not None and last.producer != final.producer and are_alike(last.spoken, final.text)
+
+    patch.setattr(state.State, "said_by_another", said_by_another)
+
+
+def marks_and_signs_are_not_compared(patch: Patch) -> None:
+    """Letters and digits are the whole of a text."""
+
+    def normal(text: str) -> str:
+        return re.sub(r"[^\w']+|_+", " ", text.casefold()).strip()
+
+    patch.setattr(phrases, "normal", normal)
+
+
+def composition_is_compared(patch: Patch) -> None:
+    """A letter with an accent is another one when it is composed otherwise."""
+    patch.setattr(phrases, "normal", lambda text: " ".join(text.casefold().rstrip(".").split()))
+
+
+def producers_are_forgotten(patch: Patch) -> None:
+    """All but the last 32."""
+    patch.setattr(evolve, "PRODUCERS_KEPT", 32)
+
+
+def the_length_is_guessed(patch: Patch) -> None:
+    """Whether an answer is about to end, though synthesis goes on."""
+    patch.setattr(interruption, "left_ms", lambda playback, now_us: length_ms(playback) - heard_ms(playback, now_us))
+
+
 def failures_are_not_counted(patch: Patch) -> None:
     """The agent is sorry for ever."""
     patch.setattr(thinking, "_ends", lambda making, fallback: "")
@@ -262,6 +300,12 @@ PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (speech_never_ends, "endpoint an_utterance_is_waited_for"),
     (the_user_is_not_waited_for, "floor the_agent_waits_for_the_user"),
     (one_utterance_by_two_ways_counts_twice, "I-5 each_utterance_counts_once"),
+    (typed_words_are_repetitions, "I-5 each_utterance_counts_once"),
+    (marks_and_signs_are_not_compared, "guess a_guess_counts_for_its_words"),
+    (marks_and_signs_are_not_compared, "answer an_answer_is_to_its_question"),
+    (composition_is_compared, "guess a_guess_counts_for_its_words"),
+    (producers_are_forgotten, "I-5 each_input_once"),
+    (the_length_is_guessed, "I-7 an_interruption_stops_everything"),
     (failures_are_not_counted, "answer an_answer_is_to_its_question"),
     (two_voices, "I-7 one_voice"),
 ]

@@ -3,8 +3,8 @@
 from events import inputs
 from events.derived import ProcessingComplete, TurnEnded, TurnStarted, UserInterrupted
 from events.envelope import Event
-from orchestrator.testing.floor_rules import is_backchannel
-from orchestrator.testing.log_book import plain
+from orchestrator.simulation.steps import plain
+from tests.simulation.floor_rules import is_backchannel
 from tests.simulation.mark_words import PHASES, Here, Predicate, fires, fires_in, outcomes
 
 OF_A_GUESS = ("ClassifyIntent", "AnswerQuestion")
@@ -83,6 +83,12 @@ _FINAL: dict[str, Predicate] = {
     "superseded by speech": lambda here: here.event.via == "speech" and _is_superseded(here),
     "repeated final rejected": lambda here: here.reason.startswith("another producer"),
     "repeated final is what was awaited": lambda here: here.book.repeats(here.event) and not here.rejected,
+    "typed words that were just said": lambda here: (
+        here.event.via == "text"
+        and here.book.user.said is not None
+        and here.book.user.said[0] == plain(here.event.text) != []
+        and not here.rejected
+    ),
     "repeated final too late": lambda here: (
         here.book.user.said is not None
         and here.book.user.said[0] == plain(here.event.text) != []

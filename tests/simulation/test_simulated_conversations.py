@@ -26,19 +26,20 @@ from events.inputs import (
 )
 from orchestrator.session.commands import PlayFiller, ResumePlayback, SetMicrophone, Speak, StopPlayback
 from orchestrator.session.policy import Interruption, Policy
+from orchestrator.simulation.faults import Faults
+from orchestrator.simulation.simulate import Simulated, simulate
 from orchestrator.testing.conversation import Conversation
-from orchestrator.testing.faults import Faults
-from orchestrator.testing.simulation import Simulated, simulate
-from orchestrator.testing.simulation_runs import main
+from tests.simulation.__main__ import main
+from tests.simulation.checked import checked
 from tests.simulation.marks import MARKS, reached
 
 SEEDS = range(400)
-RARE = (407, 617)
+RARE = (430, 459, 819, 1098)
 """Further seeds, each for a mark that comes once in some hundred: `first_seed` in marks.py names them."""
 REPLAY_EVERY = 10
 DIGEST = """
 from hashlib import blake2b
-from orchestrator.testing.simulation import simulate
+from orchestrator.simulation.simulate import simulate
 print(blake2b(b"".join(simulate(seed, replayed=False).recording() for seed in range(12))).hexdigest())
 """
 
@@ -46,7 +47,7 @@ print(blake2b(b"".join(simulate(seed, replayed=False).recording() for seed in ra
 @cache
 def runs() -> tuple[Simulated, ...]:
     """The conversations of this test run, simulated once."""
-    return tuple(simulate(seed, replayed=seed % REPLAY_EVERY == 0) for seed in (*SEEDS, *RARE))
+    return tuple(checked(seed, replayed=seed % REPLAY_EVERY == 0) for seed in (*SEEDS, *RARE))
 
 
 def test_no_seed_violates_an_invariant() -> None:
@@ -88,14 +89,12 @@ def test_the_hash_seed_of_python_changes_nothing() -> None:
 
 
 def test_without_faults_only_the_user_keeps_an_answer_from_its_end() -> None:
-    """A quiet world: a turn fails only where the user hung up while the agent spoke."""
+    """A quiet world: no turn fails, however often the user's connections go and come back."""
     for seed in range(20):
-        run = simulate(seed, faults=Faults(), policy=Policy())
+        run = checked(seed, Policy(), Faults())
         assert not run.violations, run.trace()
-        errors = [event.error for event in run.log if isinstance(event, ServiceFailed)]
-        assert set(errors) <= {"the playback was stopped", "nobody is connected who could hear the answer"}, errors
-        failed = [event for event in run.log if isinstance(event, TurnEnded) and event.outcome == "failed"]
-        assert len(failed) <= len(errors)
+        assert not [event.error for event in run.log if isinstance(event, ServiceFailed)]
+        assert not [event for event in run.log if isinstance(event, TurnEnded) and event.outcome == "failed"]
 
 
 def test_a_trace_names_the_seed_and_has_a_line_per_event() -> None:
@@ -112,7 +111,7 @@ def test_the_golden_log_of_a_simulation_reads_like_any_other() -> None:
 
 
 def test_the_command_line_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m orchestrator.testing.simulation`: what was simulated, what was violated, which phases it visited."""
+    """`python -m tests.simulation`: what was simulated, what was violated, which phases it visited."""
     main(["--seeds", "0:3"])
     printed = capsys.readouterr().out
     assert "sessions    3\n" in printed
@@ -129,7 +128,7 @@ PATIENT = Policy(interruption=Interruption(min_speech_ms=800, min_words=2))
 def heard(run: Simulated) -> list[tuple[int, str]]:
     """What the session was told of its user, and when the microphone heard it."""
     kinds = (SpeechStarted, SpeechStopped, SttPartial)
-    return [(event.observed_at_us, event.type) for event in run.log if isinstance(event, kinds)]
+    return [(event.observed_at_us, event.type) for event in run.log if isinstance(event, kinds) and event.handler_id]
 
 
 def test_the_user_is_the_same_under_any_policy() -> None:

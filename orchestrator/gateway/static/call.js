@@ -3,23 +3,33 @@
 import { LevelMeter } from "./levels.js";
 import { MicrophoneProblem, openMicrophone } from "./microphone.js";
 
+const ASKING_MS = 5000; // for the microphone, before the page reminds the user of the browser's question
+const OFFER_MS = 5000; // for the browser to describe the call
 const ANSWER_MS = 10000;
+const CONNECT_MS = 20000; // longer than the browser's own ICE checks, which usually say first that they failed
 const MOST_FAILURES = 3;
+const WATCH_MS = 250;
+const SILENT_MS = 1500; // without any of the 50 packets a second; the browser itself notices after about six seconds
 
 /**
  * States: `none`, `asking` (for the microphone), `connecting`, `on`, `broken` (sound is interrupted).
  * `send(message)` says whether it was sent; `onState(state)`, `onProblem(kind, detail)` and `onMicrophone(kind, message)`
- * tell the page, `onSilenced(play)` that a click is needed for sound; `onLevels({microphone, agent})` feeds its meters.
+ * tell the page, `onSilenced(play)` that a click is needed for sound; `onLevels({microphone, agent})` feeds its meters,
+ * `onNoLevels(name)` says that this browser cannot measure one of them; `onLost()` that nothing arrives any more: the
+ * network may be another one by now, so the page should connect anew, and calls `connected()` then.
+ *
+ * No method throws: each failure of the browser ends in one of these callbacks.
  */
 export class Call {
-  constructor({ playback, audio, send, onState, onProblem, onMicrophone, onSilenced, onLevels }) {
-    Object.assign(this, { playback, audio, send, onState, onProblem, onMicrophone, onSilenced, onLevels });
+  constructor({ playback, audio, send, onState, onProblem, onMicrophone, onSilenced, ...rest }) {
+    Object.assign(this, { playback, audio, send, onState, onProblem, onMicrophone, onSilenced, ...rest });
     this.state = "none";
     this.attempt = null; // the latest start(); an older one that gets its microphone late gives it back
     this.stream = null;
     this.connection = null;
-    this.answerTimer = null;
+    this.deadline = null; // of the step that the call is in
     this.failures = 0;
+    this.iceServers = []; // those that the service names for this client
     this.context = null;
     this.meters = {};
   }
@@ -30,16 +40,18 @@ export class Call {
     const attempt = Symbol("attempt");
     this.attempt = attempt;
     this.#become("asking");
+    const reminder = setTimeout(() => this.attempt === attempt && this.onMicrophone("Waiting", ""), ASKING_MS);
     try {
       const stream = await openMicrophone();
       if (this.attempt !== attempt) return stopTracks(stream); // hung up meanwhile
       this.#use(stream);
     } catch (error) {
-      if (!(error instanceof MicrophoneProblem)) throw error;
       if (this.attempt !== attempt) return;
       this.stop();
-      this.onMicrophone(error.kind, error.message);
+      this.onMicrophone(error.kind ?? error.name, error.message);
       return;
+    } finally {
+      clearTimeout(reminder);
     }
     await this.offer();
   }
@@ -48,24 +60,28 @@ export class Call {
   async offer() {
     if (!this.stream) return;
     this.#hangUpMedia();
-    const connection = new RTCPeerConnection({ iceServers: [] });
-    this.connection = connection;
     this.#become("connecting");
-    const [track] = this.stream.getAudioTracks();
-    const transceiver = connection.addTransceiver(track, { direction: "sendrecv", streams: [this.stream] });
-    connection.onconnectionstatechange = () => this.#connectionChanged(connection);
-    connection.ontrack = (event) => this.#hear(event.track, transceiver.receiver);
-    await connection.setLocalDescription();
-    if (this.connection !== connection) return;
-    // The offer leaves at once: the server learns our address from our checks, so gathering would only cost time.
-    const sent = this.send({ type: "webrtc_offer", sdp: connection.localDescription.sdp });
-    if (sent) this.answerTimer = setTimeout(() => this.#fail("unanswered"), ANSWER_MS);
+    let connection = null;
+    try {
+      connection = this.#connection();
+      this.connection = connection;
+      this.#within(OFFER_MS, () => this.#fail("browser", "it does not describe the call"));
+      // With an argument: older browsers know no other way.
+      await connection.setLocalDescription(await connection.createOffer());
+      if (this.connection !== connection) return;
+      // The offer leaves at once: the server learns our address from our checks, so gathering would only cost time.
+      clearTimeout(this.deadline);
+      const sent = this.send({ type: "webrtc_offer", sdp: connection.localDescription.sdp });
+      if (sent) this.#within(ANSWER_MS, () => this.#fail("unanswered"));
+    } catch (error) {
+      if (this.connection === connection) this.#fail(window.RTCPeerConnection ? "browser" : "unsupported", error.message);
+    }
   }
 
   async answered(sdp) {
-    clearTimeout(this.answerTimer);
     const connection = this.connection;
     if (connection?.signalingState !== "have-local-offer") return;
+    this.#within(CONNECT_MS, () => this.#callAgain());
     try {
       await connection.setRemoteDescription({ type: "answer", sdp });
     } catch (error) {
@@ -101,7 +117,7 @@ export class Call {
     if (this.stream) stopTracks(this.stream);
     this.stream = null;
     this.meters.microphone?.close();
-    this.context?.close();
+    tryTo(() => this.context?.close());
     this.context = null;
     this.meters = {};
     this.failures = 0;
@@ -110,40 +126,95 @@ export class Call {
 
   #use(stream) {
     this.stream = stream;
-    this.context = new AudioContext();
-    this.meters.microphone = new LevelMeter(this.context, stream, (level) => this.onLevels({ microphone: level }));
     stream.getAudioTracks()[0].onended = () => {
       this.stop();
       this.onMicrophone("Unplugged", "");
     };
+    this.#measure("microphone", stream);
+  }
+
+  /** Shows how loud a stream is, where the browser can tell. The call does not depend on it. */
+  #measure(name, stream) {
+    const noLevels = (error) => {
+      console.warn(`no level of ${name}: ${error.message}`);
+      this.onNoLevels(name);
+    };
+    try {
+      this.context ??= new AudioContext();
+      this.meters[name] = new LevelMeter(this.context, stream, (level) => this.onLevels({ [name]: level }), noLevels);
+    } catch (error) {
+      noLevels(error);
+    }
+  }
+
+  #connection() {
+    const connection = new RTCPeerConnection({ iceServers: this.iceServers });
+    const [track] = this.stream.getAudioTracks();
+    const transceiver = connection.addTransceiver(track, { direction: "sendrecv", streams: [this.stream] });
+    const changed = () => this.#connectionChanged(connection);
+    connection.onconnectionstatechange = connection.oniceconnectionstatechange = changed;
+    connection.ontrack = (event) => {
+      try {
+        this.#hear(event.track, transceiver.receiver);
+      } catch (error) {
+        if (this.connection === connection) this.#fail("browser", error.message);
+      }
+    };
+    return connection;
   }
 
   #hear(track, receiver) {
     const stream = new MediaStream([track]);
-    receiver.jitterBufferTarget = 0; // as little delay as the network allows; an interruption must be heard at once
+    // As little delay as the network allows; an interruption must be heard at once.
+    tryTo(() => (receiver.jitterBufferTarget = 0));
     this.audio.srcObject = stream;
     this.playback.attach(this.connection, receiver);
-    this.audio.play().catch((error) => {
+    this.#play();
+    this.#measure("agent", stream);
+  }
+
+  async #play() {
+    try {
+      await this.audio.play();
+    } catch (error) {
       // An AbortError only says that the call was replaced before its first packet.
       if (error.name !== "AbortError") this.onSilenced(() => this.#unsilence());
-    });
-    this.meters.agent = new LevelMeter(this.context, stream, (level) => this.onLevels({ agent: level }));
+    }
   }
 
   async #unsilence() {
-    await Promise.all([this.audio.play(), this.context?.resume()]);
+    tryTo(() => this.context?.resume());
+    await this.audio.play();
   }
 
   #connectionChanged(connection) {
     if (this.connection !== connection) return;
-    const state = connection.connectionState;
-    if (state === "connected") {
+    const state = connection.connectionState ?? connection.iceConnectionState; // some browsers know the latter alone
+    if (state === "connected" || state === "completed") {
+      clearTimeout(this.deadline);
       this.failures = 0;
+      if (this.state === "on") return; // both states of the connection say so
       this.#become("on");
+      this.#watch(connection);
     } else if (state === "disconnected") {
       this.#become("broken");
     } else if (state === "failed") {
       this.#callAgain();
+    }
+  }
+
+  /** Looks whether audio arrives, until it does no more. Without statistics it sees nothing, and waits for the browser. */
+  async #watch(connection) {
+    let [packets, since] = [0, performance.now()];
+    while (this.connection === connection && this.state === "on") {
+      const received = await this.playback.packetsReceived();
+      if (received !== packets) [packets, since] = [received, performance.now()];
+      if (packets && performance.now() - since > SILENT_MS) {
+        this.#become("broken");
+        this.onLost();
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, WATCH_MS));
     }
   }
 
@@ -153,8 +224,8 @@ export class Call {
       this.#fail("blocked");
       return;
     }
-    this.offer().catch((error) => this.#fail("refused", error.message));
     this.#become("broken");
+    this.offer();
   }
 
   #fail(kind, detail = "") {
@@ -163,14 +234,20 @@ export class Call {
   }
 
   #hangUpMedia() {
-    clearTimeout(this.answerTimer);
+    clearTimeout(this.deadline);
     this.meters.agent?.close();
     delete this.meters.agent;
     this.playback.detach();
     this.audio.srcObject = null;
     const connection = this.connection;
     this.connection = null;
-    connection?.close();
+    tryTo(() => connection?.close());
+  }
+
+  /** The step that the call is in may take so long; then `late` runs. The next step replaces it. */
+  #within(ms, late) {
+    clearTimeout(this.deadline);
+    this.deadline = setTimeout(late, ms);
   }
 
   #become(state) {
@@ -182,4 +259,13 @@ export class Call {
 
 function stopTracks(stream) {
   for (const track of stream.getTracks()) track.stop();
+}
+
+/** Does what nothing depends on; a browser that refuses is named in its own console. */
+async function tryTo(action) {
+  try {
+    await action();
+  } catch (error) {
+    console.warn(error);
+  }
 }

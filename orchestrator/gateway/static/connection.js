@@ -5,7 +5,8 @@ const LONGEST_PAUSE_MS = 8000;
 const MOVE_MS = 100; // at most, before a conversation that moved is joined at its new place
 const PATIENCE_MS = 10000; // for the server's `session`; a socket that hangs is as bad as none
 const FAREWELL_MS = 2000; // for the server's close after our goodbye
-const FINAL_CODES = new Set([1000, 1008, 1009, 4404]);
+const FINAL_CODES = new Set([1000, 1008, 1009, 4401, 4404]);
+const REFUSED = 4401; // of this page: the server refused our token, by an HTTP status that browsers hide
 
 /**
  * States: `idle` (nothing wanted), `connecting`, `open` (the server said `session`), `waiting` (for the next attempt).
@@ -59,6 +60,14 @@ export class Connection {
     if (this.state === "waiting") this.#connect();
   }
 
+  /** Comes back over a new socket: the old one may hang on a network that is gone, and nothing says so for minutes. */
+  renew() {
+    if (this.state !== "open") return;
+    this.#drop();
+    this.elsewhere = this.place;
+    this.#connect();
+  }
+
   /** Ends the conversation: with a goodbye if the server can hear it, and in any case soon. */
   hangUp() {
     if (!this.send({ type: "goodbye" })) {
@@ -74,14 +83,17 @@ export class Connection {
     const url = new URL(this.elsewhere ?? (this.failures % 2 ? this.place : this.url));
     this.elsewhere = null;
     const place = new URL(url);
+    const shown = ["orch.v1"]; // tokens travel as subprotocols: URLs are kept in logs and histories
     if (this.sessionId) {
       url.searchParams.set("session_id", this.sessionId);
-      url.searchParams.set("resume_token", this.resumeToken);
+      shown.push(`resume.${this.resumeToken}`);
     }
-    const socket = new WebSocket(url);
+    const socket = new WebSocket(url, shown);
     this.socket = socket;
     socket.onmessage = (event) => this.#received(event.data, place);
-    socket.onclose = (event) => this.#closed(event);
+    let isOpen = false;
+    socket.onopen = () => (isOpen = true);
+    socket.onclose = (event) => (isOpen ? this.#closed(event) : this.#closedEarly(socket, event));
     this.#after(PATIENCE_MS, () => this.#closed({ code: 1006, reason: "no answer" }));
     this.#become("connecting");
   }
@@ -105,6 +117,21 @@ export class Connection {
       this.place = this.elsewhere ?? this.place;
     }
     this.onMessage(message);
+  }
+
+  /** Asks why the server took no WebSocket: it refuses tokens by an HTTP status. */
+  async #closedEarly(socket, event) {
+    const headers = this.sessionId ? { Authorization: `Resume ${this.resumeToken}` } : {};
+    const asked = new URL(this.url);
+    asked.protocol = location.protocol;
+    let code = event.code;
+    try {
+      const { status } = await fetch(asked, { headers, redirect: "error" });
+      if (status === 401 || status === 403) code = REFUSED;
+    } catch (error) {
+      console.debug(error); // nobody answers at all
+    }
+    if (this.socket === socket) this.#closed({ code, reason: event.reason });
   }
 
   #closed({ code, reason }) {
@@ -153,7 +180,7 @@ export class Connection {
     const socket = this.socket;
     this.socket = null;
     if (!socket) return;
-    socket.onmessage = socket.onclose = null;
+    socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
   }
 

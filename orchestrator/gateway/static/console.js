@@ -4,7 +4,7 @@ import { Call } from "./call.js";
 import { Connection } from "./connection.js";
 import { Playback } from "./playback.js";
 import { View } from "./view.js";
-import { AWAY, JOINING, NO_SOUND, callWords, closeWords, microphoneWords } from "./words.js";
+import { AWAY, JOINING, NO_SOUND, callWords, closeWords, microphoneWords, pageWords } from "./words.js";
 
 const REMEMBERED = 5000;
 const audio = document.getElementById("agent");
@@ -29,6 +29,8 @@ const call = new Call({
   onMicrophone: (kind, message) => view.notice("microphone", microphoneWords(kind, message)),
   onSilenced: (play) => view.notice("sound", NO_SOUND, { label: NO_SOUND.action, run: () => playSound(play) }),
   onLevels: (levels) => view.levels(levels),
+  onNoLevels: (name) => view.noLevel(name),
+  onLost: () => connection.renew(),
 });
 const address = new URL("orchestrate", document.baseURI);
 address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
@@ -36,7 +38,8 @@ const connection = new Connection(address, { onStatus: connectionChanged, onMess
 
 /** What each message of the server does to the page (docs/websocket.md). */
 const ACTIONS = {
-  session: ({ session_id }) => {
+  session: ({ session_id, ice_servers }) => {
+    call.iceServers = ice_servers ?? [];
     now.session_id = session_id;
     view.session(session_id);
   },
@@ -51,8 +54,10 @@ const ACTIONS = {
   },
   clear_text: () => partial(""),
   reply: ({ playback_id, text }) => {
-    if (!view.replies.has(playback_id)) said("agent", text, playback_id); // it comes again to a page that rejoins
+    if (view.replies.has(playback_id)) view.reword(playback_id, text); // it comes again to a page that rejoins
+    else said("agent", text, playback_id);
   },
+  reply_more: ({ playback_id, text }) => view.saidMore(playback_id, text),
   log: ({ line }) => {
     remember(heard.log, line);
     view.log(line);
@@ -69,6 +74,8 @@ const ACTIONS = {
     if (code === "call_failed") call.refused(message);
     else view.notice("server", { title: "The server reports a problem.", text: message });
   },
+  heard: ({ playback_id, text }) => view.heard(playback_id, text),
+  ack: () => {}, // the connection forgets the words that it would send again
   moved: () => {}, // the connection follows by itself
   ended: ({ reason }) => {
     call.stop();
@@ -107,6 +114,7 @@ function connectionChanged(status) {
 function callChanged(state) {
   if (state === "broken") view.notice("call", callWords("broken"));
   if (state === "on") view.clearNotice("call");
+  if (state === "connecting") view.clearNotice("microphone"); // the question for it was answered
   update({ call: state });
 }
 
@@ -114,6 +122,7 @@ function callChanged(state) {
 function begin(withCall) {
   view.clearNotice("microphone");
   view.clearNotice("call");
+  view.noLevel();
   if (connection.state === "idle") {
     Object.assign(now, { session_id: null, phase: "NONE", turn: 0 });
     for (const list of Object.values(heard)) list.length = 0;
@@ -142,8 +151,13 @@ function toggleMute() {
 }
 
 async function playSound(play) {
-  await play();
-  view.clearNotice("sound");
+  try {
+    await play();
+    view.clearNotice("sound");
+  } catch (error) {
+    const said = { title: NO_SOUND.title, text: `It refuses the click, too: ${error.message}` };
+    view.notice("sound", said, { label: NO_SOUND.action, run: () => playSound(play) });
+  }
 }
 
 function said(who, text, playbackId) {
@@ -165,6 +179,12 @@ function update(changes) {
   Object.assign(now, changes);
   view.actions({ link: now.link, call: now.call, phase: now.phase, muted: call.muted });
 }
+
+// No failure goes unsaid: what no other part of the page explains is explained here.
+window.addEventListener("error", (event) => {
+  if (event.error) view.notice("page", pageWords(event.message)); // without: a ResizeObserver that is asked again
+});
+window.addEventListener("unhandledrejection", (event) => view.notice("page", pageWords(String(event.reason))));
 
 // A page that goes away hangs up, so that the server need not wait for it.
 window.addEventListener("pagehide", () => connection.send({ type: "goodbye" }));

@@ -2,15 +2,26 @@
 
 const EVERY_MS = 40; // shorter than the analyser's window (2048 samples), so that nothing slips through
 
-/** Loudness (RMS, 0 to 1) of one stream, now and at most since the last reset. */
+/**
+ * Loudness (RMS, 0 to 1) of one stream, now and at most since the last reset. The constructor throws where the browser
+ * cannot measure this stream; `onFailure(error)` is called when it stops being able to.
+ */
 export class LevelMeter {
-  constructor(context, stream, onLevel) {
+  constructor(context, stream, onLevel, onFailure) {
     this.analyser = context.createAnalyser();
     this.source = context.createMediaStreamSource(stream);
     this.source.connect(this.analyser);
     this.samples = new Float32Array(this.analyser.fftSize);
     this.max = 0;
-    this.timer = setInterval(() => onLevel(this.level()), EVERY_MS);
+    this.level();
+    this.timer = setInterval(() => {
+      try {
+        onLevel(this.level());
+      } catch (error) {
+        this.close();
+        onFailure(error);
+      }
+    }, EVERY_MS);
   }
 
   level() {
@@ -23,6 +34,10 @@ export class LevelMeter {
 
   close() {
     clearInterval(this.timer);
-    this.source.disconnect();
+    try {
+      this.source.disconnect();
+    } catch (error) {
+      console.warn(error); // nothing depends on it
+    }
   }
 }

@@ -10,12 +10,16 @@ export class MicrophoneProblem extends Error {
 
 /** The microphone's stream, with the browser's echo canceller: without it the agent would interrupt itself. */
 export async function openMicrophone() {
-  if (!window.isSecureContext || !navigator.mediaDevices) throw new MicrophoneProblem("InsecureContext", "");
+  if (!window.isSecureContext) throw new MicrophoneProblem("InsecureContext", "");
+  let stream;
   try {
-    return await navigator.mediaDevices.getUserMedia({
+    if (!navigator.mediaDevices?.getUserMedia) throw new MicrophoneProblem("NoMediaDevices", "");
+    stream = await navigator.mediaDevices.getUserMedia({
       audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
     });
   } catch (error) {
-    throw new MicrophoneProblem(error.name, error.message);
+    throw new MicrophoneProblem(error.kind ?? error.name, error.message);
   }
+  if (!stream.getAudioTracks().length) throw new MicrophoneProblem("NotFoundError", "");
+  return stream;
 }

@@ -59,9 +59,9 @@ export class Playback {
 
   /** Whether audio is arriving: the server sends packets all the time, silent ones included. */
   async isAlive() {
-    const before = await this.#packetsReceived();
+    const before = await this.packetsReceived();
     await pause(ALIVE_MS);
-    return (await this.#packetsReceived()) > before;
+    return (await this.packetsReceived()) > before;
   }
 
   /** Waits until the packet with timestamp `rtp` has been heard, then reports; silent if it never is. */
@@ -84,13 +84,20 @@ export class Playback {
     this.report(id);
   }
 
+  /** The media clock of what is being heard, or null where there is none, or the browser does not tell it. */
   #rtpNow() {
-    return this.receiver?.getSynchronizationSources()[0]?.rtpTimestamp ?? null;
+    try {
+      return this.receiver?.getSynchronizationSources()[0]?.rtpTimestamp ?? null;
+    } catch (error) {
+      console.debug(error);
+      return null;
+    }
   }
 
-  async #packetsReceived() {
+  /** How many packets of the agent's audio have arrived in this call; 0 where the browser does not tell. */
+  async packetsReceived() {
     // Not the RTP time: that goes on for a while after the last packet, as the jitter buffer runs dry.
-    const stats = this.receiver ? await this.receiver.getStats() : new Map();
+    const stats = await statsOf(this.receiver);
     return [...stats.values()].find((entry) => entry.type === "inbound-rtp")?.packetsReceived ?? 0;
   }
 
@@ -101,11 +108,21 @@ export class Playback {
 
   /** How long a packet that was handed over still takes to the loudspeaker. */
   async #playoutMs() {
-    const stats = this.connection ? await this.connection.getStats() : new Map();
+    const stats = await statsOf(this.connection);
     for (const entry of stats.values()) {
       if (entry.type !== "media-playout" || !entry.totalSamplesCount) continue;
       return Math.min(LONGEST_PLAYOUT_MS, (1000 * entry.totalPlayoutDelay) / entry.totalSamplesCount);
     }
     return USUAL_PLAYOUT_MS;
+  }
+}
+
+/** The statistics of a connection or a part of it; none where the browser does not tell them. */
+async function statsOf(source) {
+  try {
+    return (await source?.getStats()) ?? new Map();
+  } catch (error) {
+    console.debug(error);
+    return new Map();
   }
 }

@@ -1,6 +1,6 @@
 // Shows the conversation: puts facts into the page's elements and reports what the user does. Decides nothing.
 
-import { PHASES } from "./words.js";
+import { NO_LEVELS, phaseWords } from "./words.js";
 
 const MOST_LOG_LINES = 1000;
 const COLOURS = [["🟢", "IDLE"], ["🔵", "LISTENING"], ["🟡", "THINKING"], ["🔴", "SPEAKING"], ["🟣", "INTERRUPT"]];
@@ -15,7 +15,7 @@ class Follower {
     scroller.addEventListener("scroll", () => {
       this.following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40;
     });
-    new ResizeObserver(() => this.follow()).observe(scroller);
+    if (window.ResizeObserver) new ResizeObserver(() => this.follow()).observe(scroller);
   }
 
   follow() {
@@ -31,7 +31,9 @@ export class View {
     find("mute").onclick = onMute;
     find("interrupt").onclick = () => this.canInterrupt && onInterrupt();
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.canInterrupt) onInterrupt();
+      // In an input method, Escape means the word that is being composed; 229: so says a browser without isComposing.
+      const composing = event.isComposing || event.keyCode === 229;
+      if (event.key === "Escape" && !composing && this.canInterrupt) onInterrupt();
     });
     find("type-form").onsubmit = (event) => {
       event.preventDefault();
@@ -39,6 +41,8 @@ export class View {
       if (text && onText(text)) find("typed").value = "";
     };
     this.canInterrupt = false;
+    this.hears = false; // whether a call carries the user's voice
+    this.words = () => phaseWords("NONE", "", false);
     this.replies = new Map();
     this.conversation = new Follower(find("conversation-scroll"));
     this.lines = new Follower(find("log"));
@@ -46,16 +50,25 @@ export class View {
   }
 
   /** The big state; `words` replace those of the phase while the page is not connected. */
-  phase(phase, { reason = "", turn = 0, words = PHASES[phase] } = {}) {
+  phase(phase, { reason = "", turn = 0, words } = {}) {
     document.body.dataset.phase = phase;
-    find("phase").textContent = words.title;
-    find("phase-hint").textContent = words.hint;
-    find("phase-detail").textContent = [turn ? `turn ${turn}` : "", reason].filter(Boolean).join(" · ");
+    this.words = () => words ?? phaseWords(phase, reason, this.hears);
+    this.#say();
+    find("phase-detail").textContent = turn ? `turn ${turn}` : "";
+  }
+
+  #say() {
+    const { title, hint } = this.words();
+    for (const [id, text] of [["phase", title], ["phase-hint", hint]]) {
+      if (find(id).textContent !== text) find(id).textContent = text; // the same again would be read aloud again
+    }
   }
 
   session(id) {
+    this.sessionId = id;
     find("session").hidden = !id;
     find("session-id").textContent = id ?? "";
+    find("to-console").href = id ? `console?${new URLSearchParams({ session: id })}` : "console";
   }
 
   /** The small connection sign; counts down while the page waits for its next attempt. */
@@ -78,8 +91,11 @@ export class View {
 
   /** Which buttons make sense; the focus never stays on one that vanished. */
   actions({ link, call, phase, muted }) {
+    const focused = document.activeElement;
     const open = link === "open";
     const inCall = call !== "none";
+    this.hears = call === "on" || call === "broken";
+    this.#say();
     this.canInterrupt = open && phase === "SPEAKING";
     find("start-call").hidden = inCall;
     find("start-call").classList.toggle("primary", link === "idle");
@@ -94,7 +110,7 @@ export class View {
     find("send").disabled = !open;
     find("typed").disabled = link === "idle"; // not while the page is away: that would take the focus from a writer
     find("typed").placeholder = link === "idle" ? "Connect first, then type here" : "Type instead of speaking";
-    if (document.activeElement?.hidden) document.querySelector(".actions button:not([hidden])").focus();
+    if (focused?.hidden || focused?.disabled) document.querySelector(".actions button:not([hidden])").focus();
   }
 
   focusInput() {
@@ -105,6 +121,15 @@ export class View {
     const shown = (level) => Math.min(1, Math.sqrt(level) * 1.4); // quiet speech should be visible
     if (microphone !== undefined) find("mic-level").value = shown(microphone);
     if (agent !== undefined) find("remote-level").value = shown(agent);
+  }
+
+  /** Says that a level cannot be shown, in its place; without a name, all can be again. */
+  noLevel(name = null) {
+    const meters = { microphone: find("mic-level"), agent: find("remote-level") };
+    for (const [one, meter] of Object.entries(meters)) {
+      if (!name || one === name) meter.parentElement.hidden = Boolean(name);
+    }
+    find("no-levels").textContent = name ? NO_LEVELS : "";
   }
 
   partial(text) {
@@ -119,12 +144,27 @@ export class View {
     const words = document.createElement("span");
     item.className = `said ${who}`;
     name.className = "who";
+    words.className = "words";
     name.textContent = who === "user" ? "You" : "Agent";
     words.textContent = text;
+    words.dir = "auto"; // what is said in Arabic or Hebrew runs from right to left
     item.append(name, words);
     if (playbackId) this.replies.set(playbackId, item);
     find("conversation").append(item);
     this.#settle();
+  }
+
+  /** Replaces the words of a reply. */
+  reword(playbackId, text) {
+    this.replies.get(playbackId).querySelector(".words").textContent = text;
+    this.conversation.follow();
+  }
+
+  /** Adds to a reply that is being spoken while it is written. */
+  saidMore(playbackId, text) {
+    const words = this.replies.get(playbackId)?.querySelector(".words");
+    if (words) words.textContent += text;
+    this.conversation.follow();
   }
 
   /** Marks a reply that was cut off. */
@@ -139,20 +179,34 @@ export class View {
     this.conversation.follow();
   }
 
+  /** A line of the log, without the session's id: the head of the page has it. */
   log(line) {
     const item = document.createElement("li");
-    item.textContent = line;
+    const own = `[${this.sessionId}] `;
+    item.textContent = line.startsWith(own) ? line.slice(own.length) : line;
     const colour = COLOURS.find(([sign]) => line.includes(sign));
     if (colour) item.dataset.phase = colour[1];
-    find("log").append(item);
-    if (find("log").childElementCount > MOST_LOG_LINES) find("log").firstElementChild.remove();
+    find("log-lines").append(item);
+    if (find("log-lines").childElementCount > MOST_LOG_LINES) find("log-lines").firstElementChild.remove();
     this.lines.follow();
+  }
+
+  /** Shows how much of a reply was heard: the rest is struck out. */
+  heard(playbackId, text) {
+    const words = this.replies.get(playbackId)?.querySelector("[dir]");
+    if (!words?.textContent.startsWith(text) || words.textContent === text) return;
+    const rest = document.createElement("s");
+    const before = document.createElement("span");
+    rest.textContent = words.textContent.slice(text.length);
+    before.className = "visually-hidden";
+    before.textContent = " not heard: ";
+    words.replaceChildren(text, before, rest);
   }
 
   /** Empties the page for the next conversation. */
   clear() {
     find("conversation").replaceChildren();
-    find("log").replaceChildren();
+    find("log-lines").replaceChildren();
     this.replies.clear();
     this.partial("");
   }

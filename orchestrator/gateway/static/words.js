@@ -3,12 +3,32 @@
 export const PHASES = {
   NONE: { title: "Not connected", hint: "Start a call and speak, or connect and type." },
   IDLE: { title: "Idle", hint: "The conversation is open and about to begin." },
-  LISTENING: { title: "Listening", hint: "Speak now, or type below." },
+  LISTENING: { title: "Listening", hint: "Speak now, or type below.", silentHint: "Type below, or start a call and speak." },
   THINKING: { title: "Thinking", hint: "Looking for an answer." },
   SPEAKING: { title: "Speaking", hint: "The agent answers. Interrupt it whenever you like." },
   INTERRUPT: { title: "Interrupted", hint: "You have the floor." },
   ENDED: { title: "Ended", hint: "This conversation is over. Start another one whenever you like." },
 };
+
+const FAILED = "Something did not work just now. Please say it again.";
+
+/** What the user does about a phase that was reached because something failed; by the reason's name. */
+const AFTER_FAILURE = {
+  service_failed: FAILED,
+  answer_deadline: FAILED,
+  intent_deadline: FAILED,
+  stt_deadline: "I did not hear that. Please say it again.",
+  tts_deadline: FAILED,
+  playback_deadline: FAILED,
+  too_many_failures: "The service could not go on with this conversation. Please try again later.",
+  internal_error: "The service could not go on with this conversation. Please try again later.",
+};
+
+/** The words of a phase, with what to do when a failure led to it; `hears` says whether there is a microphone. */
+export function phaseWords(phase, reason, hears) {
+  const { title, hint, silentHint } = PHASES[phase];
+  return { title, hint: AFTER_FAILURE[reason] ?? (hears ? hint : (silentHint ?? hint)) };
+}
 
 export const AWAY = { title: "Reconnecting", hint: "The conversation waits for you." };
 export const JOINING = { title: "Connecting", hint: "One moment." };
@@ -26,6 +46,10 @@ const CLOSED = {
   1013: {
     title: "The server is full or not ready",
     text: "It takes no more conversations just now. The page tries again by itself.",
+  },
+  4401: {
+    title: "The server does not let this page in",
+    text: "Its token is missing, used or too old. Load the page again; where it asks for a token, show one.",
   },
   4404: {
     title: "This conversation no longer exists",
@@ -74,6 +98,15 @@ const MICROPHONE = {
     text: "Browsers give the microphone only to https:// pages and to localhost. Open the console under one of " +
       "these. Until then you can type.",
   },
+  NoMediaDevices: {
+    title: "This browser gives no microphone",
+    text: "It is switched off (a privacy setting, an extension or a policy), or the browser is too old. Allow it, or " +
+      "use another browser. Until then you can type.",
+  },
+  Waiting: {
+    title: "The browser has not given the microphone yet",
+    text: "Look for its question beside the address, and answer it. Until then you can type.",
+  },
   Unplugged: {
     title: "The microphone stopped",
     text: "It was unplugged or its permission was taken away. Start the call again when it is back; until then you can type.",
@@ -90,6 +123,15 @@ export function microphoneWords(kind, message) {
 
 const CALL = {
   refused: { title: "The server could not take the call", text: "You can go on by typing, or start the call again." },
+  unsupported: {
+    title: "This browser cannot make calls",
+    text: "Its WebRTC is switched off (a privacy setting, an extension or a policy) or missing. Allow it for this " +
+      "page, or use another browser. You can go on by typing.",
+  },
+  browser: {
+    title: "The browser could not make the call",
+    text: "You can go on by typing, or start the call again; if that does not help, try another browser.",
+  },
   unanswered: { title: "The server did not answer the call", text: "You can go on by typing, or start the call again." },
   blocked: {
     title: "The sound does not get through",
@@ -109,3 +151,13 @@ export const NO_SOUND = {
   text: "It waits for a click before it plays sound.",
   action: "Play sound",
 };
+
+export const NO_LEVELS = "This browser cannot show how loud it is. The call does not depend on it.";
+
+/** What to say of a failure that nothing else explains. */
+export function pageWords(message) {
+  return {
+    title: "Something in this page does not work",
+    text: `What does not depend on it goes on. If you miss something, reload the page or use another browser. (${message})`,
+  };
+}

@@ -1,0 +1,172 @@
+"""Measures the demo's ears through the product's own ports: word error rate, and time from end of speech to final.
+
+Run: `uv run python bench/ears.py REFERENCES [FOLDER...]` (as long as the recordings, plus half a second each).
+REFERENCES has a line per recording: its file name, the words, the set it belongs to, separated by tabs. Recordings are
+found by name in the FOLDERs; those that are missing are named, and left out.
+
+Each recording goes in real time through Microphone, VAD, Utterances and the recogniser's process, with 0.6 s of silence
+before and 1 s after it, and is finished 500 ms after SPEECH_STOPPED, as the policy does. "final": processor time of the
+recogniser's process from the end of speech (the VAD falls silent) to the final; wall-clock time from FinishUtterance.
+Clips in pieces: a pause in the middle makes several finals, which are joined.
+"""
+
+import asyncio
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from spoken import median, percentile
+from vad import read_clip
+
+from events.envelope import Input
+from events.inputs import SpeechStarted, SpeechStopped, SttFinal
+from orchestrator.media.microphone import Microphone
+from orchestrator.media.opus import FRAME_MS, FRAME_SAMPLES, RATE_HZ, audio_frame
+from orchestrator.media.resampling import SPEECH_RATE_HZ, ToOpusFrames
+from orchestrator.media.settings import MediaSettings
+from orchestrator.media.speech_model import open_speech_model
+from orchestrator.media.utterance import Utterances
+from orchestrator.media.vad import EchoGuard, VoiceActivity
+from orchestrator.reference.moonshine_recognition import MoonshineRecognition
+
+BEFORE_S, AFTER_S = 0.6, 1.5
+ENDPOINT_MS = 500
+NUMBERS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+"""
+ONES, TENS = NUMBERS.split()[:20], NUMBERS.split()[20:]
+SAME = {"mr": "mister", "dr": "doctor", "okay": "ok", "p.m": "p m", "a.m": "a m", "cannot": "can not"}
+
+
+def number(value: int) -> str:
+    """A number below a hundred spelt out, another as a year or digit by digit."""
+    if value < 20:
+        return ONES[value]
+    if value < 100:
+        return f"{TENS[value // 10 - 2]} {ONES[value % 10] if value % 10 else ''}"
+    if 1_100 <= value < 2_100 and value % 100:
+        return f"{number(value // 100)} {number(value % 100)}"
+    return " ".join(ONES[int(digit)] for digit in str(value))
+
+
+def words(text: str) -> list[str]:
+    """The words as they are compared: lower case, numbers spelt out, no punctuation."""
+    text = text.lower().replace("’", "'")
+    for written, spoken in SAME.items():
+        text = re.sub(rf"\b{re.escape(written)}\b\.?", spoken, text)
+    text = re.sub(r"(\d)[:.](\d\d)\b", r"\1 \2", text)
+    text = re.sub(r"(\d+)(?:st|nd|rd|th)\b", r"\1", text)
+    text = re.sub(r"\d+", lambda found: f" {number(int(found[0]))} ", text)
+    return re.findall(r"[a-z]+(?:'[a-z]+)?", text)
+
+
+def errors(truth: Sequence[str], heard: Sequence[str]) -> int:
+    """Substituted, missing and surplus words (Levenshtein)."""
+    row = list(range(len(heard) + 1))
+    for at, word in enumerate(truth, 1):
+        diagonal, row[0] = row[0], at
+        for other, found in enumerate(heard, 1):
+            diagonal, row[other] = row[other], min(row[other] + 1, row[other - 1] + 1, diagonal + (word != found))
+    return row[-1]
+
+
+@dataclass
+class Ear:
+    """The microphone of a call with the policy's wait, and what it took."""
+
+    recognition: MoonshineRecognition
+    finals: list[str] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    wall_ms: list[float] = field(default_factory=list)
+
+    async def hear(self, frames: Sequence[bytes]) -> str:
+        """The words of a recording, spoken in real time."""
+        loop, settings = asyncio.get_running_loop(), MediaSettings()
+        self.finals.clear()
+        self._owed, self._done, self._waits = 0, asyncio.Event(), None
+        utterances = await Utterances.open(settings, self.recognition, self._note)
+        activity = VoiceActivity(settings, open_speech_model())
+        self._microphone = Microphone(settings, activity, EchoGuard(settings), utterances, self._note)
+        began_s = loop.time()
+        for number, pcm in enumerate(frames, start=1):
+            await asyncio.sleep(max(0.0, began_s + number * FRAME_MS / 1000 - loop.time()))
+            frame = audio_frame(pcm, RATE_HZ)
+            frame.pts = (number - 1) * FRAME_SAMPLES
+            was_voiced = activity.is_voiced
+            before_s = self._cpu_s()
+            self._microphone.hear(frame)
+            if was_voiced and not activity.is_voiced:
+                self._ended_cpu_s = before_s
+        async with asyncio.timeout(10):
+            while self._owed:
+                self._done.clear()
+                await self._done.wait()
+        await self._microphone.close()
+        return " ".join(self.finals)
+
+    def _note(self, event: Input) -> None:
+        loop = asyncio.get_running_loop()
+        match event:
+            case SpeechStarted():
+                if self._waits:
+                    self._waits.cancel()
+                    self._owed -= 1
+                self._waits = None
+            case SpeechStopped():
+                self._owed += 1
+                self._waits = loop.call_later(ENDPOINT_MS / 1000, self._finish)
+            case SttFinal():
+                self._owed -= 1
+                self.finals.append(event.text)
+                self.cpu_ms.append(1000 * (self._cpu_s() - self._ended_cpu_s))
+                self.wall_ms.append(1000 * (loop.time() - self._finished_s))
+                self._done.set()
+
+    def _finish(self) -> None:
+        self._waits = None
+        self._finished_s = asyncio.get_running_loop().time()
+        self._microphone.finish_utterance()
+
+    def _cpu_s(self) -> float:
+        times = psutil.Process(self.recognition.process_id).cpu_times()
+        return times.user + times.system
+
+
+def recordings(references: Path, folders: Sequence[str]) -> Iterator[tuple[Path, str, str]]:
+    found = {path.name: path for folder in folders for path in Path(folder).rglob("*")}
+    for line in references.read_text().splitlines():
+        name, text, group = line.split("\t")
+        if path := found.get(name):
+            yield path, text, group
+        else:
+            print(f"missing: {name}", file=sys.stderr)
+
+
+async def main(references: Path, folders: Sequence[str]) -> None:
+    wrong, total = defaultdict[str, int](int), defaultdict[str, int](int)
+    async with MoonshineRecognition() as recognition:
+        ear = Ear(recognition)
+        for path, text, group in recordings(references, folders):
+            sound = (
+                bytes(int(BEFORE_S * SPEECH_RATE_HZ) * 2) + read_clip(path) + bytes(int(AFTER_S * SPEECH_RATE_HZ) * 2)
+            )
+            opus = ToOpusFrames()
+            heard = await ear.hear(opus.feed(sound, SPEECH_RATE_HZ) + opus.flush())
+            count = errors(words(text), words(heard))
+            wrong[group] += count
+            total[group] += len(words(text))
+            if count:
+                print(f"{path.name}: {' '.join(words(text))} → {' '.join(words(heard))}")
+    for group, count in total.items():
+        print(f"{group}: {100 * wrong[group] / count:.1f} % of {count} words wrong")
+    for name, values in (("processor", ear.cpu_ms), ("wall clock after the finish", ear.wall_ms)):
+        print(f"final, {name}: p50 {median(values):.0f} ms, p95 {percentile(values, 95):.0f} ms, of {len(values)}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))

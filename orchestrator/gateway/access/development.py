@@ -1,0 +1,41 @@
+"""The key in the data directory: with it, a service on loopback works at once, for its own user."""
+
+import base64
+import contextlib
+import json
+import os
+from pathlib import Path
+from secrets import token_bytes, token_hex
+from typing import Any
+
+from jwt import PyJWK
+
+from orchestrator.gateway.access.keys import KeysError, read_jwks
+from orchestrator.private_files import open_private, private_folder, read_private
+
+FILE = "auth_key.json"
+ISSUER = "orch on this machine"
+AUDIENCE = "orch"
+
+
+def development_key(data_dir: Path) -> PyJWK:
+    """The key of this data directory, made if there is none. Raises KeysError, NotPrivateError, OSError."""
+    private_folder(data_dir)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with contextlib.suppress(FileExistsError), os.fdopen(open_private(data_dir / FILE, flags), "w") as file:
+        file.write(json.dumps({"keys": [_new()]}))
+    return existing_key(data_dir)
+
+
+def existing_key(data_dir: Path) -> PyJWK:
+    """As development_key, but raises FileNotFoundError if there is none."""
+    (key,) = read_jwks(read_private(data_dir / FILE), has_secrets=True).values()
+    return key
+
+
+def _new() -> dict[str, Any]:
+    secret = base64.urlsafe_b64encode(token_bytes(32)).rstrip(b"=").decode()
+    return {"kty": "oct", "alg": "HS256", "use": "sig", "kid": f"local-{token_hex(4)}", "k": secret}
+
+
+__all__ = ["AUDIENCE", "FILE", "ISSUER", "KeysError", "development_key", "existing_key"]

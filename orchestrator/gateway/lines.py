@@ -1,0 +1,147 @@
+"""Limits the lines of a node, the conversations with a connected caller. Silent or absent callers never block new ones.
+
+A session whose caller stays silent is ended after a timeout, and earlier when other callers need the line. A caller
+whose connection was lost holds no line while the session waits, and gets one on reconnecting.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from events.inputs import SessionCloseRequested
+from orchestrator.runtime.live_session import Client, LiveSession
+from orchestrator.runtime.node import Node
+
+logger = logging.getLogger(__name__)
+
+SILENT_S = 30.0
+"""Timeout for a caller's first input: long enough to type a question, or to find the microphone."""
+SILENT_IN_A_CROWD_S = 5.0
+"""The same timeout while more than half of the lines are held by silent callers."""
+FRESH_S = 1.0
+"""Least time before a silent caller is ended: programs, and pages that start a call, have sent input by then."""
+GREET_S = 0.5
+"""Where the agent speaks first, how long a caller must stay connected before the conversation begins."""
+RETURNING = 4
+"""Multiple of the limit up to which reconnecting callers get a line: callers of a failed node reconnect here."""
+AWAY = 5
+"""Multiple of the limit up to which sessions wait for absent callers. Beyond it, the longest absent are ended."""
+LOOK_S = 0.25
+ENDING_S = math.inf
+"""Marks an absent session in `_away_since` that is already being ended."""
+NOTHING_SAID = "nothing was said"
+
+
+@dataclass(slots=True, eq=False)
+class _Silent:
+    live: LiveSession
+    client: Client
+    address: str
+    since_s: float
+
+
+class Lines:
+    """The lines of one node. Use `async with`: a task ends sessions whose caller is silent or absent for too long."""
+
+    def __init__(self, node: Node, count: int) -> None:
+        self._node = node
+        self._count = count
+        self._silent: dict[LiveSession, _Silent] = {}
+        self._away_since: dict[LiveSession, float] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Lines":
+        self._looking = asyncio.create_task(self._look_again(), name="lines")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    def has_room(self) -> bool:
+        """Whether a new caller gets a line. If all are taken, ends one silent caller to free a line."""
+        if self._held() < self._count:
+            return True
+        return self._end_one_silent(FRESH_S)
+
+    def has_room_for_one_who_returns(self) -> bool:
+        return self._held() < RETURNING * self._count
+
+    def silent(self, live: LiveSession, client: Client, address: str) -> None:
+        """Note that a caller has a line and has sent no input yet."""
+        self._silent[live] = _Silent(live, client, address, time.monotonic())
+
+    def spoke(self, live: LiveSession) -> None:
+        self._silent.pop(live, None)
+
+    def left(self, live: LiveSession) -> None:
+        """Note that the connection of this session is gone."""
+        self._silent.pop(live, None)
+        self._away_since[live] = time.monotonic()
+
+    def _held(self) -> int:
+        return sum(live.client is not None or live.handler is not None for live in self._node.sessions)
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self._end_the_silent()
+                self._end_the_absent()
+            except Exception:
+                logger.exception("silent and absent callers could not be looked at")
+
+    def _end_the_silent(self) -> None:
+        now_s = time.monotonic()
+        for one in list(self._silent.values()):
+            if one.live.open is None:
+                del self._silent[one.live]  # begun by an outside producer
+            elif now_s - one.since_s >= SILENT_S:
+                self._end(one)
+            elif self._node.greets and now_s - one.since_s >= GREET_S:
+                del self._silent[one.live]
+                self._node.begin(one.live)
+        while len(self._silent) > max(1, self._count / 2) and self._end_one_silent(SILENT_IN_A_CROWD_S):
+            pass
+
+    def _end_one_silent(self, at_least_s: float) -> bool:
+        """End the longest silent caller of the address with the most silent callers; False if none is old enough."""
+        before_s = time.monotonic() - at_least_s
+        of_address = Counter(one.address for one in self._silent.values())
+        old = [one for one in self._silent.values() if one.since_s <= before_s]
+        if not old:
+            return False
+        self._end(max(old, key=lambda one: (of_address[one.address], -one.since_s)))
+        return True
+
+    def _end(self, one: _Silent) -> None:
+        del self._silent[one.live]
+        self._node.counters["silent_ended"] += 1
+        self._node.discard(one.live)
+        ending = asyncio.create_task(self._part(one), name=f"{one.live.session_id}:silent")
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def _part(self, one: _Silent) -> None:
+        await self._node.withdraw(one.live)
+        await one.client.close(NOTHING_SAID)
+
+    def _end_the_absent(self) -> None:
+        """End the longest absent sessions beyond the limit."""
+        now_s = time.monotonic()
+        self._away_since = {
+            live: self._away_since.get(live, now_s)
+            for live in self._node.sessions
+            if live.client is None and live.handler is None
+        }
+        away = [live for live, since_s in self._away_since.items() if since_s < ENDING_S]
+        too_many = max(0, len(away) - AWAY * self._count)
+        for live in sorted(away, key=self._away_since.__getitem__)[:too_many]:
+            self._away_since[live] = ENDING_S
+            self._node.counters["away_ended"] += 1
+            self._node.report(SessionCloseRequested(session_id=live.session_id, reason="client_gone"))

@@ -1,0 +1,121 @@
+"""The reference answer service: a full-text search over a folder of Markdown, and a few direct answers."""
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+
+from orchestrator.reference.content import Content, IntentExamples, Section
+from orchestrator.reference.intent import PhraseIntents
+from orchestrator.services.ports import Answer, Intent, Request
+
+DONT_KNOW = (
+    "I am sorry, I cannot help you with that. I know when we are open, where we are and what we serve, and I can take "
+    "care of a booking."
+)
+
+_WORD = re.compile(r"\w+")
+_MAX_WORDS = 32
+_CANDIDATES = 4
+# Stop words: they occur in most questions. If they were searched for, a stop word alone would match any section.
+_SILENT = """
+    a about actually all am an and any are at be been but by can could did do does for from get give go had has have he
+    her here him his how i if in is it its just know like make may me might mmm my need no not of oh okay on or our
+    please say she should so tell than that the their them there these they thing this to too um uh us very want was we
+    well were what when where which who why will with would yes you your
+"""
+_SILENT_WORDS = frozenset(_SILENT.split())
+
+
+class FolderAnswers:
+    """AnswerPort over a content folder: direct answers of intents first, then the best section of the knowledge."""
+
+    def __init__(self, content: Content) -> None:
+        self._direct = {intent.name: intent.answer for intent in content.intents if intent.answer}
+        self._intents = PhraseIntents(content.intents, content.fillers)
+        self._questions = PhraseIntents(content.questions())
+        self._sections = content.sections
+        self._index = _build_index(content.sections)
+        self._sections_of = {intent.name: self._sections_for(intent) for intent in content.intents}
+        self._words_of = {one.name: frozenset(_WORD.findall(" ".join(one.examples))) for one in content.intents}
+
+    async def answer(self, request: Request) -> Answer:
+        return self.find(request.text)
+
+    def close(self) -> None:
+        self._index.close()
+
+    def find(self, text: str) -> Answer:
+        """The answer to a text. Takes well under a millisecond; the time is bounded for any text."""
+        intent = self._intents.match(text)
+        if intent.intent in self._direct:
+            return Answer(self._direct[intent.intent])
+        section = self._asked_like(text, intent) or self._search(text) or self._usual(text, intent)
+        if section is None:
+            return Answer(DONT_KNOW)
+        return Answer(section.spoken, (f"{section.source}#{section.heading}",))
+
+    def _asked_like(self, text: str, intent: Intent) -> Section | None:
+        """The section with this question as heading or example. Finds "where are you", which is all stop words."""
+        match = self._questions.match(text)
+        if not match.intent.isdecimal():
+            return None
+        at, words = int(match.intent), _telling_words(text)
+        is_surer = match.confidence_permille >= intent.confidence_permille
+        if not (is_surer or match.intent in self._sections_of.get(intent.intent, ())):
+            return None
+        # "Do you have" alone makes no question about cake one about parking.
+        is_about_it = not words or any(self._has(at, word) for word in words)
+        return self._sections[at] if is_about_it else None
+
+    def _usual(self, text: str, intent: Intent) -> Section | None:
+        """The section that answers most examples of the intent, if the text has a word of them."""
+        sections, words = self._sections_of.get(intent.intent), _telling_words(text)
+        known = self._words_of.get(intent.intent, frozenset())
+        if not sections or (words and not known & {word.strip('"') for word in words}):
+            return None
+        return self._sections[int(sections.most_common(1)[0][0])]
+
+    def _sections_for(self, intent: IntentExamples) -> Counter[str]:
+        """Which sections answer an intent's examples, and how many of them."""
+        matches = (self._questions.match(example).intent for example in intent.examples)
+        return Counter(at for at in matches if at.isdecimal())
+
+    def _search(self, text: str) -> Section | None:
+        quoted = _telling_words(text)
+        if not quoted:
+            return None
+        rows = self._index.execute(
+            "SELECT rowid FROM sections WHERE sections MATCH ? ORDER BY bm25(sections, 4.0, 1.0) LIMIT ?",
+            (" OR ".join(quoted), _CANDIDATES),
+        )
+        for rowid in [int(row[0]) for row in rows]:
+            # One shared word in a long question is chance: more than half of its words must match.
+            if 2 * sum(self._has(rowid, word) for word in quoted) > len(quoted):
+                return self._sections[rowid]
+        return None
+
+    def _has(self, rowid: int, quoted_word: str) -> bool:
+        found = self._index.execute("SELECT 1 FROM sections WHERE sections MATCH ? AND rowid = ?", (quoted_word, rowid))
+        return found.fetchone() is not None
+
+
+def _telling_words(text: str) -> list[str]:
+    """The words of a text that are no stop words, each once, quoted for the search."""
+    words = dict.fromkeys(word for word in _WORD.findall(text.lower()) if word not in _SILENT_WORDS)
+    return [f'"{word}"' for word in [*words][:_MAX_WORDS]]
+
+
+def _build_index(sections: Iterable[Section]) -> sqlite3.Connection:
+    """Build a full-text index in memory; rowids are positions in `sections`."""
+    # The index may be built in one thread and queried in another, but never used by two threads at once.
+    index = sqlite3.connect(":memory:", check_same_thread=False)
+    index.execute("CREATE VIRTUAL TABLE sections USING fts5(asked, body, tokenize='porter unicode61')")
+    index.executemany(
+        "INSERT INTO sections (rowid, asked, body) VALUES (?, ?, ?)",
+        (
+            (number, " ".join((section.heading, *section.asked_as)), f"{section.spoken} {section.rest}")
+            for number, section in enumerate(sections)
+        ),
+    )
+    return index

@@ -1,0 +1,81 @@
+"""Compares two runs of a conversation: which decisions changed, how long users waited, and the JSON report."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from events.envelope import Event
+from orchestrator.replay.change import WhatIf
+from orchestrator.replay.decisions import changed, decisions, typical_ms, waits_ms
+from projections.golden_log import golden
+
+SCHEMA = "orch.what_if/1"
+"""Additive only: fields are added, never renamed or given another meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One recording, before and after a change."""
+
+    source: str
+    old: list[Event]
+    new: list[Event]
+    results: int = 0
+    """Results of services and playback in the new run."""
+    simulated: int = 0
+    """How many of the results are simulated, because the recording has none for that command."""
+    moved: int = 0
+    """Finals of speech-to-text that come at another time than recorded, as the endpoint moved."""
+    unjudged: int = 0
+    """Utterances that the new run cuts or never completes: their words are guessed."""
+
+    @classmethod
+    def of(cls, source: str, old: list[Event], new: WhatIf) -> "Comparison":
+        """A recording beside its what-if."""
+        return cls(source, old, new.events, new.results, new.simulated, new.moved, new.unjudged)
+
+    @property
+    def decisions(self) -> tuple[Counter[str], Counter[str]]:
+        return decisions(self.old), decisions(self.new)
+
+    @property
+    def golden(self) -> tuple[list[str], list[str]]:
+        """Golden log of the old run, then of the new run."""
+        return [*golden(self.old)], [*golden(self.new)]
+
+    def as_json(self) -> dict[str, Any]:
+        old, new = self.golden
+        return {
+            "decisions": {name: [*pair] for name, pair in changed(*self.decisions).items()},
+            "moved": self.moved,
+            "new": new,
+            "old": old,
+            "results": self.results,
+            "simulated": self.simulated,
+            "source": self.source,
+            "unjudged": self.unjudged,
+            "wait_ms": [typical_ms(waits_ms(self.old)), typical_ms(waits_ms(self.new))],
+        }
+
+
+def as_json(found: Sequence[Comparison]) -> dict[str, Any]:
+    """JSON report of `orch replay --set` and its kin on several recordings."""
+    return {"recordings": [one.as_json() for one in found], "schema": SCHEMA}
+
+
+def changes(found: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
+    """Counts of each decision before and after, summed over all recordings; equal counts are left out."""
+    pairs = [one.decisions for one in found]
+    return changed(sum((old for old, _ in pairs), Counter()), sum((new for _, new in pairs), Counter()))
+
+
+def waits(found: Sequence[Comparison]) -> tuple[str, str]:
+    """Median wait for an answer in milliseconds, before and after; "none" without any answer."""
+    old = typical_ms([ms for one in found for ms in waits_ms(one.old)])
+    new = typical_ms([ms for one in found for ms in waits_ms(one.new)])
+    return _or_none(old), _or_none(new)
+
+
+def _or_none(number: int | None) -> str:
+    return "none" if number is None else str(number)

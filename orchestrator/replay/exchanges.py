@@ -1,0 +1,150 @@
+"""Folds a log into its exchanges: what the user said, and what the agent did and said about it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from events import derived, inputs
+from events.derived import CommandIssued
+from events.envelope import Event
+from events.journal import ToolCalled, ToolReturned
+
+
+@dataclass(slots=True)
+class Tool:
+    """A tool call of the agent. `arguments` and `result` are JSON; `error` says why there is no result."""
+
+    name: str
+    arguments: str
+    result: str = ""
+    error: str = ""
+
+    @property
+    def call(self) -> str:
+        """The call in short: `book({"day":"Friday"})`."""
+        return f"{self.name}({'' if self.arguments == '{}' else self.arguments})"
+
+    @property
+    def returned(self) -> str:
+        """Its result, or its error."""
+        return f"✗ {self.error}" if self.error else self.result or "no result"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A turn of the user and the agent's answer, or something that the agent said by itself."""
+
+    session_id: str
+    user: str = ""
+    """The user's words; empty: the agent spoke by itself."""
+    turn: int = 0
+    playback_id: str = ""
+    agent: str = ""
+    """The agent's words, as far as they were given to the synthesiser."""
+    heard: str = ""
+    """The agent's words, as far as the user heard them."""
+    outcome: str = ""
+    """finished, interrupted or failed, of the playback; empty: nothing was spoken."""
+    turn_outcome: str = ""
+    wait_ms: int | None = None
+    """From the end of the user's speech, or from typed words, to the first sound."""
+    failure: str = ""
+    """Why the answer is the fallback of the policy, and the error of the answer service."""
+    tools: list[Tool] = field(default_factory=list)
+    """The tool calls of the agent, in order."""
+    texts: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def key(self) -> str:
+        """What two exchanges have in common that belong together."""
+        return self.user or self.playback_id.rstrip("0123456789-")
+
+
+def exchanges(events: Iterable[Event]) -> list[Exchange]:
+    """The exchanges of a log, in order. Turns whose words were merged into the next one are left out."""
+    fold = _Fold()
+    for event in events:
+        fold.note(event)
+    return [one for one in fold.found if one.turn_outcome != "merged"]
+
+
+class _Fold:
+    def __init__(self) -> None:
+        self.found: list[Exchange] = []
+        self._silent_us: dict[str, int] = {}
+        self._began_us: dict[str, int] = {}
+        self._turns: dict[str, Exchange] = {}
+        self._playing: dict[tuple[str, str], Exchange] = {}
+        self._questions: set[str] = set()
+        self._asked: ToolCalled | None = None
+        self._tools: dict[str, Tool] = {}
+
+    def note(self, event: Event) -> None:
+        session_id = event.session_id
+        match event:
+            case inputs.SpeechStopped():
+                self._silent_us[session_id] = event.at_us
+            case derived.TurnStarted():
+                since_us = self._silent_us.pop(session_id, event.at_us)
+                self._began_us[session_id] = since_us if event.via == "speech" else event.at_us
+                exchange = self._turns[session_id] = Exchange(session_id, event.text, event.turn)
+                self.found.append(exchange)
+            case derived.TurnEnded() if session_id in self._turns:
+                self._turns.pop(session_id).turn_outcome = event.outcome
+            case CommandIssued(name="AnswerQuestion"):
+                self._questions.add(event.command_id)
+            case CommandIssued(name="Speak"):
+                self._speaks(event)
+            case CommandIssued(name="SpeakMore"):
+                if (speaking := self._playing.get((session_id, str(event.payload["playback_id"])))) is not None:
+                    _add(speaking, event)
+            case CommandIssued(name="RunTool") | ToolCalled() | ToolReturned():
+                self._note_a_tool(event)
+            case _:
+                self._note_the_answer(event)
+
+    def _note_a_tool(self, event: CommandIssued | ToolCalled | ToolReturned) -> None:
+        match event:
+            case ToolCalled():
+                self._asked = event
+            case ToolReturned() if event.cause and event.call_id in self._tools:
+                tool = self._tools.pop(event.call_id)
+                tool.result, tool.error = event.result, event.error
+            case CommandIssued() if self._asked is not None and event.cause == self._asked.event_id:
+                tool = self._tools[self._asked.call_id] = Tool(self._asked.name, self._asked.arguments)
+                if event.session_id in self._turns:
+                    self._turns[event.session_id].tools.append(tool)
+
+    def _note_the_answer(self, event: Event) -> None:
+        session_id = event.session_id
+        turn = self._turns.get(session_id)
+        match event:
+            case derived.ProcessingComplete() if event.fallback and turn is not None:
+                turn.failure = turn.failure or event.fallback
+            case inputs.ServiceFailed() if event.command_id in self._questions and turn is not None:
+                turn.failure = event.error
+            case inputs.PlaybackStarted():
+                speaking = self._playing.get((session_id, event.playback_id))
+                if speaking is not None and speaking.user and session_id in self._began_us:
+                    speaking.wait_ms = (event.at_us - self._began_us.pop(session_id)) // 1000
+            case derived.AnswerEnded():
+                if (speaking := self._playing.pop((session_id, event.playback_id), None)) is not None:
+                    speaking.outcome, speaking.heard = event.outcome, event.heard_text
+
+    def _speaks(self, event: CommandIssued) -> None:
+        key = event.session_id, event.target
+        if (speaking := self._playing.get(key)) is None:
+            speaking = self._turns.get(event.session_id)
+            if speaking is None or speaking.playback_id:
+                speaking = Exchange(event.session_id, turn=event.turn)
+                self.found.append(speaking)
+            speaking.playback_id = event.target
+            self._playing[key] = speaking
+        _add(speaking, event)
+
+
+def _add(speaking: Exchange, event: CommandIssued) -> None:
+    """Add a text of the answer. A text that is spoken again after a takeover counts once."""
+    index, text = int(str(event.payload.get("index", 0))), str(event.payload["text"])
+    if text:
+        speaking.texts[index] = text
+        speaking.agent = "".join(speaking.texts[index] for index in sorted(speaking.texts))

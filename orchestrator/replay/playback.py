@@ -1,0 +1,212 @@
+"""Models synthesis and playback where a recording lacks them: of whole texts, and of answers that come in texts.
+
+A text that is spoken in the recording sounds the same again: the same chunks, the same words. Any other text takes as
+long as its characters suggest.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from statistics import median_low
+
+from events import inputs
+from events.derived import CommandIssued
+from events.envelope import Event, Result
+from events.inputs import SpokenWord
+from orchestrator.session.commands import PLAYS
+from orchestrator.session.heard import guessed_ms
+
+SPEECH_US = 100_000
+"""Time to the first audio chunk, in microseconds, if the recording has none."""
+AHEAD_US = 500_000
+"""How far ahead of playback synthesis runs."""
+SHOWN_US = 1_000
+"""How long it takes to show a text."""
+
+Coming = tuple[int, Result]
+"""A result, and when it comes: in microseconds of the session's time."""
+
+
+@dataclass(slots=True)
+class Speech:
+    """The speech of one text: its chunks as (length in ms, words timed from the text's begin)."""
+
+    chunks: list[tuple[int, tuple[SpokenWord, ...]]]
+    is_whole: bool = False
+
+    @property
+    def length_ms(self) -> int:
+        return sum(ms for ms, _ in self.chunks)
+
+
+class Speeches:
+    """What each text of a recording sounded like, and how long the first sound of a playback took."""
+
+    def __init__(self, log: Iterable[Event]) -> None:
+        self._of: dict[str, Speech] = {}
+        self._waits_us: list[int] = []
+        self._speaks: dict[str, CommandIssued] = {}
+        self._texts: dict[tuple[str, int], str] = {}
+        self._heard: dict[str, dict[int, Speech]] = defaultdict(dict)
+        """Speak → the speech of each of its texts."""
+        for event in log:
+            if isinstance(event, CommandIssued):
+                self._given(event)
+            elif isinstance(event, inputs.TtsChunkReady | inputs.TtsComplete):
+                self._synthesised(event)
+        for command_id, speeches in self._heard.items():
+            for index, speech in speeches.items():
+                self._keep(self._texts.get((command_id, index), ""), speech)
+
+    @property
+    def wait_us(self) -> int:
+        """The usual time from a command to its first chunk."""
+        return median_low(self._waits_us) if self._waits_us else SPEECH_US
+
+    def _given(self, command: CommandIssued) -> None:
+        text = str(command.payload.get("text", ""))
+        if command.name in PLAYS:
+            self._speaks[command.target] = command
+            self._texts[command.command_id, _number(command)] = text
+        elif (speak := self._speaks.get(str(command.payload.get("playback_id")))) and command.name == "SpeakMore":
+            self._texts.setdefault((speak.command_id, _number(command)), text)
+
+    def _synthesised(self, event: inputs.TtsChunkReady | inputs.TtsComplete) -> None:
+        speak = self._speaks.get(event.playback_id)
+        if speak is None or speak.command_id != event.command_id or speak.payload.get("from_ms"):
+            return  # late, or the rest of a playback that began elsewhere
+        if isinstance(event, inputs.TtsComplete):
+            _complete(self._heard[event.command_id].values())
+            return
+        if event.index == 0:
+            self._waits_us.append(event.at_us - speak.at_us)
+        _hear(self._heard[event.command_id], event)
+
+    def of(self, text: str) -> Speech:
+        """The whole speech of a text: recorded, or guessed as far as the recording lacks it."""
+        known = self._of.get(text.strip(), Speech([]))
+        if known.is_whole:
+            return known
+        rest_ms = guessed_ms(text.strip()) - known.length_ms
+        return Speech([*known.chunks, *([(rest_ms, ())] if rest_ms > 0 else [])], is_whole=True)
+
+    def _keep(self, text: str, speech: Speech) -> None:
+        """Of several times that a text was spoken, the longest is the best witness."""
+        known = self._of.get(text.strip())
+        if known is None or (speech.is_whole, speech.length_ms) > (known.is_whole, known.length_ms):
+            self._of[text.strip()] = speech
+
+
+def _hear(heard: dict[int, Speech], chunk: inputs.TtsChunkReady) -> None:
+    """Add a chunk to the speech of its text; the texts before it are complete."""
+    before = [speech for index, speech in heard.items() if index < chunk.text_index]
+    _complete(before)
+    before_ms = sum(speech.length_ms for speech in before)
+    words = tuple(SpokenWord(at_ms=max(0, word.at_ms - before_ms), text=word.text) for word in chunk.words)
+    heard.setdefault(chunk.text_index, Speech([])).chunks.append((chunk.duration_ms, words))
+
+
+def _complete(speeches: Iterable[Speech]) -> None:
+    for speech in speeches:
+        speech.is_whole = True
+
+
+class Voice:
+    """One playback in a run that goes other ways than the recording: it grows text by text, and can be paused.
+
+    Of a playback that went as recorded until now, `chunks` have come, and it began at `began_us` (0: it has not begun).
+    """
+
+    def __init__(
+        self, command: CommandIssued, speeches: Speeches, *, is_shown: bool, chunks: int = 0, began_us: int = 0
+    ) -> None:
+        self._command = command
+        self._speeches = speeches
+        self._is_shown = is_shown
+        self._come = chunks
+        self._began_us = began_us
+        self._heard_until_us = began_us
+        """When all that it has to say so far is played."""
+        self._written_us = 0
+        self._length_ms = int(str(command.payload.get("begins_ms", 0)))
+        self._from_ms = int(str(command.payload.get("from_ms", 0)))
+        self._chunks = 0
+        self.paused_us = 0
+        """Since when it is paused; 0: it is not."""
+        self._names = {"playback_id": command.target}
+
+    def say(self, command: CommandIssued) -> Iterator[Coming]:
+        """Add the text of a Speak or SpeakMore: yields the results that follow from it, and have not come yet."""
+        text, now_us = str(command.payload["text"]), command.at_us
+        if self._is_shown:
+            if not self._began_us:
+                yield now_us + SHOWN_US, inputs.PlaybackStarted.made(self._names)
+                self._began_us = now_us + SHOWN_US
+        elif text.strip():
+            yield from self._speak(text, _number(command), now_us)
+        if not command.payload.get("is_last", not command.payload.get("is_open", False)):
+            return
+        done = self._names | {"confirmed_by": "client"}
+        if self._is_shown:
+            yield now_us + 2 * SHOWN_US, inputs.PlaybackDone.made(done | {"position_ms": 0})
+            return
+        whole = self._names | {"chunks": self._chunks, "duration_ms": self._length_ms}
+        yield max(now_us, self._written_us), inputs.TtsComplete.made(whole)
+        yield max(now_us, self._heard_until_us), inputs.PlaybackDone.made(done | {"position_ms": self._length_ms})
+
+    def pause(self, now_us: int) -> None:
+        self.paused_us = now_us
+
+    def resume(self, now_us: int) -> None:
+        """Go on: the rest is heard as much later."""
+        if self.paused_us and self._heard_until_us > self.paused_us:
+            self._heard_until_us += now_us - self.paused_us
+        self.paused_us = 0
+
+    def _speak(self, text: str, index: int, now_us: int) -> Iterator[Coming]:
+        ready_us = now_us + self._speeches.wait_us
+        if not self._began_us:
+            yield ready_us, inputs.PlaybackStarted.made(self._names)
+            self._began_us = ready_us
+        begins_us, begins_ms = max(ready_us, self._heard_until_us), self._length_ms
+        if self._heard_until_us == self._began_us:
+            begins_us = self._began_us  # the first text of all
+        for ms, words in self._speeches.of(text).chunks:
+            self._length_ms += ms
+            heard_ms = max(0, min(ms, self._from_ms - (self._length_ms - ms)))
+            if heard_ms and heard_ms == ms:
+                continue  # before the connection or the owner changed
+            self._chunks += 1
+            if self._chunks > self._come:
+                self._written_us = max(ready_us, begins_us - AHEAD_US)
+                timed = tuple(SpokenWord(at_ms=word.at_ms + begins_ms, text=word.text) for word in words)
+                about = {"duration_ms": ms - heard_ms, "index": self._chunks - 1, "text_index": index, "words": timed}
+                yield self._written_us, inputs.TtsChunkReady.made(self._names | about)
+            begins_us += (ms - heard_ms) * 1000
+        self._heard_until_us = begins_us
+
+
+def rest_of_playback(command: CommandIssued, known: list[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
+    """Simulated rest of synthesis and playback, to their end: (microseconds after the command, result)."""
+    names = {"playback_id": command.target}
+    chunks = [(us, c) for us, c in known if isinstance(c, inputs.TtsChunkReady)]
+    complete = next((c for _, c in known if isinstance(c, inputs.TtsComplete)), None)
+    started_us = next((us for us, c in known if isinstance(c, inputs.PlaybackStarted)), SPEECH_US)
+    audio_ms = sum(chunk.duration_ms for _, chunk in chunks)
+    length_ms = max(audio_ms, guessed_ms(str(command.payload["text"])))
+    if complete is not None:
+        length_ms = complete.duration_ms
+    else:
+        more = [] if audio_ms >= length_ms else [length_ms - audio_ms]
+        for index, duration_ms in enumerate(more, len(chunks)):
+            yield started_us, inputs.TtsChunkReady.made(names | {"index": index, "duration_ms": duration_ms})
+        total = {"chunks": len(chunks) + len(more), "duration_ms": length_ms}
+        yield max([started_us, *(us for us, _ in chunks)]), inputs.TtsComplete.made(names | total)
+    if not any(isinstance(result, inputs.PlaybackStarted) for _, result in known):
+        yield started_us, inputs.PlaybackStarted.made(names)
+    done = {"confirmed_by": "client", "position_ms": length_ms}
+    yield started_us + length_ms * 1_000, inputs.PlaybackDone.made(names | done)
+
+
+def _number(command: CommandIssued) -> int:
+    return int(str(command.payload.get("index", 0)))

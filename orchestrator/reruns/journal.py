@@ -1,0 +1,112 @@
+"""The record of a question in a rerun: calls and responses come from the recording, where it has them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from events.journal import ModelResponded, ToolCalled, ToolReturned
+from orchestrator.replay.asking import Question
+from orchestrator.safe_text import named_error, safe_error
+from orchestrator.services.failures import ServiceError, ToolError
+from orchestrator.services.journal import Response, Work
+from orchestrator.session.digest import digest
+
+Say = Callable[..., None]
+"""Notes a result of the agent: its type, and its fields."""
+NOT_RECORDED = "the recording has no such call"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What earlier attempts at questions got, by question and call."""
+
+    results: dict[tuple[str, str], ToolReturned] = field(default_factory=dict)
+
+
+class RecordedJournal:
+    """The record of one attempt at a question.
+
+    asks_model: ask the model, although the recording has its response; otherwise only where the request is another.
+    runs_tools: run the tools, although the recording has their results.
+    """
+
+    def __init__(self, question: Question, say: Say, memory: Memory, *, asks_model: bool, runs_tools: bool) -> None:
+        self._question = question
+        self._say = say
+        self._memory = memory
+        self._asks_model = asks_model
+        self._runs_tools = runs_tools
+        self._began_s = asyncio.get_running_loop().time()
+        self._numbers: dict[str, int] = {}
+        self._responses = [(us, one) for us, one in question.recorded if isinstance(one, ModelResponded)]
+
+    def begin(self) -> None:
+        """Another provider is asked: its calls are counted anew."""
+        self._numbers.clear()
+
+    async def call(self, work: Work) -> str:
+        """The recorded result of the call, after its recorded time. Raises ToolError, also where there is none."""
+        name = f"{work.name} {work.arguments}"
+        self._numbers[name] = self._numbers.get(name, 0) + 1
+        key = self._question.command.idempotency_key, f"{name} {self._numbers[name]}"
+        result = self._memory.results.get(key)
+        if result is None:
+            result = self._memory.results[key] = await self._first(work, digest(repr(key).encode())[:8])
+        if result.error:
+            raise ToolError(f"{work.name}: {result.error}", in_our_words=f"{work.name} failed")
+        return result.result
+
+    async def _first(self, work: Work, new_id: str) -> ToolReturned:
+        """The result of a call that this rerun makes for the first time."""
+        recorded = self._question.tools.take(work.name, work.arguments)
+        call_id = recorded.called.call_id if recorded is not None else f"{new_id}/{work.name}"
+        self._say(
+            ToolCalled,
+            arguments=work.arguments,
+            call_id=call_id,
+            is_cancellable=work.is_cancellable,
+            name=work.name,
+        )
+        began_s = asyncio.get_running_loop().time()
+        if self._runs_tools:
+            result = await _run(work, call_id)
+        elif recorded is None or recorded.returned is None:
+            result = ToolReturned(call_id=call_id, command_id="", error=NOT_RECORDED)
+        else:
+            await asyncio.sleep(recorded.took_us / 1_000_000)
+            result = recorded.returned
+        self._say(ToolReturned, took_s=asyncio.get_running_loop().time() - began_s, result=result)
+        return result
+
+    async def respond(self, ask: Response, request: str) -> str:
+        """The recorded response to the same request, when it came; else that of the model."""
+        number = self._numbers["model"] = self._numbers.get("model", 0) + 1
+        recorded = self._responses[number - 1 : number]
+        if recorded and not self._asks_model and request and recorded[0][1].request == request:
+            after_us, then = recorded[0]
+            left_s = self._began_s + after_us / 1_000_000 - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, left_s))
+            response, facts = then.response, _facts(then)
+        else:
+            response, reply = await ask()
+            facts = {
+                "model": reply.model[:500],
+                "input_tokens": reply.input_tokens,
+                "output_tokens": reply.output_tokens,
+            }
+        self._say(ModelResponded, call_id=f"model/{number}", request=request, response=response, **facts)
+        return response
+
+
+async def _run(work: Work, call_id: str) -> ToolReturned:
+    try:
+        return ToolReturned(call_id=call_id, command_id="", result=await work.run(""))
+    except ServiceError as error:
+        return ToolReturned(call_id=call_id, command_id="", error=safe_error(error))
+    except Exception as error:  # noqa: BLE001 - a fact, as in a call
+        return ToolReturned(call_id=call_id, command_id="", error=named_error(error))
+
+
+def _facts(event: ModelResponded) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in ("model", "input_tokens", "output_tokens")}

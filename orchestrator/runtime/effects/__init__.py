@@ -1,0 +1,1 @@
+"""The effects: what carries out committed commands, and reports results as events."""

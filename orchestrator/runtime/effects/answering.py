@@ -1,0 +1,112 @@
+"""The AnswerQuestion effect: cuts an answer that comes in pieces into texts, and reports each at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from events.inputs import AnswerText, RagAnswered
+from orchestrator.runtime.effects.speech import Say
+from orchestrator.services.failures import ServiceError
+from orchestrator.services.ports import Answer, Attempt, has_words
+from orchestrator.services.sentences import Sentences
+from orchestrator.session.state import ANSWER_CHARS
+
+QUIET_S = 1.0
+"""Longest time that words wait for the rest of their sentence, in seconds; then they are spoken."""
+
+
+async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, language: str, say: Say) -> None:
+    """Report the answer. Raises ServiceError. Cancelling closes the generator, and so ends the request."""
+    texts = _Texts(attempt, Sentences(language), say)
+    attempt.speak_now = texts.speak_now
+    sources: tuple[str, ...] = ()
+    async with aclosing(pieces):
+        try:
+            async for piece in pieces:
+                if isinstance(piece, Answer):
+                    sources = piece.sources
+                    if texts.is_empty:
+                        say(RagAnswered, answer=piece.answer, sources=sources)
+                        return
+                    piece = piece.answer  # one more piece
+                texts.add(piece)
+        finally:
+            texts.stop_waiting()
+    texts.end()
+    say(RagAnswered, answer="", sources=sources)
+
+
+class _Texts:
+    """The texts of one attempt at an answer. Those that an earlier attempt gave are left out."""
+
+    def __init__(self, attempt: Attempt, sentences: Sentences, say: Say) -> None:
+        self._attempt = attempt
+        self._said = "".join(attempt.said)
+        self._repeated = ""
+        """What this attempt has written so far, while it may be the same as before."""
+        self._skip = 0
+        self._sentences = sentences
+        self._say = say
+        self._index = len(attempt.said)
+        self._length = len(self._said)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was reported or waits to be, in this or an earlier attempt."""
+        return not self._index and not self._sentences.has_words
+
+    def add(self, piece: str) -> None:
+        self.stop_waiting()
+        new = self._new(piece)
+        self._check_length(len(new))
+        for text in self._sentences.feed(new):
+            self._report(text)
+        if self._sentences.has_words:
+            self._timer = asyncio.get_running_loop().call_later(QUIET_S, self.speak_now)
+
+    def end(self) -> None:
+        """Report the rest. Signs without words are left out, unless they are the whole answer."""
+        rest = self._sentences.flush()
+        if rest and (has_words(rest) or not self._index):
+            self._report(rest)
+        self._check_length()
+
+    def stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _new(self, piece: str) -> str:
+        """The part of a piece of the answer that no earlier attempt at this answer gave."""
+        if self._attempt.resumes or not self._said:
+            return piece
+        self._repeated += piece
+        if self._said.startswith(self._repeated):
+            return ""
+        new, before = self._repeated, self._said
+        self._said = self._repeated = ""
+        if new.startswith(before):
+            return new[len(before) :]
+        self._skip = self._index  # it says something else
+        return new
+
+    def _report(self, text: str) -> None:
+        if self._skip:
+            self._skip -= 1
+            return
+        self._length += len(text)
+        if self._length > ANSWER_CHARS:
+            return  # the next piece, or the end, says so
+        self._say(AnswerText, index=self._index, text=text)
+        self._index += 1
+
+    def _check_length(self, more: int = 0) -> None:
+        if max(self._length, more) > ANSWER_CHARS:
+            problem = f"the answer has more than {ANSWER_CHARS} characters"
+            raise ServiceError(problem, in_our_words=problem)
+
+    def speak_now(self) -> None:
+        """Report the words that wait for the rest of their sentence."""
+        self.stop_waiting()
+        if self._sentences.has_words:
+            self._report(self._sentences.flush())

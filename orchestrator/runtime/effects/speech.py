@@ -1,0 +1,114 @@
+"""The Speak effect: synthesis, playback and the events about them. Without a handler the answer is shown as text."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+
+from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, SpokenWord, TtsChunkReady, TtsComplete
+from orchestrator.runtime.effects.read_ahead import Synthesize, read_ahead
+from orchestrator.runtime.effects.script import Script
+from orchestrator.runtime.live_session import Client, Handler, LiveSession
+from orchestrator.services.failures import ListenerGone
+from orchestrator.services.ports import SpeechChunk
+from orchestrator.services.ports import SpokenWord as Word
+from orchestrator.session.commands import PlayFiller, Speak
+
+# Limits of the fields of events (events/). More words or impossible times are cut; the answer is still spoken.
+_MOST_WORDS = 500
+_LONGEST_WORD = 500
+_LATEST_MS = 24 * 3600 * 1000
+
+Say = Callable[..., None]
+"""Reports an event of a stage: its type and its own fields, without the fields that all events of the stage share."""
+
+
+async def speak(
+    live: LiveSession, command: Speak | PlayFiller, script: Script, synthesize: Synthesize, say: Say
+) -> None:
+    """Speak until the whole answer is played. Cancelled by a barge-in.
+
+    Raises ServiceError, and ListenerGone when the media connection ends: the end of the connection is an event, after
+    which the core goes on from the heard position.
+
+    While nobody is connected (the connection was lost, or a new owner resumes the answer) it waits for the first
+    connection. A client that was in a call reconnects its WebSocket first and its call after it; the wait includes the
+    call.
+    """
+    say = partial(say, playback_id=command.playback_id)
+    await live.somebody_is_connected()
+    if live.handler is None and await _is_shown(live, command, script, say):
+        say(PlaybackDone, confirmed_by="client", position_ms=0)
+        return
+    assert live.handler is not None, "an answer that was not shown to its end goes on in a call"
+    await _aloud(live.handler, command, script, synthesize, say)
+
+
+async def _is_shown(live: LiveSession, command: Speak | PlayFiller, script: Script, say: Say) -> bool:
+    """Show the texts. False: a media connection came before the end; the next text is spoken over it."""
+    gone: Client | None = None
+    started = False
+    while True:
+        await live.somebody_is_connected(gone)
+        if live.handler is not None:
+            return False
+        if (text := await script.next()) is None:
+            return True
+        if live.handler is not None or (client := live.client) is None:
+            continue
+        if gone is client or not started:
+            say(PlaybackStarted)
+            started = True
+        try:
+            await client.show_reply(command.playback_id, text[1])
+        except ListenerGone:  # before the text was sent
+            gone, started = client, False
+        else:
+            script.take()
+            gone = None
+
+
+async def _aloud(
+    handler: Handler, command: Speak | PlayFiller, script: Script, synthesize: Synthesize, say: Say
+) -> None:
+    """Report each chunk and write it to the playback, at most half a second ahead (the write waits), then wait for the
+    end of the playback. Skips the audio heard before the connection or the owner changed, exact to the sample.
+    """
+    skip_ms, begins_ms = (command.from_ms, command.begins_ms) if isinstance(command, Speak) else (0, 0)
+    playback = handler.play(
+        command.playback_id,
+        on_started=lambda: say(PlaybackStarted),
+        on_progress=lambda position_ms: say(PlaybackProgress, position_ms=skip_ms + position_ms),
+    )
+    count, end_us, current = 0, begins_ms * 1000, -1
+    words: list[Word] = []
+    async with aclosing(read_ahead(script, synthesize)) as speech:
+        async for index, chunk in speech:
+            if index != current:
+                current, begins_ms = index, end_us // 1000
+            begin_us, end_us = end_us, end_us + chunk.duration_us
+            if skip_ms and end_us <= skip_ms * 1000:
+                continue  # heard before the connection or the owner changed
+            words += (replace(word, at_ms=word.at_ms + begins_ms) for word in chunk.words)
+            if duration_ms := end_us // 1000 - max(begin_us // 1000, skip_ms):  # an empty chunk gets no event
+                say(TtsChunkReady, duration_ms=duration_ms, index=count, text_index=index, words=_as_said(words))
+                count += 1
+                words = []
+            await playback.write(_without(chunk, skip_ms * 1000 - begin_us))
+    say(TtsComplete, chunks=count, duration_ms=end_us // 1000)
+    end = await playback.finish()
+    say(PlaybackDone, confirmed_by=end.confirmed_by, position_ms=skip_ms + end.position_ms)
+
+
+def _without(chunk: SpeechChunk, us: int) -> SpeechChunk:
+    """The chunk without the first `us` microseconds of its audio."""
+    skipped = 2 * (max(0, us) * chunk.sample_rate_hz // 1_000_000)
+    return replace(chunk, pcm=chunk.pcm[skipped:]) if skipped else chunk
+
+
+def _as_said(words: list[Word]) -> tuple[SpokenWord, ...]:
+    """The words that begin in a chunk, cut to the limits of an event."""
+    return tuple(
+        SpokenWord(at_ms=min(max(word.at_ms, 0), _LATEST_MS), text=word.text[:_LONGEST_WORD])
+        for word in words[:_MOST_WORDS]
+    )

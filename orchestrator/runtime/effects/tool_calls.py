@@ -1,0 +1,218 @@
+"""Runs the tool calls of a session's agent, and keeps the record from which a question asked again is answered."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import count
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Protocol
+
+from events.derived import CommandIssued
+from events.envelope import Event
+from events.journal import ModelResponded, ToolCalled, ToolReturned
+from orchestrator.safe_text import named_error, safe_error
+from orchestrator.services.failures import ServiceError, ToolError
+from orchestrator.services.journal import Response, Work
+from orchestrator.session.commands import RunTool
+from orchestrator.session.digest import digest
+from orchestrator.session.journal import Called, Journal
+from orchestrator.session.state import State
+
+if TYPE_CHECKING:
+    from orchestrator.runtime.effects.speech import Say
+
+logger = logging.getLogger(__name__)
+
+MAX_RESPONSE_CHARACTERS = 32_000
+"""Longer responses of a model are not recorded: it is asked again, if need be."""
+GONE = "the process that ran it is gone; whether it had an effect is not known"
+
+
+class ToolCalls:
+    """Runs calls, and holds the record of them. The function of a call comes from the attempt at its question."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.journal = Journal()
+        self._functions: dict[str, asyncio.Future[Callable[[str], Awaitable[str]]]] = {}
+        """Call id → its function, once the answer function has given it."""
+        self._running: dict[str, tuple[RunTool, asyncio.Task[None]]] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def hear(self, events: Iterable[Event]) -> None:
+        """Fold committed events, and let those who wait for one look."""
+        before = self.journal.question
+        self.journal.hear(events)
+        if self.journal.question != before:  # calls of an older question that never ran are over
+            self._functions = {name: given for name, given in self._functions.items() if name in self.journal.calls}
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Return when committed events have made it so."""
+        while not is_so():
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiting)
+            try:
+                await waiting
+            finally:
+                self._waiting.discard(waiting)
+
+    def function(self, call_id: str) -> "asyncio.Future[Callable[[str], Awaitable[str]]]":
+        """The function of a call, which the answer function gives."""
+        return self._functions.setdefault(call_id, asyncio.get_running_loop().create_future())
+
+    def give(self, call_id: str, function: Callable[[str], Awaitable[str]]) -> None:
+        """The function of a call that is, or will be, run. The first one counts."""
+        if not (given := self.function(call_id)).done():
+            given.set_result(function)
+
+    def start(self, command: RunTool, key: str, say: "Say") -> None:
+        """Run a call, to its end or its limit. A former owner may have run it, too: then its function is given by the
+        next attempt at the question.
+        """
+        task = asyncio.create_task(self._run(command, key, say), name=f"{self.session_id}:{command.call_id}")
+        self._running[command.call_id] = command, task
+        task.add_done_callback(lambda _: self._ended(command.call_id))
+
+    def _ended(self, call_id: str) -> None:
+        del self._running[call_id]
+        self._functions.pop(call_id, None)
+
+    async def _run(self, command: RunTool, key: str, say: "Say") -> None:
+        function = self.function(command.call_id)
+        limit = asyncio.timeout(command.limit_ms / 1000)
+        try:
+            async with limit:
+                result = await (await asyncio.shield(function))(key)
+        except Exception as error:
+            if limit.expired():
+                problem = f"it took longer than {command.limit_ms} ms" if function.done() else GONE
+            else:
+                problem = safe_error(error) if isinstance(error, ServiceError) else named_error(error)
+            told = problem if limit.expired() else error  # an error may quote the user: the log masks it
+            logger.warning("[%s] tool %s failed: %s", self.session_id, command.tool, told, exc_info=error)
+            say(ToolReturned, call_id=command.call_id, error=problem)
+        else:
+            say(ToolReturned, call_id=command.call_id, result=result)
+
+    def cancel(self, call_id: str) -> None:
+        """Withdraw a call, if it may be cancelled. Any other runs on, though nobody waits for it any more."""
+        if (running := self._running.get(call_id)) is not None and running[0].is_cancellable:
+            running[1].cancel()
+
+    @property
+    def running(self) -> list[asyncio.Task[None]]:
+        """The calls that run."""
+        return [task for _, task in self._running.values()]
+
+
+class Asking(Protocol):
+    """The session that asks."""
+
+    state: State
+    tools: ToolCalls
+
+
+class QuestionJournal:
+    """The record of one question, for one attempt at its answer (services/ports.py)."""
+
+    def __init__(self, live: Asking, issued: CommandIssued, say: "Say") -> None:
+        self._live = live
+        self._key = issued.idempotency_key
+        self._prefix = digest(self._key.encode())[:8]
+        self._say = say
+        self._made: set[str] = set()
+        """Ids of the calls that this attempt has made."""
+        self._requests = 0
+        """How often this attempt has asked the model."""
+
+    def begin(self) -> None:
+        """An attempt at the answer begins."""
+        self._made.clear()
+        self._requests = 0
+
+    async def call(self, work: Work) -> str:
+        """The recorded result of a call; else run it, and record its result. Raises ToolError."""
+        tools = self._live.tools
+        call_id = self._same_call(work) or self._id(work)
+        tools.give(call_id, work.run)
+        if call_id not in tools.journal.calls:
+            await tools.until(self._is_asked_by_the_turn)
+            self._say(
+                ToolCalled,
+                arguments=work.arguments,
+                call_id=call_id,
+                is_cancellable=work.is_cancellable,
+                name=work.name,
+            )
+        await tools.until(lambda: self._outcome(call_id) != "open")
+        call = tools.journal.calls[call_id]
+        if call.outcome != "returned":
+            raise ToolError(f"{work.name}: {call.error}", in_our_words=f"{work.name} {call.outcome}")
+        return call.result
+
+    def _outcome(self, call_id: str) -> str:
+        call = self._live.tools.journal.calls.get(call_id)
+        return call.outcome if call is not None else "open"
+
+    def _same_call(self, work: Work) -> str:
+        """The id of the same call of an earlier question that was interrupted, if that call still runs. Empty: there is
+        none.
+        """
+
+        def is_same(call: Called) -> bool:
+            is_other = not call.call_id.startswith(self._prefix)
+            return is_other and call.outcome == "open" and (call.name, call.arguments) == (work.name, work.arguments)
+
+        return next((call.call_id for call in self._live.tools.journal.calls.values() if is_same(call)), "")
+
+    def _id(self, work: Work) -> str:
+        """The id of a recorded call of this question with the same name and arguments that this attempt has not made
+        yet; else a new one. No id tells arguments: ids are in traces and redacted exports.
+        """
+        if work.call_id:
+            return f"{self._prefix}/{work.call_id}"
+        known = self._live.tools.journal.calls
+        for call in known.values():
+            is_same = (call.name, call.arguments) == (work.name, work.arguments)
+            if is_same and call.call_id.startswith(self._prefix) and call.call_id not in self._made:
+                self._made.add(call.call_id)
+                return call.call_id
+        ids = (f"{self._prefix}/{work.name}/{number}" for number in count(1))
+        new = next(one for one in ids if one not in known and one not in self._made)
+        self._made.add(new)
+        return new
+
+    def _is_asked_by_the_turn(self) -> bool:
+        """Whether a turn waits for the answer: a guess runs nothing."""
+        state = self._live.state
+        asked = state.outstanding("AnswerQuestion")
+        return state.task is not None and any(command.idempotency_key == self._key for command in asked)
+
+    async def respond(self, ask: Response, request: str) -> str:
+        """The recorded response of the model to the next request; else ask it, and record the response. The digest of
+        the request decides nothing: an attempt that goes on must not want other tools than the one before.
+        """
+        self._requests += 1
+        call_id = f"{self._prefix}/model/{self._requests}"
+        recorded = self._live.tools.journal.responses.get(call_id)
+        if recorded is not None:
+            return recorded
+        began_ns = perf_counter_ns()
+        response, reply = await ask()
+        took_us = (perf_counter_ns() - began_ns) // 1000
+        if len(response) <= MAX_RESPONSE_CHARACTERS:
+            self._say(
+                ModelResponded,
+                call_id=call_id,
+                input_tokens=reply.input_tokens,
+                model=reply.model[:500],
+                output_tokens=reply.output_tokens,
+                request=request,
+                response=response,
+                took_us=took_us,
+            )
+        return response

@@ -1,0 +1,1 @@
+"""Which node owns which shards and ingresses: leases, membership, fair shares, takeover and handover."""

@@ -1,0 +1,153 @@
+"""Leases: who owns a shard or an ingress, for how long, and under which token."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+from uuid import uuid4
+
+from redis.asyncio import Redis
+
+from orchestrator.runtime.clock import SteadyClock
+from orchestrator.runtime.redis.connection import ask, evalsha, run_all
+from orchestrator.runtime.redis.keys import Keys
+
+KEPT_MS = 500
+"""How long a released lease is reserved for its heir. If the heir dies, the reservation expires and any node may take
+the lease.
+"""
+
+SET_BACK = 2
+"""A lease with more than this many times `lease_ms` left was given before the clock of Redis was set back. The factor
+leaves room for nodes that were started with a longer lease.
+"""
+_NO_KEY = -2
+"""The reply of PTTL for a key that does not exist."""
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["shard", "ingress"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ownable:
+    """A shard or an ingress: one node owns it at a time. Holds the names of its keys in Redis."""
+
+    kind: Kind
+    name: str
+    number: int
+    stream: str
+    lease: str
+    owned: str
+    sessions: str
+    dead_letters: str
+
+
+def shard(keys: Keys, number: int) -> Ownable:
+    return Ownable(
+        "shard",
+        f"shard {number:02d}",
+        number,
+        keys.inbox(number),
+        keys.lease(number),
+        keys.shard(number),
+        keys.sessions(number),
+        keys.unroutable(number),
+    )
+
+
+def ingress(keys: Keys, number: int) -> Ownable:
+    def name(part: str) -> str:
+        return keys.ingress(number, part)
+
+    return Ownable(
+        "ingress",
+        f"ingress {number}",
+        number,
+        name(""),
+        name("lease"),
+        name("owned"),
+        name("sessions"),
+        name("unroutable"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One acquisition. `token` is the fencing token (the incarnation): unguessable and never reused."""
+
+    what: Ownable
+    token: str
+    cursor: str
+    sessions: tuple[str, ...]
+    server_clock: SteadyClock
+    """The clock of the Redis server, read at the acquisition."""
+
+
+async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str, node: str = "") -> list[Lease]:
+    """Acquire each lease that is free or reserved for `node`. Returns the leases that were acquired."""
+    tokens = [uuid4().hex for _ in free]
+    replies = await run_all(
+        redis,
+        [
+            evalsha("acquire", [what.lease, what.owned, what.sessions], [token, lease_ms, address, node])
+            for what, token in zip(free, tokens, strict=True)
+        ],
+    )
+    return [
+        Lease(
+            what,
+            token,
+            reply[0].decode(),
+            tuple(sorted(member.decode() for member in reply[1])),
+            SteadyClock(int(reply[2][0]) * 1_000_000 + int(reply[2][1])),
+        )
+        for what, token, reply in zip(free, tokens, replies, strict=True)
+        if reply is not None and not isinstance(reply, Exception)
+    ]
+
+
+async def free(redis: Redis, wanted: list[Ownable], lease_ms: int) -> list[Ownable]:
+    """Return those of `wanted` that nobody holds now.
+
+    A lease that has more time left than any lease is given for was given before the clock of Redis was set back. It is
+    cut to `lease_ms`: a live owner renews it, and a dead owner's calls are taken over no later than usual.
+    """
+    left_ms = await run_all(redis, [("PTTL", what.lease) for what in wanted])
+    known = [(what, left) for what, left in zip(wanted, left_ms, strict=True) if isinstance(left, int)]
+    if too_long := [what for what, left in known if left > SET_BACK * lease_ms]:
+        logger.warning("the clock of Redis was set back; leases that would last too long are cut: %d", len(too_long))
+        await run_all(redis, [("PEXPIRE", what.lease, lease_ms) for what in too_long])
+    return [what for what, left in known if left == _NO_KEY]
+
+
+async def address(redis: Redis, what: Ownable, node: str) -> str | None:
+    """The address of the current or designated owner (empty: not advertised); None: free, or reserved for `node`."""
+    held, where = await ask(redis, [("GET", what.lease), ("HGET", what.owned, "address")])
+    if held is None or held.decode() == f"for {node}":
+        return None
+    return where.decode() if where else ""
+
+
+async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
+    """Renew the leases; returns the lost ones. Everything that was started under a lost lease must end.
+
+    A lease on a cluster master that does not answer counts as kept: whether it is lost is unknown.
+    """
+    replies = await run_all(
+        redis,
+        [
+            evalsha("renew", [one.what.lease, one.what.owned], [one.token, lease_ms, one.server_clock.now_us()])
+            for one in held
+        ],
+    )
+    return [one for one, renewed in zip(held, replies, strict=True) if renewed == 0]
+
+
+async def release(redis: Redis, held: list[Lease], heir: str = "", address: str = "") -> None:
+    """Release the leases, so that any node can take them at once. If an heir is named, they are reserved for it for
+    KEPT_MS.
+    """
+    await run_all(
+        redis,
+        [evalsha("release", [one.what.lease, one.what.owned], [one.token, heir, KEPT_MS, address]) for one in held],
+    )

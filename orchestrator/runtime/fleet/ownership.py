@@ -1,0 +1,394 @@
+"""Ownership: how a node takes, renews, shares, hands over and gives up shards and ingresses, also after a node died."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from faststream.redis import RedisBroker
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from orchestrator.runtime.fleet import lease as leases
+from orchestrator.runtime.fleet.fair_share import Member, fair_share, gifts, heirs
+from orchestrator.runtime.fleet.lease import Lease, Ownable
+from orchestrator.runtime.fleet.membership import Membership
+from orchestrator.runtime.fleet.owned import Owned
+from orchestrator.runtime.fleet.renewal import Renewal
+from orchestrator.runtime.redis.connection import pause_s, run_ids
+from orchestrator.runtime.redis.keys import INGRESSES, Keys
+from orchestrator.runtime.redis.lost_writes import Committed
+from orchestrator.runtime.redis.subscribers import Subscription
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 5.0
+"""How long a node that stops waits for a Redis that does not answer."""
+MOVES = "the conversation moves to another process"
+ROUNDS_TO_GIVE = 16
+"""A node that owns everything hands over its surplus in about this many looks, so that calls never move all at once."""
+
+CALLERS_FIRST_S = 1.0
+"""Delay between handing over busy shards and idle ones on shutdown. Takeover of busy shards comes first: callers are
+waiting.
+"""
+
+Servers = Callable[[str], str]
+"""The run id of the server that has a key; empty: unknown."""
+Gift = tuple[list[str], Member]
+"""Names of shards or ingresses, and the node that gets them."""
+Build = Callable[[Lease, str], Owned]
+"""Builds the shard or ingress that runs under a lease; the second argument is the run id of the server."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """An owned shard or ingress and the subscription that feeds it."""
+
+    owner: Owned
+    subscription: Subscription
+    server: str
+    """The run id of the server at the acquisition."""
+    begun: bool = False
+    """The takeover is done: its sessions are in this process."""
+
+
+class Ownership:
+    """The shards and ingresses of one node. It looks three times per lease, when a silent node's leases expire, and at
+    once after a handover to this node or a loss.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        broker: RedisBroker,
+        members: Membership,
+        build: Build,
+        committed: Committed,
+        lease_ms: int,
+        connect: Callable[[], Redis],
+    ) -> None:
+        """`connect` makes a client for the thread that renews leases."""
+        self.running: dict[str, Holding] = {}
+        self.wake = asyncio.Event()
+        """Set to make the node look at once."""
+        self._taken = asyncio.Event()
+        """Set for an instant after each takeover."""
+        self.draining = False
+        """The node takes nothing more."""
+        self._redis = redis
+        self._broker = broker
+        self._members = members
+        self._build = build
+        self._committed = committed
+        self._lease_ms = lease_ms
+        shards = [leases.shard(keys, number) for number in range(keys.shards)]
+        self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
+        self._total = Counter[str](what.kind for what in self._all.values())
+        self._leaving: dict[str, tuple[Holding, asyncio.Task[None]]] = {}
+        """Shards and ingresses that are being given up; this node does not take them again before that is done."""
+        self._offered: set[str] = set()
+        """Names that other nodes handed to this one."""
+        self._next_gift = 0.0
+        self._renewal = Renewal(connect, keys, members, lease_ms, held=self._held, lost=self._lose)
+        self._looking = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take this node's share of the free shards and ingresses, and keep renewing it. Raises RedisError."""
+        self._renewal.start()  # before the first look: it may take over many long conversations
+        await self._look()
+        self._tasks = [
+            asyncio.create_task(self._keep(), name="leases"),
+            asyncio.create_task(self._listen(), name="handed over"),
+        ]
+
+    async def drain(self, reason: str) -> None:
+        """Hand everything over to the other nodes while the calls are alive; without other nodes, release it."""
+        self.draining, self._renewal.is_member = True, False
+        others: list[Member] = []
+        if self._tasks:
+            try:  # a look ends first, so that nothing is left half taken or half given up
+                async with asyncio.timeout(STOP_S), self._looking:
+                    others = await self._members.leave()
+            except (TimeoutError, RedisError, OSError) as error:
+                logger.warning("leaving without telling the other nodes: %s", str(error) or "Redis does not answer")
+        busy, idle = self._bequeath(others)
+        handed = [self._leave(names, reason, heir) for names, heir in busy]
+        await asyncio.gather(*(one.wait() for one in handed))
+        if any(heir.address for _, heir in busy):
+            await asyncio.sleep(CALLERS_FIRST_S)
+        for names, heir in idle:
+            self._leave(names, reason, heir)
+        self._leave(list(self.running), reason)
+        await asyncio.gather(*(task for _, task in self._leaving.values()))
+
+    async def stop(self, reason: str) -> None:
+        """Drain, then end all background work."""
+        await self.drain(reason)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._leave(list(self.running), reason)  # a look that did not end in time may have taken more
+        await asyncio.gather(*(task for _, task in self._leaving.values()))
+        await self._renewal.stop()
+
+    def hand_over(self, name: str, heir: Member) -> None:
+        """Hand an owned shard or ingress over to another node, in the background."""
+        self._leave([name], MOVES, heir)
+
+    def coming(self, name: str) -> bool:
+        """Whether this node owns it but has not finished its takeover."""
+        holding = self.running.get(name)
+        return holding is not None and not holding.begun and not holding.owner.lost.is_set()
+
+    async def address(self, name: str) -> str | None:
+        """The address of its current or designated owner; empty: not advertised.
+
+        None: it has no owner, or this node is taking it over, or its owner is probably dead (no sign of life, or it
+        accepts no connection) and a takeover will follow.
+        """
+        if self.coming(name):
+            return None
+        address = await leases.address(self._redis, self._all[name], self._members.node)
+        return None if address and not await self._members.answers(address) else address
+
+    async def something_taken(self, at_most_s: float) -> None:
+        """Wait until this node takes a shard or ingress, for at most `at_most_s` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._taken.wait()
+
+    async def _keep(self) -> None:
+        """Look again and again; no error ends the loop."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._members.next_look_s()):  # wait_for may swallow a cancellation
+                    await self.wake.wait()
+            self.wake.clear()
+            try:
+                self._leave_lost()
+                await self._look()
+            except (RedisError, OSError) as error:
+                logger.warning("leases could not be kept: %s", error)
+            except Exception:
+                logger.exception("leases could not be kept")
+
+    def _held(self) -> list[Lease]:
+        """The leases to renew. Also called from the renewal thread."""
+        leaving = [holding for holding, _ in list(self._leaving.values())]  # no other node may begin before these end
+        return [holding.owner.lease for holding in [*list(self.running.values()), *leaving]]
+
+    def _lose(self, gone: Sequence[Lease]) -> None:
+        """Give up lost leases at once. A takeover in progress ends first; the next look gives up its shard."""
+        lost = [one.what.name for one in gone if self._runs_under(one)]
+        for name in lost:
+            self.running[name].owner.lost.set()
+        self._leave(sorted(name for name in lost if self.running[name].begun), MOVES)
+        if lost:
+            self.wake.set()
+
+    def _runs_under(self, lease: Lease) -> bool:
+        holding = self.running.get(lease.what.name)
+        return holding is not None and holding.owner.lease.token == lease.token
+
+    async def _listen(self) -> None:
+        """Wake the node for each handover to it."""
+        failures = 0
+        while True:
+            try:
+                if name := await self._members.told():
+                    self._offered.add(name)
+                    self.wake.set()
+            except (RedisError, OSError) as error:  # the regular looks will find the handover
+                logger.info("not listening for what is handed over: %s", error)
+                await asyncio.sleep(pause_s(failures))
+                failures += 1
+            else:
+                failures = 0
+
+    async def _look(self) -> None:
+        """Take handovers, send a sign of life, renew leases, hand over the surplus, take free shards and ingresses.
+
+        The sign of life comes before the renewal, so a dead node's share is redistributed before its leases expire.
+        """
+        async with self._looking:
+            servers = await run_ids(self._redis)
+            await self._committed.compare(servers)  # before anything new is committed
+            await self._take_offered(servers)
+            if not self.draining:
+                await self._members.sign_of_life(self._owned())
+            await self._renew_all(servers)
+            if not self.draining:
+                self._give_surplus()
+                await self._take_free(servers)
+
+    def _owned(self) -> Counter[str]:
+        return Counter(holding.owner.lease.what.kind for holding in self.running.values())
+
+    def _leave_lost(self) -> None:
+        """Give up shards and ingresses that are lost or no longer read, whether or not Redis answers."""
+        lost = [
+            name
+            for name, holding in self.running.items()
+            if holding.owner.lost.is_set() or not holding.subscription.running
+        ]
+        self._leave(lost, MOVES)
+
+    async def _renew_all(self, servers: Servers) -> None:
+        """Renew all leases. Give up those that another node has taken, or that date from before a restart of Redis."""
+        gone = await self._renew()
+        for name, holding in self.running.items():
+            if servers(holding.owner.lease.what.lease) not in ("", holding.server):
+                gone.add(name)
+        self._leave(sorted(gone & self.running.keys()), MOVES)
+
+    async def _renew(self) -> set[str]:
+        """Renew all leases; returns the names of those that this node has lost."""
+        gone = await leases.renew(self._redis, self._held(), self._lease_ms)
+        self._renewal.renewed_s = time.monotonic()
+        return {lease.what.name for lease in gone if self._runs_under(lease)}
+
+    def _give_surplus(self) -> None:
+        """Hand the surplus over this node's share to settled nodes, which joined at least a lease ago.
+
+        A few at a time, those with the fewest calls first. Shares among settled nodes are never smaller than shares
+        among all nodes, by which nodes take. So no node gives away a shard that it would take back.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._next_gift:  # the last handover is not in the table of members yet
+            return
+        settled = self._members.settled()
+        reachable = {one.node for one in self._members.reachable()}
+        for kind, total in self._total.items():
+            few = max(1, total // ROUNDS_TO_GIVE)
+            to = [one for one in gifts(self._members.node, kind, total, settled) if one.node in reachable][:few]
+            for name, heir in zip(self._fewest_calls_first(kind), to, strict=False):
+                logger.info("%s goes to %s", name, heir.node)
+                self.hand_over(name, heir)
+                self._next_gift = now + self._lease_ms / 3_000
+
+    def _fewest_calls_first(self, kind: str) -> list[str]:
+        mine = [(one.owner.calls, name) for name, one in self.running.items() if one.owner.lease.what.kind == kind]
+        return [name for _, name in sorted(mine)]
+
+    def _bequeath(self, others: list[Member]) -> tuple[list[Gift], list[Gift]]:
+        """Assign heirs when this node shuts down: (busy shards and all ingresses, idle shards).
+
+        Busy ones are dealt out evenly and one by one, so that no call waits for another. Idle ones go in one batch per
+        heir.
+        """
+        busy: list[Gift] = []
+        idle: dict[str, Gift] = {}
+        for kind, total in self._total.items():
+            names = self._fewest_calls_first(kind)
+            for name, heir in zip(names, heirs(len(names), kind, total, others), strict=False):
+                if self.running[name].owner.calls or kind == "ingress":
+                    busy.append(([name], heir))
+                else:
+                    idle.setdefault(heir.node, ([], heir))[0].append(name)
+        return busy, list(idle.values())
+
+    async def _take_offered(self, servers: Servers) -> None:
+        while self._offered and not self.draining:
+            offered, self._offered = self._offered, set()
+            await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), servers)
+
+    async def _take_free(self, servers: Servers) -> None:
+        """Take free shards and ingresses up to this node's share. Nodes start at different offsets, so they rarely
+        want the same ones.
+        """
+        members, owned = self._members.members, self._owned()
+        for kind, total in self._total.items():
+            room = fair_share(total, members, self._members.node) - owned[kind]
+            if room <= 0:
+                continue
+            wanted = self._not_ours(what for what in self._all.values() if what.kind == kind)
+            begin = sum(fair_share(total, members, one.node) for one in members if one.node < self._members.node)
+            free = deque(await leases.free(self._redis, wanted[begin:] + wanted[:begin], self._lease_ms))
+            while free and room > 0:
+                room -= await self._take([free.popleft() for _ in range(min(room, len(free)))], servers)
+
+    def _not_ours(self, wanted: Iterable[Ownable]) -> list[Ownable]:
+        return [what for what in wanted if what.name not in self.running and what.name not in self._leaving]
+
+    async def _take(self, wanted: list[Ownable], servers: Servers) -> int:
+        """Acquire and start some; returns how many leases were acquired. Those with live sessions start first."""
+        got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
+        waited_for = [lease for lease in got if lease.sessions]
+        for some in (waited_for, [lease for lease in got if not lease.sessions]):
+            outcomes = await asyncio.gather(
+                *(self._run(lease, servers(lease.what.lease)) for lease in some), return_exceptions=True
+            )
+            for lease, outcome in zip(some, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    ours = None if isinstance(outcome, RedisError | OSError) else outcome
+                    logger.error("%s could not be taken over: %s", lease.what.name, outcome, exc_info=ours)
+                    self._leave([lease.what.name], MOVES)
+            self._taken.set()
+            self._taken.clear()
+        return len(got)
+
+    async def _run(self, lease: Lease, server: str) -> None:
+        owner = self._build(lease, server)
+        subscription = Subscription(self._broker, lease.what.stream, lease.cursor, owner.handle)
+        holding = self.running[lease.what.name] = Holding(owner, subscription, server)
+        await owner.take_over()
+        holding.begun = True
+        if not owner.lost.is_set():
+            await subscription.start()
+
+    def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> asyncio.Event:
+        """Give up in the background, so that a slow end does not delay the renewal of other leases. The returned event
+        is set when other nodes may take over.
+        """
+        released = asyncio.Event()
+        names = [name for name in names if name in self.running]
+        if not names:
+            released.set()
+            return released
+        given_up = [self.running.pop(name) for name in names]
+        for holding in given_up:
+            holding.owner.lost.set()
+        task = asyncio.create_task(self._give_up(given_up, reason, heir, released), name="giving up")
+        self._leaving |= {name: (holding, task) for name, holding in zip(names, given_up, strict=True)}
+        task.add_done_callback(lambda _: self._left(names))
+        return released
+
+    def _left(self, names: list[str]) -> None:
+        for name in names:
+            del self._leaving[name]
+        self.wake.set()
+
+    async def _give_up(
+        self, given_up: list[Holding], reason: str, heir: Member | None, released: asyncio.Event
+    ) -> None:
+        """Stop reading, cancel and await all work, then release the leases, and at last send the clients to the heir.
+
+        Clients that are slow to disconnect do not delay the takeover: their further input goes to the new owner.
+        """
+        await _all_of(holding.subscription.stop() for holding in given_up)
+        await _all_of(holding.owner.give_up() for holding in given_up)
+        address = heir.address if heir else ""
+        held = [holding.owner.lease for holding in given_up]
+        try:
+            await leases.release(self._redis, held, heir.node if heir else "", address)
+            if heir:
+                await self._members.tell(heir.node, [lease.what.name for lease in held])
+        except (RedisError, OSError) as error:
+            logger.warning("leases could not be released (%s); they expire", error)
+        finally:
+            released.set()
+        await _all_of(holding.owner.send_away(reason, address) for holding in given_up)
+
+
+async def _all_of(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run every coroutine; log failures. One failure does not cancel the rest."""
+    for error in await asyncio.gather(*parts, return_exceptions=True):
+        if isinstance(error, Exception):
+            logger.error("something broke while it was given up", exc_info=error)

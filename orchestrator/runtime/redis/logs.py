@@ -1,0 +1,145 @@
+"""Reads committed events: session logs, the list of sessions, and a live tail."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any, cast
+
+from redis.asyncio import Redis, RedisCluster
+
+from events.codec import decode
+from events.envelope import Event
+from orchestrator.runtime.redis.connection import Entry, ask
+from orchestrator.runtime.redis.keys import Keys
+
+PAGE = 500
+LOOK_S = 0.2
+
+
+class UnknownSessionError(LookupError):
+    """No log of that session is in this Redis."""
+
+
+async def keys_of(redis: Redis, prefix: str = "voice") -> Keys:
+    """The keys, with the number of shards that the service stored at its first start."""
+    stored = await redis.get(f"{prefix}:shards")
+    return Keys(int(stored), prefix) if stored else Keys(prefix=prefix)
+
+
+async def read_lines(
+    redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
+) -> list[bytes]:
+    """The canonical lines of a session's log, in order.
+
+    `first` leaves out steps that end before this version; `most` limits the number of steps. Raises UnknownSessionError
+    if no step is left.
+    """
+    lines: list[bytes] = []
+    start = f"0-{first}" if first else "-"
+    while entries := await _range(redis, keys.log(session_id), start, "+", most or PAGE):
+        for _, fields in entries:
+            lines += fields[b"e"].split(b"\n")
+        start = "(" + entries[-1][0].decode()
+        if most:
+            break
+    if not lines:
+        raise UnknownSessionError(f"no session {session_id!r} here; `orch sessions` lists those there are")
+    return lines
+
+
+async def read_log(
+    redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
+) -> list[Event]:
+    """The committed events of a session; arguments as for read_lines. Raises UnknownSessionError, BadEventError."""
+    return [decode(line) for line in await read_lines(redis, keys, session_id, first=first, most=most)]
+
+
+async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
+    """Session → whether it is live, for all sessions that are live or whose log is in Redis."""
+    live = {
+        cast("bytes", member).decode()
+        for shard in range(keys.shards)
+        for member in await redis.smembers(keys.sessions(shard))
+    }
+    found = live | await all_logs(redis, keys)
+    return {session_id: session_id in live for session_id in sorted(found)}
+
+
+async def all_logs(redis: Redis, keys: Keys) -> set[str]:
+    """The sessions whose logs are in Redis."""
+    found = redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000)
+    return {key.decode().removesuffix(":log").partition(":session:")[2] async for key in found}
+
+
+async def last_versions(redis: Redis, keys: Keys, session_ids: Iterable[str]) -> dict[str, int]:
+    """Session → last version of its log; sessions without a log in this Redis are left out. Raises RedisError."""
+    wanted, found = list(session_ids), dict[str, int]()
+    for start in range(0, len(wanted), PAGE):
+        part = wanted[start : start + PAGE]
+        lasts = await ask(redis, [("XREVRANGE", keys.log(one), "+", "-", "COUNT", 1) for one in part])
+        found |= {one: int(last[0][0].split(b"-")[1]) for one, last in zip(part, lasts, strict=True) if last}
+    return found
+
+
+async def feed_ends(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int, Entry | None]:
+    """Shard → last entry of its feed; None: the feed is empty. Raises RedisError."""
+    wanted = sorted(shards)
+    replies = await ask(redis, [("XREVRANGE", keys.feed(number), "+", "-", "COUNT", 1) for number in wanted])
+    return {number: reply[0] if reply else None for number, reply in zip(wanted, replies, strict=True)}
+
+
+async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncGenerator[Event, None]:
+    """Yield committed events as they arrive. `positions` maps the key of each log or feed to the id to start after."""
+    streams = dict(positions)
+    while True:
+        for stream, entries in await _news(redis, streams):
+            for entry_id, fields in entries:
+                streams[stream] = entry_id.decode()
+                for line in await _lines(redis, keys, fields):
+                    yield decode(line)
+
+
+async def follow_steps(
+    redis: Redis, keys: Keys, session_id: str, after: int
+) -> AsyncGenerator[list[list[bytes]], None]:
+    """Yield the steps of a session after a version, as they are committed: all that one reading finds, each as its
+    lines. Ends only when it is closed.
+    """
+    at = f"0-{after}"
+    while True:
+        for _, entries in await _news(redis, {keys.log(session_id): at}):
+            at = entries[-1][0].decode()
+            yield [fields[b"e"].split(b"\n") for _, fields in entries]
+
+
+async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[Entry]]]:
+    """The entries after these positions, per stream; waits a while for new ones.
+
+    On a cluster it polls every LOOK_S seconds instead of blocking: one command cannot read streams of several masters.
+    """
+    if not isinstance(redis, RedisCluster):
+        return _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE))
+    replies = await ask(redis, [("XREAD", "COUNT", PAGE, "STREAMS", *one) for one in streams.items()])
+    found = [pair for reply in replies for pair in _pairs(reply)]
+    if not found:
+        await asyncio.sleep(LOOK_S)
+    return found
+
+
+async def _lines(redis: Redis, keys: Keys, fields: dict[bytes, bytes]) -> list[bytes]:
+    """The lines of a log entry, or the lines of the step that a feed entry names."""
+    if b"e" in fields:
+        return fields[b"e"].split(b"\n")
+    last = f"0-{fields[b't'].decode()}"
+    entries = await _range(redis, keys.log(fields[b"s"].decode()), last, last)
+    return [line for _, entry in entries for line in entry[b"e"].split(b"\n")]
+
+
+async def _range(redis: Redis, key: str, first: str, last: str, most: int = PAGE) -> list[Entry]:
+    return cast("list[Entry]", await redis.xrange(key, first, last, count=most))
+
+
+def _pairs(reply: object) -> list[tuple[str, list[Entry]]]:
+    """redis-py gives a dict under RESP3 (with one more level of lists) and pairs under RESP2."""
+    if isinstance(reply, dict):
+        return [(stream.decode(), [e for part in parts for e in part]) for stream, parts in reply.items()]
+    return [(stream.decode(), entries) for stream, entries in reply or ()]  # type: ignore[attr-defined]

@@ -1,0 +1,11 @@
+-- Keep a lease that is still ours.
+-- KEYS lease, owned hash   ARGV owner token, lease ms, the server's clock as the owner expects it, in us
+-- Returns 1, or 0 when it is lost. A lease that nobody else has taken, and that expired only because the server's clock
+-- was set ahead, is held on to.
+local held = redis.call('GET', KEYS[1])
+if held == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+local time = redis.call('TIME')
+local set_ahead_us = time[1] * 1000000 + time[2] - ARGV[3]
+if held or redis.call('HGET', KEYS[2], 'owner') ~= ARGV[1] or set_ahead_us < ARGV[2] * 1000 then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1

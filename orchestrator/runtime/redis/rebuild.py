@@ -1,0 +1,84 @@
+"""Rebuilds a session from Redis: from its last snapshot and the log after it, or from the whole log."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from redis.asyncio import Redis
+
+from events.envelope import Event
+from events.inputs import SessionOpened
+from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import UnknownSessionError, read_log
+from orchestrator.session import snapshot
+from orchestrator.session.conversation import ConversationSoFar
+from orchestrator.session.evolve import fold
+from orchestrator.session.journal import Journal
+from orchestrator.session.policy import Policy
+from orchestrator.session.snapshot import BadSnapshotError
+from orchestrator.session.state import State
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a new owner goes on from."""
+
+    state: State
+    conversation: ConversationSoFar
+    journal: Journal
+    """The agent's work on the question that is asked again; empty if there is none."""
+
+
+async def rebuild(redis: Redis, keys: Keys, session_id: str) -> Rebuilt:
+    """A session from its log. Raises UnknownSessionError, BadEventError, RedisError."""
+    if found := await redis.hget(keys.state(session_id), "snapshot"):
+        try:
+            return await _from_snapshot(redis, keys, session_id, cast("bytes", found))
+        except (BadSnapshotError, UnknownSessionError) as error:  # unknown: the snapshot is ahead of the log
+            logger.info("%s is rebuilt from its whole log: its snapshot is of no use: %s", session_id, error)
+    log = await read_log(redis, keys, session_id)
+    conversation = ConversationSoFar()
+    conversation.hear(log)
+    journal = Journal()
+    journal.hear(log)
+    return Rebuilt(fold(log), conversation, journal)
+
+
+async def committed_us(redis: Redis, keys: Keys, session_id: str) -> int:
+    """Return the clock of Redis at the session's last commit; 0: an older release did not note it."""
+    return int(await redis.hget(keys.state(session_id), "committed_us") or 0)
+
+
+async def _from_snapshot(redis: Redis, keys: Keys, session_id: str, found: bytes) -> Rebuilt:
+    """Load the snapshot and apply the log after it. Raises BadSnapshotError if the snapshot cannot be read or differs
+    from the log at its version.
+    """
+    first = await read_log(redis, keys, session_id, most=1)
+    opened = first[0]
+    policy = Policy.read(opened.policy) if isinstance(opened, SessionOpened) else None
+    if policy is None:
+        raise BadSnapshotError("there is no policy: the log does not begin with SESSION_OPENED")
+    state, conversation = snapshot.load(found, policy)
+    since = await read_log(redis, keys, session_id, first=state.version)
+    at_snapshot = [event for event in since if event.version <= state.version]
+    if not at_snapshot or at_snapshot[-1].state_hash != state.hash():
+        raise BadSnapshotError(f"it is not what the log says at version {state.version}")
+    rest = since[len(at_snapshot) :]
+    conversation.hear(rest)
+    facts_from = state.found.facts_from
+    state = fold(rest, state)
+    return Rebuilt(state, conversation, await _journal(redis, keys, state, facts_from, rest))
+
+
+async def _journal(redis: Redis, keys: Keys, state: State, facts_from: int, rest: Sequence[Event]) -> Journal:
+    """The work on the question of a snapshot, from its first fact on, and that of the log after it."""
+    asked = state.outstanding("AnswerQuestion")
+    journal = Journal(asked[0].idempotency_key if asked else "")
+    if facts_from:
+        journal.hear(await read_log(redis, keys, state.session_id, first=facts_from))
+    else:
+        journal.hear(rest)
+    return journal

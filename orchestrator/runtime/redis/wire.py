@@ -1,0 +1,106 @@
+"""One bare connection to Redis: sends commands in one write and reads the replies in order.
+
+redis-py's client adds a pool, retries and metrics to each command. They cost more than the command itself, on a path
+that every event takes twice (docs/decisions/002), so only its connection object is used, for the protocol. Calls that
+arrive during a round trip are sent together in the next one: busy shards share round trips.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from hiredis import pack_command
+from redis.exceptions import ConnectionError as ConnectionLostError
+from redis.exceptions import ResponseError
+
+from orchestrator.teardown import end_within
+
+TIMEOUT_S = 10.0
+"""Timeout of one round trip, including the connect."""
+
+Exchange = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call: its commands and their outcome."""
+
+    commands: Sequence[tuple[Any, ...]]
+    replies: list[Any] = field(default_factory=list)
+    error: BaseException | None = None
+    is_over: bool = False
+
+
+def in_words(error: BaseException) -> BaseException:
+    """The error itself; for a TimeoutError without a message, a TimeoutError that names Redis and the timeout."""
+    is_silent = isinstance(error, TimeoutError) and not str(error)
+    return TimeoutError(f"Redis does not answer within {TIMEOUT_S:g} s") if is_silent else error
+
+
+class Wire:
+    """Sends commands on one connection, in the order of the calls. Never retries."""
+
+    def __init__(
+        self, make_connection: Callable[[], Any], connected: Callable[[Exchange], Awaitable[None]] | None = None
+    ) -> None:
+        """`connected` is awaited on each new connection before the first command. If it raises, the call raises the
+        same error and its commands are not sent.
+        """
+        self._connection = make_connection()
+        self._connected = connected
+        self._turn = asyncio.Lock()
+        self._waiting: list[_Call] = []
+
+    async def call(self, key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:  # noqa: ARG002 - see ClusterWire
+        """The replies to commands on `key` or keys on the same master. Errors of single commands are among the replies,
+        as values. Raises RedisError or TimeoutError if the connection failed: the outcome is unknown then.
+        """
+        mine = _Call(commands)
+        self._waiting.append(mine)
+        async with self._turn:
+            if not mine.is_over:
+                await self._carry_out()
+        if mine.error is not None:
+            raise mine.error
+        return mine.replies
+
+    async def _carry_out(self) -> None:
+        """Send all waiting calls in one write. If the connection fails, calls that arrived meanwhile fail, too: their
+        callers did not know of the failure and may decide differently now.
+        """
+        calls, self._waiting = self._waiting, []
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                if not self._connection.is_connected:
+                    await self._connection.connect()
+                    if self._connected is not None:
+                        await self._connected(self._exchange)
+                replies = iter(await self._exchange([command for call in calls for command in call.commands]))
+        except BaseException as error:
+            is_cancelled = isinstance(error, asyncio.CancelledError)  # it ends only the sending caller
+            failed = ConnectionLostError("the connection was given up") if is_cancelled else in_words(error)
+            calls, self._waiting = [*calls, *self._waiting], []
+            for call in calls:
+                call.error, call.is_over = failed, True
+            await self._connection.disconnect(nowait=True)  # late replies must never be read as replies to other calls
+            if is_cancelled or not isinstance(error, Exception):
+                raise
+            return
+        for call in calls:
+            call.replies, call.is_over = list(islice(replies, len(call.commands))), True
+
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        connection = self._connection
+        await connection.send_packed_command([pack_command(command) for command in commands], check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    async def close(self) -> None:
+        await end_within("a connection to Redis", self._connection.disconnect())

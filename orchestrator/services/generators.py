@@ -1,0 +1,63 @@
+"""Iterates generators of the user's, async and sync: their exceptions become ServiceError, and closing closes them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.services.failures import ServiceError
+from orchestrator.teardown import end_within
+
+if TYPE_CHECKING:
+    from orchestrator.services.user_functions import UserFunction
+
+_log = logging.getLogger(__name__)
+_END = object()
+
+
+async def guarded(function: "UserFunction", pieces: Any) -> AsyncGenerator[Any, None]:
+    """The pieces of the user's async iterator. Its exceptions become ServiceError; closing this generator closes it."""
+    iterator = aiter(pieces)
+    try:
+        while (piece := await function.guard(anext(iterator, _END))) is not _END:
+            yield piece
+            await asyncio.sleep(0)  # an iterator that never waits must not block other calls
+    finally:
+        if hasattr(iterator, "aclose"):
+            await end_within(f"the generator of {function.name}", iterator.aclose())
+
+
+async def threaded(function: "UserFunction", iterator: Iterator[Any]) -> AsyncGenerator[Any, None]:
+    """The pieces of the user's sync iterator. Each step and the close run in a thread."""
+    step: asyncio.Task[Any] | None = None
+    try:
+        while True:
+            step = asyncio.create_task(function.in_thread(next, iterator, _END))
+            # Shielded: a running generator cannot be closed, so the step must run to its end.
+            if (piece := await asyncio.shield(step)) is _END:
+                return
+            yield piece
+    finally:
+        if hasattr(iterator, "close"):
+            _close_later(function, iterator.close, step)
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _close_later(function: "UserFunction", close: Callable[[], None], step: "asyncio.Task[Any] | None") -> None:
+    """Close a sync generator in a thread after its running step, without keeping the caller waiting."""
+
+    async def run() -> None:
+        try:
+            if step is not None:
+                await asyncio.wait([step])
+                if not step.cancelled():
+                    step.exception()  # mark the exception as retrieved: it was already raised, or the caller is gone
+            await function.in_thread(close)
+        except ServiceError:
+            _log.exception("closing the generator of %s failed", function.name)
+
+    task = asyncio.get_running_loop().create_task(run())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)

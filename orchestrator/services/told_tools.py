@@ -1,0 +1,79 @@
+"""The tool calls that an HTTP service tells of while it answers: it runs them itself, and orch records them."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.services.failures import ServiceError, ToolError
+from orchestrator.services.journal import Work
+from orchestrator.services.once import as_json
+from orchestrator.services.ports import Request
+
+_log = logging.getLogger(__name__)
+
+_CUT_OFF = "the connection to the service ended before the call did; whether it had an effect is not known"
+_NAME = re.compile(r"[\w.:/@+-]{1,100}")
+"""Ids and names go where the users' words must not: traces, metrics, redacted recordings."""
+_recording: set[asyncio.Task[None]] = set()
+
+
+class ToldCalls:
+    """The calls of one answer. Use it as an async context manager: at its end, open calls have failed."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._open: dict[str, asyncio.Future[str]] = {}
+
+    async def __aenter__(self) -> "ToldCalls":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for result in self._open.values():
+            if not result.done():
+                result.set_exception(ToolError(_CUT_OFF, in_our_words=_CUT_OFF))
+                result.exception()  # somebody may wait for it, or nobody
+
+    async def take(self, line: Mapping[str, Any]) -> bool:
+        """Take a line of the answer that tells of a tool. False: it does not. Raises ServiceError for a bad one."""
+        if isinstance(called := line.get("tool_called"), Mapping):
+            self._called(called)
+        elif isinstance(returned := line.get("tool_returned"), Mapping):
+            self._returned(returned)
+        else:
+            return False
+        await asyncio.sleep(0)  # the fact is reported before the text that follows
+        return True
+
+    def _called(self, told: Mapping[str, Any]) -> None:
+        call_id, name = str(told.get("id", "")), str(told.get("name", ""))
+        if not (_NAME.fullmatch(call_id) and _NAME.fullmatch(name)) or call_id in self._open:
+            raise _bad("'tool_called' needs an 'id' of its own and a 'name', both of letters, digits and _.:/@+-")
+        result = self._open[call_id] = asyncio.get_running_loop().create_future()
+        arguments = as_json(told.get("arguments", {}), f"the arguments of {name}")
+        self._request.attempt.speak_now()
+        task = asyncio.create_task(self._record(Work(name, arguments, lambda _: result, call_id=call_id)))
+        _recording.add(task)
+        task.add_done_callback(_recording.discard)
+
+    async def _record(self, work: Work) -> None:
+        try:
+            await self._request.attempt.journal.call(work)
+        except ServiceError as error:
+            _log.info("a tool call of the service is recorded as failed: %s", error)
+
+    def _returned(self, told: Mapping[str, Any]) -> None:
+        result = self._open.get(str(told.get("id", "")))
+        if result is None or result.done():
+            raise _bad("'tool_returned' names no open 'tool_called'")
+        if "error" in told:
+            error = str(told["error"])[:500]
+            result.set_exception(ToolError(error))
+            result.exception()  # it is read by the record
+            return
+        result.set_result(as_json(told.get("result"), "the result of the tool"))
+
+
+def _bad(problem: str) -> ServiceError:
+    return ServiceError(f"the service's line {problem}", in_our_words=f"the service's line {problem}")

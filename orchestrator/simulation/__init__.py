@@ -1,0 +1,1 @@
+"""Whole conversations in virtual time, with faults drawn from a seed: users call `simulate()`."""

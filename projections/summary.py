@@ -1,0 +1,189 @@
+"""Summaries of sessions for lists: from a log by the fold of the history, and which of them a reader wants to see."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from events.envelope import Event
+from events.recording import steps
+from projections.history.fold import Changes, Row, SessionHistory, new_session
+
+State = Literal["live", "ended", "archived", "file"]
+Sort = Literal["time", "slowest"]
+PAGE = 50
+MOST = 500
+"""Limit for the sessions of a page."""
+
+
+class BadQueryError(ValueError):
+    """A filter cannot be read; the message says which and what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One session in a list; times in microseconds since 1970.
+
+    >>> summary.slowest_turn, summary.slowest_us  # the turn whose answer took longest, from silence to first audio
+    (3, 812_000)
+    """
+
+    key: str
+    """Name of the session in links and commands: its id, or the file that holds it."""
+    session_id: str
+    state: State
+    outcome: str
+    """Why the session ended, or the phase that it is in."""
+    opened_us: int
+    last_us: int
+    turns: int
+    slowest_turn: int | None
+    slowest_us: int | None
+    interruptions: int
+    failures: int
+    """Turns that failed, or that were answered with a fallback."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Filters, order and place of a page. `after`: the cursor of the last session of the page before."""
+
+    text: str = ""
+    state: str = ""
+    outcome: str = ""
+    day: str = ""
+    slower_us: int = 0
+    is_failed: bool = False
+    is_interrupted: bool = False
+    sort: Sort = "time"
+    after: tuple[int, ...] = ()
+    after_key: str = ""
+    size: int = PAGE
+    between_us: tuple[int, int] = field(default=(0, 2**63 - 1))
+    """When the session was opened: from, and before."""
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> "Wanted":
+        """Read the filters from the query of a URL, such as `?day=2026-11-29&failed=1&sort=slowest`.
+
+        Raises BadQueryError.
+        """
+        sort = query.get("sort", "time")
+        if sort not in ("time", "slowest"):
+            raise BadQueryError(f"sort={sort[:40]}: write time or slowest")
+        after, after_key = _cursor(query.get("after", ""))
+        return cls(
+            text=query.get("q", "").casefold(),
+            state=query.get("state", ""),
+            outcome=query.get("outcome", ""),
+            day=query.get("day", ""),
+            slower_us=_number(query, "slower_ms") * 1_000,
+            is_failed=query.get("failed", "") == "1",
+            is_interrupted=query.get("interrupted", "") == "1",
+            sort="slowest" if sort == "slowest" else "time",
+            after=after,
+            after_key=after_key,
+            size=min(MOST, _number(query, "size") or PAGE),
+            between_us=_day(query.get("day", "")),
+        )
+
+    def matches(self, one: Summary) -> bool:
+        """Whether a session passes the filters and lies after the cursor."""
+        return (
+            self.between_us[0] <= one.opened_us < self.between_us[1]
+            and (not self.text or self.text in one.key.casefold() or self.text in one.session_id.casefold())
+            and (not self.state or self.state == one.state)
+            and (not self.outcome or self.outcome == one.outcome)
+            and (one.slowest_us or 0) >= self.slower_us
+            and (not self.is_failed or one.failures > 0)
+            and (not self.is_interrupted or one.interruptions > 0)
+            and (not self.after_key or self.place(one) < (*self.after, self.after_key))
+        )
+
+    def place(self, one: Summary) -> tuple[int | str, ...]:
+        """Where a session stands; pages list the highest place first."""
+        return (one.slowest_us or 0, one.opened_us, one.key) if self.sort == "slowest" else (one.opened_us, one.key)
+
+    def cursor(self, one: Summary) -> str:
+        """The `after` that continues behind this session."""
+        return "~".join(map(str, self.place(one)))
+
+    def page(self, found: Iterable[Summary]) -> tuple[list[Summary], str]:
+        """One page of these sessions, and the cursor of the next page; empty: this is the last."""
+        matching = sorted((one for one in found if self.matches(one)), key=self.place, reverse=True)
+        page = matching[: self.size]
+        return page, self.cursor(page[-1]) if len(matching) > len(page) else ""
+
+
+def summaries(events: Iterable[Event], name: str) -> list[Summary]:
+    """A summary of each session of a recording; `name` is the recording's.
+
+    >>> summaries(recording.events(), "call.jsonl")[0].turns
+    2
+    """
+    logs: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        logs[event.session_id].append(event)
+    return [summary_of(log, name if len(logs) == 1 else f"{name}:{one}", "file") for one, log in logs.items()]
+
+
+def summary_of(log: Sequence[Event], key: str, state: State) -> Summary:
+    """The summary of one session's log. Its events need no order of versions, as in a damaged file."""
+    changes, history = Changes(), SessionHistory(new_session(log[0].session_id, 0))
+    for step in steps(log):
+        history.take([(event, b"") for event in step], changes, may_have_gaps=True)
+    return summary(history.session, changes.turns.values(), key, state)
+
+
+def summary(session: Row, turns: Iterable[Row], key: str, state: State) -> Summary:
+    """The summary of a session from its rows in the history."""
+    turns = list(turns)
+    timed = [(row["response_us"], -row["turn"]) for row in turns if row["response_us"] is not None]
+    slowest_us, slowest_turn = max(timed, default=(None, None))
+    return Summary(
+        key=key,
+        session_id=session["session_id"],
+        state=state,
+        outcome=session["end_reason"] or session["phase"],
+        opened_us=session["opened_us"],
+        last_us=session["last_us"],
+        turns=session["turns"],
+        slowest_turn=None if slowest_turn is None else -slowest_turn,
+        slowest_us=slowest_us,
+        interruptions=session["interruptions"],
+        failures=sum(bool(row["fallback"]) or row["outcome"] == "failed" for row in turns),
+    )
+
+
+def _number(query: Mapping[str, str], name: str) -> int:
+    text = query.get(name, "")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise BadQueryError(f"{name}={text[:40]}: write a whole number")
+    return int(text or 0)
+
+
+def _day(text: str) -> tuple[int, int]:
+    if not text:
+        return Wanted().between_us
+    try:
+        begin = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+        end = begin + timedelta(days=1)
+    except (ValueError, OverflowError) as error:
+        raise BadQueryError(f"day={text[:40]}: write a day of UTC, such as 2026-11-29") from error
+    return int(begin.timestamp()) * 1_000_000, int(end.timestamp()) * 1_000_000
+
+
+def _cursor(text: str) -> tuple[tuple[int, ...], str]:
+    if not text:
+        return (), ""
+    numbers: list[int] = []
+    while (part := text.partition("~"))[1] and part[0].isdigit() and part[0].isascii() and len(numbers) < 2:
+        numbers.append(int(part[0]))
+        text = part[2]
+    if not numbers or not text:
+        raise BadQueryError(f"after={text[:40]}: take `next` of the page before")
+    return tuple(numbers), text
