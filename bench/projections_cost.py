@@ -32,7 +32,6 @@ from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.connection import connect
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
-from projections.history.store import database_url
 from projections.quiet import Quiet
 from projections.telemetry import Telemetry
 
@@ -75,9 +74,7 @@ class ProjectionsBench:
             self._telemetry = Telemetry(dict, nothing, lambda _: True, quiet=self._quiet)
             self._telemetry.start()
         if "history" in names:
-            self._history = HistoryKeeper(
-                self._url, self.node.keys, database_url("", self._folder), self._owned, self.counters
-            )
+            self._history = HistoryKeeper(self._url, self.node.keys, "", self._folder, self._owned, self.counters)
             await self._history.start()
             await self._caught_up()  # events of the round without are not measured
 

@@ -18,7 +18,6 @@ from socket import (
     socket,
 )
 from types import TracebackType
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -52,9 +51,6 @@ from projections.golden_log import GoldenLog
 from projections.quiet import Quiet
 from projections.registry import METRICS
 from projections.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +127,8 @@ class Orchestrator:
         await _refuse_a_port_in_use(settings.host, settings.port)
         check = check_of(settings, self._authenticate)
         stack.push_async_callback(check.close)
-        database = await asyncio.to_thread(_database, settings)
+        if settings.sql_url:
+            await asyncio.to_thread(_check_database, settings)
         policy = await asyncio.to_thread(_read_policy, settings)
         services = await fill_ports(settings, policy, self._own, stack, self._health)
         embedded = EmbeddedRedis(settings.data_dir, settings.redis_memory_mb, alone=True)
@@ -177,19 +174,20 @@ class Orchestrator:
             "" if settings.is_everywhere else self.url
         )  # the port is known only after listening
         await self.node.start()
-        await self._keep_history(database)
+        await self._keep_history()
         stack.push_async_callback(
             self.node.drain
         )  # runs first on shutdown, while clients can still be sent to other nodes
         gc.collect()
         gc.freeze()  # exclude objects of the startup from collections: scanning them delays calls by some milliseconds
 
-    async def _keep_history(self, database: "URL") -> None:
-        node = self.node
+    async def _keep_history(self) -> None:
+        node, settings = self.node, self.settings
         self._history = HistoryKeeper(
             self.redis_url,
             node.keys,
-            database,
+            settings.sql_url,
+            settings.data_dir,
             lambda: {number: shard.lease.token for number, shard in node.shards.items()},
             node.counters,
         )
@@ -305,16 +303,16 @@ class SharedPages:
         return page
 
 
-def _database(settings: Settings) -> "URL":
-    """The URL of the history's database. Does not connect: the service takes calls while the database is down.
+def _check_database(settings: Settings) -> None:
+    """Check the URL of the history's database. Does not connect: the service takes calls while the database is down.
 
     Raises SettingsError.
     """
-    # A third of the time that importing this module took: a program that only makes an Orchestrator does without.
+    # SQLAlchemy takes a second to import, and only the history's own process needs it.
     from projections.history.store import BadDatabaseError, History, database_url
 
     try:
-        return History(database_url(settings.sql_url, settings.data_dir)).url  # History checks that there is a driver
+        History(database_url(settings.sql_url, settings.data_dir))  # it checks that there is a driver
     except BadDatabaseError as error:
         raise SettingsError(f"ORCH_SQL_URL: {error}") from error
 

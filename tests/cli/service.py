@@ -18,7 +18,8 @@ ORCH = [sys.executable, "-c", "from cli.main import main; main()"]
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     """Ours, with a data directory of its own. Nobody speaks, so the ears and the voice are those that start fastest."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ORCH_")}
-    return kept | {"ORCH_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)} | QUIET | settings
+    ours = {"ORCH_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}  # for `ended`
+    return kept | ours | QUIET | settings
 
 
 def orch(*arguments: str, env: dict[str, str]) -> Result:
@@ -41,6 +42,19 @@ def orch_process(
     return subprocess.run(
         [*ORCH, *arguments], env=env, input=stdin, cwd=cwd, capture_output=True, text=True, timeout=30, check=False
     )
+
+
+def ended(process: subprocess.Popen[str], within_s: float = 30) -> tuple[str, str]:
+    """What a process with pipes still printed until its end. One that does not end says where each thread stands."""
+    try:
+        return process.communicate(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        has_ended = process.poll() is not None
+        process.send_signal(signal.SIGABRT)
+        if has_ended:
+            raise AssertionError("it has ended, but another process still holds its output") from None
+        _, errors = process.communicate()
+        raise AssertionError(f"it did not end within {within_s:g} s:\n{errors}") from None
 
 
 class Serve:
@@ -70,7 +84,7 @@ class Serve:
         """As Ctrl-C does; the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(by)
-            out, err = self._process.communicate(timeout=30)
+            out, err = ended(self._process)
             self.stdout, self.stderr = out, self.stderr + err
         return self._process.returncode
 

@@ -202,7 +202,7 @@ async def test_a_browser_shows_a_token_once(console: str) -> None:
             for width, height, dark in LOOKS:
                 await page.view(width, height, dark=dark)
                 assert await violations(page, source) == [], (width, dark)
-            assert await page.evaluate("document.activeElement.name") == "token"
+            await page.wait_for("document.activeElement.name === 'token'")  # autofocus comes after the load
             await page.type_text(token(may))
             await page.press_and_load("Enter", "\r")
             await page.wait_for("document.querySelector('.said') !== null")

@@ -16,7 +16,7 @@ from docs.write import pages
 from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
-from tests.cli.service import environment, orch_process
+from tests.cli.service import ended, environment, orch_process
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -150,5 +150,5 @@ def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     said = orch_process("chat", "--url", url, env=env, stdin="how are you\n")
     assert said.stdout == "You said: how are you\n", said.stderr
     program.send_signal(signal.SIGINT)
-    _, errors = program.communicate(timeout=30)
+    _, errors = ended(program)
     assert (program.returncode, "Traceback" in errors) == (0, False), errors

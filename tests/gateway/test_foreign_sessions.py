@@ -187,7 +187,7 @@ async def test_a_browser_logs_in_with_the_form(service: Service) -> None:
     """Its Origin comes with the form: without a referrer policy that allows it, a browser says null."""
     async with Chromium() as page:
         await page.goto(f"{service.url}/")
-        assert await page.evaluate("document.activeElement.name") == "token"
+        await page.wait_for("document.activeElement.name === 'token'")  # autofocus comes after the load
         await page.type_text(token(orch={"may": ["operate", "text"]}))
         await page.press_and_load("Enter", "\r")
         assert await page.evaluate("document.title") != "", "the page of a call"

@@ -7,13 +7,13 @@ from pathlib import Path
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.history.supervisor import HistoryKeeper
 from orchestrator.runtime.redis.keys import Keys
-from tests.runtime.history_support import everything, sqlite
+from tests.runtime.history_support import everything
 from tests.runtime.support import soon
 
 
 async def main(url: str, shards: int, prefix: str, folder: Path) -> None:
     keys = Keys(shards, prefix)
-    keeper = HistoryKeeper(url, keys, sqlite(folder), lambda: everything(keys), Counters())
+    keeper = HistoryKeeper(url, keys, "", folder, lambda: everything(keys), Counters())
     await keeper.start()
     await soon(lambda: bool(keeper.pid))
     print(keeper.pid, flush=True)

@@ -25,7 +25,7 @@ Owned = Callable[[], Mapping[int, str]]
 async def keeping(place: Place, folder: Path, owned: Owned | None = None) -> AsyncIterator[HistoryKeeper]:
     """Of all shards, if nothing else is said."""
     owned = owned or (lambda: everything(place.keys))
-    keeper = HistoryKeeper(place.url, place.keys, sqlite(folder), owned, Counters())
+    keeper = HistoryKeeper(place.url, place.keys, "", folder, owned, Counters())
     await keeper.start()
     try:
         yield keeper

@@ -45,7 +45,8 @@ async def killed_again_and_again(running: Running, place: Place, database: URL) 
             await talk(running)
             await asyncio.sleep(PAUSE_S)
 
-    keeper = HistoryKeeper(place.url, place.keys, database, lambda: everything(place.keys), Counters())
+    sql_url = database.render_as_string(hide_password=False)
+    keeper = HistoryKeeper(place.url, place.keys, sql_url, Path(), lambda: everything(place.keys), Counters())
     await keeper.start()
     talkers = [asyncio.create_task(talker()) for _ in range(TALKERS)]
     chance = random.Random(KILLS)

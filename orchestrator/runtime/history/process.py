@@ -10,15 +10,14 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any, TextIO
-
-from sqlalchemy.engine import make_url
 
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.history.projecting import Projecting
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.safe_log import SAFE_LOG
-from projections.history.store import History
+from projections.history.store import History, database_url
 
 NICE = 10
 TELL_EVERY_S = 0.5
@@ -69,7 +68,8 @@ async def main() -> None:
     owned: dict[int, str] = {}
     counters = Counters()
     keys = Keys(where["shards"], where["prefix"])
-    projecting = Projecting(where["redis"], keys, History(make_url(where["database"])), lambda: owned, counters)
+    database = database_url(where["sql"], Path(where["data_dir"]))
+    projecting = Projecting(where["redis"], keys, History(database), lambda: owned, counters)
     await projecting.start()
     telling = asyncio.create_task(tell(projecting, counters), name="telling")
     async for line in told:

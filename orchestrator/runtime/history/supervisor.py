@@ -6,14 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from orchestrator import child_process
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.redis.keys import Keys
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +29,21 @@ class HistoryKeeper:
     """Keeps the history of the owned shards, from start to stop. `owned` returns shard → fencing token."""
 
     def __init__(
-        self, redis_url: str, keys: Keys, database: "URL", owned: Callable[[], Mapping[int, str]], counters: Counters
+        self,
+        redis_url: str,
+        keys: Keys,
+        sql_url: str,
+        data_dir: Path,
+        owned: Callable[[], Mapping[int, str]],
+        counters: Counters,
     ) -> None:
+        """`sql_url` and `data_dir` name the database (`database_url`)."""
         self._where = {
             "redis": redis_url,
             "shards": keys.shards,
             "prefix": keys.prefix,
-            "database": database.render_as_string(hide_password=False),
+            "sql": sql_url,
+            "data_dir": str(data_dir),
         }
         self._owned = owned
         self._counters = counters
@@ -45,6 +51,8 @@ class HistoryKeeper:
         """Process id; 0: no process is running."""
         self._lag_s = 0.0
         self._heard_s = 0.0
+        self._has_spoken = False
+        """Whether the process that runs now has said anything. Before that it only loads its program."""
         self._pause_s = FEWEST_S
         self._task: asyncio.Task[None] | None = None
 
@@ -84,7 +92,7 @@ class HistoryKeeper:
         its_input = process.stdin
         assert its_input is not None
         assert process.stdout is not None
-        self.pid = process.pid
+        self.pid, self._has_spoken = process.pid, False
         telling = asyncio.create_task(self._tell(its_input), name="history:telling")
         telling.add_done_callback(lambda _: its_input.close())  # the process ends with its input
         try:
@@ -94,6 +102,8 @@ class HistoryKeeper:
             self.pid = 0
             telling.cancel()
             (told,) = await asyncio.gather(telling, return_exceptions=True)
+            if not self._has_spoken and process.returncode is None:
+                process.terminate()
             await child_process.end(process, "the process that keeps the history", STOP_S)
         if isinstance(told, Exception):  # not in `finally`: there it would replace a cancellation
             raise told
@@ -113,6 +123,7 @@ class HistoryKeeper:
 
     def _hear(self, what: dict[str, Any]) -> None:
         self._heard_s = time.monotonic()
+        self._has_spoken = True
         if "log" in what:
             logging.getLogger(what["logger"]).log(what["level"], "%s", what["log"], extra={"is_safe": True})
         else:
