@@ -23,6 +23,7 @@ from orchestrator.media.aiortc_private import (
 )
 from orchestrator.media.budget import Budget
 from orchestrator.media.datagrams import DatagramFilter, filter_datagrams, last_datagram_s, unheard_ms
+from orchestrator.media.echo import open_echo_guard
 from orchestrator.media.ice import choose_addresses, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.microphone import Microphone
@@ -34,7 +35,7 @@ from orchestrator.media.sources import bound_sources
 from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.track import AgentTrack
 from orchestrator.media.utterance import Utterances
-from orchestrator.media.vad import EchoGuard, VoiceActivity
+from orchestrator.media.vad import VoiceActivity
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.ports import Speaker, SpeechToTextPort
 from orchestrator.session.commands import MicrophoneSetting
@@ -81,7 +82,7 @@ class MediaHandler:
         self._report_input = report
         self._tell_client = tell_client
         self._settings = settings
-        self._echo = EchoGuard(settings)
+        self._echo = open_echo_guard(settings)
         self._microphone: Microphone | None = None
         self._playbacks: dict[str, Playback] = {}
         self._paused_early: str | None = None

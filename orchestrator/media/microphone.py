@@ -8,11 +8,12 @@ import av
 
 from events.envelope import Input
 from events.inputs import SpeechStarted, SpeechStopped
+from orchestrator.media.echo import EchoGuard
 from orchestrator.media.opus import RATE_HZ
 from orchestrator.media.resampling import SPEECH_RATE_HZ, ToSpeechRate
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.utterance import Utterances
-from orchestrator.media.vad import EchoGuard, Offset, Onset, VoiceActivity
+from orchestrator.media.vad import Offset, Onset, VoiceActivity
 from orchestrator.session.commands import MicrophoneSetting
 
 _LONGEST_FILL_SAMPLES = RATE_HZ // 2
@@ -87,8 +88,9 @@ class Microphone:
         await self._utterances.close()
 
     def _listen(self, pcm: bytes) -> None:
+        pcm, echo_rms = self._echo.heard(pcm, self._heard_at_s)
         self._utterances.hear(pcm)
-        self._report(self._activity.feed(pcm, self._echo.threshold_rms(self._heard_at_s)))
+        self._report(self._activity.feed(pcm, echo_rms))
         self._utterances.voice(self._activity.is_voiced)
 
     def _report(self, changes: "list[Onset | Offset] | list[Offset | None]") -> None:

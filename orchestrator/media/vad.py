@@ -1,11 +1,10 @@
-"""Detects from PCM alone where speech begins and ends, and which sound is only the agent's own echo.
+"""Detects from PCM alone where speech begins and ends.
 
 Pure: no clock, no task, no I/O. Positions count milliseconds of audio since the microphone's first sample.
 """
 
 import math
 from array import array
-from collections import deque
 from dataclasses import dataclass
 from operator import mul
 from typing import Protocol
@@ -46,35 +45,6 @@ def loudness_rms(pcm: bytes, every: int = 1) -> int:
     """Root mean square of 16-bit PCM. `every=4` reads each fourth sample: a quarter of the work for nearly the same."""
     samples = array("h", pcm)[::every]
     return int(math.sqrt(sum(map(mul, samples, samples)) / len(samples))) if samples else 0
-
-
-class EchoGuard:
-    """Remembers how loud the agent was lately: microphone sound below a share of that loudness counts as echo.
-
-    Browsers cancel echo, but not all of it and not on open loudspeakers; Silero detects speech 40 dB below the voice.
-    """
-
-    def __init__(self, settings: MediaSettings) -> None:
-        self._settings = settings
-        self._played: deque[tuple[float, int]] = deque()
-
-    def played(self, pcm: bytes, now_s: float) -> None:
-        """Note a frame of the agent's voice that was sent to the client."""
-        self._forget(now_s)
-        self._played.append((now_s, loudness_rms(pcm, every=4)))
-
-    def threshold_rms(self, now_s: float) -> int:
-        """Loudness (RMS) below which sound counts as echo; 0 while the agent is not audible."""
-        self._forget(now_s)
-        if not self._played:
-            return 0
-        loudest = max(rms for _, rms in self._played)
-        return max(self._settings.echo_floor_rms, loudest * self._settings.echo_permille // 1000)
-
-    def _forget(self, now_s: float) -> None:
-        horizon_s = now_s - self._settings.echo_window_ms / 1000
-        while self._played and self._played[0][0] < horizon_s:
-            self._played.popleft()
 
 
 class VoiceActivity:

@@ -6,11 +6,12 @@ import time
 import av
 import pytest
 
+from orchestrator.media.echo import LoudnessGuard
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.utterance import Utterances
-from orchestrator.media.vad import EchoGuard, VoiceActivity, loudness_rms
+from orchestrator.media.vad import VoiceActivity, loudness_rms
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.ports import Transcript
 from tests.media.speech import resample, scaled
@@ -27,7 +28,7 @@ class Bench:
         self.settings = settings
         self.stt = stt
         self.events = []
-        self.echo = EchoGuard(settings)
+        self.echo = LoudnessGuard(settings)
         self.pts = 0
 
     @classmethod

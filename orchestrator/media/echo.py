@@ -1,0 +1,64 @@
+"""Keeps the agent from hearing itself: what loudspeakers put back into the microphone is not the caller's voice.
+
+Browsers cancel echo, but not all of it, and telephones often none. Without the optional packages, sound that is quiet
+beside the agent counts as echo (LoudnessGuard); with them the echo is taken out of the sound (echo_canceller.py).
+"""
+
+import importlib.util
+from collections import deque
+from typing import Protocol
+
+from orchestrator.media.settings import MediaSettings
+from orchestrator.media.vad import loudness_rms
+
+
+class EchoGuard(Protocol):
+    """Follows what the agent says and what the microphone hears, of one call."""
+
+    def played(self, pcm: bytes, now_s: float) -> None:
+        """Note 20 ms of the agent's voice (48 kHz mono PCM) that were sent to the client."""
+        ...
+
+    def heard(self, pcm: bytes, now_s: float) -> tuple[bytes, int]:
+        """Take the microphone's next sound (16 kHz mono PCM). Return the sound to judge, and the loudness (RMS) below
+        which it counts as echo; 0 while the agent is not audible.
+        """
+        ...
+
+
+class LoudnessGuard:
+    """EchoGuard that remembers how loud the agent was lately: quieter sound counts as echo. Changes no sound.
+
+    Silero detects speech 40 dB below the agent's voice, so without a threshold each leftover of it interrupts.
+    """
+
+    def __init__(self, settings: MediaSettings) -> None:
+        self._settings = settings
+        self._played: deque[tuple[float, int]] = deque()
+
+    def played(self, pcm: bytes, now_s: float) -> None:
+        """See EchoGuard."""
+        self._forget(now_s)
+        self._played.append((now_s, loudness_rms(pcm, every=4)))
+
+    def heard(self, pcm: bytes, now_s: float) -> tuple[bytes, int]:
+        """See EchoGuard."""
+        self._forget(now_s)
+        if not self._played:
+            return pcm, 0
+        loudest = max(rms for _, rms in self._played)
+        return pcm, max(self._settings.echo_floor_rms, loudest * self._settings.echo_permille // 1000)
+
+    def _forget(self, now_s: float) -> None:
+        horizon_s = now_s - self._settings.echo_window_ms / 1000
+        while self._played and self._played[0][0] < horizon_s:
+            self._played.popleft()
+
+
+def open_echo_guard(settings: MediaSettings) -> EchoGuard:
+    """A guard for one call: one that takes the echo out where pywebrtc-audio is installed (extras `demo`, `onnx`)."""
+    if importlib.util.find_spec("pywebrtc_audio") is None:
+        return LoudnessGuard(settings)
+    from orchestrator.media.echo_canceller import EchoCanceller
+
+    return EchoCanceller(settings, LoudnessGuard(settings))

@@ -1,0 +1,196 @@
+"""Echo: the agent's own voice in the microphone interrupts nobody, and callers who speak over the agent do.
+
+Faster than real time. The microphone hears the agent at −6, −12 and −20 dB after 20 to 200 ms; callers are people (the
+recordings in the recogniser's package) or the agent's own voice with other words.
+"""
+
+import importlib.util
+from array import array
+from functools import cache
+from pathlib import Path
+
+import av
+import pytest
+
+from orchestrator.media.echo import LoudnessGuard, open_echo_guard
+from orchestrator.media.echo_canceller import EchoCanceller
+from orchestrator.media.settings import MediaSettings
+from orchestrator.media.speech_model import OnnxSilero, open_speech_model
+from orchestrator.media.vad import Offset, Onset, VoiceActivity, loudness_rms
+from tests.media.speech import resample, scaled, speak
+
+DEFAULTS = MediaSettings()
+SECOND = bytes(32_000)
+FRAME = 640
+"""20 ms at 16 kHz."""
+LEVELS = {-6: 0.5, -12: 0.25, -20: 0.1}
+AGENT = "We are open from eight in the morning until six in the evening. On Sundays we close at two in the afternoon."
+AT_MS = 3_000
+"""When a caller begins to speak over the agent."""
+
+
+def agent() -> bytes:
+    return speak(AGENT)
+
+
+@cache
+def person(name: str) -> bytes:
+    """A person's speech, six seconds, as loud as the agent."""
+    package = importlib.util.find_spec("moonshine_voice")
+    assert package is not None
+    assert package.origin is not None
+    resampler = av.AudioResampler("s16", "mono", 16_000)
+    with av.open(str(Path(package.origin).with_name("assets") / f"{name}.wav")) as clip:
+        frames = [out for frame in clip.decode(audio=0) for out in resampler.resample(frame)]
+    pcm = b"".join(bytes(frame.planes[0])[: 2 * frame.samples] for frame in frames)[: 6 * 32_000]
+    return scaled(pcm, loudness_rms(agent()) / loudness_rms(pcm))
+
+
+def other_words() -> bytes:
+    return speak("Actually, can I change my order to a large cappuccino with oat milk, please?")
+
+
+CALLERS = {
+    "beckett": lambda: person("beckett"),
+    "nell": lambda: person("endgame_nagg_nell"),
+    "the agent's own voice": other_words,
+}
+
+
+def delayed(pcm: bytes, ms: int) -> bytes:
+    return (bytes(32 * ms) + pcm)[: len(pcm)]
+
+
+def mixed(one: bytes, other: bytes, at_ms: int = 0) -> bytes:
+    """`other` over `one`, from `at_ms` on; as long as `one`."""
+    samples = array("h", one)
+    for at, sample in enumerate(array("h", other)[: len(samples) - 16 * at_ms], 16 * at_ms):
+        samples[at] = max(-32_768, min(32_767, samples[at] + sample))
+    return samples.tobytes()
+
+
+def onsets_ms(microphone: bytes, *, together: int = 1) -> list[int]:
+    """When speech begins in a microphone while the agent speaks, as a call's media layer hears both.
+
+    The microphone's packets arrive so many `together`.
+    """
+    guard, activity = EchoCanceller(DEFAULTS, LoudnessGuard(DEFAULTS)), VoiceActivity(DEFAULTS, open_speech_model())
+    frames = [resample(agent()[at : at + FRAME], 16_000, 48_000) for at in range(0, len(agent()), FRAME)]
+    found: list[Onset | Offset] = []
+    guard.heard(bytes(FRAME), 9.98)  # the call began before the agent spoke
+    for at, frame in enumerate(frames, 1):
+        now_s = 10 + at * 0.02
+        guard.played(frame, now_s)
+        if at % together == 0:
+            for begin in range((at - together) * FRAME, at * FRAME, FRAME):
+                found += activity.feed(*guard.heard(microphone[begin : begin + FRAME], now_s + 0.001))
+    return [one.at_ms for one in found if isinstance(one, Onset)]
+
+
+@pytest.mark.parametrize("delay_ms", [20, 60, 120, 200])
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_agents_echo_is_not_speech(level: int, delay_ms: int) -> None:
+    """At no level and no delay, from the first word of a call on."""
+    assert onsets_ms(delayed(scaled(agent(), LEVELS[level]), delay_ms)) == []
+
+
+@pytest.mark.parametrize("together", [2, 4])
+def test_the_echo_is_found_in_packets_that_come_in_bursts(together: int) -> None:
+    """A network that holds 80 ms back: the agent's sound and its echo keep their distance."""
+    assert onsets_ms(delayed(scaled(agent(), 0.5), 60), together=together) == []
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_speech_over_an_echo_as_loud_as_itself_is_heard(level: int, caller: str) -> None:
+    """Nothing before it, and the caller within half a second of where they are heard alone."""
+    echo, speech = (scaled(pcm, LEVELS[level]) for pcm in (agent(), CALLERS[caller]()))
+    (alone, *_) = VoiceActivity(DEFAULTS, OnnxSilero()).feed(speech + SECOND)
+    begins_ms = AT_MS + alone.at_ms
+    (first_ms, *_) = onsets_ms(mixed(delayed(echo, 80), speech, AT_MS))
+    assert begins_ms - 100 <= first_ms <= begins_ms + 600
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_caller_with_headphones_is_heard_at_once(caller: str) -> None:
+    """AEC3 alone takes such a caller for an echo, for some two seconds."""
+    speech = scaled(CALLERS[caller](), 0.5)
+    (alone, *_) = VoiceActivity(DEFAULTS, OnnxSilero()).feed(speech + SECOND)
+    (first_ms, *_) = onsets_ms(mixed(bytes(len(agent())), speech, AT_MS))
+    assert abs(first_ms - AT_MS - alone.at_ms) <= 200
+
+
+def test_an_echo_that_begins_in_mid_call_is_found() -> None:
+    """The caller switches to the loudspeaker: one false start at most."""
+    echo = delayed(scaled(agent(), 0.5), 100)
+    silent = bytes(32 * AT_MS) + echo[32 * AT_MS :]
+    assert len(onsets_ms(silent)) <= 1
+
+
+def test_a_microphone_that_was_gone_has_its_echo_taken_out() -> None:
+    """Two seconds without a packet while the agent speaks; nothing is kept for it meanwhile."""
+    guard, activity = EchoCanceller(DEFAULTS, LoudnessGuard(DEFAULTS)), VoiceActivity(DEFAULTS, open_speech_model())
+    echo = delayed(scaled(agent(), 0.5), 60)
+    guard.heard(bytes(FRAME), 9.98)
+    found: list[Onset | Offset] = []
+    for at in range(len(agent()) // FRAME):
+        now_s = 10 + at * 0.02
+        guard.played(resample(agent()[at * FRAME : (at + 1) * FRAME], 16_000, 48_000), now_s)
+        if not 50 <= at < 150:
+            found += activity.feed(*guard.heard(echo[at * FRAME : (at + 1) * FRAME], now_s + 0.001))
+    assert found == []
+
+
+def test_after_the_agent_the_same_sound_is_speech() -> None:
+    """Half a second after its last word, and unchanged."""
+    guard, activity = open_echo_guard(DEFAULTS), VoiceActivity(DEFAULTS, open_speech_model())
+    guard.played(resample(agent()[:FRAME], 16_000, 48_000), 1.0)
+    sound, echo_rms = guard.heard(agent()[:FRAME], 1.6)
+    assert (sound, echo_rms) == (agent()[:FRAME], 0)
+    assert isinstance(activity.feed(agent())[0], Onset)
+
+
+@pytest.mark.parametrize("pieces", [[640] * 50, [608, *[640] * 49], [2, 30_000, 318, 320, 322]])
+def test_no_sound_is_lost_or_made(pieces: list[int]) -> None:
+    """Whatever the pieces, across the moments in which the agent begins and ends."""
+    guard = open_echo_guard(DEFAULTS)
+    at = heard = 0
+    for number, size in enumerate(pieces):
+        if number in (1, 2):
+            guard.played(resample(agent()[:FRAME], 16_000, 48_000), number * 0.02)
+        heard += len(guard.heard(agent()[at : at + size], number * 0.02)[0])
+        at += size
+    heard += len(guard.heard(b"\0\0", 60.0)[0]) - 2
+    assert heard == at
+
+
+def test_without_the_packages_quiet_sound_is_echo(monkeypatch: pytest.MonkeyPatch, sentence: bytes) -> None:
+    """The agent's voice at −20 dB is ignored while it plays, and heard when it does not."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    guard, activity = open_echo_guard(DEFAULTS), VoiceActivity(DEFAULTS, OnnxSilero())
+    assert isinstance(guard, LoudnessGuard)
+    found = []
+    for at in range(0, len(sentence), FRAME):
+        guard.played(sentence[at : at + FRAME], at / 32_000)
+        found += activity.feed(*guard.heard(scaled(sentence[at : at + FRAME], 0.1), at / 32_000))
+    assert found == []
+    assert isinstance(activity.feed(SECOND + scaled(sentence, 0.1))[0], Onset)
+
+
+def test_the_threshold_of_loudness(sentence: bytes) -> None:
+    """0 while the agent is silent, the floor while it is quiet, a share of its loudness otherwise."""
+    guard = LoudnessGuard(DEFAULTS)
+    assert guard.heard(b"", 0.0)[1] == 0
+    guard.played(bytes(1920), 1.0)
+    assert guard.heard(b"", 1.1)[1] == DEFAULTS.echo_floor_rms
+    guard.played(scaled(sentence[8000:9920], 2.0), 1.2)
+    loud = guard.heard(b"", 1.3)[1]
+    assert loud > DEFAULTS.echo_floor_rms
+    assert guard.heard(b"", 1.69)[1] == loud
+    assert guard.heard(b"", 1.71)[1] == 0
+
+
+def test_an_interruption_as_loud_as_the_agent_passes_the_threshold(sentence: bytes) -> None:
+    guard, activity = LoudnessGuard(DEFAULTS), VoiceActivity(DEFAULTS, OnnxSilero())
+    guard.played(sentence[:6400], 0.0)
+    assert isinstance(activity.feed(*guard.heard(sentence, 0.1))[0], Onset)
