@@ -24,13 +24,14 @@ from vad import read_clip
 
 from events.envelope import Input
 from events.inputs import SpeechStarted, SpeechStopped, SttFinal
+from orchestrator.media.echo import LoudnessGuard
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.opus import FRAME_MS, FRAME_SAMPLES, RATE_HZ, audio_frame
 from orchestrator.media.resampling import SPEECH_RATE_HZ, ToOpusFrames
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.utterance import Utterances
-from orchestrator.media.vad import EchoGuard, VoiceActivity
+from orchestrator.media.vad import VoiceActivity
 from orchestrator.reference.moonshine_recognition import MoonshineRecognition
 
 BEFORE_S, AFTER_S = 0.6, 1.5
@@ -91,7 +92,7 @@ class Ear:
         self._owed, self._done, self._waits = 0, asyncio.Event(), None
         utterances = await Utterances.open(settings, self.recognition, self._note)
         activity = VoiceActivity(settings, open_speech_model())
-        self._microphone = Microphone(settings, activity, EchoGuard(settings), utterances, self._note)
+        self._microphone = Microphone(settings, activity, LoudnessGuard(settings), utterances, self._note)
         began_s = loop.time()
         for number, pcm in enumerate(frames, start=1):
             await asyncio.sleep(max(0.0, began_s + number * FRAME_MS / 1000 - loop.time()))

@@ -95,7 +95,8 @@ def row(name: str, corpus: Sequence[Spoken], **fields: Any) -> Row:
 
 
 def rows(corpus: Sequence[Spoken]) -> list[Row]:
-    known = [normal(phrase) for phrase in load_content().phrases()]
+    heard = {normal(said.text) for spoken in corpus for said in spoken.heard if said.kind == PARTIAL}
+    known = [phrase for phrase in map(normal, load_content().phrases()) if any(text.endswith(phrase) for text in heard)]
     closed = [phrase for phrase in known if not any(longer.startswith(f"{phrase} ") for longer in known)]
     found = [row(f"fixed {ms}", corpus, complete_ms=ms, incomplete_ms=ms) for ms in FIXED_MS]
     for complete_ms, incomplete_ms in ADAPTIVE_MS:

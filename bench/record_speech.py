@@ -32,13 +32,14 @@ from spoken import CORPUS, FINAL, PARTIAL, STARTED, STOPPED, Report, Spoken, wri
 
 from events.envelope import Input
 from events.inputs import SpeechStarted, SpeechStopped, SttFinal, SttPartial
+from orchestrator.media.echo import LoudnessGuard
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.opus import FRAME_MS, FRAME_SAMPLES, RATE_HZ, audio_frame
 from orchestrator.media.resampling import SPEECH_RATE_HZ, ToOpusFrames, frame_pcm
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.utterance import Utterances
-from orchestrator.media.vad import EchoGuard, VoiceActivity, loudness_rms
+from orchestrator.media.vad import VoiceActivity, loudness_rms
 from orchestrator.reference.content import load_content
 from orchestrator.reference.speech import EspeakSpeech
 from orchestrator.reference.sphinx import SphinxRecognition
@@ -193,7 +194,7 @@ class Recorder:
         utterances = await Utterances.open(self._settings, self._recognition, self._note)
         activity = VoiceActivity(self._settings, open_speech_model())
         # Nothing is played, so the echo guard passes everything.
-        self._microphone = Microphone(self._settings, activity, EchoGuard(self._settings), utterances, self._note)
+        self._microphone = Microphone(self._settings, activity, LoudnessGuard(self._settings), utterances, self._note)
 
     async def close(self) -> None:
         await self._microphone.close()
