@@ -15,7 +15,7 @@ class Change:
 
     policy: Policy | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Part → field → value; overrides `policy`, or the recorded one."""
+    """Policy part → field → value. Overrides the fields of `policy` or, without one, of the recorded policy."""
     without: frozenset[str] = frozenset()
     """Event ids of inputs to leave out."""
     insert: tuple[Input, ...] = ()
