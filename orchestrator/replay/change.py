@@ -31,7 +31,7 @@ class Change:
 
 @dataclass(slots=True)
 class WhatIf:
-    """Result of a run: its events, and counts of results."""
+    """Result of a what-if: the events of the new run, and counts of its results."""
 
     events: list[Event] = field(default_factory=list)
     results: int = 0

@@ -1,4 +1,4 @@
-"""A conversation as a Mermaid sequence diagram, for issues and documents."""
+"""Draws a conversation as a Mermaid sequence diagram, for issues and documents."""
 
 from collections.abc import Iterable, Iterator
 from unicodedata import category

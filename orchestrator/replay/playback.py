@@ -60,7 +60,7 @@ class Speeches:
 
     @property
     def wait_us(self) -> int:
-        """The usual time from a command to its first chunk."""
+        """The usual time from a command to its first chunk, in microseconds."""
         return median_low(self._waits_us) if self._waits_us else SPEECH_US
 
     def _given(self, command: CommandIssued) -> None:
@@ -98,7 +98,7 @@ class Speeches:
 
 
 def _hear(heard: dict[int, Speech], chunk: inputs.TtsChunkReady) -> None:
-    """Add a chunk to the speech of its text; the texts before it are complete."""
+    """Add a chunk to the speech of its text, and mark the speech of earlier texts as complete."""
     before = [speech for index, speech in heard.items() if index < chunk.text_index]
     _complete(before)
     before_ms = sum(speech.length_ms for speech in before)
@@ -187,7 +187,7 @@ class Voice:
 
 
 def rest_of_playback(command: CommandIssued, known: list[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
-    """Simulated rest of synthesis and playback, to their end: (microseconds after the command, result)."""
+    """Yield the simulated rest of synthesis and playback, to their end: (microseconds after the command, result)."""
     names = {"playback_id": command.target}
     chunks = [(us, c) for us, c in known if isinstance(c, inputs.TtsChunkReady)]
     complete = next((c for _, c in known if isinstance(c, inputs.TtsComplete)), None)

@@ -1,4 +1,4 @@
-"""The tool calls of a recording. In a rerun, the agent of today gets their results, and no tool runs."""
+"""The tool calls of a recording. In a rerun, the agent of today gets their results, unless its tools are to run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

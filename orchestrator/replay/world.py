@@ -335,7 +335,9 @@ class World:
         self._hold(command.target, command.at_us)
 
     def _hold(self, playback_id: str, paused_us: int) -> None:
-        """Hold back the playback's queued progress and end, unless recorded for this command. Synthesis goes on."""
+        """Hold back the queued progress and end of a paused playback, except results that come as recorded. Synthesis
+        goes on.
+        """
         waits = (inputs.PlaybackProgress, inputs.PlaybackDone)
         held = [
             e for e in self._queue if isinstance(e[2], waits) and e[3] != RECORDED and e[2].playback_id == playback_id

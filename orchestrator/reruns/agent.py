@@ -25,7 +25,7 @@ LIMIT_S = 60.0
 class RunningAgent:
     """Runs an agent, in an event loop of its own. Use it as a context manager; it is an Agent of orchestrator.replay.
 
-    Raises TypeError for a thing that cannot answer, and ServiceError if it cannot be opened.
+    Raises TypeError for an object that cannot answer, and ServiceError if the agent cannot be opened.
     """
 
     def __init__(

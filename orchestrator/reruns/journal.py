@@ -46,8 +46,8 @@ class RecordedJournal:
         self._numbers.clear()
 
     async def call(self, work: Work) -> str:
-        """The result of a tool call: the recorded one, after its recorded time, or with `runs_tools` the tool's. Raises
-        ToolError if the call failed, or the recording has no such call.
+        """The result of a tool call: the recorded result, after its recorded time; with `runs_tools`, the result of the
+        tool itself. Raises ToolError if the call failed, or the recording has no such call.
         """
         name = f"{work.name} {work.arguments}"
         self._numbers[name] = self._numbers.get(name, 0) + 1
@@ -82,7 +82,7 @@ class RecordedJournal:
         return result
 
     async def respond(self, ask: Response, request: str) -> str:
-        """The recorded response to the same request, after its recorded time; else that of the model."""
+        """The recorded response to the same request, after its recorded time; otherwise the response of the model."""
         number = self._numbers["model"] = self._numbers.get("model", 0) + 1
         recorded = self._responses[number - 1 : number]
         if recorded and not self._asks_model and request and recorded[0][1].request == request:

@@ -48,7 +48,7 @@ def away(step: Step) -> None:
 
 
 def hearing_failed(step: Step) -> None:
-    """HEARING_FAILED in LISTENING: tell the user if an utterance was lost."""
+    """HEARING_FAILED in LISTENING: apologise to the user, if speech-to-text has lost an utterance."""
     assert isinstance(step.input, HearingFailed)
     if step.input.is_utterance_lost:
         ask_again(step)

@@ -28,7 +28,9 @@ CALL_FOLLOWS_MS = 2_000
 
 
 def opened(step: Step) -> None:
-    """SESSION_OPENED: NEW becomes IDLE. Rejects a policy or a state schema that this program cannot read."""
+    """SESSION_OPENED: enter IDLE, and start the timer of the time limit. Reject a policy or a state schema that this
+    program cannot read.
+    """
     assert isinstance(step.input, SessionOpened)
     if unreadable := why_unreadable(step.input):
         step.reject(unreadable)
@@ -50,7 +52,7 @@ def client_connected(step: Step) -> None:
 
 
 def client_returned(step: Step) -> None:
-    """CLIENT_CONNECTED in any later phase: stop waiting for a reconnect. It is the same client again, or another."""
+    """CLIENT_CONNECTED in any later phase: stop waiting for a reconnect. The client may be a new one."""
     step.disarm("reconnect")
 
 
@@ -109,8 +111,8 @@ def handler_detached(step: Step) -> None:
 
 
 def handler_detached_while_thinking(step: Step) -> None:
-    """HANDLER_DETACHED in THINKING: stop a filler, which nobody can hear any more. It is not repeated. Reject the event
-    if another handler serves the session by now.
+    """HANDLER_DETACHED in THINKING: stop the filler (words for a user who waits), which nobody can hear any more.
+    Reject the event if another handler serves the session by now.
     """
     handler_detached(step)
     if step.loses_the_call:
@@ -166,7 +168,7 @@ def resumed(step: Step) -> None:
 
 
 def _again(step: Step, command: CommandIssued) -> Command:
-    """Build the command that retries an issued one. It is the same, except that a deadline restarts."""
+    """Build the command that retries an issued command: the same command, except that a deadline restarts."""
     issued = read(command)
     return _timer_again(step, issued) if isinstance(issued, StartTimer) else issued
 

@@ -100,7 +100,7 @@ def _thinking(step: Step) -> None:
 
 
 def play_filler(step: Step) -> None:
-    """Issue PlayFiller: speak the filler of the policy."""
+    """Issue PlayFiller: speak the filler of the policy, such as "One moment, please."."""
     step.do(PlayFiller(playback_id=f"filler-{step.state.turn}", text=step.state.policy.filler.text))
 
 

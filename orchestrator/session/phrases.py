@@ -220,7 +220,7 @@ def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def _next_word(words: str, end: int) -> int:
-    """The index in `words` at which another phrase may follow one that ends at `end`; -1: `end` is within a word.
+    """The index in `words` at which another phrase may follow a phrase that ends at `end`; -1: `end` is within a word.
 
     In scripts without blanks between words, a row such as 嗯嗯 is one word of the dictionary, so another phrase may
     follow anywhere.

@@ -62,7 +62,7 @@ NOTHING_FOUND = Findings()
 
 @dataclass(frozen=True)
 class Turn(Part):
-    """The open turn."""
+    """The open turn: the user's words, when it began, and the results of the services so far."""
 
     text: str
     started_at_us: int

@@ -109,21 +109,23 @@ def floor_deadline(step: Step) -> None:
 
 
 def filler(step: Step) -> None:
-    """TIMER_FIRED `filler`: speak the filler of the policy, because the answer takes a while. Not while the user is
-    speaking or another filler plays.
+    """TIMER_FIRED `filler`: the answer takes a while, so speak the filler of the policy, such as "One moment, please."
+    Not while the user is speaking or another filler plays.
     """
     if endpointing.is_quiet(step) and not step.state.outstanding("PlayFiller"):
         play_filler(step)
 
 
 def speech_started(step: Step) -> None:
-    """SPEECH_STARTED while thinking: stop the filler, because the user speaks on."""
+    """SPEECH_STARTED in THINKING: stop the filler (words for a user who waits), because the user speaks on."""
     endpointing.speech_started(step)
     stop_playback(step)
 
 
 def barge_in(step: Step) -> None:
-    """BARGE_IN while thinking: stop the filler, because the user wants the floor."""
+    """BARGE_IN in THINKING: stop the filler (words for a user who waits), because the user wants the floor. Reject a
+    BARGE_IN that names another playback.
+    """
     assert isinstance(step.input, BargeIn)
     playing = [command.target for command in step.state.outstanding("PlayFiller")]
     if step.input.playback_id and step.input.playback_id not in playing:
