@@ -1,4 +1,4 @@
-"""Asks an agent the questions of a recording, and fits what it answers into the time of the recording."""
+"""Asks an agent the questions of a recording, and fits the agent's results into the times of the recording."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from orchestrator.replay.recorded_tools import RecordedTools
 from orchestrator.session.conversation import Said
 
 LATE_MS = 300
-"""So much later than recorded, an agent's text or an answer's first sound is late."""
+"""Milliseconds after the recorded time from which an agent's text, or an answer's first sound, counts as late."""
 
 Given = tuple[int, Result]
 """A result of an agent, and the time that it took from the question on, in microseconds."""
@@ -20,31 +20,32 @@ Given = tuple[int, Result]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to the agent: an AnswerQuestion, the conversation before it, and what the recording knows of it."""
+    """A question to the agent: an AnswerQuestion, the conversation before it, and what the recording has about it."""
 
     command: CommandIssued
     conversation: tuple[Said, ...]
     said: tuple[str, ...]
-    """The texts that an earlier attempt gave, before the shard changed its owner."""
+    """The texts of the answer that an earlier attempt gave, before the shard changed its owner."""
     language: str
     recorded: tuple[Given, ...] = ()
-    """What the recorded agent answered to the same question."""
+    """The results that the recorded agent gave to the same question."""
     silent_us: int = -1
-    """How long the recording waited for more; then it withdrew the question."""
+    """How long the recording waited for results of the question, in microseconds, until it withdrew the question."""
     tools: RecordedTools = field(default_factory=lambda: RecordedTools(()))
     """The tool calls of the recording."""
 
 
 Agent = Callable[[Question], Iterable[Given]]
-"""Answers a question: the facts of its work, its AnswerText events, and a last RagAnswered or ServiceFailed. Results of
-its tools come first, each with the time that the call took.
+"""Answers a question with results: the facts of the agent's work (events/journal.py), AnswerText events, and a last
+RagAnswered or ServiceFailed. Results of tool calls come first, each with the time that the call took.
 """
 
 
 def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: int = LATE_MS) -> Iterator[Given]:
-    """The results of an agent at the times of the recorded ones. Those that took `late_ms` longer keep their own.
+    """Yield the results of an agent at the times of the matching recorded results. A result that took over `late_ms`
+    longer than recorded keeps its own time.
 
-    So the same answers come when they came, also with a stand-in for the model, and a slow agent is seen.
+    So answers come when the recorded ones came, also if a stand-in replaces the model, and a slow agent is noticed.
     """
     recorded, before_us = question.recorded, 0
     is_whole = bool(recorded) and recorded[-1][1].is_last
@@ -68,7 +69,7 @@ def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: in
 
 
 def _kind(result: Result) -> object:
-    """The type of a result; the last one of an answer may be of several."""
+    """The key that matches the results of two answers: "end" for the last result of an answer, else its type."""
     return "end" if result.is_last else type(result)
 
 

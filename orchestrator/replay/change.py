@@ -15,7 +15,7 @@ class Change:
 
     policy: Policy | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Part → field → value; overrides `policy`, or the recorded one."""
+    """Policy part → field → value. Overrides the fields of `policy` or, without one, of the recorded policy."""
     without: frozenset[str] = frozenset()
     """Event ids of inputs to leave out."""
     insert: tuple[Input, ...] = ()
@@ -31,7 +31,7 @@ class Change:
 
 @dataclass(slots=True)
 class WhatIf:
-    """Result of a run: its events, and counts of results."""
+    """Result of a what-if: the events of the new run, and counts of its results."""
 
     events: list[Event] = field(default_factory=list)
     results: int = 0

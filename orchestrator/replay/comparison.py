@@ -26,13 +26,13 @@ class Comparison:
     simulated: int = 0
     """How many of the results are simulated, because the recording has none for that command."""
     moved: int = 0
-    """Finals of speech-to-text that come at another time than recorded, as the endpoint moved."""
+    """Finals of speech-to-text that come at another time than recorded, because the utterance ends at another time."""
     unjudged: int = 0
     """Utterances that the new run cuts or never completes: their words are guessed."""
 
     @classmethod
     def of(cls, source: str, old: list[Event], new: WhatIf) -> "Comparison":
-        """A recording beside its what-if."""
+        """Build the comparison of a recording with the result of its what-if."""
         return cls(source, old, new.events, new.results, new.simulated, new.moved, new.unjudged)
 
     @property
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def as_json(found: Sequence[Comparison]) -> dict[str, Any]:
-    """JSON report of `orch replay --set` and its kin on several recordings."""
+    """JSON report of a what-if, such as `orch replay --set`, on several recordings."""
     return {"recordings": [one.as_json() for one in found], "schema": SCHEMA}
 
 

@@ -14,7 +14,9 @@ from orchestrator.session.state import State
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first difference in a step. `recorded` and `replayed`: the two events there; None if that side has none."""
+    """The first difference in a step. `recorded` and `replayed`: the two events that differ; None: that side has no
+    event at this place.
+    """
 
     rule: Rule
     line: int

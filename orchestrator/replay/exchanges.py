@@ -25,7 +25,7 @@ class Tool:
 
     @property
     def returned(self) -> str:
-        """Its result, or its error."""
+        """The call's result, or its error after ✗."""
         return f"✗ {self.error}" if self.error else self.result or "no result"
 
 
@@ -43,19 +43,21 @@ class Exchange:
     heard: str = ""
     """The agent's words, as far as the user heard them."""
     outcome: str = ""
-    """finished, interrupted or failed, of the playback; empty: nothing was spoken."""
+    """How the playback ended: finished, interrupted or failed; empty: nothing was spoken."""
     turn_outcome: str = ""
     wait_ms: int | None = None
     """From the end of the user's speech, or from typed words, to the first sound."""
     failure: str = ""
-    """Why the answer is the fallback of the policy, and the error of the answer service."""
+    """The error of the answer service, or why the policy's fallback was spoken; empty: the answer did not fail."""
     tools: list[Tool] = field(default_factory=list)
     """The tool calls of the agent, in order."""
     texts: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def key(self) -> str:
-        """What two exchanges have in common that belong together."""
+        """The key by which exchanges of two runs are paired: the user's words; without any, the playback's kind, such
+        as "greeting".
+        """
         return self.user or self.playback_id.rstrip("0123456789-")
 
 

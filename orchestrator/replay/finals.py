@@ -1,4 +1,4 @@
-"""Models when a recogniser gives its finals in a what-if: after FinishUtterance, by the delay that was recorded."""
+"""Models when a recogniser gives its finals in a what-if: after FinishUtterance, with the recorded delay."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ class Awaited:
     """When the user last stopped speaking before the final was asked for."""
     partials: list[SttPartial] = field(default_factory=list)
     is_asked: bool = False
-    """In the new run, at the recorded time: the final comes as recorded."""
+    """Whether the new run asks for the final at the recorded time, so that it comes as recorded."""
     given: str = ""
-    """Words of the utterance that the new run has cut off and given already."""
+    """Words of the utterance that a guessed final of the new run has given already."""
 
 
 class Finals:
@@ -38,7 +38,9 @@ class Finals:
         self._known = frozenset(self._waiting)
 
     def comes_now(self, event: Event, state: State) -> bool:
-        """Whether an input comes at its recorded time. A final waits while the new run has its endpoint before it."""
+        """Whether an input comes now, at its recorded time. False for a final that has come at another time, or whose
+        utterance has not ended yet in the new run.
+        """
         if event.event_id not in self._known:
             return True
         awaited = self._waiting.get(event.event_id)
@@ -50,7 +52,9 @@ class Finals:
         return is_due
 
     def asked(self, at_us: int) -> Iterator[SttFinal]:
-        """The recorded finals that come now, because the new run asks for them (FinishUtterance) at another time."""
+        """Yield the finals that answer a FinishUtterance of the new run at `at_us`, with their recorded delay. Yields
+        none if the recording asked for the final at the same time: that final comes as recorded.
+        """
         begun = [one for one in self._waiting.values() if one.began_us <= at_us]
         whole = [one for one in begun if one.spoken_until_us <= at_us or one.asked_us == at_us]
         if not whole:
@@ -71,7 +75,9 @@ class Finals:
         self.unjudged += len(self._waiting)
 
     def _cut(self, one: Awaited, at_us: int) -> SttFinal | None:
-        """The words so far of an utterance that the user went on with: the last partial, as a guess."""
+        """A guessed final for an utterance that the new run ends while the user still speaks: the words of the last
+        partial. None: there are no words yet.
+        """
         self.unjudged += 1
         known = [partial.text for partial in one.partials if partial.at_us <= at_us]
         words = known[-1].removeprefix(one.given).strip() if known else ""
@@ -96,12 +102,12 @@ class _Utterance:
     partials: list[SttPartial] = field(default_factory=list)
 
     def took(self, final: SttFinal, patience_us: int) -> bool:
-        """Whether a final can be the answer to this utterance's FinishUtterance."""
+        """Whether a final can be the answer to this utterance's FinishUtterance: it came within `patience_us`."""
         return self.asked_us is not None and final.at_us - self.asked_us <= patience_us
 
 
 def _paired(log: Sequence[Event]) -> Iterator[Awaited]:
-    """Each spoken final that came within `deadlines.stt_ms` after a FinishUtterance, with its utterance."""
+    """Yield each spoken final that came within `deadlines.stt_ms` after a FinishUtterance, with its utterance."""
     patience_us = 0
     before, now = _Utterance(), _Utterance()
     for event in log:

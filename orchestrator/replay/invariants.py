@@ -46,9 +46,9 @@ class LogFacts:
     guess_text: str = ""
     """Text of the last question asked before a turn (speculation)."""
     answered: tuple[str, str] = ("", "")
-    """The last answer to an outstanding command, as far as it came, and its question."""
+    """(answer, question): the last answer to an outstanding command, as far as it came and the words asked."""
     texts: tuple[str, ...] = ()
-    """The texts of that answer, if it comes in texts."""
+    """The texts of the last answer, if that answer comes in texts."""
     outstanding: dict[str, CommandIssued] = field(default_factory=dict)
 
 
@@ -116,7 +116,7 @@ def _withdraw(book: LogFacts, event: CommandIssued) -> None:
 
 
 def versions_count_up(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-1: versions are 1..n without gaps, and time never goes back."""
+    """Yield violations of I-1: versions are 1..n without gaps, and time never goes back."""
     for due, event in enumerate(step, book.version + 1):
         if event.version != due:
             yield f"version {event.version} where {due} is due"
@@ -125,8 +125,8 @@ def versions_count_up(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
 
 
 def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-4: a turn starts when none is open, and ends once; each stage runs at most once at a time, and so does
-    each tool call.
+    """Yield violations of I-4: a turn starts when none is open, and ends once; each stage, and each tool call, runs at
+    most once at a time.
     """
     is_open = book.turn_is_open
     for event in step:
@@ -147,7 +147,9 @@ def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[s
 
 
 def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-5: questions and answers of a turn are about the user's words in this turn; the spelling may differ."""
+    """Yield violations of I-5: questions and answers of a turn are about the user's words in this turn; the spelling
+    may differ.
+    """
     if not any(isinstance(event, derived.TurnStarted | derived.ProcessingComplete) for event in step):
         return
     turn_text, (answer, question) = book.turn_text, book.answered
@@ -194,7 +196,7 @@ def _is_said(before: str, char: str, after: str) -> bool:
 
 
 def an_interruption_stops_the_agent(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-7: the step in which the user interrupts stops the running playback."""
+    """Yield violations of I-7: the step in which the user interrupts stops the running playback."""
     if any(isinstance(event, derived.UserInterrupted) for event in step):
         playing = {c.target for c in book.outstanding.values() if c.name == "Speak"}
         stopped = {e.target for e in step if isinstance(e, CommandIssued) and e.name == "StopPlayback"}
@@ -203,7 +205,9 @@ def an_interruption_stops_the_agent(book: LogFacts, step: Sequence[Event]) -> It
 
 
 def timers_fire_when_due(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-9 (ORCH1008): a timer fires only when armed, and not early; nothing is outstanding after the session ends."""
+    """Yield violations of I-9 (ORCH1008): a timer fires only when armed, and not early; nothing is outstanding after
+    the session ends.
+    """
     event = step[0]
     counts = isinstance(event, inputs.TimerFired) and event.cause
     armed = book.outstanding.get(event.command_id) if counts else None  # type: ignore[attr-defined]
@@ -222,7 +226,7 @@ def timers_fire_when_due(book: LogFacts, step: Sequence[Event]) -> Iterator[str]
 
 
 def commands_are_unique(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-10: command ids are unique, and only outstanding commands are cancelled."""
+    """Yield violations of I-10: command ids are unique, and only outstanding commands are cancelled."""
     seen = set(book.outstanding)
     for event in step:
         if isinstance(event, CommandIssued):
@@ -235,13 +239,13 @@ def commands_are_unique(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
 
 
 def the_end_is_the_end(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-11: after ENDED, every input is rejected."""
+    """Yield violations of I-11: after ENDED, every input is rejected."""
     if book.phase == "ENDED" and any(not isinstance(event, derived.EventRejected) for event in step[1:]):
         yield "something is decided after the end"
 
 
 def changes_join(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """I-12 (ORCH1005): each phase change starts from the current phase."""
+    """Yield violations of I-12 (ORCH1005): each phase change starts from the current phase."""
     phase = book.phase
     for event in step:
         if isinstance(event, derived.StateChanged):
@@ -251,7 +255,7 @@ def changes_join(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
 
 
 def causes_come_before(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:  # noqa: ARG001 - same signature as the other checks
-    """I-18: a step has one input, its first event, and every derived event names it as its cause."""
+    """Yield violations of I-18: a step has one input, its first event, which all derived events name as their cause."""
     for event in step[1:]:
         if isinstance(event, Derived) and event.cause != step[0].event_id:
             yield f"version {event.version} names {event.cause!r} as its cause, not its input"

@@ -1,4 +1,4 @@
-"""A conversation as a Mermaid sequence diagram, for issues and documents."""
+"""Draws a conversation as a Mermaid sequence diagram, for issues and documents."""
 
 from collections.abc import Iterable, Iterator
 from unicodedata import category
@@ -15,7 +15,7 @@ _SHOWN = ("text", "answer", "intent", "setting", "name", "tool", "model", "error
 
 
 def mermaid(events: Iterable[Event]) -> Iterator[str]:
-    """Lines of the diagram, without timers and audio chunks, which would drown the conversation."""
+    """Yield the lines of the diagram, without timers and audio chunks, which would drown the conversation."""
     yield "sequenceDiagram"
     yield from (f"    participant {who}" for who in ("Client", "Speech", "Session", "Services", "Player"))
     for event in events:
@@ -38,7 +38,8 @@ def _about(event: Event) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text without what Mermaid would take for its own: line ends, `;`, `#`, `:`, brackets, and anything invisible.
+    """Replace the characters that Mermaid may read as syntax with blanks: line ends, `;`, `#`, `:`, brackets, and
+    invisible characters.
 
     Letters, digits and their marks stay, of any script.
     """

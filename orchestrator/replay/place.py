@@ -31,9 +31,9 @@ class NoSuchEventError(LookupError):
 
 
 def place(text: str) -> Reached:
-    """Parse a version (of the first session unless named), a time since opening, or the n-th event or command.
+    """Parse a place: a version (of the first session unless named), a time since opening, or the n-th event or command.
 
-    Raises BadPlaceError.
+    Returns a function that says of each step whether the place is reached. Raises BadPlaceError.
     """
     if found := _VERSION.fullmatch(text):
         return _version(found["session"], int(found["version"]))
@@ -46,7 +46,7 @@ def place(text: str) -> Reached:
 
 
 def event_at(events: Sequence[Event], text: str) -> Event:
-    """The event at a place: of a time, the first input from then on. Raises BadPlaceError, NoSuchEventError.
+    """The event at a place. For a time, it is the first input from then on. Raises BadPlaceError, NoSuchEventError.
 
     >>> event_at(log, "12.5s"), event_at(log, "Speak[2]"), event_at(log, "auto_session_1:41")
     """

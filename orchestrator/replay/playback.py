@@ -19,9 +19,9 @@ from orchestrator.session.heard import guessed_ms
 SPEECH_US = 100_000
 """Time to the first audio chunk, in microseconds, if the recording has none."""
 AHEAD_US = 500_000
-"""How far ahead of playback synthesis runs."""
+"""How far ahead of playback synthesis runs, in microseconds."""
 SHOWN_US = 1_000
-"""How long it takes to show a text."""
+"""How long it takes to show a text, in microseconds."""
 
 Coming = tuple[int, Result]
 """A result, and when it comes: in microseconds of the session's time."""
@@ -40,7 +40,7 @@ class Speech:
 
 
 class Speeches:
-    """What each text of a recording sounded like, and how long the first sound of a playback took."""
+    """The speech of each text of a recording, and the usual time to the first sound of a playback."""
 
     def __init__(self, log: Iterable[Event]) -> None:
         self._of: dict[str, Speech] = {}
@@ -48,7 +48,7 @@ class Speeches:
         self._speaks: dict[str, CommandIssued] = {}
         self._texts: dict[tuple[str, int], str] = {}
         self._heard: dict[str, dict[int, Speech]] = defaultdict(dict)
-        """Speak → the speech of each of its texts."""
+        """Command id of a Speak → number of a text → the speech of that text."""
         for event in log:
             if isinstance(event, CommandIssued):
                 self._given(event)
@@ -60,7 +60,7 @@ class Speeches:
 
     @property
     def wait_us(self) -> int:
-        """The usual time from a command to its first chunk."""
+        """The usual time from a command to its first chunk, in microseconds."""
         return median_low(self._waits_us) if self._waits_us else SPEECH_US
 
     def _given(self, command: CommandIssued) -> None:
@@ -91,14 +91,14 @@ class Speeches:
         return Speech([*known.chunks, *([(rest_ms, ())] if rest_ms > 0 else [])], is_whole=True)
 
     def _keep(self, text: str, speech: Speech) -> None:
-        """Of several times that a text was spoken, the longest is the best witness."""
+        """Keep the speech of a text. If the text was spoken several times, keep the longest speech."""
         known = self._of.get(text.strip())
         if known is None or (speech.is_whole, speech.length_ms) > (known.is_whole, known.length_ms):
             self._of[text.strip()] = speech
 
 
 def _hear(heard: dict[int, Speech], chunk: inputs.TtsChunkReady) -> None:
-    """Add a chunk to the speech of its text; the texts before it are complete."""
+    """Add a chunk to the speech of its text, and mark the speech of earlier texts as complete."""
     before = [speech for index, speech in heard.items() if index < chunk.text_index]
     _complete(before)
     before_ms = sum(speech.length_ms for speech in before)
@@ -112,9 +112,9 @@ def _complete(speeches: Iterable[Speech]) -> None:
 
 
 class Voice:
-    """One playback in a run that goes other ways than the recording: it grows text by text, and can be paused.
+    """Simulates one playback that differs from the recording: it gets one text after the other, and can be paused.
 
-    Of a playback that went as recorded until now, `chunks` have come, and it began at `began_us` (0: it has not begun).
+    If the playback went as recorded until now, `chunks` of it have come, and it began at `began_us` (0: not yet).
     """
 
     def __init__(
@@ -126,17 +126,17 @@ class Voice:
         self._come = chunks
         self._began_us = began_us
         self._heard_until_us = began_us
-        """When all that it has to say so far is played."""
+        """When all texts so far will have been played."""
         self._written_us = 0
         self._length_ms = int(str(command.payload.get("begins_ms", 0)))
         self._from_ms = int(str(command.payload.get("from_ms", 0)))
         self._chunks = 0
         self.paused_us = 0
-        """Since when it is paused; 0: it is not."""
+        """Since when the playback is paused; 0: it is not paused."""
         self._names = {"playback_id": command.target}
 
     def say(self, command: CommandIssued) -> Iterator[Coming]:
-        """Add the text of a Speak or SpeakMore: yields the results that follow from it, and have not come yet."""
+        """Add the text of a Speak or SpeakMore. Yields the results that follow from this text and have not come yet."""
         text, now_us = str(command.payload["text"]), command.at_us
         if self._is_shown:
             if not self._began_us:
@@ -158,7 +158,7 @@ class Voice:
         self.paused_us = now_us
 
     def resume(self, now_us: int) -> None:
-        """Go on: the rest is heard as much later."""
+        """Go on after a pause: the rest of the playback is heard later, by the length of the pause."""
         if self.paused_us and self._heard_until_us > self.paused_us:
             self._heard_until_us += now_us - self.paused_us
         self.paused_us = 0
@@ -187,7 +187,7 @@ class Voice:
 
 
 def rest_of_playback(command: CommandIssued, known: list[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
-    """Simulated rest of synthesis and playback, to their end: (microseconds after the command, result)."""
+    """Yield the simulated rest of synthesis and playback, to their end: (microseconds after the command, result)."""
     names = {"playback_id": command.target}
     chunks = [(us, c) for us, c in known if isinstance(c, inputs.TtsChunkReady)]
     complete = next((c for _, c in known if isinstance(c, inputs.TtsComplete)), None)

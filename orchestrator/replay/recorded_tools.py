@@ -1,4 +1,4 @@
-"""The tool calls of a recording, which an agent that is led again gets in place of calls."""
+"""The tool calls of a recording. In a rerun, the agent of today gets their results, unless its tools are to run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from events.journal import ToolCalled, ToolReturned
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call that ran; `returned` is None where no result is recorded."""
+    """A recorded tool call that ran; `returned` is None where no result is recorded."""
 
     called: ToolCalled
     returned: ToolReturned | None = None
@@ -18,7 +18,7 @@ class RecordedCall:
 
 
 class RecordedTools:
-    """The calls that ran, by name and arguments, each to be taken once."""
+    """The recorded tool calls that ran, by name and arguments. Each can be taken once."""
 
     def __init__(self, log: Iterable[Event]) -> None:
         self._calls: dict[str, RecordedCall] = {}
@@ -37,7 +37,7 @@ class RecordedTools:
                     self._calls[event.call_id] = RecordedCall(called, event, took_us)
 
     def take(self, name: str, arguments: str) -> RecordedCall | None:
-        """The next call of this name with these arguments; None: the recording has no more of them."""
+        """Take the next recorded call of this name with these arguments; None: the recording has no more such calls."""
         for call_id, call in self._calls.items():
             if call_id not in self._taken and (call.called.name, call.called.arguments) == (name, arguments):
                 self._taken.add(call_id)

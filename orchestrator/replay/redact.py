@@ -18,9 +18,9 @@ from orchestrator.session.policy import Policy
 
 Redaction = Literal["none", "default", "hash"]
 TEXTS = ("answer", "error", "heard_text", "text")
-"""What users, services and the agent say. An error is among them: a service that fails may repeat what it was asked."""
+"""Fields with the words of users, services and the agent. An error is among them: it may repeat the user's words."""
 JSON = ("arguments", "response", "result")
-"""What agent, tools and model tell each other, as JSON: it stays JSON."""
+"""Fields that agent, tools and model exchange as JSON. Redacted, they are still JSON."""
 _KEPT_OF_A_POLICY = {"intent", "more_words"}
 _WORD = re.compile(r"\w+")
 _OF_JSON = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\w+', re.DOTALL)
@@ -76,7 +76,7 @@ def _hide(event: Event, hide: Callable[[str], str]) -> Event:
 
 
 def _hide_json(text: str, hide: Callable[[str], str]) -> str:
-    """Redact strings, names of fields and numbers. JSON stays JSON, and grows no longer; numbers become whole ones."""
+    """Redact strings, names of fields and numbers. JSON stays JSON and gets no longer; numbers become whole numbers."""
 
     def hide_piece(piece: re.Match[str]) -> str:
         if piece[0].startswith("\\"):
@@ -97,8 +97,8 @@ def _hide_json(text: str, hide: Callable[[str], str]) -> str:
 
 
 def _hide_part(fields: Any, hide: Callable[[str], str]) -> Any:
-    """Redact the policy's texts as they are redacted where the agent speaks them. A part that is no mapping, in a log
-    from elsewhere, is hidden whole.
+    """Redact the texts of a part of the policy, in the same way as where the agent speaks them. A part that is no
+    mapping, in a log from elsewhere, is hidden whole.
     """
     if not isinstance(fields, dict):
         return hide(fields) if isinstance(fields, str) else fields if fields is None else "x"

@@ -188,7 +188,7 @@ class Replayer:
             self.look(said)
 
     def _rest_of_step(self, lines: Sequence[bytes] = ()) -> list[Event]:
-        """Read the remaining derived events of the recorded step. Lines read beyond it are put back."""
+        """Read the remaining derived events of the recorded step. Lines read beyond the step are put back."""
         rest: list[Event] = []
         for line in chain(lines, self._lines):
             self.found.line += 1
@@ -203,7 +203,9 @@ class Replayer:
         return rest
 
     def _turn_to(self, event: Event) -> Session:
-        """The session of an event, now the most recently used. The least recently used beyond KEPT_LIVE is packed."""
+        """Return the session of an event, and mark it as the most recently used. If more than KEPT_LIVE sessions are
+        unpickled, pickles the least recently used.
+        """
         known = self.found.sessions.get(event.session_id)
         session = self._segment(event) if known is None or isinstance(event, SessionResumed) else known
         self._recent.pop(session.session_id, None)
@@ -213,7 +215,7 @@ class Replayer:
         return session
 
     def _segment(self, event: Event) -> Session:
-        """The session of an event; starts a segment if the session is new or another reducer version took over."""
+        """Return the session of an event. If the session is new or the reducer version changed, starts a segment."""
         sessions = self.found.sessions
         if event.session_id not in sessions:
             sessions[event.session_id] = Session(event.session_id, event.at_us)
@@ -243,8 +245,8 @@ class Replayer:
             self._diverges(session, (*last, event, *self._rest_of_step()), last, is_done=len(last))
 
     def _repeats(self, session: Session, event: Input) -> None:
-        """Handle an input that today's reducer ignores as a duplicate: a divergence if it has the next version, which
-        means that it counted when recorded. Raises BadRecordingError otherwise: a log never holds a duplicate.
+        """Handle an input that today's reducer ignores as a duplicate. If the input has the next version, it counted
+        when it was recorded: record a divergence. Raises BadRecordingError otherwise: a log never holds a duplicate.
         """
         if event.version != session.state.version + 1:
             where = f"{self.found.name}, line {self.found.line}"
@@ -261,7 +263,7 @@ class Replayer:
         error: str = "",
         after: State | None = None,
     ) -> None:
-        """Record a divergence and continue from the recorded events. `is_done`: number of them already folded."""
+        """Record a divergence and go on from the recorded events. `is_done`: number of these events already folded."""
         if error or not replayed:
             rule, place = RULES["ORCH1009" if error else "ORCH1007"], 0
         else:

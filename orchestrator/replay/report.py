@@ -19,7 +19,7 @@ SCHEMA = "orch.replay/1"
 MARKS = {"equal": "✓", "completed": "✓", "diverged": "✗", "broken": "✗", "unreadable": "✗", "interrupted": "⏸"}
 NEAR = 2
 ALSO = 20
-"""Divergences listed in short after the first."""
+"""Number of divergences listed in short after the first."""
 
 
 def line(verdict: Verdict) -> str:
@@ -37,7 +37,7 @@ def _time(elapsed_s: float) -> str:
 
 
 def details(verdict: Verdict) -> Iterator[str]:
-    """Details below the line: the first divergence in full, the others in short, violated invariants."""
+    """Yield the details of a verdict: the first divergence in full, the others in short, violated invariants."""
     for first in verdict.divergences[:1]:
         yield from divergence_lines(verdict.source, first)
     for other in verdict.divergences[1 : 1 + ALSO]:

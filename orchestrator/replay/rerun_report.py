@@ -1,4 +1,4 @@
-"""Compares recorded conversations with the same ones led by the agent of today: findings, JSON and text."""
+"""Compares recorded conversations with their reruns, which the agent of today leads: findings, JSON and text."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -24,19 +24,19 @@ Judge = Callable[[Exchange, Exchange], bool | str]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference that matters: in which exchange, and what it is."""
+    """One difference between a recording and its rerun that matters: its kind, a message, and the exchange."""
 
     kind: Kind
     message: str
     session_id: str = ""
     turn: int = 0
-    """Of the run of today; of the recording where today has no such turn."""
+    """Number of the turn in today's run; in the recording, if today's run has no such turn."""
     user: str = ""
 
 
 @dataclass(slots=True)
 class Rerun:
-    """A recording, and the same conversation with the agent and policy of today.
+    """A recording, and its rerun: the same conversation with the agent and policy of today.
 
     In a test:
 
@@ -51,7 +51,7 @@ class Rerun:
     results: int = 0
     """Results of services and playback in the run of today."""
     simulated: int = 0
-    """How many of them are modelled, because the recording has none for that command."""
+    """How many of these results are modelled, because the recording has none for that command."""
     late_ms: int = LATE_MS
     judge: Judge | None = field(default=None, repr=False)
     error: str = ""
@@ -92,7 +92,7 @@ class Rerun:
         return "".join(f"{line}\n" for one in self.exchanges for line in _lines_of(one))
 
     def check(self) -> None:
-        """Raise AssertionError, with the report, unless the agent of today leads the conversation as recorded."""
+        """Raise AssertionError, with the report, unless today's conversation goes as recorded."""
         if self.findings or self.error:
             raise AssertionError("\n".join(report_lines(self)))
 
@@ -142,7 +142,7 @@ class Rerun:
 
 
 def worst(found: Sequence[Rerun]) -> int:
-    """Exit code over several recordings."""
+    """The highest exit code of several recordings."""
     return max((one.exit_code for one in found), default=0)
 
 
@@ -165,7 +165,7 @@ def word_by_word(old: str, new: str) -> str:
 
 
 def report_lines(found: Rerun) -> Iterator[str]:
-    """The report on one recording: a line for it, and one for each finding."""
+    """Yield the report on one recording: a line for the recording, and one for each finding."""
     if found.error:
         yield f"✗ {found.source}: {found.error}"
         return
@@ -184,7 +184,9 @@ def report_lines(found: Rerun) -> Iterator[str]:
 
 
 def table_lines(found: Sequence[Rerun]) -> Iterator[str]:
-    """A table over several recordings: a line for each that differs, with its findings by kind, and the sum."""
+    """Yield a table over several recordings: a line for each that differs, with its findings by kind, and a last line
+    with the number of recordings that differ.
+    """
     width = max((len(one.source) for one in found), default=0)
     for one in found:
         if one.exit_code:
@@ -206,7 +208,9 @@ def _finding(kind: Kind, message: str, one: Exchange) -> Finding:
 
 
 def _paired(old: list[Exchange], new: list[Exchange]) -> Iterator[Pair]:
-    """Pair the exchanges with the same words of the user, in order; the others stand alone."""
+    """Pair the recorded exchanges with those of today that have the same words of the user, in order. An exchange
+    without a partner is paired with None.
+    """
     matcher = SequenceMatcher(None, [one.key for one in old], [one.key for one in new], autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
         if tag == "equal":
@@ -217,7 +221,7 @@ def _paired(old: list[Exchange], new: list[Exchange]) -> Iterator[Pair]:
 
 
 def _same_words(old: Exchange, new: Exchange) -> bool:
-    """Whether the agent says the same; of an answer that was interrupted, as far as it was written by then."""
+    """Whether the agent says the same words. If either answer was interrupted, one text may begin with the other."""
     before, after = " ".join(old.agent.split()), " ".join(new.agent.split())
     if before == after:
         return True
@@ -226,7 +230,7 @@ def _same_words(old: Exchange, new: Exchange) -> bool:
 
 
 def _other_tools(old: list[Tool], new: list[Tool]) -> Iterator[str]:
-    """Calls that only one of both makes, and other results of the same call."""
+    """Yield a message for each tool call that only one side makes, and for each call whose result differs."""
     matcher = SequenceMatcher(None, [one.call for one in old], [one.call for one in new], autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
         if tag != "equal":
@@ -239,7 +243,7 @@ def _other_tools(old: list[Tool], new: list[Tool]) -> Iterator[str]:
 
 
 def _other_decisions(old: list[Event], new: list[Event]) -> Iterator[Finding]:
-    """Decisions made more or less often, besides those that the exchanges tell of."""
+    """Yield a finding for each decision made more or less often, except decisions that the exchanges show already."""
     for name, (before, after) in changed(decisions(old), decisions(new)).items():
         if not name.startswith(("answer ", "turn ", "interrupted by ")):
             yield Finding("decisions", f"{name}: {before} → {after}")

@@ -1,4 +1,4 @@
-"""Results that a recording lacks: modelled after its usual latencies."""
+"""Models results that a recording lacks, with the usual latencies of that recording."""
 
 from collections.abc import Iterator, Mapping
 from statistics import median
@@ -15,14 +15,16 @@ UNKNOWN, UNKNOWN_RESULT = "(an answer that nobody recorded)", "(a result that no
 
 
 class Simulated:
-    """Models results. `results`: command id → its recorded results, each with its index in the log."""
+    """Models results that the recording lacks. `results`: command id → its recorded results, each with its index in the
+    log.
+    """
 
     def __init__(self, commands: Mapping[str, CommandIssued], results: Mapping[str, list[tuple[int, Result]]]) -> None:
         self._commands = commands
         self._results = results
 
     def rest(self, command: CommandIssued, known: list[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
-        """The results of a command after those that are known, each with its latency in microseconds."""
+        """Yield the simulated results of a command after the known ones, each with its latency in microseconds."""
         match command.name:
             case "StartTimer":
                 due_us = int(str(command.payload["due_at_us"])) - command.at_us
@@ -40,7 +42,7 @@ class Simulated:
                 yield from rest_of_playback(command, known)
 
     def usual_us(self, name: str) -> int:
-        """The median latency of the results to commands of this name."""
+        """The median latency of the results to commands of this name, in microseconds."""
         took = [
             result.at_us - self._commands[command_id].at_us
             for command_id, results in self._results.items()

@@ -17,7 +17,7 @@ BARGE_IN = "⚡"
 
 
 def timeline(events: Iterable[Event], *, full: bool = False, columns: int = 0) -> Iterator[str]:
-    """One line for each event that has a lane. `full`: do not cut texts. `columns`: width of the terminal, or 0."""
+    """Yield a line for each event in one of the LANES. `full`: do not cut texts. `columns`: terminal width, or 0."""
     width = min(WIDTH, max(NARROWEST, (columns - BEFORE_LANES) // len(LANES) - 2)) if columns else WIDTH
     yield _fit(f"{'time':>10}  {'phase':9}  " + "  ".join(f"{lane:{width}}" for lane in LANES).rstrip(), columns)
     opened: dict[str, int] = {}

@@ -1,8 +1,8 @@
-"""The user's side of a recording, for a run in which the agent is another: the same words, silences and interruptions.
+"""The user's side of a recording, for a rerun with another agent: the same words, silences and interruptions.
 
-A user who waited for the end of an answer waits for the end of today's answer, however long it is; one who interrupted
-after two seconds of it does so again; one who went on while the agent was thinking does, too. Within an utterance the
-times are as recorded.
+A user who waited for the end of an answer waits for the end of today's answer, however long it is. A user who
+interrupted an answer after two seconds does so again, and so does a user who spoke on while the agent was thinking.
+Within an utterance the times are as recorded.
 """
 
 from collections import deque
@@ -24,13 +24,13 @@ _USERS = (
     inputs.HandlerDetached,
     inputs.SessionCloseRequested,
 )
-"""Inputs that follow from what the user hears. Others, such as a takeover, keep their distance to the input before."""
+"""Inputs that depend on what the agent does. Others, such as a takeover, keep their distance to the input before it."""
 
 Waits = Literal["rest", "speaks", "thinks"]
 
 
 class Floor:
-    """Since when the agent rests, thinks or speaks, in microseconds of the session's time; None: it does not."""
+    """Since when the agent rests, thinks or speaks, in microseconds of the session's time; None: it does not do so."""
 
     def __init__(self) -> None:
         self.rest: int | None = None
@@ -40,7 +40,7 @@ class Floor:
         """How often the agent began to think, to speak or to rest."""
 
     def note(self, state: State, events: Sequence[Event]) -> None:
-        """Take note of a step, and of the state after it."""
+        """Update from the events of a step; `state` is the state after the step."""
         if not events:
             return
         if state.playback is None:
@@ -58,7 +58,7 @@ class Floor:
             self.changes += 1
 
     def told(self) -> tuple[Waits, int | None]:
-        """What the agent does, and since when."""
+        """What the agent does (rests, speaks or thinks), and since when."""
         if self.speaks is not None:
             return "speaks", self.speaks
         return ("thinks", self.thinks) if self.thinks is not None else ("rest", self.rest)
@@ -71,24 +71,26 @@ class _Coming:
     event: Input
     waits_for: Waits
     gap_us: int | None
-    """Since the agent began to do so; None: it keeps its distance to the input before."""
+    """Microseconds from the start of the activity `waits_for` to this input; None: the input keeps its distance to the
+    input before it.
+    """
     changes: int
-    """Changes of the floor since the input before."""
+    """How often the floor changed since the input before this one."""
 
 
 class UsersSide:
-    """The inputs of a recording that are no results, each when the user of today would say it."""
+    """The inputs of a recording that are no results. Each comes when the user would say it in today's conversation."""
 
     def __init__(self) -> None:
         self.shift_us = 0
-        """How much later the conversation is than recorded."""
+        """How much later than recorded today's conversation is, in microseconds."""
         self._coming: deque[_Coming] = deque()
         self._is_speaking = False
         self._changes = 0
-        """Of the floor, at the last input that was learned or taken."""
+        """Number of changes of the floor at the last input that was learned or taken."""
 
     def learn(self, order: int, event: Input, floor: Floor) -> None:
-        """Add the next input of the recording; `floor` is as it was before it."""
+        """Add the next input of the recording; `floor` tells what the agent did just before this input."""
         waits_for, since_us = floor.told()
         leads = isinstance(event, _USERS) and not (self._is_speaking and isinstance(event, _UTTERANCE))
         gap_us = event.at_us - since_us if leads and since_us is not None else None
@@ -115,7 +117,7 @@ class UsersSide:
         return None
 
     def begin(self) -> None:
-        """End learning."""
+        """End learning: from now on, the inputs are taken."""
         self._changes = 0
 
     def take(self, at_us: int, floor: Floor) -> Input:

@@ -5,7 +5,8 @@ has asked for it, after the recorded delay (finals.py). Results of services are 
 the same text to speak gets the recorded result after the recorded latency. Requests that the recording lacks are
 simulated with the latencies of the recording, and counted. Timers fire when due.
 
-With an agent, it is asked every question in place of the recording, and the user follows what it says (users_side.py).
+If an agent is given, it answers every question instead of the recording, and the user's inputs follow its answers
+(users_side.py).
 """
 
 from collections import defaultdict
@@ -18,8 +19,7 @@ from orchestrator.replay.world import World
 
 
 def what_if(recorded: Iterable[Event], change: Change, agent: Agent | None = None) -> WhatIf:
-    """Run a complete recording with a change, and with an agent that answers its questions. Each session runs on its
-    own.
+    """Run a complete recording with a change and, if an agent is given, with its answers. Each session runs on its own.
 
     Raises UnsoundLogError.
     """

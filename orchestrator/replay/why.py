@@ -29,7 +29,9 @@ SHIFTING = {"command_id", "conversation_to"}
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A link of the chain. `is_needed`: whether the decision changes without this input; None for a derived event."""
+    """A link of the chain of causes. `is_needed`: whether the decision changes without this input; None for a derived
+    event.
+    """
 
     event: Event
     is_needed: bool | None
@@ -53,9 +55,9 @@ class Why:
     chain: tuple[Cause, ...]
     """The causes of an event, from the event back to the first input."""
     also: tuple[Event, ...]
-    """Further inputs shortly before that the decision needs, such as the other result of a join."""
+    """Further inputs shortly before the decision that it needs, such as the intent beside the answer."""
     beside: Event | None
-    """The last input before that the decision does not need."""
+    """The last input before the decision that the decision does not need."""
     conditions: tuple[Condition, ...]
     phase: str
 
@@ -115,7 +117,7 @@ def _chain(log: Sequence[Event], event: Event) -> Iterator[Event]:
 
 
 def _is_needed(log: Sequence[Event], event: Event, cause: Input) -> bool:
-    """Whether the decision changes without this input."""
+    """Whether the event is missing or different in a replay without the input `cause`."""
     if cause.version == 1:
         return True  # SESSION_OPENED: without it there is no session
     new = what_if(log, Change(without=frozenset({cause.event_id}))).events

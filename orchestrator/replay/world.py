@@ -31,7 +31,7 @@ RECORDED, MATCHED, SIMULATED = range(3)
 
 
 class World:
-    """One session: recorded results by command, and a queue of inputs to come, ordered by time."""
+    """Runs one session of a what-if: recorded results by command, and a queue of inputs to come, ordered by time."""
 
     def __init__(self, log: list[Event], change: Change, found: WhatIf, agent: Agent | None) -> None:
         self._change, self._found, self._log, self._agent = change, found, log, agent
@@ -43,7 +43,7 @@ class World:
         self._returned: dict[str, tuple[int, ToolReturned]] = {}
         """Call id → the result that the agent got, and the time that it took in microseconds."""
         self._counted: set[str] = set()
-        """Event ids of the results that were not stale."""
+        """Event ids of the recorded results that were not stale."""
         self._taken: set[str] = set()
         """Event ids of the recorded results that have answered a command."""
         self._asked: dict[Asked, list[CommandIssued]] = defaultdict(list)
@@ -56,13 +56,13 @@ class World:
         self._conversation = ConversationSoFar()
         self._speeches = Speeches(log)
         self._scripts: dict[str, list[CommandIssued]] = {}
-        """Playback → the commands that gave it its texts, of an answer that came in texts."""
+        """Playback → the Speak and SpeakMore commands that gave it its texts, for an answer that came in texts."""
         self._voices: dict[str, Voice] = {}
-        """Playbacks that do not go as recorded."""
+        """Playback → its simulation, for playbacks that do not go as recorded."""
         self._cut_us: dict[str, int] = {}
-        """Speak that goes as recorded → when the recording cut it off."""
+        """Command id of a Speak that goes as recorded → when the recording cut its playback off."""
         self._began_us: dict[str, int] = {}
-        """Speak → when its first sound was played, and later by the pauses since."""
+        """Command id of a Speak → when its first sound was played."""
         self._chunks: Counter[str] = Counter()
         self._finals = Finals(log if agent is None and (change.policy or change.settings) else ())
         self._users = UsersSide()
@@ -70,8 +70,8 @@ class World:
         self._learn()
 
     def _learn(self) -> None:
-        """Index recorded results by command; queue all other inputs at their recorded times. With an agent, the user
-        follows the conversation instead.
+        """Index recorded results by command, and queue all other inputs at their recorded times. With an agent, the
+        user's inputs are not queued: they follow the conversation.
         """
         outstanding, floor, step = State(), Floor(), list[Event]()
         for order, event in enumerate(self._log):
@@ -135,7 +135,7 @@ class World:
                 self._carry_out(command)
 
     def _next(self) -> tuple[int, int, Input, int] | None:
-        """The next input, of the queue or of the user; None: there is none."""
+        """Take the next input from the queue or from the user: (time, order, input, origin). None: there is none."""
         due = self._users.due(self._floor, self._state.at_us)
         if due is None and not self._queue and self._users:
             due = self._state.at_us, 0  # what the user waits for never comes
@@ -187,7 +187,7 @@ class World:
             self._go_on(command, self._alike(command), is_the_same=False)
 
     def _same(self, command: CommandIssued) -> CommandIssued | None:
-        """The command of the recording, if it is this one, at the same time."""
+        """The recorded command with the same id, time and payload; None: there is none."""
         twin = self._commands.get(command.command_id)
         return twin if twin is not None and (twin.at_us, twin.payload) == (command.at_us, command.payload) else None
 
@@ -207,7 +207,7 @@ class World:
             self._leave_the_recording(playback_id, command.at_us)
 
     def _goes_on_after_a_cut(self, at_us: int) -> bool:
-        """Whether a playback is still there that the recording had cut off before. From then on it is simulated."""
+        """Whether a playback goes on that the recording had cut off before. Its rest is then simulated."""
         for command_id, cut_us in list(self._cut_us.items()):
             if at_us > cut_us:
                 del self._cut_us[command_id]
@@ -218,7 +218,9 @@ class World:
         return False
 
     def _comes_too_early(self, at_us: int, event: PlaybackResult) -> bool:
-        """Whether a recorded result belongs to a text that is not there yet. Notes what has come of a playback."""
+        """Whether a recorded result belongs to a text that the new run has not given yet: the playback is then
+        simulated from now on. Otherwise notes that the result has come.
+        """
         playback, script = self._state.playback, self._scripts.get(event.playback_id)
         is_recorded = script is not None and event.command_id == script[0].command_id
         if is_recorded and playback is not None and event.playback_id not in self._voices:
@@ -233,7 +235,7 @@ class World:
         return False
 
     def _leave_the_recording(self, playback_id: str, now_us: int) -> None:
-        """From now on this playback is simulated: the rest of its texts, and those to come."""
+        """Simulate a playback from now on: drop its queued results, and queue simulated ones for all its texts."""
         script = self._scripts[playback_id]
         speak = script[0]
         kept = [e for e in self._queue if not (isinstance(e[2], Result) and e[2].command_id == speak.command_id)]
@@ -262,7 +264,7 @@ class World:
     # The agent.
 
     def _ask(self, command: CommandIssued, agent: Agent) -> None:
-        """Ask the agent, and queue what it answers."""
+        """Ask the agent, and queue its results."""
         state, twin = self._state, self._asked_before(command)
         results = self._results[twin.command_id] if twin is not None else []
         valid = [(order, result) for order, result in results if result.event_id in self._counted]
@@ -288,7 +290,7 @@ class World:
                 self._come(command, after_us, result, MATCHED)
 
     def _asked_before(self, command: CommandIssued) -> CommandIssued | None:
-        """The recorded question with the same words; of several, the one at about the same time."""
+        """The recorded question with the same words; of several, the nearest in time. None: there is none."""
         if (twin := self._same(command)) is not None:
             return twin
         words = command.payload["text"]
@@ -299,7 +301,9 @@ class World:
         return self._withdrawn_us.get(twin.command_id, self._log[-1].at_us) - twin.at_us
 
     def _alike(self, command: CommandIssued) -> CommandIssued | None:
-        """Find a recorded command with the same key and queue its results for this one, after the same latency."""
+        """Find a recorded command with the same key, and queue its results for this command, with the same latency.
+        Returns the recorded command; None: there is none, or the command is a timer.
+        """
         alike = self._asked.get(_asked(command), [])
         is_far = [(not self._results[one.command_id], abs(one.turn - command.turn)) for one in alike]
         twin = alike[is_far.index(min(is_far))] if alike else None
@@ -331,7 +335,9 @@ class World:
         self._hold(command.target, command.at_us)
 
     def _hold(self, playback_id: str, paused_us: int) -> None:
-        """Hold back the playback's queued progress and end, unless recorded for this command. Synthesis goes on."""
+        """Hold back the queued progress and end of a paused playback, except results that come as recorded. Synthesis
+        goes on.
+        """
         waits = (inputs.PlaybackProgress, inputs.PlaybackDone)
         held = [
             e for e in self._queue if isinstance(e[2], waits) and e[3] != RECORDED and e[2].playback_id == playback_id
@@ -352,7 +358,9 @@ class World:
         heapq.heappush(self._queue, (result.at_us, order, named, RECORDED))
 
     def _id_of(self, result: Result, order: int) -> str:
-        """The recorded id, for the first command that the result answers: a second one would be a duplicate."""
+        """The event id for a recorded result that comes: the recorded id, the first time. Afterwards a new one, because
+        the reducer would drop a duplicate.
+        """
         is_new = result.event_id not in self._taken
         self._taken.add(result.event_id)
         return result.event_id if is_new else f"{PRODUCER}:{order}:{result.event_id}"

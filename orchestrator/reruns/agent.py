@@ -19,13 +19,13 @@ from orchestrator.services.failures import ServiceError
 from orchestrator.services.ports import AnswerPort, Attempt, Request, line
 
 LIMIT_S = 60.0
-"""An answer that takes longer, in virtual seconds, never comes."""
+"""Limit of an answer in virtual seconds: an answer that takes longer never comes."""
 
 
 class RunningAgent:
-    """The agent, and the loop in which it runs. Use it as a context manager; it is an Agent of orchestrator.replay.
+    """Runs an agent, in an event loop of its own. Use it as a context manager; it is an Agent of orchestrator.replay.
 
-    Raises TypeError for a thing that cannot answer, and ServiceError if it cannot be opened.
+    Raises TypeError for an object that cannot answer, and ServiceError if the agent cannot be opened.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class RunningAgent:
             self._loop.close()
 
     def forget(self) -> None:
-        """Another recording follows: its sessions may have the same names."""
+        """Forget results of tool calls. Call this before another recording, whose sessions may have the same ids."""
         self._memory.results.clear()
 
     def __call__(self, question: Question) -> Iterable[Given]:
-        """Ask the agent, and give what it answers, at the times of the recorded answers."""
+        """Ask the agent. Returns its results, at the times of the recorded results."""
         given = self._loop.run_until_complete(self._ask(question))
         returned = [one for one in given if isinstance(one[1], ToolReturned)]
         answers = (one for one in given if not isinstance(one[1], ToolReturned))

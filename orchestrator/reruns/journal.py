@@ -1,4 +1,4 @@
-"""The record of a question in a rerun: calls and responses come from the recording, where it has them."""
+"""The journal of a question in a rerun: tool results and model responses come from the recording, if it has them."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from orchestrator.services.journal import Response, Work
 from orchestrator.session.digest import digest
 
 Say = Callable[..., None]
-"""Notes a result of the agent: its type, and its fields."""
+"""Reports a result of the agent: its type, and its fields."""
 NOT_RECORDED = "the recording has no such call"
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What earlier attempts at questions got, by question and call."""
+    """Results of tool calls in earlier attempts: (idempotency key of the question, call with its number) → result."""
 
     results: dict[tuple[str, str], ToolReturned] = field(default_factory=dict)
 
 
 class RecordedJournal:
-    """The record of one attempt at a question.
+    """The journal of one attempt at a question: it answers the agent's tool calls and model requests.
 
-    asks_model: ask the model, although the recording has its response; otherwise only where the request is another.
-    runs_tools: run the tools, although the recording has their results.
+    asks_model: always ask the model; otherwise only for a request that the recording does not have.
+    runs_tools: run the tools; otherwise their calls get the recorded results.
     """
 
     def __init__(self, question: Question, say: Say, memory: Memory, *, asks_model: bool, runs_tools: bool) -> None:
@@ -42,11 +42,13 @@ class RecordedJournal:
         self._responses = [(us, one) for us, one in question.recorded if isinstance(one, ModelResponded)]
 
     def begin(self) -> None:
-        """Another provider is asked: its calls are counted anew."""
+        """Count the calls from one again, because another provider is asked now."""
         self._numbers.clear()
 
     async def call(self, work: Work) -> str:
-        """The recorded result of the call, after its recorded time. Raises ToolError, also where there is none."""
+        """The result of a tool call: the recorded result, after its recorded time; with `runs_tools`, the result of the
+        tool itself. Raises ToolError if the call failed, or the recording has no such call.
+        """
         name = f"{work.name} {work.arguments}"
         self._numbers[name] = self._numbers.get(name, 0) + 1
         key = self._question.command.idempotency_key, f"{name} {self._numbers[name]}"
@@ -58,7 +60,7 @@ class RecordedJournal:
         return result.result
 
     async def _first(self, work: Work, new_id: str) -> ToolReturned:
-        """The result of a call that this rerun makes for the first time."""
+        """Report a tool call that this rerun makes for the first time, and its result. Returns the result."""
         recorded = self._question.tools.take(work.name, work.arguments)
         call_id = recorded.called.call_id if recorded is not None else f"{new_id}/{work.name}"
         self._say(
@@ -80,7 +82,7 @@ class RecordedJournal:
         return result
 
     async def respond(self, ask: Response, request: str) -> str:
-        """The recorded response to the same request, when it came; else that of the model."""
+        """The recorded response to the same request, after its recorded time; otherwise the response of the model."""
         number = self._numbers["model"] = self._numbers.get("model", 0) + 1
         recorded = self._responses[number - 1 : number]
         if recorded and not self._asks_model and request and recorded[0][1].request == request:

@@ -16,7 +16,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """The loop; `time()` is its virtual time in seconds. Close it after use."""
+    """An event loop in virtual time; `time()` is its virtual time in seconds. Close the loop after use."""
 
     def __init__(self) -> None:
         self._waiting = _Waiting()
@@ -40,7 +40,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._in_executor -= 1
 
     def _has_outside_work(self) -> bool:
-        """Whether something outside of this loop may wake it: a socket, or a thread."""
+        """Whether something outside of this loop may wake the loop: a socket, or a thread."""
         if self._in_executor or len(self._waiting.get_map()) > self._idle_sockets:
             return True
         new = (one for one in threading.enumerate() if one not in self._others)
@@ -48,7 +48,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _Waiting(selectors.DefaultSelector):
-    """The selector of the loop: where it waits, time is skipped or passes."""
+    """The selector of the loop: while the loop waits, virtual time is skipped, or passes if a socket or thread may wake
+    the loop.
+    """
 
     now_s = 0.0
     is_real: Callable[[], bool] = staticmethod(lambda: True)

@@ -10,28 +10,34 @@ from orchestrator.session.thinking import TOO_MANY_FAILURES
 
 
 def expect_greeting(step: Step) -> None:
-    """Start the `greeting` timer when the first client connects: its media connection may follow."""
+    """Start the `greeting` timer when the first client connects. The greeting waits that long for the client's media
+    connection.
+    """
     greeting = step.state.policy.greeting
     if greeting.text:
         step.arm("greeting", greeting.wait_ms)
 
 
 def greet(step: Step) -> None:
-    """TIMER_FIRED `greeting`, or the voice is there: the agent speaks first, unless the user does."""
+    """TIMER_FIRED `greeting`, or a new media connection: speak the greeting, unless the user has begun to speak."""
     step.disarm("greeting")
     if is_quiet(step):
         _announce(step, "greeting", step.state.policy.greeting.text, "greeting")
 
 
 def expect_words(step: Step) -> None:
-    """Start the `away` timer in LISTENING, which limits the user's silence. Only with a media connection."""
+    """Start the `away` timer, which limits the user's silence in LISTENING. Only with a media connection, and if the
+    policy has a prompt for a silent user.
+    """
     rules = step.state.policy.away
     if rules.text and step.state.handler_id:
         step.arm("away", rules.after_ms)
 
 
 def away(step: Step) -> None:
-    """TIMER_FIRED `away`: ask whether the user is there; after some prompts, say goodbye. One who is speaking is."""
+    """TIMER_FIRED `away`: ask a silent user whether they are there; after some such prompts without a reply, say
+    goodbye. Do nothing while the user is speaking.
+    """
     rules = step.state.policy.away
     if not is_quiet(step):
         return
@@ -42,7 +48,7 @@ def away(step: Step) -> None:
 
 
 def hearing_failed(step: Step) -> None:
-    """HEARING_FAILED in LISTENING: tell the user if an utterance was lost."""
+    """HEARING_FAILED in LISTENING: apologise to the user, if speech-to-text has lost an utterance."""
     assert isinstance(step.input, HearingFailed)
     if step.input.is_utterance_lost:
         ask_again(step)
@@ -65,7 +71,9 @@ def ask_again(step: Step) -> bool:
 
 
 def limit_reached(step: Step) -> None:
-    """TIMER_FIRED `session_limit` in LISTENING: say goodbye; a user who is speaking is waited for, but not for ever."""
+    """TIMER_FIRED `session_limit` in LISTENING: say goodbye. If the user is speaking, wait `floor_ms` more, but only
+    once.
+    """
     if is_quiet(step) or step.state.limits > 1:
         bid_farewell(step, "time_limit")
     else:

@@ -22,7 +22,7 @@ class Command:
 
     name: ClassVar[str]
     stage: ClassVar[str] = ""
-    """The stage of the current task that the command requests; empty: the command is no such request."""
+    """The part of the current task that the command starts, such as "intent", "answer" or "speech"; empty: none."""
     outlives_turn: ClassVar[bool] = False
     """The request continues after its turn ends: its results count while it is outstanding."""
     carried_out_by: ClassVar[Literal["", "Client", "Speech", "Services", "Player"]] = ""
@@ -240,18 +240,18 @@ COMMANDS: dict[str, type[Command]] = {
 RESULTS: tuple[type[Result], ...] = tuple(cast("type[Result]", kind) for kind in codec.RESULTS.values())
 STAGES: frozenset[str] = frozenset(name for name, cls in COMMANDS.items() if cls.stage)
 OF_THE_TURN: frozenset[str] = frozenset(name for name in STAGES if not COMMANDS[name].outlives_turn)
-"""Requests that end with their turn."""
+"""Names of the commands that end with their turn."""
 PLAYS: frozenset[str] = PlaybackResult.answers
 QUESTIONS: frozenset[str] = _with("speculation")
-"""Requests that speculation may make before the utterance is complete."""
+"""Names of the commands that may be issued before the utterance is complete (speculation.py)."""
 WITHDRAWALS: frozenset[str] = _with("command_id")
-"""Commands that withdraw one outstanding command, named by their `command_id`."""
+"""Names of the commands that withdraw one outstanding command, given as their `command_id`."""
 ANSWERS: Mapping[type[Result], frozenset[str]] = {
     kind: OF_THE_TURN if kind.answers is None else kind.answers for kind in RESULTS
 }
-"""Type of result → names of the commands that it can answer."""
+"""Type of result → names of the commands that a result of this type can answer."""
 OUTSTANDING: frozenset[str] = frozenset().union(*ANSWERS.values())
-"""Commands that expect a result."""
+"""Names of the commands that expect a result."""
 
 
 def read(event: CommandIssued) -> Command:
@@ -260,6 +260,8 @@ def read(event: CommandIssued) -> Command:
 
 
 def answers(result: Result, command: CommandIssued) -> bool:
-    """Whether a result has a type that the command waits for, and names the same timer or playback."""
+    """Whether a result answers a command: the command waits for results of this type, and both name the same timer or
+    playback, if the result names one.
+    """
     kind, about = type(result), result.about
     return command.name in ANSWERS[kind] and (not about or getattr(result, about) == command.target)

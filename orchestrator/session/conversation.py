@@ -12,14 +12,14 @@ from orchestrator.session.journal import Called
 
 LINES_GIVEN = 40
 _LINES_KEPT = 2 * LINES_GIVEN
-"""More than LINES_GIVEN: lines after the requested version must not push out the lines before it."""
+"""Number of lines kept. More than LINES_GIVEN: lines after the requested version must not push out those before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
     """A line of the conversation; `version` is the version of its event in the session's log.
 
-    A tool call is a line, too: `text` is then its result as JSON, or its error; empty while it is open.
+    A tool call is a line, too: `text` is then its result as JSON, or its error; empty while the call is running.
     """
 
     role: Literal["agent", "tool", "user"]
@@ -42,7 +42,7 @@ class ConversationSoFar:
         return tuple(self._lines)
 
     def hear(self, events: Iterable[Event]) -> None:
-        """Fold committed events."""
+        """Update the lines with committed events."""
         for event in events:
             if (note := _NOTES.get(type(event))) is not None:
                 note(self, event)
@@ -65,7 +65,7 @@ class ConversationSoFar:
             self._lines.append(Said("tool", "", event.version, Called(event.call_id, event.name, event.arguments)))
 
     def _rejected(self, event: EventRejected) -> None:
-        """Take back a tool call that was refused: the event just before this one."""
+        """Remove the line of a tool call that was refused. Its TOOL_CALLED is the event just before this one."""
         if self._lines and self._lines[-1].call is not None and self._lines[-1].version == event.version - 1:
             self._lines.pop()
 

@@ -1,4 +1,4 @@
-"""Endpointing: when an utterance counts as complete, so that speech-to-text gives its final."""
+"""Endpointing: decides when an utterance is complete. Speech-to-text is then asked for the final transcript."""
 
 from orchestrator.session.commands import FinishUtterance
 from orchestrator.session.phrases import ends_with
@@ -7,7 +7,9 @@ from orchestrator.session.step import Step
 
 
 def speech_started(step: Step) -> None:
-    """SPEECH_STARTED: the user speaks on: cancel the end of the utterance, but keep the watchdog over its words."""
+    """SPEECH_STARTED: the user speaks on, so cancel the end of the utterance. If there are words already, start the
+    watchdog, which ends the utterance when its words no longer change.
+    """
     step.disarm("endpoint", "stt_deadline")
     if step.state.partial_text:
         step.arm("endpoint", step.state.policy.endpointing.watchdog_ms)
@@ -19,7 +21,9 @@ def speech_stopped(step: Step) -> None:
 
 
 def partial(step: Step) -> None:
-    """STT_PARTIAL: adjust the wait to the new words; while the user speaks, start the watchdog if none runs."""
+    """STT_PARTIAL: after the user's speech, adjust the wait for the end of the utterance to the new words. While the
+    user speaks, start the watchdog if it is not running: it ends an utterance whose words no longer change.
+    """
     state = step.state
     armed = state.timer("endpoint")
     if state.user_is_speaking:
@@ -32,7 +36,9 @@ def partial(step: Step) -> None:
 
 
 def endpoint(step: Step) -> None:
-    """TIMER_FIRED `endpoint`: finish the utterance; as the watchdog, start again if words came meanwhile."""
+    """TIMER_FIRED `endpoint`: finish the utterance. While the user is speaking, do so only if the words have not
+    changed for `watchdog_ms`; otherwise start the timer again.
+    """
     state = step.state
     again_us = state.partial_at_us + state.policy.endpointing.watchdog_ms * 1000
     if state.user_is_speaking and again_us > state.at_us:
@@ -43,7 +49,9 @@ def endpoint(step: Step) -> None:
 
 
 def due_at_us(state: State) -> int:
-    """When an utterance whose speech has stopped is complete. In microseconds of the session's time."""
+    """The time at which an utterance counts as complete after its speech has stopped, in microseconds of the session's
+    time.
+    """
     rules, stopped_us = state.policy.endpointing, state.speech_stopped_at_us
     complete_us = stopped_us + rules.complete_ms * 1000
     incomplete_us = stopped_us + rules.incomplete_ms * 1000

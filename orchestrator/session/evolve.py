@@ -22,9 +22,11 @@ from orchestrator.session.state import (
 )
 
 PRODUCERS_KEPT = 1_024
-"""Producers whose duplicates are recognised, the most recent ones: enough for one per utterance of a long call."""
+"""Number of producers whose duplicates are recognised, the most recent ones: enough for one per utterance of a long
+call.
+"""
 IDS_KEPT = 256
-"""Latest event ids kept to recognise duplicates from producers without a sequence."""
+"""Number of event ids kept, the latest ones, to recognise duplicates from producers without a sequence."""
 HELD_CHARS = 8_000
 """Limit for the text held during INTERRUPT: the longest text of one utterance."""
 _NOT_HASHED = re.compile(r"[^\w']+|_+")
@@ -64,8 +66,8 @@ def apply(state: State, event: Any) -> None:
 
 
 def _counts(state: State, kind: type[Event], event: Any) -> bool:
-    """Whether an input may change more than the bookkeeping: not before the session opens, after it ends, or when the
-    input is stale or comes from a former owner's node.
+    """Whether an input may change more than the counters and the marks against duplicates. False before the session
+    opens, after it ends, for a stale result, and for a connection event from a node that is not the owner.
     """
     if kind in RESULTS:
         return state.answered(event) is not None
@@ -152,7 +154,7 @@ def _utterance(last: Utterance | None, words: str, event: inputs.SttFinal) -> Ut
 
 
 def _nothing_was_said(state: State) -> None:
-    """End an utterance without words: drop its partial and its speculation."""
+    """End an utterance without words: drop its partial transcript and the questions asked early about it."""
     state.partial_text = ""
     state.partial_is_complete = False
     state.speculation, state.tries = None, 0
@@ -188,7 +190,7 @@ def _rag_answered(state: State, event: inputs.RagAnswered) -> None:
 
 
 def _answer_failed(state: State) -> None:
-    """Count the failure. An answer that has begun ends with what there is of it, and with an apology."""
+    """Count a failure of the answer. If some of its texts have come, they become the whole answer, plus an apology."""
     state.answer_failures += 1
     if texts := state.texts:
         apology = state.policy.fallback.cut_off
@@ -198,7 +200,7 @@ def _answer_failed(state: State) -> None:
 
 
 def _note_finding(state: State, **delivered: Any) -> None:
-    """Store a service's result in the open turn, or in the speculation where no turn is open."""
+    """Store results of services in the open turn or, where no turn is open, in the early question (speculation)."""
     if state.task is not None:
         state.task = state.task.but(found=state.task.found.but(**delivered))
     elif state.speculation is not None:
@@ -217,7 +219,9 @@ def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
 
 
 def _stage_over(state: State, name: str) -> None:
-    """Record a missing intent as an empty one. The reducer decides about a missing answer."""
+    """Note that a request ends without a result: a missing intent counts as an empty one. The reducer decides about a
+    missing answer.
+    """
     if name == "ClassifyIntent" and state.task is not None:
         _note_finding(state, intent="")
 
@@ -232,7 +236,9 @@ def _timer_fired(state: State, event: inputs.TimerFired) -> None:
 
 
 def _barge_in(state: State, event: inputs.BargeIn) -> None:
-    """Store the reported position, limited to the estimate of `heard_ms`: the user cannot have heard unsent audio."""
+    """Store the playback position that BARGE_IN reports, at most the estimate of `heard_ms`: the user cannot have heard
+    unsent audio.
+    """
     if (p := state.playback) and p.playback_id == event.playback_id and p.is_interruptible and event.position_ms:
         state.playback = p.but(position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)
 
@@ -374,7 +380,7 @@ _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
 
 
 def _then(change: Callable[[State, Any], None] | None, name: str, fold: Fold) -> Callable[[State, Any], None]:
-    """Combine a change with the fold of a field that declares its own."""
+    """Return a function that applies `change` to a state, and then `fold` to the state's field `name`."""
 
     def both(state: State, event: Any) -> None:
         if change is not None:

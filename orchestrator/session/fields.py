@@ -48,22 +48,23 @@ class Part:
 
 
 def newest_schema(kind: type[Any]) -> int:
-    """The highest `since` of a state's fields and those of its parts."""
+    """The number of the newest state schema: the highest `since` among the fields of a state and of its parts."""
     own: list[int] = [field.metadata.get("since", 1) for field in dataclasses.fields(kind)]
     return max([*own, *(newest_schema(part) for part in _parts(kind).values())])
 
 
 def folds(kind: type[Any]) -> Iterator[tuple[type[Event], str, Fold]]:
-    """(event type, field, fold) for each field declared with `on`."""
+    """Yield (event type, field name, fold) for each field that was declared with `kept(on=…)`."""
     for field in dataclasses.fields(kind):
         for event, fold in field.metadata.get("on", {}).items():
             yield event, field.name, fold
 
 
 def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
-    """A function from a state or part to its form in the hash under a schema: values by `since`, then in field order.
+    """Return a function that converts a state or part to the list of values that is hashed under a schema.
 
-    A part whose default is None is a nested list or null. The values of any other part are spliced into the list.
+    The values are ordered by `since`, then in field order. A part whose default is None is a nested list or null. The
+    values of any other part are spliced into the list.
     """
     fields = [field for field in dataclasses.fields(kind) if field.metadata.get("is_hashed", True)]
     covered = sorted(

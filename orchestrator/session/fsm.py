@@ -37,7 +37,7 @@ LIVE: tuple[Phase, ...] = ("IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRU
 
 
 def timer_fired(step: Step) -> None:
-    """TIMER_FIRED: run the decision for the phase and the timer's name, its `target`."""
+    """TIMER_FIRED: run the decision for the phase and the name of the timer, which is the event's `target`."""
     assert isinstance(step.input, inputs.TimerFired)
     decide(step, TIMERS.get((step.phase, step.input.target), f"timer {step.input.target} not expected in {step.phase}"))
 
@@ -205,8 +205,8 @@ AND_THEN: Final[dict[Handler, tuple[tuple[Phase, Phase], ...]]] = {
     speaking.failed: (("LISTENING", "SPEAKING"),),
     speaking.deadline: (("LISTENING", "SPEAKING"),),
 }
-"""Decision → a second phase change that may follow in the same step: an early question is answered already, held words
-open the next turn, or a conversation past its time limit ends with a farewell."""
+"""Decision → a second phase change that may follow in the same step: the answer to an early question is there already,
+words said during an interruption open the next turn, or a conversation past its time limit ends with a farewell."""
 
 
 def edges() -> list[tuple[Phase, str, Phase]]:

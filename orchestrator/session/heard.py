@@ -7,7 +7,8 @@ from orchestrator.session.phrases import is_unspaced, spans
 from orchestrator.session.state import Playback
 
 HEARD_CHARS = 8_000
-"""Longest text of an event. The heard text exceeds it only if a broken synthesiser reports words it was not given."""
+"""Longest text of an event, in characters. A heard text exceeds it only if a broken synthesiser reports words that were
+not in its text."""
 MS_PER_CHARACTER = 70
 """Speech at about 170 words a minute."""
 MS_PER_WIDE_CHARACTER = 200
@@ -15,7 +16,9 @@ MS_PER_WIDE_CHARACTER = 200
 
 
 def heard_ms(playback: Playback, now_us: int) -> int:
-    """The last confirmed position plus the time since, limited to the audio sent so far. In milliseconds of audio."""
+    """Estimate how much of a playback the user has heard, in milliseconds of audio: the last confirmed position plus
+    the time since, at most the audio sent so far.
+    """
     if not playback.position_at_us:
         return playback.position_ms
     return min(playback.audio_ms, playback.position_ms + (now_us - playback.position_at_us) // 1000)
@@ -45,7 +48,8 @@ def left_ms(playback: Playback, now_us: int) -> int | None:
 
 def heard_text(playback: Playback, position_ms: int) -> str:
     """The words that end before `position_ms`. Uses the synthesiser's word times if it gave any; otherwise gives each
-    word an equal share of the audio. The last word is not heard before it is synthesised.
+    word an equal share of the audio. Until synthesis is complete, the last word does not count. An answer shown as text
+    counts as heard whole.
     """
     whole_ms = max(playback.audio_ms, guessed_ms(playback.text) if playback.total_ms is None else playback.total_ms)
     if playback.is_shown:
@@ -66,7 +70,9 @@ def heard_text(playback: Playback, position_ms: int) -> str:
 
 
 def _heard_of_texts(playback: Playback, position_ms: int) -> str:
-    """As `heard_text`, without word times: each word of a text has an equal share of the audio of that text."""
+    """The heard words of an answer that came in texts, without word times: within each text, every word has an equal
+    share of the audio of that text.
+    """
     index = playback.text_at(position_ms)
     begin_ms, *later_ms = playback.begins_ms[index:]
     text = playback.texts_from(index)[0]

@@ -13,8 +13,8 @@ from orchestrator.session.utterance import spoken_words
 
 
 def speech_started(step: Step) -> None:
-    """SPEECH_STARTED in SPEAKING: it interrupts at once, where the policy asks for no more than that; else the
-    playback pauses until it is decided.
+    """SPEECH_STARTED in SPEAKING: interrupt at once if the policy demands no minimum of speech or words. Otherwise wait
+    for that minimum, and pause the playback meanwhile if the policy says so.
     """
     endpointing.speech_started(step)
     rules = step.state.policy.interruption
@@ -30,7 +30,9 @@ def speech_started(step: Step) -> None:
 
 
 def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED in SPEAKING: too short to interrupt by itself; words may follow."""
+    """SPEECH_STOPPED in SPEAKING: the speech was too short to interrupt by itself. If the playback is paused, wait for
+    words of that speech, at most `false_ms`.
+    """
     endpointing.speech_stopped(step)
     step.disarm("barge_in")
     if playing(step).is_paused:
@@ -38,20 +40,22 @@ def speech_stopped(step: Step) -> None:
 
 
 def partial(step: Step) -> None:
-    """STT_PARTIAL in SPEAKING: interrupt if the words are now enough for it."""
+    """STT_PARTIAL in SPEAKING: interrupt the agent if the user's words and speech are now enough for it."""
     endpointing.partial(step)
     if playing(step).is_interruptible and _is_confirmed(step):
         _interrupt(step, "barge_in")
 
 
 def long_enough(step: Step) -> None:
-    """TIMER_FIRED `barge_in`: the user has spoken long enough to interrupt."""
+    """TIMER_FIRED `barge_in`: interrupt if the user has spoken for `min_speech_ms` and the words are enough for it."""
     if _is_confirmed(step):
         _interrupt(step, "barge_in")
 
 
 def final(step: Step) -> None:
-    """STT_FINAL in SPEAKING: words interrupt and wait for LISTENING; a backchannel or none at all resume."""
+    """STT_FINAL in SPEAKING: interrupt the agent; the words open the next turn. Resume the playback instead if there
+    are no words, too few words, or only a backchannel such as "mhm", or if the playback cannot be interrupted.
+    """
     assert isinstance(step.input, SttFinal)
     rules, text = step.state.policy.interruption, step.input.text.strip()
     why_not = ""
@@ -73,7 +77,9 @@ def final(step: Step) -> None:
 
 
 def barge_in(step: Step) -> None:
-    """BARGE_IN: the user takes the floor, unless it names another playback than the one that plays."""
+    """BARGE_IN in SPEAKING: interrupt the agent. Reject a BARGE_IN that names another playback than the one that plays,
+    or that comes during the last words of the conversation.
+    """
     assert isinstance(step.input, BargeIn)
     if step.input.playback_id not in ("", playing(step).playback_id):
         step.reject("stale: names a playback that is not playing")
@@ -84,7 +90,7 @@ def barge_in(step: Step) -> None:
 
 
 def false_interruption(step: Step) -> None:
-    """TIMER_FIRED `false_interruption`: no words came, so the agent goes on where it paused."""
+    """TIMER_FIRED `false_interruption`: resume the playback where it paused, because no words came."""
     _resume(step)
 
 
@@ -131,7 +137,7 @@ def _is_confirmed(step: Step) -> bool:
 
 
 def _is_about_to_end(step: Step) -> bool:
-    """Whether so little of the answer is left (`boundary_ms`) that a backchannel may be a reply to it.
+    """Whether so little of the answer is left (`boundary_ms`) that a backchannel, such as "mhm", may be a reply to it.
 
     False until synthesis is complete and the length is known: a guess would let "mhm" interrupt an agent that reads a
     number.

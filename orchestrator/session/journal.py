@@ -23,15 +23,16 @@ class Called:
     error: str = ""
 
     def after(self, event: ToolReturned) -> "Called":
-        """The call with its result."""
+        """A copy of the call with the result or the error of its TOOL_RETURNED."""
         outcome: Outcome = "failed" if event.error else "returned"
         return replace(self, outcome=outcome, result=event.result, error=event.error)
 
 
 class Journal:
-    """The agent's work on the question with this idempotency key, and calls of earlier ones that are still open.
+    """The agent's work on the last question, and those calls of earlier questions that are still open.
 
-    Pass it each committed event once, in order. It has the contents, which the state has not.
+    `question` is the idempotency key of the last question. Pass each committed event once, in order. Unlike the state,
+    the journal holds the arguments, results and responses themselves.
     """
 
     def __init__(self, question: str = "") -> None:
@@ -41,10 +42,10 @@ class Journal:
         self.responses: dict[str, str] = {}
         """Call id → response of the model, as JSON."""
         self._asked: ToolCalled | None = None
-        """A call that the next event runs or refuses."""
+        """The last TOOL_CALLED. The event after it runs or refuses the call."""
 
     def hear(self, events: Iterable[Event]) -> None:
-        """Fold committed events."""
+        """Add the facts among committed events: tool calls, their results, responses of the model."""
         for event in events:
             if (note := _NOTES.get(type(event))) is not None:
                 note(self, event)

@@ -28,7 +28,9 @@ CALL_FOLLOWS_MS = 2_000
 
 
 def opened(step: Step) -> None:
-    """SESSION_OPENED: NEW becomes IDLE. Rejects a policy or a state schema that this program cannot read."""
+    """SESSION_OPENED: enter IDLE, and start the timer of the time limit. Reject a policy or a state schema that this
+    program cannot read.
+    """
     assert isinstance(step.input, SessionOpened)
     if unreadable := why_unreadable(step.input):
         step.reject(unreadable)
@@ -41,7 +43,7 @@ def opened(step: Step) -> None:
 
 
 def client_connected(step: Step) -> None:
-    """CLIENT_CONNECTED in IDLE: enter LISTENING; the agent may speak first."""
+    """CLIENT_CONNECTED in IDLE: enter LISTENING, and start the `greeting` timer if the agent is to speak first."""
     step.disarm("reconnect")
     enter(step, "LISTENING", "client_connected")
     announcements.expect_greeting(step)
@@ -50,12 +52,14 @@ def client_connected(step: Step) -> None:
 
 
 def client_returned(step: Step) -> None:
-    """CLIENT_CONNECTED in any later phase: the client has come back, or another one took its place."""
+    """CLIENT_CONNECTED in any later phase: stop waiting for a reconnect. The client may be a new one."""
     step.disarm("reconnect")
 
 
 def client_returned_while_speaking(step: Step) -> None:
-    """CLIENT_CONNECTED in SPEAKING: also, start the deadlines of the playback that waited for a listener."""
+    """CLIENT_CONNECTED in SPEAKING: stop waiting for a reconnect, and start the deadline of the playback if it waited
+    for a listener.
+    """
     client_returned(step)
     playback = step.state.playback
     assert playback is not None, "SPEAKING lasts as long as its playback"
@@ -71,7 +75,9 @@ def client_disconnected(step: Step) -> None:
 
 
 def client_disconnected_while_speaking(step: Step) -> None:
-    """CLIENT_DISCONNECTED in SPEAKING: also, no audio is expected while nobody can hear it."""
+    """CLIENT_DISCONNECTED in SPEAKING: wait for a reconnect, up to `reconnect_ms`. Without a media connection, also
+    stop the deadlines of the audio, which nobody can hear.
+    """
     client_disconnected(step)
     if not step.state.client_id and not step.state.handler_id:
         step.disarm("tts_deadline", "playback_deadline")
@@ -83,7 +89,9 @@ def handler_attached(step: Step) -> None:
 
 
 def handler_attached_while_listening(step: Step) -> None:
-    """HANDLER_ATTACHED in LISTENING: also, the user can be greeted, and be missed, by voice."""
+    """HANDLER_ATTACHED in LISTENING: send the microphone setting to the new handler. Then speak the greeting if it
+    waited for the handler; otherwise start the `away` timer, which limits the user's silence.
+    """
     handler_attached(step)
     if step.state.timer("greeting") is not None:
         announcements.greet(step)
@@ -92,7 +100,9 @@ def handler_attached_while_listening(step: Step) -> None:
 
 
 def handler_detached(step: Step) -> None:
-    """HANDLER_DETACHED: speech that was playing over it cannot be heard any more."""
+    """HANDLER_DETACHED: stop the `away` timer, which needs a media connection. Reject the event if another handler
+    serves the session by now.
+    """
     assert isinstance(step.input, HandlerDetached)
     if step.state.handler_id:
         step.reject("another handler serves the session by now")
@@ -101,7 +111,9 @@ def handler_detached(step: Step) -> None:
 
 
 def handler_detached_while_thinking(step: Step) -> None:
-    """HANDLER_DETACHED in THINKING: also, a filler that played over it is over; it is not worth a second try."""
+    """HANDLER_DETACHED in THINKING: stop the filler (words for a user who waits), which nobody can hear any more.
+    Reject the event if another handler serves the session by now.
+    """
     handler_detached(step)
     if step.loses_the_call:
         for filler in step.state.outstanding("PlayFiller"):
@@ -109,8 +121,9 @@ def handler_detached_while_thinking(step: Step) -> None:
 
 
 def handler_detached_while_speaking(step: Step) -> None:
-    """HANDLER_DETACHED in SPEAKING: also, resume the answer from the heard position, over the next call or as
-    text. Speech that paused it has ended: its microphone is lost.
+    """HANDLER_DETACHED in SPEAKING: go on with the answer from the heard position, over the next media connection or as
+    text. A paused answer is resumed, because the speech that paused it came from the lost microphone. Reject the event
+    if another handler serves the session by now.
     """
     assert isinstance(step.input, HandlerDetached)
     handler_detached(step)
@@ -155,13 +168,15 @@ def resumed(step: Step) -> None:
 
 
 def _again(step: Step, command: CommandIssued) -> Command:
-    """The command to retry, brought up to date: a deadline restarts."""
+    """Build the command that retries an issued command: the same command, except that a deadline restarts."""
     issued = read(command)
     return _timer_again(step, issued) if isinstance(issued, StartTimer) else issued
 
 
 def _speak_again(step: Step, command: CommandIssued, from_ms: int) -> None:
-    """Retry a Speak from a position of its audio on. Of an answer that came in texts, those before it are skipped."""
+    """Retry a Speak from the position `from_ms` of its audio. If the answer came in texts, the texts before that
+    position are not sent again.
+    """
     said, playback = read(command), step.state.playback
     assert isinstance(said, Speak), "it is called so"
     assert playback is not None, "an outstanding Speak has its playback"
@@ -202,13 +217,13 @@ def _timer_again(step: Step, armed: StartTimer) -> StartTimer:
 
 
 def close_requested(step: Step) -> None:
-    """SESSION_CLOSE_REQUESTED: the conversation ends."""
+    """SESSION_CLOSE_REQUESTED: end the session, for the reason in the request."""
     assert isinstance(step.input, SessionCloseRequested)
     end(step, step.input.reason or "close_requested")
 
 
 def limit_reached_before_anybody_came(step: Step) -> None:
-    """TIMER_FIRED `session_limit` in IDLE: there is nobody to say goodbye to."""
+    """TIMER_FIRED `session_limit` in IDLE: end the session without a farewell, because no client ever connected."""
     end(step, "time_limit")
 
 
@@ -218,7 +233,9 @@ def client_gone(step: Step) -> None:
 
 
 def end(step: Step, reason: str) -> None:
-    """End the session: withdraw everything outstanding, enter ENDED, close the connections."""
+    """End the session: end the answer and the turn, withdraw all requests and timers, enter ENDED, close the
+    connections.
+    """
     step.end_answer("interrupted")
     speculation.drop(step)
     leave_turn(step)

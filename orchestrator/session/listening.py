@@ -9,7 +9,9 @@ from orchestrator.session.utterance import spoken_words
 
 
 def listen(step: Step, reason: str = "") -> None:
-    """Enter LISTENING. A conversation past its time limit says goodbye; held words open the next turn."""
+    """Enter LISTENING. Then say goodbye if the time limit is over, or start a turn with the words said during the
+    interruption, or start the timer of the user's silence.
+    """
     enter(step, "LISTENING", reason)
     if step.state.limits:
         announcements.bid_farewell(step, "time_limit")
@@ -20,26 +22,30 @@ def listen(step: Step, reason: str = "") -> None:
 
 
 def speech_started(step: Step) -> None:
-    """SPEECH_STARTED: the user is there, and goes on."""
+    """SPEECH_STARTED in LISTENING: stop the `away` timer and the wait for the end of the utterance: the user speaks."""
     step.disarm("away")
     endpointing.speech_started(step)
 
 
 def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED: start the wait for the end of the utterance."""
+    """SPEECH_STOPPED in LISTENING: start the wait for the end of the utterance, and the timer of the user's silence.
+    Ask the services about the words early, if the policy allows it.
+    """
     endpointing.speech_stopped(step)
     speculation.speech_stopped(step)
     announcements.expect_words(step)
 
 
 def partial(step: Step) -> None:
-    """STT_PARTIAL: more words."""
+    """STT_PARTIAL in LISTENING: adjust the wait for the end of the utterance to the new words, and ask the services
+    about the words early, if the policy allows it.
+    """
     endpointing.partial(step)
     speculation.partial(step)
 
 
 def final(step: Step) -> None:
-    """STT_FINAL in LISTENING: it opens a turn; an empty one says that there were no words."""
+    """STT_FINAL in LISTENING: start a turn with the words. If an awaited final is empty, wait for the next words."""
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
         begin_turn(step, words, step.input.via)
@@ -48,7 +54,9 @@ def final(step: Step) -> None:
 
 
 def final_is_missing(step: Step) -> None:
-    """TIMER_FIRED `stt_deadline` in LISTENING: no final came, so the last partial counts as one."""
+    """TIMER_FIRED `stt_deadline` in LISTENING: no final came, so start a turn with the last partial. Without a partial,
+    ask the user to repeat, if speech-to-text has failed.
+    """
     if words := step.state.partial_text.strip():
         begin_turn(step, words, "speech")
     elif not announcements.ask_again(step):
@@ -61,5 +69,7 @@ def _nothing_was_said(step: Step) -> None:
 
 
 def final_while_interrupting(step: Step) -> None:
-    """STT_FINAL in INTERRUPT: evolve holds it until LISTENING."""
+    """STT_FINAL in INTERRUPT: reject an empty or repeated final. evolve holds the words of any other until LISTENING,
+    where they open the next turn.
+    """
     spoken_words(step)

@@ -51,7 +51,7 @@ def _microphone_set(step: Step) -> str:
 
 
 def leave_turn(step: Step) -> None:
-    """Leave the current turn: stop playback, cancel the task, withdraw its timers and the calls that end with it."""
+    """Leave the current turn: stop playback, cancel the task, withdraw the turn's timers and cancellable tool calls."""
     stop_playback(step)
     tools.cancel_with_turn(step)
     if step.state.task is not None:
@@ -100,18 +100,20 @@ def _thinking(step: Step) -> None:
 
 
 def play_filler(step: Step) -> None:
-    """Speak the filler of the policy."""
+    """Issue PlayFiller: speak the filler of the policy, such as "One moment, please."."""
     step.do(PlayFiller(playback_id=f"filler-{step.state.turn}", text=step.state.policy.filler.text))
 
 
 def speak(step: Step, command: Speak) -> None:
-    """Issue Speak and expect its first audio. Call it in SPEAKING."""
+    """Issue Speak, and start the deadline of its first audio. Call this in SPEAKING."""
     step.do(command)
     await_audio(step)
 
 
 def speak_on(step: Step) -> None:
-    """Add the texts that the answer has and its playback lacks; close the playback when the answer is complete."""
+    """Issue SpeakMore for each text of the answer that its playback does not have yet. The last text of a complete
+    answer closes the playback.
+    """
     state = step.state
     assert state.task is not None, "only an answer comes in texts"
     assert state.playback is not None, "it was opened with the first text"
@@ -123,8 +125,8 @@ def speak_on(step: Step) -> None:
 
 
 def await_audio(step: Step) -> None:
-    """Start the deadline of the first audio, unless it has to wait for more text. Without a client there is none:
-    `reconnect` is armed instead.
+    """Start the deadline of the first audio, unless the playback waits for more text. Without a client there is no such
+    deadline: the timer `reconnect` runs instead.
     """
     playback = step.state.playback
     if step.state.client_id and (playback is None or playback.owes_audio):

@@ -1,4 +1,4 @@
-"""Words as they compare: normalised, counted, cut, and the phrases of listening in several languages."""
+"""Compares, normalises, counts and divides words; lists phrases of listening (backchannels) in several languages."""
 
 import re
 from functools import lru_cache
@@ -21,7 +21,7 @@ BACKCHANNELS: Final[dict[str, tuple[str, ...]]] = {
 }
 """What listeners say without wanting the floor (Yngve 1970 called them back channels), by ISO 639-1 code."""
 _LONGEST_WORDS: Final = 6
-"""Limit of backchannels in a row: a user who says more of them wants the floor."""
+"""Limit of words in a row of backchannels: a user who says more of them wants the floor."""
 
 _TELLING: Final = re.compile(r"""[^A-Za-z0-9\s!?;.,:'"-]|[.,:][0-9]|[0-9]"|\B'|'\B|-(?![A-Za-z]{2})""", re.ASCII)
 """Matches texts that need the slow normalisation: they may hold more than ASCII words and punctuation."""
@@ -36,7 +36,7 @@ _LAYOUT: Final = (
 )
 """Characters that only change how a text is laid out."""
 _TYPED: Final = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\uff07\u00b4`", "'") | dict.fromkeys(_LAYOUT, ""))
-"""Apostrophes are one, however they are typed."""
+"""Translates all forms of the apostrophe to one, and removes characters of layout."""
 _PUNCTUATION: Final = re.compile(r"[;!?]|[.,:](?!\d)|(?<=[.,:])[.,:]|(?<!\w)'|(?<!\d)'(?!\w)|(?<!\d)\"")
 _DASH: Final = re.compile(r"-(?:[-\s]*-)?(\s*)")
 _BRACKETS: Final = re.compile(r"[()\[\]{}]")
@@ -50,10 +50,11 @@ _UNSPACED: Final = re.compile(
 
 
 def normal(text: str) -> str:
-    """Without case, punctuation, layout and surplus blanks: two texts are equal only if they are spoken alike.
+    """Normalise a text for comparison: remove case, punctuation, layout and surplus blanks. Two normalised texts are
+    equal only if the texts are spoken alike.
 
-    Signs that are said aloud stay (3+2, C#, 5:30, -5, 👍), and so do combining marks. Where it is not clear whether a
-    sign is spoken it stays, too: an answer to another question costs more than asking the same question twice.
+    Signs that are said aloud stay (3+2, C#, 5:30, -5, 👍), and so do combining marks. A sign that may or may not be
+    spoken stays, too: to answer another question is worse than to ask the same question twice.
     """
     if _TELLING.search(text):
         return _normal(text)
@@ -62,7 +63,7 @@ def normal(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _normal(text: str) -> str:
-    """The spoken form of a text with signs or letters that `normal` cannot strip in its short way."""
+    """Normalise a text as `normal` does, with the rules for signs and letters that its short way cannot treat."""
     spoken = "".join(map(_spelled, _folded(text.translate(_TYPED)).translate(_TYPED)))
     if not any(char.isnumeric() or _is_symbol(char) for char in spoken):
         spoken = _BRACKETS.sub(" ", spoken)
@@ -71,7 +72,7 @@ def _normal(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """One spelling for each character: no case, no full or half width, no ligatures; composed (NFC)."""
+    """Give each character one spelling: no case, no full or half width, no ligatures; composed (NFC)."""
     if not is_normalized("NFKC", text):
         plain = (_compatible(char) for char in normalize("NFC", text))
         text = "".join(plain)
@@ -83,7 +84,9 @@ def _compatible(char: str) -> str:
 
 
 def _spelled(char: str) -> str:
-    """A character as it is compared; a blank for punctuation of other scripts, nothing for layout."""
+    """The character that stands for `char` in comparisons: a blank for separators and for punctuation beyond ASCII that
+    is not said aloud, one form for all dashes, one for wave dashes, otherwise `char` itself.
+    """
     if char.isascii() and char.isprintable():
         return " " if char == "_" else char
     kind = category(char)
@@ -101,7 +104,9 @@ def _is_symbol(char: str) -> bool:
 
 
 def _hyphen(dash: re.Match[str]) -> str:
-    """A dash is silent before a word of several letters, unless words and blanks leave no doubt that it is said."""
+    """The replacement of a dash: a blank where the dash is silent, such as before a word of several letters; the dash
+    itself where it may be said.
+    """
     text, at = dash.string, dash.end()
     is_alone = not text[: dash.start()][-1:].strip()
     if dash[1] and not is_alone:
@@ -114,12 +119,13 @@ def _hyphen(dash: re.Match[str]) -> str:
 
 
 def are_alike(one: str, other: str) -> bool:
-    """Whether two texts are the same words. Texts without any, such as "..." and "?!", have to be the same text."""
+    """Whether two texts are the same words. Texts without words, such as "..." and "?!", must be equal as written."""
     return one == other or (bool(spoken := normal(one)) and spoken == normal(other))
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    """Where words begin and end: between blanks, and in scripts that have none by the dictionaries of ICU.
+    """The start and end of each word of a text. Blanks separate words; in scripts without blanks, the dictionaries of
+    ICU do.
 
     Punctuation belongs to the word before it.
     """
@@ -150,18 +156,20 @@ def is_unspaced(text: str) -> bool:
 
 
 def count_words(text: str) -> int:
-    """How many words are spoken. In Chinese, Japanese, Thai and their like those of a dictionary: 请等一下 is three."""
+    """Count the spoken words of a text. Chinese, Japanese, Thai and similar scripts are divided by a dictionary:
+    请等一下 is three words.
+    """
     return len(spans(normal(text)))
 
 
 def begins_with(text: str, beginning: str) -> bool:
-    """Whether a text repeats another one and may go on, word by word. Nothing repeats an empty text."""
+    """Whether a text begins with all the words of `beginning`. False if `beginning` has no words."""
     words, first = normal(text), normal(beginning)
     return bool(first) and words.startswith(first) and _is_boundary(words, len(first))
 
 
 def _is_boundary(words: str, at: int) -> bool:
-    """Whether no word of a normalised text is cut in two here."""
+    """Whether position `at` of a normalised text is not within a word."""
     if at in (0, len(words)) or " " in words[at - 1 : at + 1]:
         return True
     return bool(_UNSPACED.match(words, at)) and any(start == at for start, _ in spans(words))
@@ -173,7 +181,9 @@ def phrases_of(value: Any) -> Any:
 
 
 def backchannels_of(value: Any) -> Any:
-    """The phrases that a language code stands for; anything but a text is what it is. Raises ValueError."""
+    """Convert a language code, such as "de", to the backchannels of that language. A value that is no text is returned
+    unchanged. Raises ValueError for an unknown code.
+    """
     if not isinstance(value, str):
         return value
     if value not in BACKCHANNELS:
@@ -198,7 +208,7 @@ def ends_with(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
-    """Whether a text is nothing but a few of these phrases, such as "yeah okay". An empty one is not."""
+    """Whether a text is nothing but a few of these phrases, such as "yeah okay". An empty text is not."""
     words = normal(text)
     if not words or not phrases or len(spans(words)) > _LONGEST_WORDS:
         return False
@@ -210,9 +220,10 @@ def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def _next_word(words: str, end: int) -> int:
-    """Where a row of phrases goes on after one of them; nowhere (-1), if that ends within a word.
+    """The index in `words` at which another phrase may follow a phrase that ends at `end`; -1: `end` is within a word.
 
-    Without blanks between words a row such as 嗯嗯 is one word of the dictionary, so it may go on anywhere.
+    In scripts without blanks between words, a row such as 嗯嗯 is one word of the dictionary, so another phrase may
+    follow anywhere.
     """
     if words[end : end + 1] == " ":
         return end + 1
@@ -221,7 +232,9 @@ def _next_word(words: str, end: int) -> int:
 
 
 def may_become(partial: str, phrases: tuple[str, ...]) -> bool:
-    """Whether a partial is one of these phrases, or the beginning of one: more has to be heard."""
+    """Whether a partial transcript consists of these phrases, or is the beginning of one. Then only later words can
+    show whether the user says more than such a phrase.
+    """
     heard = normal(partial)
     return bool(heard) and (
         consists_of(partial, phrases) or any(phrase.startswith(heard) for phrase in _normalised(phrases))

@@ -1,4 +1,4 @@
-"""How events change the playback in the state: its texts, its audio, and the position that is heard."""
+"""Folds events into the playback in the state: its texts, its audio, and the position that the user has heard."""
 
 from events import derived, inputs
 from orchestrator.session.heard import heard_ms
@@ -15,7 +15,9 @@ def chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
 
 
 def _text_spoken(p: Playback, event: inputs.TtsChunkReady) -> Playback:
-    """Note where the speech of a text begins. If the playback had run out of audio, its position advances from here."""
+    """Note where in the audio the speech of the chunk's text begins. If the user had heard all audio so far, the heard
+    position advances again from the time of this chunk.
+    """
     begun = (p.audio_ms,) * (min(event.text_index + 1, len(p.ends_at)) - len(p.begins_ms))
     if p.position_at_us and heard_ms(p, event.at_us) == p.audio_ms:
         p = p.but(position_ms=p.audio_ms, position_at_us=event.at_us)
@@ -28,8 +30,8 @@ def synthesis_complete(state: State, event: inputs.TtsComplete) -> None:
 
 
 def started(state: State, event: inputs.PlaybackStarted) -> None:
-    """Note when playback began. Speech has chunks; an answer in texts that starts without one is shown. The rest of a
-    shown answer may be spoken in a call.
+    """Note when playback began. An answer in texts that starts before any chunk of speech is shown, not spoken. If a
+    media connection follows, the rest of a shown answer is spoken: that start is noted, too.
     """
     p = state.playback
     if p is None or p.playback_id != event.playback_id:

@@ -1,4 +1,6 @@
-"""reduce(state, input) -> Step(state, events, commands): one input. Duplicates are dropped, stale results rejected."""
+"""reduce(state, input) -> Step(state, events, commands): decides about one input. Duplicates are dropped, stale results
+rejected.
+"""
 
 from typing import NamedTuple
 
@@ -11,7 +13,9 @@ from orchestrator.session.step import Step as Making
 
 
 class Step(NamedTuple):
-    """The outcome of one input. `events` starts with the input as logged; it is empty for a duplicate."""
+    """The outcome of one input: the new state, and the events and commands that the reducer produced. `events` starts
+    with the input as logged; all are empty for a duplicate.
+    """
 
     state: State
     events: tuple[Event, ...]
@@ -19,7 +23,7 @@ class Step(NamedTuple):
 
 
 def reduce(state: State, event: Input) -> Step:
-    """Decide about an input. Never raises: an illegal input is recorded and changes only bookkeeping.
+    """Decide about one input. Never raises: an illegal input is recorded and changes only counters and duplicate marks.
 
     `event` carries `at_us` and `incarnation`, stamped by the owner. An `at_us` before the session's time is raised to
     it.

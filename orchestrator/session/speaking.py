@@ -14,14 +14,16 @@ from orchestrator.session.thinking import TOO_MANY_FAILURES, is_next_text
 
 
 def answer_text(step: Step) -> None:
-    """ANSWER_TEXT in SPEAKING: the answer goes on."""
+    """ANSWER_TEXT in SPEAKING: speak the next text of the answer, and restart the answer's deadline."""
     if is_next_text(step):
         step.arm("answer_deadline", step.state.policy.deadlines.next_text_ms)
         speak_on(step)
 
 
 def answer_complete(step: Step) -> None:
-    """RAG_ANSWERED in SPEAKING: the answer is complete, so its playback ends after what there is of it."""
+    """RAG_ANSWERED in SPEAKING: the answer is complete. Issue its remaining texts, close the playback, and start the
+    playback's deadline.
+    """
     step.disarm("answer_deadline")
     speak_on(step)
     state = step.state
@@ -30,35 +32,39 @@ def answer_complete(step: Step) -> None:
 
 
 def answer_deadline(step: Step) -> None:
-    """TIMER_FIRED `answer_deadline` in SPEAKING: the rest of the answer does not come."""
+    """TIMER_FIRED `answer_deadline` in SPEAKING: withdraw the request for the answer, and end the answer after the
+    texts that have come.
+    """
     withdraw(step, "AnswerQuestion")
     answer_complete(step)
 
 
 def started(step: Step) -> None:
-    """PLAYBACK_STARTED in SPEAKING: an answer that is shown while it is written owes no audio."""
+    """PLAYBACK_STARTED in SPEAKING: end the deadline of the first audio if the answer is shown as text, not spoken,
+    while it is being written.
+    """
     if playing(step).is_shown and playing(step).is_open:
         step.disarm("tts_deadline")
 
 
 def chunk_ready(step: Step) -> None:
-    """TTS_CHUNK_READY: with the first, synthesis is on time and playback is awaited."""
+    """TTS_CHUNK_READY: with the first chunk, end the deadline of the first audio and start that of the playback."""
     if step.state.timer("tts_deadline") is not None:
         await_playback(step)
 
 
 def tts_complete(step: Step) -> None:
-    """TTS_COMPLETE: the length of the audio is known, and with it when playback should be over."""
+    """TTS_COMPLETE: restart the playback's deadline, because the length of the audio is known now."""
     await_playback(step)
 
 
 def progress(step: Step) -> None:
-    """PLAYBACK_PROGRESS: restart the deadline with the remaining length, however slow synthesis was."""
+    """PLAYBACK_PROGRESS: restart the playback's deadline with the remaining length, however slow synthesis was."""
     await_playback(step)
 
 
 def playback_done(step: Step) -> None:
-    """PLAYBACK_DONE: after an answer, LISTENING follows; after the agent's farewell, the session ends."""
+    """PLAYBACK_DONE: end the answer and the turn. Then enter LISTENING or, after a farewell, end the session."""
     ends = playing(step).ends
     withdraw(step, "AnswerQuestion")
     step.disarm("answer_deadline", *OF_THE_PLAYBACK)
@@ -71,8 +77,8 @@ def playback_done(step: Step) -> None:
 
 
 def failed(step: Step) -> None:
-    """SERVICE_FAILED: the answer cannot be spoken, so the user may speak again; its queue is cleared. The
-    failure of the answer service only cuts the answer off.
+    """SERVICE_FAILED in SPEAKING: if synthesis failed, stop the playback, give up the answer and let the user speak. If
+    the answer service failed, end the answer after the texts that have come.
     """
     assert step.answered is not None, "stale results never reach a decision"
     if step.answered.name == "AnswerQuestion":
@@ -83,13 +89,13 @@ def failed(step: Step) -> None:
 
 
 def deadline(step: Step) -> None:
-    """TIMER_FIRED `tts_deadline` or `playback_deadline`: give up the answer; the user may speak again."""
+    """TIMER_FIRED `tts_deadline` or `playback_deadline`: give up the answer, and enter LISTENING or end the session."""
     assert step.answered is not None, "stale results never reach a decision"
     _give_up(step, step.answered.target)
 
 
 def pause_over(step: Step) -> None:
-    """TIMER_FIRED `interrupt_pause`: LISTENING, and the words that waited for it open the next turn."""
+    """TIMER_FIRED `interrupt_pause`: enter LISTENING. Words said during the interruption open the next turn."""
     listen(step)
 
 
@@ -100,8 +106,8 @@ def playing(step: Step) -> Playback:
 
 
 def await_playback(step: Step) -> None:
-    """Arm the deadline for the playback's end or next progress: remaining length plus grace. Not while it is paused, or
-    waits for more text.
+    """Arm the deadline for the playback's end or next progress: remaining length plus grace. Not while the playback is
+    paused, or waits for more text. The deadline of the first audio ends.
     """
     playback = playing(step)
     step.disarm("tts_deadline")

@@ -6,13 +6,13 @@ from orchestrator.session.step import Step
 
 
 def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED in LISTENING: ask about the words, which seldom change once the user is silent."""
+    """SPEECH_STOPPED in LISTENING: ask the services about the words, which seldom change once the user is silent."""
     _ask(step)
 
 
 def partial(step: Step) -> None:
-    """STT_PARTIAL in LISTENING: ask about the words now if they are complete or the speech has stopped, otherwise once
-    they have not changed for `stable_ms`.
+    """STT_PARTIAL in LISTENING: ask the services about the words now if the words are complete or the speech has
+    stopped. Otherwise ask once the words have not changed for `stable_ms`.
     """
     rules, state = step.state.policy.speculation, step.state
     is_over = not state.user_is_speaking and state.timer("endpoint") is not None
@@ -23,7 +23,7 @@ def partial(step: Step) -> None:
 
 
 def stable(step: Step) -> None:
-    """TIMER_FIRED `stable`: ask about the words, unless they have changed meanwhile."""
+    """TIMER_FIRED `stable`: ask the services about the words; if the words have changed meanwhile, wait again."""
     state = step.state
     stable_at_us = state.partial_at_us + state.policy.speculation.stable_ms * 1000
     if stable_at_us > state.at_us:
@@ -33,18 +33,20 @@ def stable(step: Step) -> None:
 
 
 def answer_text(step: Step) -> None:
-    """ANSWER_TEXT in LISTENING: kept for the turn, if it is the next one."""
+    """ANSWER_TEXT in LISTENING: keep the text for the turn. Reject it if it is not the next text of the answer."""
     if not step.is_next_text:
         step.reject("not the next text of the answer")
 
 
 def failed(step: Step) -> None:
-    """SERVICE_FAILED in LISTENING: ignore the failure of an early request; the turn will ask again."""
+    """SERVICE_FAILED in LISTENING: withdraw the questions asked early. The turn will ask them again."""
     drop(step)
 
 
 def adopt(step: Step, text: str) -> int:
-    """Return the number of the speculation about these words (0: none), and drop one about other words."""
+    """Return the number of the speculation about these words, whose results the turn takes over; 0: there is none.
+    Withdraw a speculation about other words.
+    """
     guess = step.state.speculation
     if guess is not None and are_alike(guess.text, text):
         return guess.number
@@ -53,7 +55,7 @@ def adopt(step: Step, text: str) -> int:
 
 
 def drop(step: Step) -> None:
-    """Withdraw the outstanding early questions, unless a turn is open."""
+    """Withdraw the questions asked early that are outstanding, unless a turn is open."""
     if step.state.task is None:
         for command in step.state.outstanding(*QUESTIONS):
             step.do(CancelStage(command_id=command.command_id, stage_name=command.target))

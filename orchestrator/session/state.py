@@ -22,7 +22,8 @@ ANSWER_CHARS = 8_000
 """Longest answer, in characters: the longest text of an event."""
 _PRODUCERS_HASHED = 32
 _IDS_HASHED = 64
-"""The hash covers only the newest, as it always has. More would slow every step of a session with many producers."""
+"""The hash covers only the newest producers and ids, as it always has. More would slow every step of a session with
+many producers."""
 
 
 def _newest(marks: dict[str, int]) -> list[tuple[str, int]]:
@@ -39,11 +40,11 @@ class Findings(Part):
     intent: str | None = None
     intent_elapsed_us: int = 0
     answer: str | None = None
-    """The whole answer; None: it is not complete."""
+    """The whole answer; None: the answer is not complete."""
     answer_elapsed_us: int = 0
-    """Of the first text, where the answer comes in texts."""
+    """Time to the whole answer or, if it comes in texts, to its first text, in microseconds."""
     texts: tuple[str, ...] = kept((), since=4, form=len)
-    """The answer so far, in the texts in which it comes. Empty: it came as a whole, or not yet."""
+    """The answer so far, in the texts in which it comes. Empty: the answer came as a whole, or has not come yet."""
 
     calls: int = kept(0, since=5)
     """Number of tool calls that the agent has asked for."""
@@ -52,7 +53,7 @@ class Findings(Part):
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is something to say."""
+        """Whether the answer, or its first text, has come."""
         return self.answer is not None or bool(self.texts)
 
 
@@ -61,14 +62,14 @@ NOTHING_FOUND = Findings()
 
 @dataclass(frozen=True)
 class Turn(Part):
-    """The open turn."""
+    """The open turn: the user's words, when it began, and the results of the services so far."""
 
     text: str
     started_at_us: int
     via: str = "speech"
     found: Findings = NOTHING_FOUND
     is_processed: bool = False
-    """The answer is decided. In THINKING it waits until the user stops speaking."""
+    """Whether the answer is decided. In THINKING it then waits until the user stops speaking."""
     ends: str = ""
     """Why the session ends with this answer; empty: the session continues."""
 
@@ -97,7 +98,9 @@ class Utterance(Part):
 
 @dataclass(frozen=True)
 class Playback(Part):
-    """The current playback; the heard position was `position_ms` at `position_at_us` (0: it does not advance)."""
+    """The current playback. At time `position_at_us` the user had heard `position_ms` of it, and hears on from there;
+    if `position_at_us` is 0, the position stands still.
+    """
 
     playback_id: str
     text: str
@@ -114,28 +117,30 @@ class Playback(Part):
     words: tuple[tuple[int, str], ...] = kept((), form=len)
     """(start in ms of audio, word) for each word that the synthesiser has timed so far."""
     is_open: bool = kept(False, since=4)
-    """More of the answer follows: it is still being written."""
+    """Whether more of the answer follows, because it is still being written."""
     ends_at: tuple[int, ...] = kept((), since=4)
     """Where each text of an answer that came in texts ends in `text`, in characters. Empty: it came as a whole."""
     begins_ms: tuple[int, ...] = kept((), since=4)
-    """Where the speech of each of these texts begins in the audio, as far as it is synthesised."""
+    """Where the speech of each text in `ends_at` begins in the audio, in ms. Only texts synthesised so far."""
     is_shown: bool = kept(False, since=4)
-    """An answer that came in texts is shown, not spoken: all of it is heard."""
+    """Whether an answer that came in texts is shown, not spoken: the user counts as having heard all of it."""
     next_chunk: int = kept(0, since=4)
-    """Index of the next chunk of the current Speak, of an answer that came in texts. A lower one is a repetition."""
+    """Index of the speech chunk that the current Speak gives next, for an answer that came in texts. A chunk with a
+    lower index is a repetition.
+    """
 
     @property
     def owes_audio(self) -> bool:
-        """Whether speech is to come without more text."""
+        """Whether audio may be expected now. False: the playback waits for more text of the answer."""
         return not self.is_open or len(self.begins_ms) < len(self.ends_at)
 
     def text_at(self, position_ms: int) -> int:
-        """The number of the text that is spoken at a position of the audio."""
+        """The number of the text that is spoken at a position of the audio, counted from 0."""
         begun = sum(begin_ms <= position_ms for begin_ms in self.begins_ms)
         return max(0, begun - 1)
 
     def texts_from(self, index: int) -> tuple[str, ...]:
-        """The texts of the answer from this one on; of an answer that came as a whole, all of it."""
+        """The texts of the answer from number `index` on. An answer that came as a whole counts as one text."""
         begins = (0, *self.ends_at)
         return tuple(self.text[a:b] for a, b in zip(begins[index:], self.ends_at[index:], strict=False)) or (self.text,)
 
@@ -153,8 +158,8 @@ class Playback(Part):
 
 @dataclass
 class State:
-    """The state of a session. Each step copies it once, and evolve changes the copy: a State never changes after its
-    step.
+    """The state of a session. Each step copies the state once, and evolve changes the copy: a State never changes after
+    its step.
 
     A field is declared only here: copies, the hash and snapshots follow from the declaration. A new field names the
     schema that introduces it, `kept(0, since=2)`: docs/extending.md.
@@ -243,7 +248,7 @@ class State:
         return None
 
     def armed(self, *timers: str) -> list[CommandIssued]:
-        """The armed ones of these timers, in the given order."""
+        """The StartTimer commands of those of the named timers that are armed, in the given order."""
         found = [one for one in self.pending.values() if one.target in timers and one.name == "StartTimer"]
         return sorted(found, key=lambda one: timers.index(one.target)) if len(found) > 1 else found
 
@@ -254,7 +259,9 @@ class State:
 
     @property
     def found(self) -> Findings:
-        """What the services have said about the current question, of the turn or of a guess."""
+        """The results so far of the services for the current question: that of the open turn or, without a turn, the
+        question asked early (speculation).
+        """
         asked = self.task or self.speculation
         return asked.found if asked is not None else NOTHING_FOUND
 
@@ -264,7 +271,7 @@ class State:
         return self.found.texts
 
     def awaits_text(self, event: AnswerText) -> bool:
-        """Whether this is the next text of an answer that is being written."""
+        """Whether this is the next text of the answer to the current question, and short enough."""
         found = self.found
         return (
             (self.task is not None or self.speculation is not None)
@@ -289,8 +296,8 @@ class State:
         )
 
     def is_awaited(self, final: SttFinal) -> bool:
-        """Whether the end of an utterance waits for this final. It does not wait for a duplicate if other words were
-        understood since.
+        """Whether the end of an utterance waits for this final. It does not wait for another producer's duplicate if
+        the partial transcript has other words by now.
         """
         is_other = self.said_by_another(final) and not normal(final.text).startswith(normal(self.partial_text))
         return self.timer("stt_deadline") is not None and not is_other

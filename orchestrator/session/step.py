@@ -17,7 +17,9 @@ _COMMAND_VERSION = CommandIssued.blank["schema_version"]
 
 
 class Step:
-    """Collects events and commands. `say` and `do` fold at once, so that later code sees the changed state."""
+    """Collects events and commands of one input. `say` and `do` fold each at once, so that later code sees the changed
+    state.
+    """
 
     __slots__ = (
         *("_cause", "_incarnation", "_shared", "_where", "answered", "commands", "events", "input"),
@@ -36,7 +38,7 @@ class Step:
         self.is_awaited = type(event) is SttFinal and state.is_awaited(event)
         """Whether the end of an utterance waits for the input."""
         self.is_next_text = type(event) is AnswerText and state.awaits_text(event)
-        """Whether the input is the text that the answer goes on with."""
+        """Whether the input is the next text of the answer."""
         self.loses_the_call = type(event) is HandlerDetached and event.handler_id == state.handler_id != ""
         """Whether the input ends the media connection that serves the session."""
         self.session_id = session_id = event.session_id
@@ -53,7 +55,7 @@ class Step:
         """Fields that all events derived from the input share."""
 
     def say(self, kind: type[D], **fields: Any) -> D:
-        """Add a derived event, and fold it into the state before returning."""
+        """Add a derived event, and fold it into the state before returning the event."""
         state = self.state
         version = state.version + 1
         event = holding(
@@ -113,21 +115,23 @@ class Step:
         self.say(EventRejected, reason=reason)
 
     def arm(self, timer: str, delay_ms: int) -> None:
-        """Start a timer. A running timer of that name is withdrawn."""
+        """Start a timer that is due after `delay_ms`. A running timer of that name is withdrawn."""
         self.arm_at(timer, self.state.at_us + delay_ms * 1000)
 
     def arm_at(self, timer: str, due_at_us: int) -> None:
-        """As `arm`, for a time in microseconds of the session's clock."""
+        """Start a timer that is due at a time in microseconds of the session's clock. A running timer of that name is
+        withdrawn.
+        """
         self.disarm(timer)
         self.do(StartTimer(due_at_us=due_at_us, timer=timer))
 
     def disarm(self, *timers: str) -> None:
-        """Withdraw the armed ones of these timers."""
+        """Withdraw those of the named timers that are armed."""
         for armed in self.state.armed(*timers):
             self.do(CancelTimer(command_id=armed.command_id, timer=armed.target))
 
     def end_answer(self, outcome: str) -> None:
-        """End the current playback, if there is one, and record how much of it was heard."""
+        """End the current playback, if there is one, with this outcome, and record how much of it was heard."""
         playback = self.state.playback
         if playback is None:
             return
@@ -142,7 +146,7 @@ class Step:
         )
 
     def end_turn(self, outcome: str) -> None:
-        """End the open turn, if there is one."""
+        """End the open turn, if there is one, with this outcome."""
         if self.state.task is not None:
             self.say(TurnEnded, outcome=outcome)
 

@@ -15,7 +15,9 @@ TOO_MANY_FAILURES = "too_many_failures"
 
 
 def begin_turn(step: Step, text: str, via: str) -> None:
-    """Start a turn with these words, and enter THINKING. Early questions may have been answered already."""
+    """Start a turn with these words, and enter THINKING. If the services were asked early about the same words and have
+    answered, speak the answer at once.
+    """
     step.disarm("endpoint", "stt_deadline", "stable", "away", "greeting")
     step.say(TurnStarted, speculation=speculation.adopt(step, text), text=text, via=via)
     enter(step, "THINKING")
@@ -23,39 +25,41 @@ def begin_turn(step: Step, text: str, via: str) -> None:
 
 
 def intent_resolved(step: Step) -> None:
-    """INTENT_RESOLVED: complete the turn if the answer is there, too."""
+    """INTENT_RESOLVED: stop the intent's deadline, and speak the answer if it is there, too."""
     step.disarm("intent_deadline")
     _join(step)
 
 
 def answer_text(step: Step) -> None:
-    """ANSWER_TEXT: the first is the other half of the join; later ones wait for the intent or the user with it."""
+    """ANSWER_TEXT in THINKING: restart the answer's deadline. With the first text, speak the answer if the intent is
+    there, too; later texts are kept.
+    """
     if is_next_text(step):
         step.arm("answer_deadline", step.state.policy.deadlines.next_text_ms)
         _join(step)
 
 
 def is_next_text(step: Step) -> bool:
-    """Whether an ANSWER_TEXT is the next text of the answer. Rejects any other."""
+    """Whether an ANSWER_TEXT is the next text of the answer. Rejects any other text."""
     if not step.is_next_text:
         step.reject("not the next text of the answer")
     return step.is_next_text
 
 
 def rag_answered(step: Step) -> None:
-    """RAG_ANSWERED: the other half; after texts, the answer is complete."""
+    """RAG_ANSWERED in THINKING: stop the answer's deadline, and speak the answer if the intent is there, too."""
     step.disarm("answer_deadline")
     _join(step)
 
 
 def intent_deadline(step: Step) -> None:
-    """TIMER_FIRED `intent_deadline`: go on without an intent."""
+    """TIMER_FIRED `intent_deadline`: withdraw the request, and go on without an intent."""
     withdraw(step, "ClassifyIntent")
     _join(step)
 
 
 def answer_deadline(step: Step) -> None:
-    """TIMER_FIRED `answer_deadline`: speak the fallback answer, or what there is of the answer."""
+    """TIMER_FIRED `answer_deadline` in THINKING: speak the answer's texts that have come, or the fallback answer."""
     if _task(step).found.texts:
         withdraw(step, "AnswerQuestion")
         _join(step)
@@ -64,7 +68,9 @@ def answer_deadline(step: Step) -> None:
 
 
 def failed(step: Step) -> None:
-    """SERVICE_FAILED: go on without an intent, speak the fallback answer, or drop a failed filler."""
+    """SERVICE_FAILED in THINKING: if the intent service failed, go on without an intent. If the answer service failed,
+    speak the answer's texts that have come, or the fallback answer. If a filler failed, clear its audio.
+    """
     assert step.answered is not None, "stale results never reach a decision"
     if step.answered.name == "ClassifyIntent":
         intent_resolved(step)
@@ -77,8 +83,8 @@ def failed(step: Step) -> None:
 
 
 def final(step: Step) -> None:
-    """STT_FINAL in THINKING: the user corrected or completed what they said, and the turn starts over; an empty one
-    says that there was nothing to wait for.
+    """STT_FINAL in THINKING: start the turn over with these words, which correct or complete the user's question. If
+    the final is empty, speak the answer if it waits for the user.
     """
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
@@ -88,7 +94,9 @@ def final(step: Step) -> None:
 
 
 def final_is_missing(step: Step) -> None:
-    """TIMER_FIRED `stt_deadline` in THINKING: no final came, so the last partial counts as one."""
+    """TIMER_FIRED `stt_deadline` in THINKING: no final came, so start the turn over with the last partial. Without a
+    partial, speak the answer if it waits for the user.
+    """
     if words := step.state.partial_text.strip():
         _start_over(step, words, "speech")
     elif endpointing.is_quiet(step):
@@ -96,26 +104,28 @@ def final_is_missing(step: Step) -> None:
 
 
 def floor_deadline(step: Step) -> None:
-    """TIMER_FIRED `floor_deadline`: the answer has waited long enough for the user."""
+    """TIMER_FIRED `floor_deadline`: speak the answer, which has waited long enough for the user to stop speaking."""
     _speak_if_it_waits(step)
 
 
 def filler(step: Step) -> None:
-    """TIMER_FIRED `filler`: the answer takes a while, so say something; but not to a user who is speaking, nor twice at
-    once.
+    """TIMER_FIRED `filler`: the answer takes a while, so speak the filler of the policy, such as "One moment, please."
+    Not while the user is speaking or another filler plays.
     """
     if endpointing.is_quiet(step) and not step.state.outstanding("PlayFiller"):
         play_filler(step)
 
 
 def speech_started(step: Step) -> None:
-    """SPEECH_STARTED while thinking: stop the filler, because the user speaks on."""
+    """SPEECH_STARTED in THINKING: stop the filler (words for a user who waits), because the user speaks on."""
     endpointing.speech_started(step)
     stop_playback(step)
 
 
 def barge_in(step: Step) -> None:
-    """BARGE_IN while thinking: stop the filler, because the user wants the floor."""
+    """BARGE_IN in THINKING: stop the filler (words for a user who waits), because the user wants the floor. Reject a
+    BARGE_IN that names another playback.
+    """
     assert isinstance(step.input, BargeIn)
     playing = [command.target for command in step.state.outstanding("PlayFiller")]
     if step.input.playback_id and step.input.playback_id not in playing:
@@ -138,8 +148,9 @@ def _join(step: Step) -> None:
 
 
 def _complete(step: Step, fallback: str = "") -> None:
-    """Complete the processing: withdraw its outstanding requests, and speak the answer or, while the user is speaking,
-    wait for silence until `floor_deadline`. An answer that is still being written is spoken from its first texts on.
+    """End the processing of the question: withdraw its outstanding requests, and speak the answer or, while the user is
+    speaking, wait for silence until `floor_deadline`. An answer that is still being written is spoken from its first
+    texts on.
     """
     withdraw(step, "ClassifyIntent")
     is_open = not fallback and _task(step).found.answer is None
@@ -200,8 +211,8 @@ def _speak(step: Step, reason: str) -> None:
 
 
 def _start_over(step: Step, words: str, via: str) -> None:
-    """Start the turn over with more words. By policy, spoken words are appended to the turn's spoken words, unless they
-    repeat them; typed words are a new question.
+    """Start the turn over with more words. By policy, spoken words are appended to the turn's spoken words, unless the
+    new words begin with the old ones. Typed words are a new question.
     """
     task = _task(step)
     merges = step.state.policy.thinking.more_words == "merge" and task.via == via == "speech"

@@ -7,7 +7,9 @@ from orchestrator.session.step import Step
 
 
 def called(step: Step) -> None:
-    """TOOL_CALLED in THINKING or SPEAKING: run the call, within the limits; the answer's deadline waits for it."""
+    """TOOL_CALLED in THINKING or SPEAKING: run the tool call, within the limits of the policy. The deadline of the
+    answer is extended by the time that the call may take.
+    """
     event, rules = step.input, step.state.policy.tools
     assert isinstance(event, ToolCalled)
     if step.state.found.calls >= rules.calls:
@@ -23,7 +25,9 @@ def called(step: Step) -> None:
 
 
 def returned(step: Step) -> None:
-    """TOOL_RETURNED in THINKING or SPEAKING: the agent goes on with its answer; so does the answer's deadline."""
+    """TOOL_RETURNED in THINKING or SPEAKING: when no tool call is running any more, restart the deadline of the answer,
+    with which the agent goes on.
+    """
     state, call = step.state, step.answered
     assert call is not None, "stale results never reach a decision"
     if not state.outstanding("RunTool"):
@@ -33,14 +37,16 @@ def returned(step: Step) -> None:
 
 
 def slow(step: Step) -> None:
-    """TIMER_FIRED `tool_filler`: a tool takes a while, so say so; not to a user who is speaking, nor over a filler."""
+    """TIMER_FIRED `tool_filler`: tell the user that a tool takes a while. Not while the user is speaking or a filler
+    plays.
+    """
     state = step.state
     if endpointing.is_quiet(step) and not state.outstanding("PlayFiller"):
         step.do(PlayFiller(playback_id=f"tool-{state.turn}", text=state.policy.tools.text))
 
 
 def cancel_with_turn(step: Step) -> None:
-    """Withdraw the calls that end with their turn."""
+    """Withdraw the cancellable tool calls, which end with their turn."""
     for command in step.state.outstanding("RunTool"):
         if command.payload["is_cancellable"]:
             step.do(CancelStage(command_id=command.command_id, stage_name=command.target))

@@ -5,8 +5,8 @@ from orchestrator.session.step import Step
 
 
 def spoken_words(step: Step) -> str:
-    """The words of an STT_FINAL; empty if the final is empty or repeats another producer's. Such a final is rejected,
-    unless the end of an utterance waits for it.
+    """The words of an STT_FINAL; empty if the final is empty, or repeats the words of another producer. Such a final is
+    rejected, unless the end of an utterance waits for it.
     """
     assert isinstance(step.input, SttFinal)
     words = "" if step.repeats_another else step.input.text.strip()
