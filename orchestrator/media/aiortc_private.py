@@ -5,11 +5,13 @@ reading another in its stead would fail silently, as delay, as clients that neve
 """
 
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
-from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver
+from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver, rtcrtpreceiver
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import AnyRtcpPacket, RtcpByePacket
 from pylibsrtp import Error as SrtpError
@@ -54,10 +56,24 @@ class AiortcChangedError(RuntimeError):
     """The installed aiortc keeps its internals elsewhere; the pinned version in pyproject.toml is the cure."""
 
 
+class _EndsWithTheProcess(threading.Thread):
+    """A thread that does not keep the process from ending."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how, daemon=True)
+
+
 def _existing(owner: object, name: str) -> Any:
     if not hasattr(owner, name):
         raise AiortcChangedError(f"aiortc's {type(owner).__name__} has no {name} any more")
     return getattr(owner, name)
+
+
+_existing(rtcrtpreceiver, "threading")
+setattr(rtcrtpreceiver, "threading", SimpleNamespace(Thread=_EndsWithTheProcess, Event=threading.Event))  # noqa: B010
+"""aiortc decodes each call in a thread that ends with the call's receiver: one call that does not end would keep the
+process for ever.
+"""
 
 
 def require(owner: object, *names: str) -> None:
@@ -135,10 +151,10 @@ def start_no_more(transceiver: RTCRtpTransceiver) -> None:
     override(transceiver.receiver, "receive", lambda _: start_nothing)
 
 
-async def stop_transport(
-    transport: RTCDtlsTransport, bounded: Callable[[str, Awaitable[None]], Awaitable[bool]]
-) -> None:
-    """Close the sockets and tasks that are left when RTCPeerConnection.close() does not come to an end."""
+async def stop_receiver(receiver: RTCRtpReceiver, bounded: Callable[[str, Awaitable[None]], Awaitable[bool]]) -> None:
+    """End the thread, the tasks and the sockets that are left when RTCPeerConnection.close() does not end."""
+    _existing(receiver, _STOP_DECODER)()
+    transport: RTCDtlsTransport = receiver.transport
     await bounded("DTLS transport", transport.stop())
     await bounded("ICE transport", transport.transport.stop())
     await bounded("ICE connection", _existing(transport.transport, "_connection").close())

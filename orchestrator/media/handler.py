@@ -19,7 +19,7 @@ from orchestrator.media.aiortc_private import (
     outlive_goodbyes,
     replace_jitter_buffer,
     start_no_more,
-    stop_transport,
+    stop_receiver,
 )
 from orchestrator.media.budget import Budget
 from orchestrator.media.datagrams import DatagramFilter, filter_datagrams, last_datagram_s, unheard_ms
@@ -369,7 +369,7 @@ class MediaHandler:
     async def _release_peer(self) -> None:
         start_no_more(self._transceiver)
         if not await self._ends("peer connection", self._peer.close()):
-            await stop_transport(self._transceiver.receiver.transport, self._ends)
+            await stop_receiver(self._transceiver.receiver, self._ends)
 
     async def _ends(self, what: str, ending: Awaitable[None]) -> bool:
         return await end_within(f"{what} of handler {self.handler_id}", ending, counters=self._counters)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -20,6 +22,8 @@ from tests.media.peer import CallPeer
 from tests.media.stubs import ON_LOOPBACK, Call, RememberingSpeechToText
 from tests.media.test_media_hostile_audio import FRAME, Wire
 
+ROOT = Path(__file__).parents[2]
+
 
 async def never(*_: object) -> None:
     await asyncio.Event().wait()
@@ -32,6 +36,10 @@ def sockets() -> int:
         with contextlib.suppress(FileNotFoundError):
             names.append(str(descriptor.readlink()))
     return sum(name.startswith("socket:") for name in names)
+
+
+def decoders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "audio-decoder"]
 
 
 @pytest.fixture
@@ -59,11 +67,38 @@ async def test_a_part_that_never_ends_keeps_neither_the_caller_nor_a_socket(
     (connection,) = [handler._transceiver.receiver.transport.transport._connection]
     transports = [protocol.transport for protocol in connection._protocols]
     STUCK_PARTS[part](handler)
+    threads = decoders()
     async with asyncio.timeout(2):
         await handler.close()
     assert counters[STUCK] >= 1
     assert "did not end within" in caplog.text
     assert all(transport.is_closing() for transport in transports)
+    assert len(decoders()) < len(threads)
+
+
+def test_a_call_that_nobody_ends_does_not_keep_the_process() -> None:
+    """aiortc decodes in a thread of its own, which only the end of the call ends."""
+    program = "import asyncio; from tests.media import test_media_teardown as it; asyncio.run(it.connect_and_leave())"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, timeout=30, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2 decoders\n"), done.stderr
+
+
+async def connect_and_leave() -> None:
+    peer = CallPeer()
+    _, answer = await MediaHandler.accept(
+        await peer.offer(),
+        handler_id="mh",
+        session_id="s",
+        stt=RememberingSpeechToText(),
+        report=lambda _: None,
+        tell_client=lambda _: None,
+        settings=ON_LOOPBACK,
+    )
+    await peer.answered(answer)
+    while len(decoders()) < 2:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+    print(len(decoders()), "decoders")
 
 
 async def says_bye(call: Call) -> None:
