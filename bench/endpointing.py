@@ -9,6 +9,7 @@ speech to the next endpoint, over all utterances; speech-to-text adds a few mill
 with two delays, the median shows only one of them. A star marks a policy for which no other is better in both, cuts and
 mean.
 
+A to B: the wait follows the pauses of each caller (all utterances of a voice, in turn), within these bounds.
 phrases: all phrases that the reference content expects. closed: those that no longer phrase starts with.
 """
 
@@ -20,6 +21,7 @@ from spoken import PARTIAL, STARTED, STOPPED, Spoken, median, percentile, read
 
 from orchestrator.reference.content import load_content
 from orchestrator.session.endpointing import due_at_us
+from orchestrator.session.pauses import after_pause, after_utterance
 from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Endpointing, Policy
 from orchestrator.session.state import State
@@ -28,6 +30,8 @@ FIXED_MS = (0, 100, 250, 400, 500, 600, 700, 800, 1_000)
 STABLE_MS = (400, 600, 800)
 ADAPTIVE_MS = ((0, 500), (250, 500), (250, 800), (250, 1_000))
 """Delays for an utterance that looks complete, and otherwise."""
+CALLER_MS = ((250, 1_000), (300, 800), (300, 1_000), (350, 1_000), (400, 1_000))
+"""Bounds of the delay for an utterance that does not look complete; in between, it follows the caller's pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,25 @@ class Row:
         return mine != theirs and all(b <= a for a, b in zip(mine, theirs, strict=True))
 
 
-def due_ms(policy: Policy, stopped_ms: int, partial: str, partial_ms: int) -> int:
+def due_ms(policy: Policy, stopped_ms: int, partial: str, partial_ms: int, pause_ms: int) -> int:
     """When the utterance counts as complete after SPEECH_STOPPED, in milliseconds of audio."""
     heard = State(
-        policy=policy, partial_text=partial, partial_at_us=partial_ms * 1000, speech_stopped_at_us=stopped_ms * 1000
+        policy=policy,
+        partial_text=partial,
+        partial_at_us=partial_ms * 1000,
+        speech_stopped_at_us=stopped_ms * 1000,
+        pause_ms=pause_ms,
     )
     return due_at_us(heard) // 1000
 
 
-def endpoints_ms(policy: Policy, spoken: Spoken) -> list[int]:
-    """Endpoints of this utterance under a policy; several if the speaker continues after a cut."""
+def endpoints_ms(policy: Policy, spoken: Spoken, pauses_ms: dict[str, int]) -> list[int]:
+    """Endpoints of this utterance under a policy; several if the speaker continues after a cut.
+
+    `pauses_ms`: voice → its pauses in earlier utterances, as the reducer estimates them; updated.
+    """
     found: list[int] = []
+    pause_ms = pauses_ms.get(spoken.voice, 0)
     due: int | None = None
     stopped_ms, partial, partial_ms = 0, "", 0
     for said in spoken.heard:
@@ -64,20 +76,23 @@ def endpoints_ms(policy: Policy, spoken: Spoken) -> list[int]:
             found.append(due)
             due = None
         if said.kind == STARTED:
+            pause_ms = after_pause(pause_ms, said.ms - stopped_ms) if stopped_ms else pause_ms
             due = None
         elif said.kind == STOPPED:
             stopped_ms = said.ms
-            due = due_ms(policy, stopped_ms, partial, partial_ms)
+            due = due_ms(policy, stopped_ms, partial, partial_ms, pause_ms)
         elif said.kind == PARTIAL:
             partial, partial_ms = said.text, said.ms
             if due is not None:
-                due = max(said.ms, due_ms(policy, stopped_ms, partial, partial_ms))
+                due = max(said.ms, due_ms(policy, stopped_ms, partial, partial_ms, pause_ms))
+    pauses_ms[spoken.voice] = after_utterance(pause_ms)
     return found if due is None else [*found, due]
 
 
 def row(name: str, corpus: Sequence[Spoken], **fields: Any) -> Row:
-    policy = Policy(endpointing=Endpointing(**fields))
-    ends = {spoken: endpoints_ms(policy, spoken) for spoken in corpus}
+    policy = Policy(endpointing=Endpointing(**({"longest_ms": 0} | fields)))
+    pauses_ms: dict[str, int] = {}
+    ends = {spoken: endpoints_ms(policy, spoken, pauses_ms) for spoken in corpus}
     cut = {spoken for spoken, found in ends.items() if found[0] < spoken.speech_ends_ms}
 
     def share(of: Sequence[Spoken]) -> float:
@@ -107,6 +122,9 @@ def rows(corpus: Sequence[Spoken]) -> list[Row]:
         ]
         found.append(row(f"{name}, phrases", corpus, phrases=known, **both))
         found.append(row(f"{name}, closed", corpus, phrases=closed, **both))
+    for incomplete_ms, longest_ms in CALLER_MS:
+        bounds: dict[str, Any] = {"complete_ms": 250, "incomplete_ms": incomplete_ms, "longest_ms": longest_ms}
+        found.append(row(f"250 / {incomplete_ms} to {longest_ms}, closed", corpus, phrases=closed, **bounds))
     return sorted(found, key=lambda row: (row.cut_percent, row.mean_ms))
 
 

@@ -1,6 +1,7 @@
 """Endpointing: decides when an utterance is complete. Speech-to-text is then asked for the final transcript."""
 
 from orchestrator.session.commands import FinishUtterance
+from orchestrator.session.pauses import wait_ms
 from orchestrator.session.phrases import ends_with
 from orchestrator.session.state import State
 from orchestrator.session.step import Step
@@ -54,7 +55,7 @@ def due_at_us(state: State) -> int:
     """
     rules, stopped_us = state.policy.endpointing, state.speech_stopped_at_us
     complete_us = stopped_us + rules.complete_ms * 1000
-    incomplete_us = stopped_us + rules.incomplete_ms * 1000
+    incomplete_us = stopped_us + wait_ms(rules, state.pause_ms) * 1000
     if state.partial_is_complete or ends_with(state.partial_text, rules.phrases):
         return complete_us
     if rules.stable_ms and state.partial_text:

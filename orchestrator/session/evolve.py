@@ -10,6 +10,7 @@ from orchestrator.session import playback
 from orchestrator.session.commands import ANSWERS, OF_THE_TURN, OUTSTANDING, PLAYS, WITHDRAWALS
 from orchestrator.session.fields import Fold, folds
 from orchestrator.session.heard import heard_ms
+from orchestrator.session.pauses import after_pause, after_utterance
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import (
     ANSWER_CHARS,
@@ -115,6 +116,8 @@ def _handler_detached(state: State, event: inputs.HandlerDetached) -> None:
 
 
 def _speech_started(state: State, event: inputs.SpeechStarted) -> None:
+    if not state.user_is_speaking and (state.partial_text or state.phase == "THINKING"):
+        state.pause_ms = after_pause(state.pause_ms, (event.at_us - state.speech_stopped_at_us) // 1000)
     state.user_is_speaking = True
     state.speech_started_at_us = event.at_us
 
@@ -139,6 +142,8 @@ def _stt_final(state: State, event: inputs.SttFinal) -> None:
             _nothing_was_said(state)
         return
     state.utterance = _utterance(state.utterance, words, event)
+    if event.via == "speech":
+        state.pause_ms = after_utterance(state.pause_ms)
     state.partial_text = ""
     state.partial_is_complete = False
     state.user_is_speaking = False

@@ -72,8 +72,10 @@ class Endpointing(_Part):
 
     complete_ms: Milliseconds = 250
     """The wait when the transcript looks complete."""
-    incomplete_ms: Milliseconds = 500
-    """The wait when it does not look complete."""
+    incomplete_ms: Milliseconds = 300
+    """The wait when it does not look complete, for a caller who does not pause within utterances."""
+    longest_ms: Annotated[Milliseconds, AsBefore(0)] = 1_000
+    """The wait grows up to this with the pauses of this caller: a tenth longer than they are. 0: it does not grow."""
     phrases: Phrases = ()
     """An utterance that ends with one of these looks complete at once."""
     stable_ms: Milliseconds = 0

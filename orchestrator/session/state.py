@@ -217,6 +217,8 @@ class State:
         },
     )
     """Utterances that speech-to-text lost in a row."""
+    pause_ms: int = kept(0, since=6)
+    """How long this caller pauses within an utterance (pauses.py). 0: no pause was heard yet."""
     pending: dict[str, CommandIssued] = kept(factory=dict, form=list)
     """All outstanding commands: command_id → command."""
     producers: dict[str, int] = kept(factory=dict, form=_newest)

@@ -44,6 +44,7 @@ def _floor(chance: Random) -> dict[str, Any]:
         "endpointing": {
             "complete_ms": chance.choice((0, 100, 250)),
             "incomplete_ms": chance.choice((0, 250, 600, 1_200)),
+            "longest_ms": chance.choice((0, 800, 1_500)),
             "phrases": chance.choice(((), (PLEASE,))),
             "stable_ms": chance.choice((0, 0, 300)),
             "watchdog_ms": chance.choice((1_500, 5_000)),

@@ -197,3 +197,68 @@ def test_a_user_of_whom_nothing_is_outstanding_is_quiet(converse) -> None:
     """They coughed, and the recogniser has said that it was nothing."""
     call = converse("THINKING").input(SpeechStarted).input(SpeechStopped).fires("endpoint").says("").answers("Hi!")
     assert call.state.phase == "SPEAKING"
+
+
+def pausing_user(converse, *pauses_ms: int, **rules):
+    """A user who pauses like that within one utterance, and falls silent at last; and when, in ms."""
+    call = converse("LISTENING", endpointing=RULES | {"incomplete_ms": 300, "longest_ms": 900} | rules)
+    at_ms = 1_000
+    call.at(at_ms).input(SpeechStarted).input(SttPartial, text="I would like")
+    for pause_ms in pauses_ms:
+        call.at(at_ms + 400).input(SpeechStopped)
+        at_ms += 400 + pause_ms
+        call.at(at_ms).input(SpeechStarted)
+    return call.at(at_ms + 400).input(SpeechStopped), at_ms + 400
+
+
+@pytest.mark.parametrize(
+    ("pauses_ms", "wait_ms"),
+    [
+        *[((), 300), ((200,), 300), ((280,), 308), ((290,), 319)],
+        *[((290, 250), 305), ((250, 290), 319)],
+    ],
+)
+def test_a_caller_who_pauses_is_waited_for_longer(converse, pauses_ms: tuple[int, ...], wait_ms: int) -> None:
+    """A tenth longer than they pause; a shorter pause after a longer one counts three tenths."""
+    call, silent_ms = pausing_user(converse, *pauses_ms)
+    assert due_ms(call, "endpoint") == silent_ms + wait_ms
+    call.check()
+
+
+@pytest.mark.parametrize(("longest_ms", "wait_ms"), [(0, 300), (300, 300), (500, 500), (900, 880)])
+def test_the_wait_for_a_caller_stays_within_the_bounds(converse, longest_ms: int, wait_ms: int) -> None:
+    """A caller who paused for 800 ms: their words came after the end of the utterance, and its final is awaited."""
+    call, silent_ms = pausing_user(converse, 800, longest_ms=longest_ms)
+    assert due_ms(call, "endpoint") == silent_ms + wait_ms
+
+
+def test_complete_words_are_waited_for_as_ever(converse) -> None:
+    """However the caller pauses."""
+    call, silent_ms = pausing_user(converse, 800)
+    call.input(SttPartial, text="I would like tea", is_complete=True)
+    assert due_ms(call, "endpoint") == silent_ms + 200
+
+
+def test_a_silence_that_is_no_pause_teaches_nothing(converse) -> None:
+    """More than two seconds, or between two utterances; and time between words while the user speaks."""
+    assert pausing_user(converse, 2_000)[0].state.pause_ms == 2_000
+    assert pausing_user(converse, 2_001)[0].state.pause_ms == 0
+    call = converse("LISTENING").at(1_000).input(SpeechStarted).at(1_500).input(SpeechStopped).at(2_000)
+    assert call.input(SpeechStarted).state.pause_ms == 0  # nobody understood a word: it was noise
+    assert call.at(2_300).input(SttPartial, text="tea").at(2_400).input(SpeechStarted).state.pause_ms == 0
+
+
+def test_speaking_on_while_the_agent_thinks_was_a_pause(converse) -> None:
+    """The utterance had been finished too early."""
+    call = converse("THINKING").at(9_000).input(SpeechStarted).at(9_500).input(SpeechStopped).at(10_200)
+    assert call.input(SpeechStarted).state.pause_ms == 700
+
+
+def test_a_caller_who_pauses_no_more_is_waited_for_less(converse) -> None:
+    """By a twentieth after each utterance; typed words are no utterance."""
+    call, _ = pausing_user(converse, 800)
+    assert call.state.pause_ms == 800
+    call.says("I would like tea")
+    assert call.state.pause_ms == 760
+    call.says("and cake", via="text")
+    assert call.state.pause_ms == 760

@@ -37,6 +37,9 @@ LAST_WORDS = (
 )
 FAILS_SPEECH = ("tts_deadline", "playback_deadline")
 
+LONGEST_PAUSE_US = 2_000_000
+"""A longer silence is no pause within an utterance."""
+
 
 @dataclass(slots=True)
 class Answer:
@@ -125,6 +128,10 @@ class User:
     partial: str = ""
     partial_us: int = 0
     """When `partial` last changed."""
+    is_complete: bool = False
+    """Whether the recogniser says that `partial` is complete."""
+    paused_us: int = 0
+    """The longest silence after which they spoke on, since their last spoken final."""
     last_us: int = 0
     """The world's time when the user last did anything."""
     said: tuple[list[str], str, int] | None = None
@@ -257,6 +264,7 @@ class Book:
             return
         if event.via == "speech":
             user.said = plain(words), event.producer, event.at_us
+            user.paused_us = 0
         user.partial, user.is_speaking = "", False
         interrupts = any(isinstance(e, derived.UserInterrupted) for e in step.said)
         if self.phase == "INTERRUPT" or interrupts:
@@ -266,10 +274,14 @@ class Book:
         user = self.user
         match event:
             case inputs.SpeechStarted():
+                silence_us = event.at_us - user.stopped_us
+                if not user.is_speaking and user.partial and silence_us <= LONGEST_PAUSE_US:
+                    user.paused_us = max(user.paused_us, silence_us)
                 user.is_speaking, user.since_us = True, event.at_us
             case inputs.SpeechStopped():
                 user.is_speaking, user.stopped_us = False, event.at_us
             case inputs.SttPartial():
+                user.is_complete = event.is_complete
                 if user.partial != event.text:
                     user.partial, user.partial_us = event.text, event.at_us
             case inputs.BargeIn():

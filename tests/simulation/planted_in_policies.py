@@ -207,6 +207,11 @@ def an_endpoint_comes_at_once(patch: Patch) -> None:
     patch.setattr(endpointing, "due_at_us", lambda session: session.speech_stopped_at_us)
 
 
+def pauses_are_not_learnt(patch: Patch) -> None:
+    """A caller who pauses is cut off again and again."""
+    patch.setattr(evolve, "after_pause", lambda pause_ms, silence_ms: pause_ms)
+
+
 def speech_never_ends(patch: Patch) -> None:
     """SPEECH_STOPPED arms no endpoint."""
     patch.setattr(endpointing, "speech_stopped", lambda making: None)
@@ -297,6 +302,7 @@ PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (a_silent_user_is_not_missed, "unasked a_silent_user_is_missed"),
     (a_silent_user_is_asked_for_ever, "unasked what_is_said_unasked_is_due"),
     (an_endpoint_comes_at_once, "endpoint an_utterance_is_finished"),
+    (pauses_are_not_learnt, "endpoint an_utterance_is_finished"),
     (speech_never_ends, "endpoint an_utterance_is_waited_for"),
     (the_user_is_not_waited_for, "floor the_agent_waits_for_the_user"),
     (one_utterance_by_two_ways_counts_twice, "I-5 each_utterance_counts_once"),

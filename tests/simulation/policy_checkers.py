@@ -150,13 +150,17 @@ def an_utterance_is_waited_for(book: Book, step: Seen) -> Iterator[str]:
 
 
 def an_utterance_is_finished(book: Book, step: Seen) -> Iterator[str]:
-    """Endpoint: an utterance is finished no earlier than after the policy's wait."""
+    """Endpoint: an utterance is finished no earlier than after the policy's wait, and a pause that this caller made
+    in it before.
+    """
     user, rules = book.user, book.policy.endpointing
     for _ in _commands(step, "FinishUtterance"):
         waited_us, least_ms = step.input.at_us - user.partial_us, rules.watchdog_ms
         if not user.is_speaking:
             waited_us = _due_us(book, step, "endpoint") - user.stopped_us
             least_ms = min(rules.complete_ms, rules.incomplete_ms)
+            if not (user.is_complete or rules.phrases or rules.stable_ms):
+                least_ms = max(rules.incomplete_ms, min(rules.longest_ms, user.paused_us // 1000))
         if waited_us < least_ms * 1000:
             yield f"finished after {waited_us} us"
 

@@ -158,6 +158,12 @@ _TIMER: dict[str, Predicate] = {
     ),
     "watchdog endpoint": lambda here: here.does("FinishUtterance") and here.book.user.is_speaking,
     "watchdog waits on": lambda here: fires("endpoint")(here) and here.does("StartTimer", "endpoint"),
+    "endpoint after a caller's pauses": lambda here: (
+        here.does("FinishUtterance")
+        and not here.book.user.is_speaking
+        and here.event.at_us - here.book.user.stopped_us > here.book.policy.endpointing.incomplete_ms * 1000 + 100_000
+        and here.book.user.paused_us > here.book.policy.endpointing.incomplete_ms * 1000
+    ),
     "early endpoint by stability": lambda here: (
         here.does("FinishUtterance")
         and not here.book.user.is_speaking
