@@ -127,8 +127,8 @@ class Renewal:
             await redis.aclose()
 
     def _is_needed(self) -> bool:
-        """Whether the thread must go on: the node is not stopping, and its event loop is open. Checked because a library
-        may swallow the cancellation of the thread's work, and a node may end without `stop`.
+        """Whether the thread must go on: the node is not stopping, and its event loop is open. Checked because a
+        library may swallow the cancellation of the thread's work, and a node may end without `stop`.
         """
         assert self._home is not None, "started"
         return not self._is_stopping and not self._home.is_closed()
