@@ -23,8 +23,8 @@ MOST_NAMES = 50
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `labels`: name → allowed values; empty for event types and phases, which the code bounds, and for
-    `named` labels.
+    """One metric. `labels`: name of a label → its allowed values. Empty: any value is allowed, because the label is
+    `named`, or shows event types or phases, whose number is limited.
     """
 
     name: str
