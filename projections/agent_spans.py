@@ -19,7 +19,7 @@ class AgentSpans:
         """Open tool calls by command id."""
 
     def call(self, event: CommandIssued, question: Span | None) -> None:
-        """Open the span of a RunTool command. `question`: span of the request for an answer that made this call."""
+        """Open the span of a RunTool command. `question`: the span of the AnswerQuestion command that led to it."""
         tool = plain(str(event.payload.get("tool")))
         span = self._trace.open(names.EXECUTE_TOOL, event, of=tool)
         span.attributes |= {names.TOOL_NAME: tool, names.TOOL_CALL_ID: plain(event.target)}
@@ -46,7 +46,7 @@ class AgentSpans:
     def responded(self, event: ModelResponded, question: Span | None) -> Span:
         """Make the span of a request to the model, from its response. The caller must close the span.
 
-        `question`: span of the request for an answer that asked the model.
+        `question`: the span of the AnswerQuestion command that led to the request.
         """
         model = plain(event.model) if event.model else ""
         span = self._trace.open(names.CHAT, event, of=model, is_call=True)

@@ -41,7 +41,7 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """Name at /metrics and in queries; for a histogram without _bucket, _sum and _count."""
+        """The metric's name at /metrics and in queries. For a histogram, it has no suffix _bucket, _sum or _count."""
         name = self.name.replace(".", "_") + _SUFFIX.get(self.unit, "")
         return f"{name}_total" if self.kind == "counter" else name
 

@@ -13,7 +13,7 @@ FAR_US = 10_000_000
 
 @dataclass(slots=True)
 class UtteranceSpans:
-    """Spans of an utterance, kept until the turn that it opens is known, or until it has opened none."""
+    """Spans of an utterance, kept until it is known which turn the utterance opens, if any."""
 
     began_us: int
     recognition: Span | None

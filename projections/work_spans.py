@@ -48,7 +48,7 @@ class WorkSpans:
     def consider(self, event: Event, *, is_in_a_call: bool) -> None:
         """Note whether an input is the deadline of a stage. If it is, the span of that stage ends as timed out.
 
-        Without a call, `tts_deadline` does not count: nothing is synthesised then, the client did not show the answer.
+        Without a call, `tts_deadline` does not count: nothing is synthesised, and the client did not show the answer.
         """
         overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
         self._overdue = overdue if is_in_a_call or overdue != names.TEXT_TO_SPEECH else ""

@@ -115,7 +115,7 @@ class Node:
         self._room.start()
 
     async def drain(self) -> None:
-        """Take no more calls and hand the live ones over to other nodes. Without any, the next start resumes them."""
+        """Take no more calls; hand live calls over to other nodes. Without other nodes, the next start resumes them."""
         self._stopping = True
         await self._ownership.drain(STOPPING)
 
@@ -350,7 +350,7 @@ class Node:
         self._inbox.append(event)
 
     async def register_handler(self, handler_id: str, session_id: str) -> None:
-        """Let routing rule 2 (ingress.py) find the session of a handler. Called before the SDP answer is sent."""
+        """Store a handler's session, for routing rule 2 (ingress.py). Must be called before the SDP answer is sent."""
         await self._redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
 
     async def forget_handler(self, handler_id: str) -> None:

@@ -74,7 +74,8 @@ async def _is_within_limit(redis: Redis, keys: Keys, grant: Grant, session_id: s
     """Add a session to the list of the caller's sessions in Redis, if the grant's limit allows one more. Returns False,
     and leaves the session out, if the caller already has as many sessions as the grant allows.
 
-    All nodes see the list in the same order. So if a caller opens two sessions at once, the first in the list counts.
+    All nodes see the list in the same order. So if a caller opens two sessions at once and may have only one, the first
+    in the list is allowed.
     """
     if not grant.sessions or not grant.subject:
         return True

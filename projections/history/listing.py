@@ -16,10 +16,10 @@ _session, _turn = tables.sessions.c, tables.turns.c
 
 
 async def listed(history: History, wanted: Wanted, ids: Iterable[str] | None = None) -> list[tuple[Row, list[Row]]]:
-    """Return the rows of a page's sessions, each with the rows of its turns. If there is a next page, also its first.
+    """Return the rows of a page's sessions, each with the rows of its turns.
 
-    `ids`: only these sessions. The filter `state` is not applied: the history does not know which sessions are live.
-    Raises HistoryError.
+    If there is a next page, its first session is added. `ids`: only these sessions. The filter `state` is not applied:
+    the history does not know which sessions are live. Raises HistoryError.
     """
     found: list[tuple[Row, list[Row]]] = []
     for part in [None] if ids is None else _parts(ids):

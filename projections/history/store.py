@@ -306,7 +306,7 @@ class History:
     async def _write_rows(
         self, connection: AsyncConnection, table: Table, rows: Sequence[Row], *, replaces: bool = False
     ) -> None:
-        """Insert or upsert rows through the driver: SQLAlchemy's work per statement and row costs most of the time."""
+        """Insert or upsert rows through the driver: SQLAlchemy's work per row would take longer than all the rest."""
         if not rows:
             return
         if (statement := self._writing.get(table)) is None:

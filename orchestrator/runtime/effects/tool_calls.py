@@ -136,7 +136,7 @@ class QuestionJournal:
         """How often this attempt has asked the model."""
 
     def begin(self) -> None:
-        """Begin a new attempt at the answer: count its calls and its requests to the model from the start."""
+        """Begin a new attempt at the answer: its tool calls and its requests to the model are counted from zero."""
         self._made.clear()
         self._requests = 0
 

@@ -55,7 +55,7 @@ def heirs(count: int, kind: str, total: int, members: Sequence[Member]) -> list[
 
 
 def gifts(giver: str, kind: str, total: int, members: Sequence[Member]) -> list[Member]:
-    """Choose the members that get the surplus of `giver`, one member for each shard (or ingress) above its share.
+    """Choose the members that get the shards (or ingresses) which `giver` owns above its share, one member for each.
 
     If every node gives its surplus by this function, no member gets more than its share.
     """

@@ -69,9 +69,9 @@ class Membership:
     async def leave(self) -> list[Member]:
         """Leave the table of members; returns the nodes that can take over. Raises RedisError.
 
-        Returns the reachable nodes, or else all other members, which have been silent for less than a lease: on a busy
-        machine nodes are slow, and a dead heir is no worse than none. Without an heir, clients get no address to
-        reconnect to.
+        Returns the reachable nodes; if there are none, all other members, which have been silent for less than a lease.
+        On a busy machine nodes are slow, and a handover to a dead node is no worse than none: without a handover,
+        clients get no address to reconnect to.
         """
         self.members = await self._call(0, "")
         return self.reachable() or [one for one in self.members if one.node != self.node]

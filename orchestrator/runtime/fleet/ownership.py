@@ -109,7 +109,7 @@ class Ownership:
         ]
 
     async def drain(self, reason: str) -> None:
-        """Hand everything over to the other nodes while the calls are alive; without other nodes, release it."""
+        """Hand all shards and ingresses over to other nodes while calls go on; without other nodes, release them."""
         self.draining, self._renewal.is_member = True, False
         others: list[Member] = []
         if self._tasks:

@@ -30,12 +30,12 @@ def is_cluster(url: str) -> bool:
 
 
 def plain(url: str) -> str:
-    """The URL as redis-py reads it."""
+    """Return the URL without `+cluster`, as redis-py reads it."""
     return url.replace("+cluster", "", 1)
 
 
 def connect(url: str, **options: Any) -> Redis:
-    """A cluster client; it has all methods of Redis that orch uses. Raises ValueError for an invalid URL."""
+    """Make a cluster client; it has all methods of Redis that orch uses. Raises ValueError for an invalid URL."""
     return cast("Redis", RedisCluster.from_url(plain(url), **options))
 
 

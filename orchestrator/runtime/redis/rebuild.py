@@ -77,9 +77,10 @@ async def _from_snapshot(redis: Redis, keys: Keys, session_id: str, found: bytes
 
 
 async def _journal(redis: Redis, keys: Keys, state: State, facts_from: int, rest: Sequence[Event]) -> Journal:
-    """Rebuild the journal of the question that is being asked, by folding the log from version `facts_from` on: the
-    first fact in the journal before the snapshot. 0: there was none, so only `rest`, the log after the snapshot, is
-    folded.
+    """Rebuild the journal of the question that is being asked.
+
+    `facts_from`: version of the question's first fact before the snapshot; the log is folded from there on. 0: there
+    is none, so only `rest`, the log after the snapshot, is folded.
     """
     asked = state.outstanding("AnswerQuestion")
     journal = Journal(asked[0].idempotency_key if asked else "")
