@@ -19,7 +19,7 @@ class AgentSpans:
         """Open tool calls by command id."""
 
     def call(self, event: CommandIssued, question: Span | None) -> None:
-        """Open the span of a RunTool command. `question`: the request for the answer that the call is for."""
+        """Open the span of a RunTool command. `question`: the span of the AnswerQuestion command that led to it."""
         tool = plain(str(event.payload.get("tool")))
         span = self._trace.open(names.EXECUTE_TOOL, event, of=tool)
         span.attributes |= {names.TOOL_NAME: tool, names.TOOL_CALL_ID: plain(event.target)}
@@ -40,11 +40,14 @@ class AgentSpans:
         self._over(event.command_id, "failed" if event.error else "returned")
 
     def withdraw(self, command_id: str) -> None:
-        """End the span of a withdrawn call, if the command is one."""
+        """End the span of a tool call that was withdrawn; does nothing if the command is not an open tool call."""
         self._over(command_id, "cancelled")
 
     def responded(self, event: ModelResponded, question: Span | None) -> Span:
-        """The span of a request to the model, over already; it is not closed yet."""
+        """Make the span of a request to the model, from its response. The caller must close the span.
+
+        `question`: the span of the AnswerQuestion command that led to the request.
+        """
         model = plain(event.model) if event.model else ""
         span = self._trace.open(names.CHAT, event, of=model, is_call=True)
         span.start_us = max(self._trace.root.start_us, event.at_us - event.took_us)
@@ -80,7 +83,7 @@ class AgentSpans:
 
 
 def plain(name: str) -> str:
-    """A name or id, or UNNAMED if it may be more than that: a failing service may repeat the user's words, and traces
-    must not contain them.
+    """Return the name or id if it looks like one, otherwise UNNAMED: a failing service may return the user's words as a
+    name, and traces must not contain them.
     """
     return name if _NAME.fullmatch(name) else names.UNNAMED

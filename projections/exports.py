@@ -22,7 +22,9 @@ def exported(
     layout: Layout = "session",
     with_content: bool = False,
 ) -> bytes:
-    """The bytes of the file. Raises BadRecordingError, UnsoundLogError.
+    """Encode a recording in a format of `orch export`; returns the bytes of the file.
+
+    Raises BadRecordingError, UnsoundLogError.
 
     >>> exported(recording, "mermaid", redact="default")
     """

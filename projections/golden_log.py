@@ -28,7 +28,7 @@ class GoldenLog:
         """Sessions interrupted since their last turn; their next turn is marked `(new user input)`."""
 
     def line(self, event: Event) -> str | None:
-        """The line for an event, or None for most types."""
+        """Return the line for an event; None: most types of events have no line."""
         said = self._say(event) or (self._work.line(event) if self._work is not None else None)
         return None if said is None else f"[{one_line(event.session_id)}] {said}"
 
@@ -68,17 +68,20 @@ class GoldenLog:
 
 
 class WorkLines:
-    """The lines of the agent's work: tool calls and what became of them, and responses of its model."""
+    """Formats the agent's work as lines of the golden log: tool calls, their results, responses of the model.
+
+    `words` formats or masks a text.
+    """
 
     def __init__(self, words: Callable[[str], str]) -> None:
         self._words = words
         self._tools: dict[tuple[str, str], str] = {}
-        """Session and call id → tool, of calls that are open."""
+        """(session id, call id) → name of the tool, for calls that are still running."""
         self._asked: journal.ToolCalled | None = None
-        """The last call, which the next event may reject."""
+        """The last tool call: an EVENT_REJECTED after it may refuse it."""
 
     def line(self, event: Event) -> str | None:
-        """The line for an event, without its session, or None."""
+        """Return the line for an event, without the session's id; None: the event has no line."""
         match event:
             case journal.ToolCalled():
                 self._asked = event

@@ -1,4 +1,4 @@
-"""Computes the measurements of registry.py from committed events and closed spans. Pure; label values are bounded."""
+"""Computes values for the metrics of registry.py from committed events and closed spans. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ def of_events(events: Iterable[Event]) -> Iterator[Measurement]:
 
 
 def of_span(span: Span) -> Iterator[Measurement]:
-    """Durations and outcomes from a closed span."""
+    """Measure the durations and outcomes that a closed span shows."""
     length_s = (span.end_us - span.start_us) / 1e6
     match span.name:
         case names.TURN:

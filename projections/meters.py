@@ -32,14 +32,16 @@ SPOKEN = "http/protobuf"
 
 
 def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the standard variables name a collector for `TRACES` or `METRICS` and do not disable it."""
+    """Whether the standard OTEL_… variables name a collector for a signal (`TRACES` or `METRICS`), and do not disable
+    the export to it.
+    """
     told = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     return bool(told) and not is_off and environment.get(f"OTEL_{signal}_EXPORTER", "otlp") != "none"
 
 
 def check_protocol(environment: Mapping[str, str] = os.environ) -> None:
-    """Log a warning if the variables ask for another protocol than http/protobuf, which orch uses anyway."""
+    """Log a warning if the OTEL_… variables ask for a protocol other than http/protobuf: orch uses only that."""
     is_named = collector("TRACES", environment) or collector("METRICS", environment)
     for signal in ("_TRACES", "_METRICS", ""):
         name = f"OTEL_EXPORTER_OTLP{signal}_PROTOCOL"
@@ -57,7 +59,9 @@ def push_every_s(environment: Mapping[str, str] = os.environ) -> float:
 
 
 class Meters:
-    """All instruments. `now` returns the current values of gauges and runtime counters, by registry name."""
+    """All instruments of OpenTelemetry. `now` returns the current values of gauges and runtime counters: metric's name
+    in registry.py → value.
+    """
 
     def __init__(self, now: Callable[[], Mapping[str, float]]) -> None:
         self._now = now
@@ -76,7 +80,7 @@ class Meters:
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
         self._names: dict[str, set[str]] = defaultdict(set)
-        """Label → names that agents chose, as far as they are shown."""
+        """Label → the names (of tools, of models) that are shown as its values: at most MOST_NAMES."""
         for metric in METRICS.values():
             about = {"name": metric.name, "unit": metric.unit, "description": metric.meaning}
             if metric.kind == "gauge":
@@ -103,7 +107,9 @@ class Meters:
             self._histograms[one.metric].record(one.value, labels, context)
 
     def _shown(self, label: str, name: str) -> str:
-        """The name, or OTHER if a node has shown MOST_NAMES others: each is a series that stays."""
+        """Return the name as a label value; OTHER if the label has MOST_NAMES other values already, because each value
+        is a time series that is kept until the process ends.
+        """
         names_so_far = self._names[label]
         if name not in names_so_far and len(names_so_far) < MOST_NAMES:
             names_so_far.add(name)
@@ -119,7 +125,7 @@ class Meters:
             self._pushing.collect()
 
     def close(self) -> None:
-        """Push once more and shut down. Blocks."""
+        """Push the current values once more, then shut the instruments down. Blocks."""
         self.push()
         self._provider.shutdown(CLOSE_MS)
 

@@ -24,7 +24,7 @@ Buckets = list[tuple[str, float] | tuple[str, float, Exemplar]]
 
 
 class MetricsPage(Collector):
-    """Prometheus collector over the SDK's reader."""
+    """Makes the /metrics page from the values that the reader of the OpenTelemetry SDK collects."""
 
     def __init__(self, reader: InMemoryMetricReader) -> None:
         self._reader = reader
@@ -37,7 +37,7 @@ class MetricsPage(Collector):
         return encode(self), content_type
 
     def collect(self) -> Iterator[Family]:
-        """All metrics of the registry; none if the SDK is disabled."""
+        """Yield all metrics of registry.py with their values; none if the OpenTelemetry SDK is disabled."""
         data = self._reader.get_metrics_data()
         points: dict[str, Points] = {
             one.name: {tuple(str((p.attributes or {})[name]) for name in METRICS[one.name].labels): p for p in some}
@@ -51,8 +51,10 @@ class MetricsPage(Collector):
 
 
 def _family(metric: Metric, points: Points) -> Family:
-    """A metric with its series, and 0 for listed label values not seen yet. Unlisted values (types, phases) appear when
-    seen.
+    """Convert a metric to Prometheus's form, with one series for each combination of label values.
+
+    Values that the registry lists are shown from the start, with 0. Other values (event types, phases, names) are shown
+    once they have occurred.
     """
     about = (metric.prometheus, metric.meaning)
     each = dict.fromkeys([*product(*metric.labels.values()), *points])
@@ -72,7 +74,9 @@ def _family(metric: Metric, points: Points) -> Family:
 
 
 def _buckets(metric: Metric, point: HistogramDataPoint | None) -> Buckets:
-    """Cumulative buckets, each with an exemplar of a value that fell into it since the last scrape."""
+    """Return the cumulative buckets of a histogram. If the SDK has an exemplar for a bucket (a value and its trace id),
+    the bucket contains the exemplar.
+    """
     bounds = [*(str(float(bound)) for bound in metric.buckets), "+Inf"]
     if point is None:
         return [(bound, 0) for bound in bounds]

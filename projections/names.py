@@ -1,5 +1,5 @@
-"""Names in traces: spans, attributes, links. No other file spells one, because the `gen_ai.` conventions are not stable
-yet.
+"""The names of spans, attributes and links in traces. All other files use these constants, because the `gen_ai.`
+conventions may still change.
 """
 
 SCOPE = "orch"
@@ -23,7 +23,7 @@ CHAT = "chat"
 """Begins the name of a span of a request to a model; the model's name follows."""
 
 UNNAMED = "(no name)"
-"""Replaces names that are no names, in spans and attributes."""
+"""Replaces a name in spans and attributes that does not look like a name: it may contain the user's words."""
 
 # Span events.
 TRANSITION = "orch.transition"

@@ -21,24 +21,28 @@ _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
 
 
 def resource(*, is_reexport: bool = False) -> Resource:
-    """The exporting resource, from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. Equal from run to run."""
+    """Return the OpenTelemetry resource that exported spans belong to, from OTEL_SERVICE_NAME and
+    OTEL_RESOURCE_ATTRIBUTES. It is equal from run to run. `is_reexport` marks it as exported from a log.
+    """
     told = OTELResourceDetector().detect().attributes
     return Resource({"service.name": names.SCOPE, **told, **({names.REEXPORTED: True} if is_reexport else {})})
 
 
 def otlp(spans: Sequence[Span]) -> bytes:
-    """An ExportTraceServiceRequest, the body for /v1/traces. Deterministic: the same spans give the same bytes."""
+    """Encode spans as an ExportTraceServiceRequest, the body for /v1/traces. The same spans give the same bytes."""
     return bytes(_request(spans).SerializeToString(deterministic=True))
 
 
 def otlp_json(spans: Sequence[Span]) -> bytes:
-    """The same request as one line of JSON, as Jaeger's page and a collector's file exporter use it."""
+    """Encode spans as an ExportTraceServiceRequest in one line of JSON, the format of Jaeger's page and of a
+    collector's file exporter.
+    """
     request = MessageToDict(_request(spans), use_integers_for_enums=True)  # type: ignore[no-untyped-call]
     return json.dumps(_with_hex_ids(request), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def readable(spans: Sequence[Span], by: Resource) -> list[ReadableSpan]:
-    """Convert spans for the exporters of the OpenTelemetry SDK."""
+    """Convert spans for the exporters of the OpenTelemetry SDK; `by` is the resource that they belong to."""
     scope = InstrumentationScope(names.SCOPE)
     return [_readable(span, by, scope) for span in in_order(list(spans))]
 
@@ -69,7 +73,7 @@ def _context(context: Context) -> SpanContext:
 
 
 def _with_hex_ids(value: Any) -> Any:
-    """Rewrite ids from base64, as protobuf's JSON has them, to hexadecimal, as OTLP's JSON requires."""
+    """Rewrite trace and span ids in a JSON value from base64 (protobuf's JSON) to hexadecimal (OTLP's JSON)."""
     if isinstance(value, list):
         return [_with_hex_ids(item) for item in value]
     if isinstance(value, dict):

@@ -15,7 +15,7 @@ _ARROWS = frozenset({names.CAUSED_BY, names.INTERRUPTED, names.RETRY_OF})
 
 
 def perfetto(events: Sequence[Event], spans: Sequence[Span]) -> bytes:
-    """Encode as Chrome trace events (JSON); times are microseconds since the first event."""
+    """Encode events and their spans as Chrome trace events (JSON); times are microseconds since the first event."""
     zero_us = events[0].at_us if events else 0
     processes = {session_id: number for number, session_id in enumerate(dict.fromkeys(e.session_id for e in events), 1)}
     found: list[dict[str, Any]] = []
@@ -37,7 +37,7 @@ def _named(session_id: str, pid: int) -> Iterator[dict[str, Any]]:
 
 
 def _phases(events: Sequence[Event], pid: int, zero_us: int) -> Iterator[dict[str, Any]]:
-    """One slice per phase, as complete events: phases never overlap."""
+    """Yield one slice per phase of a session, as Chrome's "complete" trace events: phases never overlap."""
     changes = [event for event in events if isinstance(event, StateChanged)]
     ends_us = [*(change.at_us for change in changes[1:]), events[-1].at_us]
     for change, end_us in zip(changes, ends_us, strict=True) if changes else ():
@@ -47,7 +47,7 @@ def _phases(events: Sequence[Event], pid: int, zero_us: int) -> Iterator[dict[st
 
 
 def _work(span: Span, pid: int, number: int, zero_us: int) -> Iterator[dict[str, Any]]:
-    """A span as an asynchronous slice with its own id, because spans overlap."""
+    """Yield a span as an asynchronous slice with an id of its own, because spans overlap."""
     what = {"pid": pid, "tid": WORK, "cat": span.name, "name": span.name, "id": f"{span.context.span_id:016x}"}
     args = _shown(span.attributes) | ({"error": span.error} if span.error else {}) | {"number": number}
     yield what | {"ph": "b", "ts": span.start_us - zero_us, "args": args}
@@ -62,7 +62,9 @@ def _shown(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arrows(spans: Iterable[Span], processes: dict[str, int], zero_us: int) -> Iterator[dict[str, Any]]:
-    """Arrows from the cause of a span to the span. Arrows bind to thread slices, so each end gets one of length 0."""
+    """Yield the arrows from causes to the spans that they caused. Perfetto draws arrows only between slices of a
+    thread, so each end of an arrow gets such a slice, of length 0.
+    """
     by_id = {_key(span.context): span for span in spans}
     for span in spans:
         for link in span.links:

@@ -11,7 +11,9 @@ MOST_S = 0.02
 
 
 class Quiet:
-    """`note` marks each committed event; background work awaits `moment` before each slice."""
+    """Finds moments without commits for background work, which awaits `moment` before each slice of its work. `note`
+    must be called for each committed event.
+    """
 
     def __init__(self) -> None:
         self._last_s = 0.0
@@ -21,7 +23,7 @@ class Quiet:
         self._last_s = time.monotonic()
 
     async def moment(self) -> None:
-        """Yield, then return after QUIET_S without a commit, or after MOST_S at the latest."""
+        """Wait until no event was committed for QUIET_S, MOST_S at most. Always lets other tasks run first."""
         await asyncio.sleep(0)
         until_s = time.monotonic() + MOST_S
         while time.monotonic() < min(until_s, self._last_s + QUIET_S):  # noqa: ASYNC110 - silence sets no event

@@ -23,8 +23,8 @@ MOST_NAMES = 50
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `labels`: name → allowed values; empty for event types and phases, which the code bounds, and for
-    `named` labels.
+    """One metric. `labels`: name of a label → its allowed values. Empty: any value is allowed, because the label is
+    `named`, or shows event types or phases, whose number is limited.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """Name at /metrics and in queries; for a histogram without _bucket, _sum and _count."""
+        """The metric's name at /metrics and in queries. For a histogram, it has no suffix _bucket, _sum or _count."""
         name = self.name.replace(".", "_") + _SUFFIX.get(self.unit, "")
         return f"{name}_total" if self.kind == "counter" else name
 

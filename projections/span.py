@@ -17,7 +17,7 @@ _OPERATION = {
     names.EXECUTE_TOOL: names.EXECUTE_TOOL,
     names.CHAT: names.CHAT,
 }
-"""Span → operation of the gen_ai conventions."""
+"""Kind of span → its operation in the gen_ai conventions of OpenTelemetry."""
 MOST_MOMENTS = 128
 """Limit of events per span; the OpenTelemetry SDK's default."""
 
@@ -69,7 +69,7 @@ class Span:
     error: str = ""
 
     def happened(self, moment: SpanEvent) -> None:
-        """Add an event; beyond MOST_MOMENTS, only count it."""
+        """Add an event to the span. A span with MOST_MOMENTS events only counts further ones in an attribute."""
         if len(self.moments) < MOST_MOMENTS:
             self.moments.append(moment)
         else:
@@ -88,7 +88,7 @@ class TraceBuilder:
         self.root = self.open(names.SESSION, root)
 
     def open(self, kind: str, event: Event, *, of: str = "", is_call: bool = False) -> Span:
-        """Open a span that starts with an event. `of`: the name that follows the kind, such as a tool's."""
+        """Open a span that starts with an event. Its name is `kind`, followed by `of`, if given (such as a tool)."""
         name = f"{kind} {of}" if of else kind
         span = Span(name, self._session_id, event.event_id, event.at_us, is_call)
         span.context = Context(trace_id(self._session_id), span_id(self._session_id, name, event.event_id))
@@ -100,7 +100,7 @@ class TraceBuilder:
         return span
 
     def open_turn(self, event: Event) -> Span:
-        """Open the span of a turn, the parent of all spans until it is closed."""
+        """Open the span of a turn. It is the parent of all spans that are opened until the turn's span is closed."""
         self.turn = None
         turn = self.open(names.TURN, event)
         if self._layout == "turn":
@@ -109,7 +109,9 @@ class TraceBuilder:
         return turn
 
     def rehome(self, span: Span) -> None:
-        """Make the open turn the parent, or the session if the span began before it (the user spoke, then typed)."""
+        """Set the parent of a span: the open turn; or the session, if no turn is open or the span began before the turn
+        (the user spoke, then typed).
+        """
         turn = self.turn
         parent = turn if turn is not None and span.start_us >= turn.start_us else self.root
         span.parent, span.context.trace_id = parent.context, parent.context.trace_id
@@ -131,19 +133,19 @@ class TraceBuilder:
         self.turn = turn
 
     def take(self) -> list[Span]:
-        """The spans closed since the last call."""
+        """Return the spans that were closed since the last call of `take`."""
         taken, self._closed = self._closed, []
         return taken
 
 
 def trace_id(session_id: str, key: str = "") -> int:
-    """Trace id of a session, or of one turn if `key` is the id of the turn's first event. Never zero."""
+    """Compute the trace id of a session, or of one turn if `key` is the id of the turn's first event. Never zero."""
     digest = sha256("|".join(("orch/trace/v1", session_id, *([key] if key else ()))).encode()).digest()
     return int.from_bytes(digest[:16]) or 1
 
 
 def span_id(session_id: str, name: str, key: str) -> int:
-    """Span id. Never zero, which is invalid in OTLP."""
+    """Compute the id of a span; `key` is the id of the event that opened it. Never zero, which is invalid in OTLP."""
     digest = sha256(f"orch/span/v1|{session_id}|{name}|{key}".encode()).digest()
     return int.from_bytes(digest[:8]) or 1
 

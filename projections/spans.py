@@ -18,7 +18,7 @@ from projections.work_spans import STAGES, WorkSpans
 
 
 def spans_of(events: Iterable[Event], layout: Layout = "session", *, with_content: bool = False) -> list[Span]:
-    """All spans of a recording of one or more sessions; spans still open at its end are marked as incomplete."""
+    """Compute all spans of the events of one or more sessions. Spans still open at the end are marked as incomplete."""
     sessions: dict[str, SessionSpans] = {}
     found: list[Span] = []
     for event in events:
@@ -115,7 +115,9 @@ class SessionSpans:
                 self._end_session()
 
     def _let_go(self, span: Span) -> None:
-        """Hand out the finished span of a stage. That of a speculative request waits here until its turn is known."""
+        """Close the span of a finished request. The span of a speculative request, asked before its turn, is kept until
+        the turn is known.
+        """
         if names.SPECULATION in span.attributes:
             self._user.hold(span)
         else:
@@ -162,7 +164,9 @@ class SessionSpans:
                     self._let_go(ended)
 
     def _connect(self, event: inputs.HandlerAttached | inputs.HandlerDetached) -> None:
-        """Open or close the span of a call. A session has one call at a time; a newer call replaces the older."""
+        """Open the span of a call when a handler is attached, close it when that handler is detached. A session has one
+        call at a time: a newer call ends the span of the older one.
+        """
         call = self._call
         is_new = isinstance(event, inputs.HandlerAttached)
         if call is not None and (is_new or call.attributes[names.HANDLER_ID] == event.handler_id):
@@ -252,5 +256,5 @@ class SessionSpans:
 
 
 def _message(role: str, text: str) -> str:
-    """A message as JSON, in the format of the gen_ai conventions."""
+    """Encode a message as JSON, in the format of OpenTelemetry's gen_ai conventions."""
     return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}], ensure_ascii=False)

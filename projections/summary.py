@@ -1,4 +1,4 @@
-"""Summaries of sessions for lists: from a log by the fold of the history, and which of them a reader wants to see."""
+"""Summaries of sessions for lists: computes them from logs or rows of the history, filters, sorts and pages them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ MOST = 500
 
 
 class BadQueryError(ValueError):
-    """A filter cannot be read; the message says which and what to write."""
+    """A filter in a query cannot be read; the message names the filter and says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,9 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Filters, order and place of a page. `after`: the cursor of the last session of the page before."""
+    """The sessions that a page shows: filters, order, size. `after` and `after_key`: the page begins behind the session
+    with this place (see `place`).
+    """
 
     text: str = ""
     state: str = ""
@@ -64,7 +66,7 @@ class Wanted:
     after_key: str = ""
     size: int = PAGE
     between_us: tuple[int, int] = field(default=(0, 2**63 - 1))
-    """When the session was opened: from, and before."""
+    """(from, before): limits for the time when a session was opened, in microseconds since 1970."""
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> "Wanted":
@@ -92,7 +94,7 @@ class Wanted:
         )
 
     def matches(self, one: Summary) -> bool:
-        """Whether a session passes the filters and lies after the cursor."""
+        """Whether a session passes the filters and comes after the page before (`after`, `after_key`)."""
         return (
             self.between_us[0] <= one.opened_us < self.between_us[1]
             and (not self.text or self.text in one.key.casefold() or self.text in one.session_id.casefold())
@@ -105,22 +107,22 @@ class Wanted:
         )
 
     def place(self, one: Summary) -> tuple[int | str, ...]:
-        """Where a session stands; pages list the highest place first."""
+        """Return the sort key of a session in the wanted order. Pages list the session with the highest key first."""
         return (one.slowest_us or 0, one.opened_us, one.key) if self.sort == "slowest" else (one.opened_us, one.key)
 
     def cursor(self, one: Summary) -> str:
-        """The `after` that continues behind this session."""
+        """Return the cursor of a session: with it as `after` in a URL's query, a page begins behind this session."""
         return "~".join(map(str, self.place(one)))
 
     def page(self, found: Iterable[Summary]) -> tuple[list[Summary], str]:
-        """One page of these sessions, and the cursor of the next page; empty: this is the last."""
+        """Return a page of the matching sessions, and the cursor of the next page; empty: there is no next page."""
         matching = sorted((one for one in found if self.matches(one)), key=self.place, reverse=True)
         page = matching[: self.size]
         return page, self.cursor(page[-1]) if len(matching) > len(page) else ""
 
 
 def summaries(events: Iterable[Event], name: str) -> list[Summary]:
-    """A summary of each session of a recording; `name` is the recording's.
+    """Summarise each session of a recording; `name` is the recording's file name.
 
     >>> summaries(recording.events(), "call.jsonl")[0].turns
     2
@@ -132,7 +134,7 @@ def summaries(events: Iterable[Event], name: str) -> list[Summary]:
 
 
 def summary_of(log: Sequence[Event], key: str, state: State) -> Summary:
-    """The summary of one session's log. Its events need no order of versions, as in a damaged file."""
+    """Summarise the log of one session. Versions may be missing or out of order, as in a damaged file."""
     changes, history = Changes(), SessionHistory(new_session(log[0].session_id, 0))
     for step in steps(log):
         history.take([(event, b"") for event in step], changes, may_have_gaps=True)
@@ -140,7 +142,7 @@ def summary_of(log: Sequence[Event], key: str, state: State) -> Summary:
 
 
 def summary(session: Row, turns: Iterable[Row], key: str, state: State) -> Summary:
-    """The summary of a session from its rows in the history."""
+    """Summarise a session from its row and the rows of its turns in the history."""
     turns = list(turns)
     timed = [(row["response_us"], -row["turn"]) for row in turns if row["response_us"] is not None]
     slowest_us, slowest_turn = max(timed, default=(None, None))

@@ -41,12 +41,14 @@ FORGET_S = 60.0
 """Interval for dropping the state of sessions that other nodes own now."""
 
 ReadLog = Callable[[str, int], Awaitable[list[Event]]]
-"""Reads a page of a session's committed events, from a version on. Empty at the end of the log, or if unreadable."""
+"""(session id, version) → a page of the session's committed events from this version on. Empty: the log has ended or
+cannot be read.
+"""
 T = TypeVar("T")
 
 
 def span_exporter() -> SpanExporter | None:
-    """An exporter to the collector that the standard OTEL_… variables name, or None."""
+    """Make an exporter to the collector that the standard OTEL_… variables name; None: they name no collector."""
     if not collector("TRACES"):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -55,8 +57,10 @@ def span_exporter() -> SpanExporter | None:
 
 
 class Telemetry:
-    """Call `note` with every committed event. `now` returns gauges and counters by registry name; `lives_here` says
-    whether this node owns a session, by id.
+    """Computes and exports the metrics and traces of the running service. Call `note` with every committed event.
+
+    `now` returns the current values of gauges and counters by their names in registry.py. `lives_here` says whether
+    this node owns the session with an id.
     """
 
     def __init__(
@@ -83,9 +87,9 @@ class Telemetry:
         """Each span, with whether another process may have exported it before."""
         self._resources = {is_reexport: resource(is_reexport=is_reexport) for is_reexport in (False, True)}
         self._sessions: dict[str, SessionSpans | None] = {}
-        """None: the session's log could not be read."""
+        """Session → its spans so far; None: its log could not be read, or folding it failed."""
         self._behind: dict[str, tuple[int, int]] = {}
-        """Sessions whose logs must be read; for each, the first and last version noted since."""
+        """Session whose log must be read → first and last version that `note` got since this was found out."""
         self._is_behind = asyncio.Event()
         self._reading = asyncio.Lock()
         self._working = asyncio.Lock()
@@ -134,7 +138,9 @@ class Telemetry:
             return await _in_a_thread(lambda: self.meters.page(accept))
 
     async def work_off(self, *, is_urgent: bool = True) -> None:
-        """Fold all queued events; unless urgent, wait for quiet moments."""
+        """Fold all queued events, in slices. Unless `is_urgent`, wait before each slice until no turn needs the event
+        loop.
+        """
         async with self._working:
             while self._events:
                 if is_urgent or len(self._events) > BACKLOG:
@@ -160,13 +166,15 @@ class Telemetry:
             await self.work_off(is_urgent=False)
 
     def _forget(self) -> None:
-        """Drop sessions that other nodes own now. If one comes back, its log is read."""
+        """Drop the state of sessions that other nodes own now. If a session returns to this node, its log is read."""
         waiting = {event.session_id for event in self._events}
         for session_id in [name for name in self._sessions if name not in waiting and not self._lives_here(name)]:
             del self._sessions[session_id]
 
     def _tell(self, event: Event) -> None:
-        """Fold one event. An exception ends only this session's trace."""
+        """Fold one event into the spans of its session, and queue the spans that it closes. An exception ends only the
+        trace of this session.
+        """
         session_id = event.session_id
         if session_id in self._behind:
             self._behind[session_id] = self._behind[session_id][0], event.version
@@ -199,7 +207,7 @@ class Telemetry:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Read the logs of sessions that were taken over, for the events that this node has not seen."""
+        """Read and fold the logs of sessions of which this node has not seen all events, such as after a takeover."""
         async with self._reading:
             while self._behind:
                 session_id, session, is_over = next(iter(self._behind)), None, False
@@ -213,11 +221,12 @@ class Telemetry:
                     del self._sessions[session_id]
 
     async def _read_on(self, session_id: str) -> tuple[SessionSpans | None, bool]:
-        """The session's spans so far, and whether it has ended; None if its log ends before the noted events.
+        """Fold a session's log up to the last event that `note` got. Returns the session's spans (None: the log ends
+        before that event) and whether the session has ended.
 
-        Reads page by page: a log may be an hour long, and a takeover brings many. All spans are exported again with the
-        same ids, because the old owner may not have exported all of them. Spans from before the first noted event are
-        not measured, and are marked as re-exported, so that a collector does not count them.
+        Reads page by page: a log may be an hour long, and a takeover brings many logs. All spans are exported again
+        with the same ids, because the old owner may not have exported all of them. Spans from before the first noted
+        event are not measured, and are marked as re-exported, so that a collector does not count them.
         """
         session, is_over = self._sessions.get(session_id), False
         while session is None or session.version < self._behind[session_id][1]:
@@ -287,12 +296,16 @@ class Telemetry:
 
 
 def _is_next(session: SessionSpans | None, event: Event) -> bool:
-    """Whether the event follows without a gap. Versions already read from the log count as no gap."""
+    """Whether no version is missing between the session's spans and the event. True also if the event is folded
+    already, or the session has no spans (None).
+    """
     return session is None or event.version <= session.version + 1
 
 
 def _in_a_thread(do: Callable[[], T]) -> "asyncio.Future[T]":
-    """Run in a daemon thread, so that a hanging collector does not delay the end of the process."""
+    """Run a function in a daemon thread; returns a future of its result. A thread that hangs, such as on a collector,
+    does not delay the end of the process.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -31,29 +31,31 @@ class TurnTimes:
 
     @property
     def reached_us(self) -> int:
-        """End of the last stage."""
+        """When the last stage recorded so far has ended."""
         return self.began_us + sum(self.stages_us.values())
 
     def until(self, stage: str, at_us: int) -> None:
-        """End a stage at a time. A stage recorded out of order gets length 0."""
+        """Record that a stage ended at this time, unless it is recorded already. A stage that ended before the last
+        recorded one gets length 0.
+        """
         if stage not in self.stages_us:
             self.stages_us[stage] = max(0, at_us - self.reached_us)
 
 
 class TurnTiming:
-    """Folds the events of one session. Times only turns seen from their start. Its fields are public: the history
-    stores them and continues from them.
+    """Folds the events of one session into the response latency of its turns. A turn whose start it has not seen has
+    none. The fields are public: the history stores them and continues from them.
     """
 
     def __init__(self, quiet_us: int = 0, finished_us: int = 0, turn: TurnTimes | None = None) -> None:
         self.quiet_us = quiet_us
         """When the user stopped speaking; 0 while speaking, or if silent since the last turn."""
         self.finished_us = finished_us
-        """Time of the endpoint; 0 before it."""
+        """When the reducer took the user's silence for the end of the utterance (the endpoint); 0 before that."""
         self.turn = turn
 
     def see(self, event: Event) -> Latency | None:
-        """Fold one event; the turn's latency if its answer starts playing with this event, otherwise None."""
+        """Fold one event. Returns the latency of the turn if its answer starts playing with this event, else None."""
         match event:
             case inputs.SpeechStarted():
                 self.quiet_us = self.finished_us = 0

@@ -8,12 +8,12 @@ from projections import names
 from projections.span import Link, Span, TraceBuilder
 
 FAR_US = 10_000_000
-"""Largest accepted offset of a producer's clock; beyond it, the event's own time is used."""
+"""Largest accepted offset of a producer's clock. Beyond it, the time in the log is used instead of the producer's."""
 
 
 @dataclass(slots=True)
 class UtteranceSpans:
-    """Spans of an utterance until its turn is known, if it opens one."""
+    """Spans of an utterance, kept until it is known which turn the utterance opens, if any."""
 
     began_us: int
     recognition: Span | None
@@ -28,7 +28,7 @@ class UtteranceSpans:
 
 
 class UserSpans:
-    """Folds the events of the user's side."""
+    """Folds the user's speech, its transcripts and barge-ins into spans."""
 
     def __init__(self, trace: TraceBuilder) -> None:
         self._trace = trace
@@ -57,7 +57,9 @@ class UserSpans:
                 utterance.is_over = True
 
     def finish_utterance(self, at_us: int) -> None:
-        """The endpoint: the reducer takes the silence for the end of the utterance."""
+        """Note the endpoint, at which the reducer takes the user's silence for the end of the utterance, and add the
+        endpointing span.
+        """
         utterance = self._utterance
         if utterance is not None:
             utterance.finished_us = at_us
@@ -65,12 +67,14 @@ class UserSpans:
                 self.hold(self._trace.open(names.ENDPOINTING, utterance.quiet))
 
     def give_up(self) -> None:
-        """No final came before the deadline: the utterance is over with the words so far."""
+        """Mark the utterance as over, because speech-to-text gave no final transcript before its deadline."""
         if self._utterance is not None:
             self._utterance.is_over = True
 
     def hold(self, span: Span) -> None:
-        """End a span now; if no turn is open, keep it until the utterance's turn is known."""
+        """End a span now. If there is an utterance and no open turn, keep the span until the utterance's turn is known;
+        otherwise close it.
+        """
         span.end_us = self._trace.at_us
         if self._utterance is None or self._trace.turn is not None:
             self._trace.close(span)
@@ -78,13 +82,13 @@ class UserSpans:
             self._utterance.held.append(span)
 
     def begin_turn(self, turn: Span) -> None:
-        """The utterance opened a turn: move the turn's start to the start of speech, and release the held spans."""
+        """Move the start of a turn to the start of the utterance that opened it, and close the spans kept for it."""
         if self._utterance is not None:
             turn.start_us = min(turn.start_us, self._utterance.began_us)
             self._let_go(self._utterance)
 
     def speak_over(self, event: Event, playing: Span | None) -> None:
-        """Open a barge-in span if the agent is speaking."""
+        """Open a barge-in span if the agent is speaking. `playing`: the span of the agent's playback, if any."""
         if playing is not None and self._barge_in is None:
             self._barge_in = self._trace.open(names.BARGE_IN, event)
             self._barge_in.links.append(Link(playing.context, names.INTERRUPTED))
@@ -93,7 +97,7 @@ class UserSpans:
             self._onset_us = observed_us if is_believed else event.at_us
 
     def silence(self) -> None:
-        """The agent's playback is paused or stopped: note the stop latency."""
+        """Note in the barge-in span how long the agent spoke on, because its playback is now paused or stopped."""
         if self._barge_in is not None:
             latency_ms = (self._trace.at_us - self._onset_us) // 1000
             self._barge_in.attributes.setdefault(names.STOP_LATENCY_MS, latency_ms)
@@ -138,7 +142,7 @@ class UserSpans:
             self.hold(span)
 
     def _let_go(self, utterance: UtteranceSpans) -> None:
-        """Close the held spans as children of the open turn, or of the session."""
+        """Close the spans kept for an utterance, as children of the open turn, or of the session if there is none."""
         self._understood(utterance, "no_final")
         self._utterance = None
         for span in utterance.held:

@@ -11,7 +11,7 @@ from projections.span import Context, Link, Span, TraceBuilder, Value
 
 _OTHER_NAMES = {"speech": names.TEXT_TO_SPEECH}
 STAGES = {name: _OTHER_NAMES.get(COMMANDS[name].stage, COMMANDS[name].stage) for name in sorted(OF_THE_TURN)}
-"""Command of the current task → name of its span: the gen_ai convention's, if there is one; otherwise the stage's."""
+"""Command of the current task → name of its span: the name in the gen_ai conventions, otherwise that of its stage."""
 _DEADLINES = {  # timer → the span that has timed out, if it is still open
     "intent_deadline": names.INTENT,
     "answer_deadline": names.ANSWER,
@@ -20,9 +20,9 @@ _DEADLINES = {  # timer → the span that has timed out, if it is still open
 
 
 _NAME = re.compile(r"[\w.:/-]{1,64}")
-"""Any other intent is left unnamed: a failing service may repeat the user's words, and traces must not contain them."""
+"""Names of intents that traces show. Another name may hold the user's words, which traces must not contain."""
 MOST_COUNT = 2**53
-"""Largest Count. A payload may hold any JSON number, but OTLP integers have 64 bits."""
+"""Largest number taken from a payload. A payload may hold any JSON number, but OTLP integers have 64 bits."""
 
 
 class WorkSpans:
@@ -33,7 +33,7 @@ class WorkSpans:
         self._stages: dict[str, Span] = {}
         """Open spans by command id."""
         self._playbacks: dict[str, Span | None] = {}
-        """By playback id; None until the playback starts."""
+        """Playback id → the span of the playback; None until the playback starts."""
         self._fillers: set[str] = set()
         self._overdue = ""
         """Name of the span whose deadline is the current input; otherwise empty."""
@@ -46,14 +46,15 @@ class WorkSpans:
         return next((span for span in self._playbacks.values() if span is not None), None)
 
     def consider(self, event: Event, *, is_in_a_call: bool) -> None:
-        """Note an input: a stage cancelled by its own deadline counts as timed out. Without a call, tts_deadline is no
-        error of text-to-speech: nothing is synthesised, and the client did not show the answer.
+        """Note whether an input is the deadline of a stage. If it is, the span of that stage ends as timed out.
+
+        Without a call, `tts_deadline` does not count: nothing is synthesised, and the client did not show the answer.
         """
         overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
         self._overdue = overdue if is_in_a_call or overdue != names.TEXT_TO_SPEECH else ""
 
     def ask(self, event: CommandIssued, because: Event | None) -> None:
-        """Open the span of a stage; `because` is the input that caused the command."""
+        """Open the span of a command that starts a stage; `because` is the input that led to the command."""
         span = self._trace.open(STAGES[event.name], event, is_call=True)
         span.attributes[names.COMMAND_ID] = event.command_id
         number = event.payload.get("speculation")
@@ -82,7 +83,10 @@ class WorkSpans:
             self._trace.rehome(span)
 
     def answered(self, event: Result) -> Span | None:
-        """Fold a result; the span that it ends, or None. A late result changes nothing."""
+        """Fold a result. Returns the span of the stage that it ends, for the caller to close; None: it ends no stage.
+
+        A late result changes nothing.
+        """
         span = self._stages.get(event.command_id)
         if isinstance(event, inputs.PlaybackStarted | inputs.PlaybackDone):
             self._play(event)
@@ -106,7 +110,7 @@ class WorkSpans:
             self._trace.close(span)
 
     def withdraw(self, command_id: str) -> Span | None:
-        """End the span of a withdrawn request."""
+        """Return the span of a withdrawn request, for the caller to close; None: no such request is open."""
         return self._over(command_id, "cancelled")
 
     def cancel(self) -> None:
@@ -124,7 +128,9 @@ class WorkSpans:
             self._trace.close(played)
 
     def end_answer(self, playback_id: str, facts: dict[str, Value]) -> Context | None:
-        """End an answer's spans; returns the context of its playback, or None if it never played."""
+        """End the spans of an answer; `facts` become attributes of its playback's span. Returns the context (ids) of
+        that span; None: the answer never played.
+        """
         played = self._playbacks.get(playback_id)
         if played is not None:
             played.attributes |= facts
@@ -170,7 +176,7 @@ class WorkSpans:
 
 
 def _said(event: Event) -> dict[str, Value]:
-    """Span attributes from a result."""
+    """Return the attributes that a result adds to the span of its stage."""
     match event:
         case inputs.IntentResolved():
             return {

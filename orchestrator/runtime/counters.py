@@ -4,7 +4,8 @@ from collections import Counter
 
 
 class Counters(Counter[str]):
-    """Names are fixed: inputs, duplicates, late (of sessions that have ended), rejected, dead_letters, take_overs.
+    """Name → count. The names: inputs, duplicates, late (for sessions that have ended), rejected, dead_letters,
+    take_overs.
 
     For operators: reducer_failures (a fault in orch, set aside as a dead letter), unrecoverable (a log that cannot be
     read any more), lost_versions (Redis committed them and then lost them), overflows (callers were disconnected

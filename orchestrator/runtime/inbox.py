@@ -45,7 +45,9 @@ _IS_NODE = re.compile(f"{_NODE}[0-9a-f]{{12}}")
 
 
 def says_a_node(event: Input) -> bool:
-    """Whether a node produced the event: its effects, timers, connections or microphones, or a client's message."""
+    """Whether a node produced the event (for an effect, a timer, a microphone, a connection or a client's message), and
+    not an outside producer.
+    """
     return _IS_NODE.fullmatch(event.producer) is not None
 
 
@@ -100,13 +102,15 @@ class Inbox:
     def append(self, event: Input) -> None:
         """Queue an event; producer, sequence, id and observation time are set here. Never waits.
 
-        An event that already has an id keeps it and gets no sequence: its id identifies it if another node reports it,
-        too.
+        An event that already has an id keeps the id and gets no sequence: by the id, the reducer recognises the same
+        event from another node.
         """
         self._put(self.stamped(event))
 
     def stamped(self, event: Input) -> Input:
-        """Return the event as append sends it: its producer is `node`, or `node:PRODUCER` if it names one."""
+        """Return a copy of the event with the producer, sequence, id and observation time that `append` sets. The
+        producer is this node's name, or `NAME:PRODUCER` if the event names a producer.
+        """
         self._sequence += 1
         clock = self.clocks.get(event.session_id)
         return event.model_copy(

@@ -33,9 +33,10 @@ class UnroutableError(Exception):
 
 
 async def route(event: Input, is_live: IsLive, session_of: SessionOfHandler) -> Input:
-    """Address an event to its session. Raises UnroutableError.
+    """Return the event addressed to its session, by the first rule that applies:
 
-    1. Its id is a live session. 2. Else it is a known handler, and the handler's session is live. 3. Else: none.
+    1. `session_id` names a live session. 2. `session_id` or `handler_id` names a handler whose session is live.
+    3. The event belongs to no session: raises UnroutableError.
     """
     if event.session_id and await is_live(event.session_id):
         return event
@@ -51,7 +52,7 @@ async def route(event: Input, is_live: IsLive, session_of: SessionOfHandler) -> 
 
 
 class Ingress(Owned):
-    """Forwards one ingress stream, under one lease."""
+    """Forwards the events of one ingress stream to the inboxes of their sessions, under one lease."""
 
     async def _handle(self, batch: list[Entry]) -> None:
         read = [_read(fields.get(b"e", b"")) for _, fields in batch]
@@ -66,7 +67,9 @@ class Ingress(Owned):
     async def _forward(
         self, entry_id: str, line: bytes, event: Input | None, reason: str, live: dict[str, bool]
     ) -> Move:
-        """Hand an event to the inbox of its session. An event of no session becomes a dead letter with its reason."""
+        """Queue an event for the inbox of its session, and return the move of the cursor past the event. With a reason,
+        or without a session, the move keeps the event as a dead letter.
+        """
 
         async def is_live(session_id: str) -> bool:
             if session_id not in live:  # the session of a handler
@@ -88,7 +91,7 @@ class Ingress(Owned):
         return self._pass(before, entry_id, reason, line[:4096], "")
 
     async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
-        """Session id → whether it is live or promised.
+        """Session id → whether the session is live, or promised (a client has its id, but it is not open yet).
 
         Takes one round trip if all are live; a round trip per event would slow down the whole stream. Retries until
         Redis answers; raises RedisError or OSError only if the ingress is lost meanwhile.
@@ -115,7 +118,7 @@ class Ingress(Owned):
 
 
 def _read(line: bytes) -> tuple[Input | None, str]:
-    """Decode an event of an outside producer; None and the reason if it is invalid or not allowed."""
+    """Decode an event of an outside producer: (event, ""), or (None, reason) if it is invalid or not allowed."""
     if not line:
         return None, "the entry has no field e"
     try:

@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 END_S = 5.0
 """How long a cancelled task may take to end."""
 CALL_FOLLOWS_S = CALL_FOLLOWS_MS / 1000
-"""How long to wait for a lost call to return, from the loss on, or from the return of its client."""
+"""How long to wait for a lost media connection to return, after the loss or after its client has reconnected."""
 
 
 class PlaybackEnd(Protocol):
-    """How a playback that was not stopped ended."""
+    """The end of a playback that nobody stopped: who confirmed the end, and the position reached."""
 
     @property
     def confirmed_by(self) -> Literal["client", "timer"]: ...
@@ -69,7 +69,7 @@ class Client(Protocol):
     client_id: str
 
     def committed(self, event: Event, line: str | None) -> None:
-        """An event of the session was committed; `line` is its line in the golden log."""
+        """Tell the client about a committed event of the session; `line`: its line in the golden log, None if none."""
 
     async def show_reply(self, playback_id: str, text: str) -> None:
         """Show an answer as text; returns when it is sent. Raises ListenerGone when it cannot be sent."""
@@ -130,9 +130,11 @@ class LiveSession:
     conversation: ConversationSoFar = field(default_factory=ConversationSoFar)
     """The conversation, as far as it is committed."""
     open: Callable[[], None] | None = None
-    """Reports SESSION_OPENED; None: it is reported already. A session that is only promised has no log yet."""
+    """Opens a promised session (a client has its id, but it has no log yet) by reporting SESSION_OPENED. None: the
+    session is open already.
+    """
     grant: Grant = EVERYTHING
-    """What its client may do. After a takeover the resume token of the client brings it."""
+    """What the session's client may do. After a takeover, the resume token of the client contains the grant."""
     snapshot_version: int = 0
     """Version of the last snapshot."""
     failures: int = 0
@@ -141,11 +143,11 @@ class LiveSession:
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     """Tasks to await before the shard is given up: cancelled stages that are ending, connections that are closing."""
     tools: ToolCalls = field(init=False)
-    """The tool calls of its agent."""
+    """Runs the tool calls of the session's agent."""
     scripts: dict[str, Script] = field(default_factory=dict)
-    """Playback id → the texts that are spoken there."""
+    """Playback id → the texts that this playback speaks."""
     call_follows: bool = False
-    """The user's call was lost. The client may reconnect first, and its call after it."""
+    """Whether the handler was lost and may return. The client's control connection may return some seconds earlier."""
     _client: Client | None = field(default=None, init=False)
     _handler: Handler | None = field(default=None, init=False)
     _connections: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -182,8 +184,8 @@ class LiveSession:
         self._connections.set()
 
     async def somebody_is_connected(self, gone: Client | None = None) -> None:
-        """Return when there is a handler, or a client other than `gone`. After a lost call, a client alone is enough
-        only after CALL_FOLLOWS_S: its call may follow.
+        """Wait until a handler is connected, or a client other than `gone`. If the session has lost its handler, a
+        client alone counts only after CALL_FOLLOWS_S, since its handler may still return.
         """
         while self._handler is None:
             wait_s = None
@@ -216,23 +218,23 @@ class LiveSession:
         task.add_done_callback(self.closing.discard)
 
     async def shut(self, reason: str) -> None:
-        """End all tasks and connections of an ended session in this process, and wait for them. Its log stays. Tool
-        calls run to their end; their results are no events any more.
+        """End all tasks and connections of an ended session in this process, and wait for them. The session's log stays
+        in Redis. Tool calls run to their end, but their results are not recorded.
         """
         for task in self.tools.running:
             logger.warning("%s still runs, and its session has ended: its result will not be recorded", task.get_name())
         await self._end(self.client.close(reason) if self.client else None)
 
     async def wind_up(self) -> None:
-        """As shut, for a session that goes on under another owner: its client stays connected until send_away. Tool
-        calls that run may end first.
+        """End the tasks and the handler of a session that goes on under another owner, and wait for them and for its
+        tool calls, at most END_S. The client stays connected until `send_away`.
         """
         for task in self.tools.running:
             self.watch(task)
         await self._end(None)
 
     async def send_away(self, reason: str, address: str) -> None:
-        """Ask the client to reconnect: to the new owner, if its address is known."""
+        """Disconnect the client so that it reconnects: to `address`, the new owner's, or anywhere if that is empty."""
         if self.client:
             self._part(self.client.send_away(reason, address))
         await self._closed()

@@ -115,7 +115,7 @@ class Node:
         self._room.start()
 
     async def drain(self) -> None:
-        """Take no more calls and hand the live ones over to other nodes. Without any, the next start resumes them."""
+        """Take no more calls; hand live calls over to other nodes. Without other nodes, the next start resumes them."""
         self._stopping = True
         await self._ownership.drain(STOPPING)
 
@@ -147,7 +147,7 @@ class Node:
 
     @property
     def shards(self) -> dict[int, Shard]:
-        """The shards owned now whose takeover is done."""
+        """Shard number → shard, for the shards that this node owns now and whose takeover is done."""
         return {
             holding.owner.lease.what.number: holding.owner
             for holding in self._ownership.running.values()
@@ -179,8 +179,8 @@ class Node:
         return max(self._members.silence_s, self._inbox.stalled_s)
 
     async def read_log(self, session_id: str, *, first: int = 0, most: int | None = None) -> list[Event]:
-        """The committed events of a session: all, or those of `most` steps from version `first` on. Raises
-        UnknownSessionError (also if there are none from `first` on), BadEventError, RedisError.
+        """Read the committed events of a session: all, or those of at most `most` steps from version `first` on. Raises
+        UnknownSessionError (also if no step follows `first`), BadEventError, RedisError.
         """
         return await read_log(self._redis, self.keys, session_id, first=first, most=most)
 
@@ -190,8 +190,8 @@ class Node:
         return shard.sessions.get(session_id) if shard else None
 
     async def reserve(self, grant: Grant) -> openings.Reserved:
-        """Promise a session to the bearer of a grant. Until its first input, Redis holds only keys that expire. Raises
-        NotReadyError, SpentError.
+        """Reserve a session id for a caller with this grant (what the caller may do). Until the session's first input,
+        Redis holds only keys that expire. Raises NotReadyError, SpentError.
         """
         new_id = self._free_id()
         try:
@@ -200,7 +200,7 @@ class Node:
             raise NotReadyError(f"this node takes no calls now: {DELAYED}") from error
 
     def welcome(self, session_id: str, grant: Grant) -> LiveSession | None:
-        """The session that was reserved for a client. None: its shard is not here, or not any longer."""
+        """Return the session of a reserved id; makes it if needed. None: this node does not own its shard any more."""
         return self.session(session_id) or self._adopted(session_id, grant)
 
     def open_session(self, client: Client) -> LiveSession:
@@ -211,19 +211,19 @@ class Node:
         return live
 
     def begin(self, live: LiveSession) -> None:
-        """Open a promised session; does nothing if it is open already."""
+        """Open a session whose id was reserved, by reporting SESSION_OPENED; does nothing if it is open already."""
         if live.open is not None:
             live.open()
 
     def discard(self, live: LiveSession) -> None:
-        """Forget a promised session that was never opened."""
+        """Forget a session whose id was reserved for a client and that was never opened."""
         shard = self.shards.get(self.keys.shard_of(live.session_id))
         live.client = None
         if shard is not None and live.open is not None:
             shard.sessions.pop(live.session_id, None)
 
     async def withdraw(self, live: LiveSession) -> None:
-        """Discard a promised session and its key in Redis: its client cannot come back to it."""
+        """Forget a session that was never opened, also in Redis: its client cannot come back to it."""
         self.discard(live)
         try:
             await promises.withdraw(self._redis, self.keys, live.session_id)
@@ -271,13 +271,13 @@ class Node:
 
     @property
     def secret(self) -> bytes:
-        """Key of the resume tokens: one for all nodes and restarts. Raises NotReadyError before start."""
+        """Secret for signing resume tokens, the same on all nodes at all times. Raises NotReadyError before start."""
         if not self._secret:
             raise NotReadyError("the service is starting; try again")
         return self._secret
 
     async def use_resume_token(self, session_id: str, number: int) -> bool:
-        """Use a resume token, by its number. False: a newer one was used. Raises RedisError, TimeoutError."""
+        """Use a session's resume token by its number. False: a newer one was used. Raises RedisError, TimeoutError."""
         return await openings.use(self._redis, self.keys, session_id, number)
 
     def owns(self, session_id: str) -> bool:
@@ -324,10 +324,10 @@ class Node:
             live.hush(DELAYED)
 
     async def promised(self, session_id: str) -> LiveSession | None:
-        """Find a session that was promised, maybe by another node, or whose SESSION_OPENED is not committed yet.
+        """Find a session whose id was reserved, maybe by another node, or whose SESSION_OPENED is not committed yet.
 
-        Waits up to FIND_S seconds for the commit; None if the session is not here then. If its shard has changed
-        owners between promise and commit, SESSION_OPENED is in the inbox of the new owner.
+        Waits up to FIND_S seconds for that commit; returns None if this node does not have the session then. If the
+        shard has changed owners meanwhile, SESSION_OPENED is in the inbox and the new owner commits it.
         """
         begun = self.keys.state(session_id)
         try:
@@ -350,7 +350,7 @@ class Node:
         self._inbox.append(event)
 
     async def register_handler(self, handler_id: str, session_id: str) -> None:
-        """Let routing rule 2 (ingress.py) find the session of a handler. Called before the SDP answer is sent."""
+        """Store a handler's session, for routing rule 2 (ingress.py). Must be called before the SDP answer is sent."""
         await self._redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
 
     async def forget_handler(self, handler_id: str) -> None:

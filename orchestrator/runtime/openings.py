@@ -1,4 +1,4 @@
-"""Keeps in Redis which session a token opened, how many a subject has, and which resume tokens were used."""
+"""Keeps in Redis which session a caller's token opens, how many sessions a caller has, and the resume tokens used."""
 
 import math
 import time
@@ -14,18 +14,20 @@ from orchestrator.runtime.redis.connection import ask
 from orchestrator.runtime.redis.keys import Keys
 
 SUBJECT_S = 7 * 24 * 3600
-"""How long the list of a subject is kept after its last opening; no conversation is longer."""
+"""How long a caller's list of sessions is kept after the last of them was opened; no conversation lasts longer."""
 REJOINED_S = 24 * 3600
-"""As long as a resume token lives: then all older ones have expired, too."""
+"""How long the number of the last used resume token is kept: as long as such a token is valid, so that all tokens with
+lower numbers have expired by then.
+"""
 
 
 class SpentError(RuntimeError):
-    """A grant opens no further session; the message says why."""
+    """A caller's grant (what the caller's token allows) opens no further session; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A session that is promised to a client, and the number of the resume token that the client gets."""
+    """A session id that is reserved for a client, and the number of the resume token that the client gets for it."""
 
     session_id: str
     number: int = 1
@@ -34,8 +36,10 @@ class Reserved:
 async def reserve(
     redis: Redis, keys: Keys, grant: Grant, new_id: str, here: Callable[[str], LiveSession | None]
 ) -> Reserved:
-    """Promise a session to the bearer of a grant, before its client is accepted: `new_id`, or the session to which its
-    token was bound when it was shown before. `here` finds a session in this process. Raises SpentError, RedisError or
+    """Reserve a session id for a caller, before the caller's client is accepted.
+
+    The id is `new_id`, or the id that is bound to the grant's token if the token was shown before. `here` finds a live
+    session of this process by its id. Raises SpentError if the grant allows no further session, RedisError or
     TimeoutError.
     """
     session_id, number = await _bound(redis, keys, grant, new_id), 1
@@ -55,7 +59,9 @@ async def reserve(
 
 
 async def _bound(redis: Redis, keys: Keys, grant: Grant, session_id: str) -> str:
-    """Bind a token to the session that it opens. Returns that session: another one if the token was shown before."""
+    """Bind the grant's token to this session, unless it is bound already. Returns the id of the session to which the
+    token is bound. A grant without a token id is bound to nothing: returns `session_id`.
+    """
     if not grant.token_id:
         return session_id
     life_s = max(1, math.ceil(grant.expires_at_s - time.time()))
@@ -65,9 +71,11 @@ async def _bound(redis: Redis, keys: Keys, grant: Grant, session_id: str) -> str
 
 
 async def _is_within_limit(redis: Redis, keys: Keys, grant: Grant, session_id: str) -> bool:
-    """Count a session among those of its subject. False, and it is not counted: the subject has as many as it may.
+    """Add a session to the list of the caller's sessions in Redis, if the grant's limit allows one more. Returns False,
+    and leaves the session out, if the caller already has as many sessions as the grant allows.
 
-    The list has an order that all nodes see, so of two openings at once the earlier one is within the limit.
+    All nodes see the list in the same order. So if a caller opens two sessions at once and may have only one, the first
+    in the list is allowed.
     """
     if not grant.sessions or not grant.subject:
         return True
@@ -85,8 +93,8 @@ async def _is_within_limit(redis: Redis, keys: Keys, grant: Grant, session_id: s
 
 
 async def use(redis: Redis, keys: Keys, session_id: str, number: int) -> bool:
-    """Use a resume token of a session by its number; from then on older ones are refused. False: it is an older one.
-    Raises RedisError or TimeoutError.
+    """Note that a client uses the session's resume token with this number: tokens with lower numbers are refused from
+    now on. Returns False if a token with a higher number was used before. Raises RedisError or TimeoutError.
     """
     key = keys.rejoined(session_id)
     calls = [("ZADD", key, "GT", number, "used"), ("ZSCORE", key, "used"), ("EXPIRE", key, REJOINED_S)]

@@ -17,14 +17,16 @@ from orchestrator.runtime.redis.connection import ask
 from orchestrator.runtime.redis.keys import Keys
 
 KEPT_S = 90
-"""Longer than a silent client stays connected, and as long as the service waits for a client to reconnect."""
+"""How long a promise is kept, in seconds: longer than a silent client stays connected, and as long as the service waits
+for a client to reconnect.
+"""
 
 
 def openings(live: LiveSession, opened: Input) -> list[Input]:
-    """The first events of a promised session's log.
+    """Return the first events of a promised session's log: `opened`, and CLIENT_CONNECTED if a client is connected.
 
-    Their ids are fixed, so that duplicates are recognised: two nodes may report them, the node of the client at its
-    first input, and the node that reads an event of an outside producer.
+    Two nodes may report these events: the client's node at the client's first input, and the shard's owner when it
+    reads an event of an outside producer. Fixed ids let the reducer recognise the duplicates.
     """
     session_id = live.session_id
     said = [opened.model_copy(update={"event_id": f"{session_id}:opened"})]
@@ -36,7 +38,9 @@ def openings(live: LiveSession, opened: Input) -> list[Input]:
 
 
 async def promise(redis: Redis, keys: Keys, session_id: str, grant: Grant) -> None:
-    """Promise a session for KEPT_S seconds. Raises RedisError or TimeoutError."""
+    """Store in Redis, for KEPT_S seconds, that a client has this session's id and may open the session with this grant.
+    Raises RedisError or TimeoutError.
+    """
     await ask(
         redis,
         [("SET", keys.promised(session_id), grant.model_dump_json(exclude={"token_id", "expires_at_s"}), "EX", KEPT_S)],
@@ -44,12 +48,15 @@ async def promise(redis: Redis, keys: Keys, session_id: str, grant: Grant) -> No
 
 
 async def withdraw(redis: Redis, keys: Keys, session_id: str) -> None:
-    """Withdraw a promise: the session can no longer be opened. Raises RedisError or TimeoutError."""
+    """Delete the promise of a session, so that it can no longer be opened. Raises RedisError or TimeoutError."""
     await ask(redis, [("DEL", keys.promised(session_id))])
 
 
 async def which_awaited(redis: Redis, keys: Keys, session_ids: Sequence[str]) -> dict[str, bool]:
-    """Session id → whether it is promised or already live. Raises RedisError or TimeoutError."""
+    """Session id → whether the session is live, or promised (a client has its id, but it is not open yet).
+
+    Raises RedisError or TimeoutError.
+    """
     calls: list[tuple[str, ...]] = []
     for one in session_ids:  # in this order: a session that is opened meanwhile counts as promised or as live
         live = keys.sessions(keys.shard_of(one))
@@ -59,7 +66,10 @@ async def which_awaited(redis: Redis, keys: Keys, session_ids: Sequence[str]) ->
 
 
 async def promised_grant(redis: Redis, keys: Keys, session_id: str) -> Grant | None:
-    """The grant of a session that is promised and not opened; None: it is not. Raises RedisError or TimeoutError."""
+    """Return the grant of a promised session: a client has its id, but it is not open yet. None for other sessions.
+
+    Raises RedisError or TimeoutError.
+    """
     promised, opened = await ask(redis, [("GET", keys.promised(session_id)), ("EXISTS", keys.state(session_id))])
     if promised is None or opened:
         return None

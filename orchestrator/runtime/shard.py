@@ -35,13 +35,13 @@ from orchestrator.session.state import State
 logger = logging.getLogger(__name__)
 
 MOST_SNAPSHOT_BYTES = 32_768
-"""Larger snapshots are not stored: they take too much of Redis. A takeover then reads the log from the one before."""
+"""Larger snapshots are not stored: they take too much of Redis. A takeover then starts from an older snapshot."""
 
 SNAPSHOT_EVERY = 64
 """Versions between snapshots. A takeover reads about this much of a log, and not the whole log of an hour's call."""
 FAILURES_BEFORE_THE_END = 3
 MOST_OF_POISON = 65_536
-"""Bytes kept of an event on which the reducer raised: nearly always the whole event."""
+"""Limit in bytes for an event kept as a dead letter because the reducer raised on it. Nearly every event fits."""
 
 Observer = Callable[[LiveSession, Event], None]
 """Called for each committed event, in order."""
@@ -103,7 +103,7 @@ class Shard(Owned):
             self._resume(session_id)
 
     def _resume(self, session_id: str) -> None:
-        """Report that the session has a new owner: its earlier connections were to another node."""
+        """Append SESSION_RESUMED: the session has a new owner, and its earlier connections were to another node."""
         self._inbox.append(SessionResumed(session_id=session_id, reducer_version=REDUCER_VERSION))
         self._counters["take_overs"] += 1
 
@@ -129,7 +129,9 @@ class Shard(Owned):
         await asyncio.sleep(0)  # started tasks begin now, before the next read is prepared
 
     async def _decide_all(self, batch: list[Entry]) -> list[Decided]:
-        """Decide each entry on the state after the entries before it, whose commits are still pending."""
+        """Decide the entries of a batch in order. Each is decided on the state after the entries before it, although
+        those are not committed yet.
+        """
         states: dict[str, State] = {}
         decided: list[Decided] = []
         for stream_id, fields in batch:
@@ -185,22 +187,28 @@ class Shard(Owned):
         return event.model_copy(update={"at_us": live.timers.clock.now_us(), "incarnation": self.lease.token})
 
     def _settle(self, live: LiveSession) -> None:
-        """Add a session that another node opened to this shard, and resume it: its client is no longer connected."""
+        """Add a newly opened session to this shard if it is missing there, and append SESSION_RESUMED for it: its
+        client got the session's id from another node, so the client is not connected to this one.
+        """
         if live.session_id not in self.sessions:
             self.sessions[live.session_id] = live
             self._resume(live.session_id)
 
     async def _promised(self, event: Input, live: LiveSession | None) -> Grant | None:
-        """The grant of a session that is promised to a client, if its first event comes from an outside producer."""
+        """Return the grant (what the client may do) of a promised session: a client has its id, but it is not open yet.
+
+        None: the event itself opens the session, the session is open already, or it was not promised.
+        """
         if isinstance(event, SessionOpened) or (live is not None and live.state.session_id):
             return None
         return await promised_grant(self._redis, self._keys, event.session_id)
 
     def _open(self, live: LiveSession, states: dict[str, State]) -> list[Decided]:
-        """Decide the steps that open a promised session before the entry in hand; the cursor moves with that entry.
+        """Decide the steps that open a promised session (a client has its id, but it has no log yet) when an inbox
+        entry for the session arrives. The cursor stays: it moves when that entry itself is committed.
 
-        The node that promised the session may report the same events. They have the same ids, so the reducer drops the
-        duplicates.
+        The node that promised the session may append the same opening events. They have the same ids, so the reducer
+        drops the duplicates.
         """
         live.open = None
         decided, state = [], live.state
@@ -213,14 +221,18 @@ class Shard(Owned):
         return decided
 
     def _opened_elsewhere(self, live: LiveSession) -> None:
-        """Report the client of a session that the promising node opened: it came here before that was processed."""
+        """Append CLIENT_CONNECTED for the session's client on this node, if there is one: another node has appended
+        SESSION_OPENED, and does not know of this connection.
+        """
         _, *connected = openings(live, self._opened(live.session_id, live.grant))
         live.open = None
         for event in connected:
             self._inbox.append(event)
 
     async def _newcomer(self, event: Input) -> LiveSession | None:
-        """Make the session that SESSION_OPENED opens; None for other events, and for a session that has ended."""
+        """Make the live session for SESSION_OPENED. None for other events, for a session of another shard, and for a
+        session that was opened before and has ended.
+        """
         if not isinstance(event, SessionOpened) or self._keys.shard_of(event.session_id) != self.lease.what.number:
             return None
         if await self._redis.exists(self._keys.state(event.session_id)):
@@ -239,8 +251,8 @@ class Shard(Owned):
     def _poison(self, entry_id: str, live: LiveSession, state: State, event: Input, error: Exception) -> Decided:
         """Handle a bug in the reducer: keep the event as a dead letter with all that is needed to reproduce it.
 
-        The session ends if the event was a timer, or at its third failure (FAILURES_BEFORE_THE_END): otherwise nothing
-        might ever move it again.
+        Also closes the session if the event was TIMER_FIRED, or at the session's third such failure
+        (FAILURES_BEFORE_THE_END): otherwise the session might hang forever. Returns the move of the cursor.
         """
         self._counters["reducer_failures"] += 1
         live.failures += 1
@@ -252,8 +264,10 @@ class Shard(Owned):
         )
 
     def _snapshot(self, live: LiveSession, step: Step) -> bytes:
-        """A snapshot of the committed state, every SNAPSHOT_EVERY versions, with a step without commands: nothing waits
-        for its commit. Empty: none now.
+        """Return a snapshot of the committed state, to be stored with this step; empty: none is due.
+
+        One is due every SNAPSHOT_EVERY versions. It waits for a step without commands, since no effect waits for the
+        commit of such a step. A snapshot larger than MOST_SNAPSHOT_BYTES is left out.
         """
         if step.commands or live.state.version < live.snapshot_version + SNAPSHOT_EVERY:
             return b""
@@ -289,7 +303,7 @@ class Shard(Owned):
         return Decided(self._pass(self._cursor, entry_id, reason, line[:most], where))
 
     def _perform(self, one: Decided) -> None:
-        """After the commit: adopt the new state and perform its commands."""
+        """Adopt the new state of a committed step, pass its events to the observer, and start its commands."""
         live, step = one.live, one.step
         if live is None or step is None:
             return

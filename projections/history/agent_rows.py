@@ -10,14 +10,14 @@ Row = dict[str, Any]
 
 
 class AgentRows:
-    """Folds one session. Holds its open calls, which the tables have too."""
+    """Folds the events of one session. Its only state, the rows of open tool calls, is in the tables, too."""
 
     def __init__(self, session_id: str, open_calls: Iterable[Row] = ()) -> None:
         self._session_id = session_id
         self._open: dict[str, Row] = {row["call_id"]: row for row in open_calls}
 
     def take(self, step: Sequence[Event]) -> tuple[list[Row], list[Row]]:
-        """The new and changed rows of a step: of tool calls, and of responses."""
+        """Fold a step. Returns the new and changed rows of tool calls, and the new rows of model responses."""
         calls: list[Row] = []
         responses: list[Row] = []
         refusal = next((event.reason for event in step if isinstance(event, derived.EventRejected)), "")

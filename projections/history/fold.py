@@ -21,7 +21,9 @@ Step = Sequence[tuple[Event, bytes]]
 
 @dataclass(slots=True)
 class Changes:
-    """New and changed rows to write, each once; a field per table. Rows in a mapping may be written before."""
+    """New and changed rows to write, one field per table. Rows in a list are new. Rows in a dict may replace rows of
+    the table that have the same key.
+    """
 
     events: list[Row] = field(default_factory=list)
     transitions: list[Row] = field(default_factory=list)
@@ -64,7 +66,9 @@ def new_session(session_id: str, shard: int) -> Row:
 
 
 class SessionHistory:
-    """Folds one session. Holds its row, its open turn, the answers being spoken and the tool calls that run."""
+    """Folds the steps of one session into rows. Holds the rows that may still change: of the session, of its open turn,
+    of the answers being spoken, and of the tool calls that run.
+    """
 
     def __init__(
         self, session: Row, turn: Row | None = None, speaking: Iterable[Row] = (), calls: Iterable[Row] = ()
@@ -75,7 +79,7 @@ class SessionHistory:
         self._agent = AgentRows(self.session_id, calls)
         self._timing = _timing(session, turn)
         self._speaks_again = False
-        """Whether the step in hand repeats speech, for a new owner or a new call."""
+        """Whether the step that is being folded repeats speech, because the owner changed or the call was lost."""
 
     @property
     def session_id(self) -> str:
@@ -87,8 +91,8 @@ class SessionHistory:
         return int(self.session["version"])
 
     def take(self, step: Step, into: Changes, *, may_have_gaps: bool = False) -> None:
-        """Fold one step of the log. Raises GapError if a version is missing before it, unless the log may be damaged:
-        then nothing is stored, only shown.
+        """Fold one step of the log, and add its new and changed rows to `into`. Raises GapError if a version is missing
+        before the step, unless `may_have_gaps`: for damaged logs that are only shown, not stored.
         """
         is_rejected = any(isinstance(event, derived.EventRejected) for event, _ in step)
         self._speaks_again = isinstance(step[0][0], inputs.SessionResumed | inputs.HandlerDetached)
@@ -124,7 +128,9 @@ class SessionHistory:
                 self._in_turn("answer_us", event.elapsed_us, into)
 
     def _time(self, times: TurnTimes | None, latency: Latency | None, into: Changes) -> None:
-        """Store the turn's stages known so far, and the state of their timing."""
+        """Set the columns for the response latency: in the turn's row its stages known so far, in the session's row the
+        state from which timing continues.
+        """
         self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
         if times is None:
             return
@@ -160,7 +166,7 @@ class SessionHistory:
                 self._count(event)
 
     def _count(self, event: Derived) -> None:
-        """Update counters and the end in the session's row."""
+        """Update the session's row: counters of interruptions and rejections, and the end of the session."""
         match event:
             case derived.UserInterrupted():
                 self.session["interruptions"] += 1
@@ -194,7 +200,9 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row | {"outcome": "heard", "heard_text": event.text}
 
     def _in_turn(self, column: str, value: Any, into: Changes, instead_of: Any = None) -> None:
-        """Set a column of the open turn once. A second value is a retry after a takeover and is ignored."""
+        """Set a column of the open turn, if it still has the value `instead_of`. A second value comes from a retry
+        after a takeover and is ignored.
+        """
         if self._turn is not None and self._turn[column] == instead_of:
             self._turn[column] = value
             self._mark(into)
@@ -204,7 +212,7 @@ class SessionHistory:
         into.turns[self.session_id, self._turn["turn"]] = self._turn
 
     def _speak(self, event: derived.CommandIssued, into: Changes) -> None:
-        """Start a transcript row. The retry of a command after a takeover adds no second row."""
+        """Add a transcript row for a command that speaks. Its retry after a takeover adds no second row."""
         playback_id = str(event.payload["playback_id"])
         if playback_id in self._speaking:
             return
@@ -216,7 +224,7 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row
 
     def _speak_on(self, playback_id: str, text: str, into: Changes) -> None:
-        """Add a text to the answer that is being spoken."""
+        """Add a text to the transcript row of the answer that is being spoken, unless the text is repeated."""
         row = self._speaking.get(playback_id)
         if row is not None and text and not self._speaks_again:
             row["text"] += text
@@ -249,7 +257,7 @@ def steps(lines: Iterable[bytes]) -> Iterator[list[tuple[Event, bytes]]]:
 
 
 def _timing(session: Row, turn: Row | None) -> TurnTiming:
-    """Restore the timing from the rows."""
+    """Restore the state of the timing from the rows of a session and its open turn."""
     times = None
     if turn is not None and turn["response_us"] is None:
         stages_us = {stage: us for stage in STAGES if (us := turn[f"{stage}_us"]) is not None}
@@ -259,7 +267,7 @@ def _timing(session: Row, turn: Row | None) -> TurnTiming:
 
 
 def folded(session_id: str, shard: int, lines: Iterable[bytes]) -> Changes:
-    """All rows of a session, from its complete log. Raises BadEventError, GapError."""
+    """Fold the complete log of a session into all its rows. Raises BadEventError, GapError."""
     changes, history = Changes(), SessionHistory(new_session(session_id, shard))
     for step in steps(lines):
         history.take(step, changes)

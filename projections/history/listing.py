@@ -16,10 +16,10 @@ _session, _turn = tables.sessions.c, tables.turns.c
 
 
 async def listed(history: History, wanted: Wanted, ids: Iterable[str] | None = None) -> list[tuple[Row, list[Row]]]:
-    """The sessions of a page with their turns, one more than the page holds if there is a next one.
+    """Return the rows of a page's sessions, each with the rows of its turns.
 
-    `ids`: only these sessions. The filter `state` is the caller's: the history does not know which sessions are live.
-    Raises HistoryError.
+    If there is a next page, its first session is added. `ids`: only these sessions. The filter `state` is not applied:
+    the history does not know which sessions are live. Raises HistoryError.
     """
     found: list[tuple[Row, list[Row]]] = []
     for part in [None] if ids is None else _parts(ids):
@@ -31,7 +31,7 @@ async def listed(history: History, wanted: Wanted, ids: Iterable[str] | None = N
 
 
 async def turns_of(history: History, ids: Iterable[str]) -> dict[str, list[Row]]:
-    """Session → the columns of its turns that a summary reads."""
+    """Session → the rows of its turns, with only the columns that a summary needs."""
     found: dict[str, list[Row]] = defaultdict(list)
     columns = (_turn.session_id, _turn.turn, _turn.response_us, _turn.fallback, _turn.outcome)
     for part in _parts(ids):
@@ -41,7 +41,7 @@ async def turns_of(history: History, ids: Iterable[str]) -> dict[str, list[Row]]
 
 
 async def known(history: History, ids: Iterable[str]) -> dict[str, int]:
-    """Session → last version in the history, of those sessions that it has."""
+    """Session → its last version in the history. Sessions that the history does not have are left out."""
     found: dict[str, int] = {}
     for part in _parts(ids):
         rows = await history.rows(select(_session.session_id, _session.version).where(_session.session_id.in_(part)))
@@ -50,7 +50,7 @@ async def known(history: History, ids: Iterable[str]) -> dict[str, int]:
 
 
 async def whole(history: History, ids: Iterable[str]) -> set[str]:
-    """Those of these sessions whose end the history has."""
+    """Return the ids of the sessions that the history has up to their end."""
     found: set[str] = set()
     for part in _parts(ids):
         ended = select(_session.session_id).where(_session.session_id.in_(part), _session.ended_us.is_not(None))

@@ -114,7 +114,7 @@ class History:
             await self._make_tables(with_indexes=is_new)
 
     async def _version(self) -> int | None:
-        """Version of the tables, None before they are there: the row that says so is written with the last of them."""
+        """Read the version of the tables; None: they do not exist. It is written when all of them are created."""
         query = select(tables.layout.c.version).where(tables.layout.c.name == LAYOUT_NAME)
         try:
             async with self._engine.connect() as connection:
@@ -123,8 +123,8 @@ class History:
             return None
 
     async def _make_tables(self, *, with_indexes: bool) -> None:
-        """Create the missing tables. Tables of another version may lack the columns of the indexes: `lay_out` makes
-        those.
+        """Create the missing tables. Indexes are left to `lay_out` if the tables are of another version: these may lack
+        the columns.
         """
         async with self._engine.begin() as connection:
             for table in tables.metadata.sorted_tables:  # create_all checks first, which races with other processes
@@ -170,7 +170,7 @@ class History:
         return done
 
     async def positions(self, streams: Sequence[str]) -> dict[str, Position]:
-        """Positions of these streams; a new stream is inserted with 0."""
+        """Stream → its position (checkpoint). A stream without a position gets one at its start."""
         async with self._engine.begin() as connection:
             rows = [{"stream": one, "ms": 0, "seq": 0, "session_id": "", "version": 0} for one in sorted(streams)]
             if rows:
@@ -179,7 +179,7 @@ class History:
             return {row.stream: Position(row.stream, row.seq, row.ms, row.session_id, row.version) for row in found}
 
     async def load(self, session_ids: Iterable[str]) -> dict[str, SessionHistory]:
-        """Load these sessions from the tables; unknown ones are left out."""
+        """Load the folds of these sessions from the tables: session → fold. Unknown sessions are left out."""
         wanted, turn, said = list(session_ids), tables.turns.c, tables.transcript.c
         async with self._engine.connect() as connection:
             found = [dict(row) for row in await _all(connection, tables.sessions, wanted)]
@@ -210,7 +210,7 @@ class History:
             return {row[0]: row[1].encode() for row in await connection.execute(query)}
 
     async def rows(self, query: Any) -> list[Any]:
-        """The rows of a query, for readers with questions of their own."""
+        """Run a SQLAlchemy query and return its rows, for queries that this class does not have."""
         async with self._engine.connect() as connection:
             return [*(await connection.execute(query)).mappings()]
 
@@ -242,9 +242,9 @@ class History:
         anew: Iterable[str] = (),
         dead_letters: Sequence[Row] = (),
     ) -> None:
-        """Write everything in one transaction. `anew`: sessions whose rows are deleted first.
+        """Write positions, rows and dead letters in one transaction. `anew`: sessions whose rows are deleted first.
 
-        Raises PositionMovedError, HistoryError.
+        Raises HistoryError, and PositionMovedError if a position is not at the expected place.
         """
         async with self._engine.begin() as connection:
             await self._move(connection, sorted(moves, key=lambda move: move.new.stream))
@@ -285,7 +285,7 @@ class History:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
     async def _move(self, connection: AsyncConnection, moves: Sequence[Move]) -> None:
-        """Move positions. First in its transaction: this locks the streams against other writers, in a fixed order."""
+        """Move positions, before all else in a transaction: this locks the streams against other writers, in order."""
         values = [self._moving.values(_moved(move)) for move in moves]
         if values and self.url.get_backend_name() == "sqlite":  # its driver sums the row counts of executemany
             changed = (await connection.exec_driver_sql(self._moving.sql, values)).rowcount
@@ -306,7 +306,7 @@ class History:
     async def _write_rows(
         self, connection: AsyncConnection, table: Table, rows: Sequence[Row], *, replaces: bool = False
     ) -> None:
-        """Insert or upsert rows through the driver: SQLAlchemy's work per statement and row costs most of the time."""
+        """Insert or upsert rows through the driver: SQLAlchemy's work per row would take longer than all the rest."""
         if not rows:
             return
         if (statement := self._writing.get(table)) is None:
@@ -321,7 +321,7 @@ class History:
 
 
 class _Statement:
-    """A compiled statement; picks its positional values from a row."""
+    """A compiled SQL statement; `values` picks its parameters from a row."""
 
     def __init__(self, engine: AsyncEngine, statement: Insert | Update) -> None:
         compiled = statement.compile(dialect=engine.dialect)
@@ -330,7 +330,7 @@ class _Statement:
         self._pick = itemgetter(*compiled.positiontup)
 
     def values(self, row: Row) -> tuple[Any, ...]:
-        """Values in the statement's order, without NUL: PostgreSQL refuses it, which would stop the shard."""
+        """Return the row's values in the statement's order, NUL replaced: PostgreSQL would refuse the whole write."""
         values: tuple[Any, ...] = self._pick(row)
         for value in values:
             if value.__class__ is str and "\0" in value:
@@ -361,9 +361,9 @@ def _engine(url: URL) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    """Use the WAL, so that readers never wait for the writer, and do not flush on commit: flushing would slow the Redis
-    on the same disk, and calls with it. A power failure may lose the last rows together with their position; `settle`
-    flushes where it matters.
+    """Set up a new SQLite connection: WAL, so that readers never wait for the writer, and no flush on commit, which
+    would slow down the Redis on the same disk and the calls. A power failure may lose the last rows together with their
+    position; `settle` flushes them to disk.
     """
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):

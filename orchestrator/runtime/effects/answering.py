@@ -16,7 +16,11 @@ QUIET_S = 1.0
 
 
 async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, language: str, say: Say) -> None:
-    """Report the answer. Raises ServiceError. Cancelling closes the generator, and so ends the request."""
+    """Report an answer from its pieces: ANSWER_TEXT for each text that can be spoken, then RAG_ANSWERED.
+
+    An answer in one piece is reported by RAG_ANSWERED alone. Raises ServiceError. Cancelling closes `pieces`, and so
+    ends the request to the answer service.
+    """
     texts = _Texts(attempt, Sentences(language), say)
     attempt.speak_now = texts.speak_now
     sources: tuple[str, ...] = ()
@@ -37,13 +41,13 @@ async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, l
 
 
 class _Texts:
-    """The texts of one attempt at an answer. Those that an earlier attempt gave are left out."""
+    """Cuts one attempt at an answer into texts and reports them. Texts that an earlier attempt gave are left out."""
 
     def __init__(self, attempt: Attempt, sentences: Sentences, say: Say) -> None:
         self._attempt = attempt
         self._said = "".join(attempt.said)
         self._repeated = ""
-        """What this attempt has written so far, while it may be the same as before."""
+        """The text of this attempt so far, as long as it equals the beginning of the earlier attempt's text."""
         self._skip = 0
         self._sentences = sentences
         self._say = say
@@ -53,7 +57,7 @@ class _Texts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was reported or waits to be, in this or an earlier attempt."""
+        """Whether neither this attempt nor an earlier one has reported a text, and no words wait to be reported."""
         return not self._index and not self._sentences.has_words
 
     def add(self, piece: str) -> None:
@@ -66,7 +70,9 @@ class _Texts:
             self._timer = asyncio.get_running_loop().call_later(QUIET_S, self.speak_now)
 
     def end(self) -> None:
-        """Report the rest. Signs without words are left out, unless they are the whole answer."""
+        """Report the rest of the answer. A rest without words, such as punctuation, is left out, unless it is the whole
+        answer.
+        """
         rest = self._sentences.flush()
         if rest and (has_words(rest) or not self._index):
             self._report(rest)
@@ -77,7 +83,7 @@ class _Texts:
             self._timer.cancel()
 
     def _new(self, piece: str) -> str:
-        """The part of a piece of the answer that no earlier attempt at this answer gave."""
+        """Return the part of a piece that is new: no earlier attempt at this answer gave it."""
         if self._attempt.resumes or not self._said:
             return piece
         self._repeated += piece

@@ -10,7 +10,7 @@ from orchestrator.services.ports import SpeechChunk, has_words
 
 AHEAD_US = 500_000
 """How far synthesis is read ahead, in microseconds of audio, beyond the half second that the playback queues. The next
-text is synthesised when no more than this is left of the one before: little is synthesised that is never heard."""
+text is synthesised when no more than this is left of the current text, so that little audio is made in vain."""
 _CHUNKS_AHEAD = 200
 _SHORTEST_MS = 5
 """Shortest allowed average chunk of a synthesiser, after the first 200. A tiny chunk costs as much as a long one."""
@@ -20,9 +20,10 @@ Synthesize = Callable[[int, str], AsyncGenerator[SpeechChunk, None]]
 
 
 async def read_ahead(script: Script, synthesize: Synthesize) -> AsyncGenerator[tuple[int, SpeechChunk], None]:
-    """The chunks of all texts, each with the number of its text, in order. Closing it ends the synthesis.
+    """Yield the speech of all texts of a script in order, as (number of the text, chunk).
 
-    Raises ServiceError when it is reached: the speech before it is still handed on.
+    Closing the generator ends the synthesis. Raises ServiceError if the synthesis fails, after all chunks before the
+    failure were yielded.
     """
     queue = _Queue()
     reader = asyncio.create_task(_read(script, synthesize, queue), name="speech")
@@ -39,7 +40,7 @@ async def read_ahead(script: Script, synthesize: Synthesize) -> AsyncGenerator[t
 
 
 class _Queue:
-    """Chunks in order, bounded by the length of their audio."""
+    """A queue of audio chunks, bounded by the length of their audio (AHEAD_US)."""
 
     def __init__(self) -> None:
         self._chunks: asyncio.Queue[tuple[int, SpeechChunk] | None] = asyncio.Queue()

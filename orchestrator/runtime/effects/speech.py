@@ -26,14 +26,15 @@ Say = Callable[..., None]
 async def speak(
     live: LiveSession, command: Speak | PlayFiller, script: Script, synthesize: Synthesize, say: Say
 ) -> None:
-    """Speak until the whole answer is played. Cancelled by a barge-in.
+    """Speak a script, or show it as text if no handler is connected; returns when all of it is played. A barge-in
+    cancels it.
 
-    Raises ServiceError, and ListenerGone when the media connection ends: the end of the connection is an event, after
-    which the core goes on from the heard position.
+    Raises ServiceError, and ListenerGone when the media connection ends: that end is an event, after which the core
+    goes on from the heard position.
 
-    While nobody is connected (the connection was lost, or a new owner resumes the answer) it waits for the first
-    connection. A client that was in a call reconnects its WebSocket first and its call after it; the wait includes the
-    call.
+    While nobody is connected (the connection was lost, or a new owner resumes the answer), waits for the first
+    connection. A client that was in a call reconnects its WebSocket first and its media connection later; the wait
+    includes both.
     """
     say = partial(say, playback_id=command.playback_id)
     await live.somebody_is_connected()
@@ -45,7 +46,9 @@ async def speak(
 
 
 async def _is_shown(live: LiveSession, command: Speak | PlayFiller, script: Script, say: Say) -> bool:
-    """Show the texts. False: a media connection came before the end; the next text is spoken over it."""
+    """Show the texts of a script to the client, one by one. True: all were shown. False: a handler connected before the
+    end; the caller must speak the remaining texts through it.
+    """
     gone: Client | None = None
     started = False
     while True:
@@ -71,8 +74,9 @@ async def _is_shown(live: LiveSession, command: Speak | PlayFiller, script: Scri
 async def _aloud(
     handler: Handler, command: Speak | PlayFiller, script: Script, synthesize: Synthesize, say: Say
 ) -> None:
-    """Report each chunk and write it to the playback, at most half a second ahead (the write waits), then wait for the
-    end of the playback. Skips the audio heard before the connection or the owner changed, exact to the sample.
+    """Play the speech of a script through the handler: report each chunk, write it to the playback at most half a
+    second ahead (the write waits), then wait for the end of the playback. Audio that the user heard before the
+    connection or the owner changed is skipped, exact to the sample.
     """
     skip_ms, begins_ms = (command.from_ms, command.begins_ms) if isinstance(command, Speak) else (0, 0)
     playback = handler.play(
@@ -107,7 +111,7 @@ def _without(chunk: SpeechChunk, us: int) -> SpeechChunk:
 
 
 def _as_said(words: list[Word]) -> tuple[SpokenWord, ...]:
-    """The words that begin in a chunk, cut to the limits of an event."""
+    """Convert the words that begin in a chunk for its event, cut to the limits of the event's fields."""
     return tuple(
         SpokenWord(at_ms=min(max(word.at_ms, 0), _LATEST_MS), text=word.text[:_LONGEST_WORD])
         for word in words[:_MOST_WORDS]

@@ -1,4 +1,4 @@
-"""Runs the tool calls of a session's agent, and keeps the record from which a question asked again is answered."""
+"""Runs the tool calls of a session's agent, and returns recorded results when the same question is asked again."""
 
 import asyncio
 import logging
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_RESPONSE_CHARACTERS = 32_000
-"""Longer responses of a model are not recorded: it is asked again, if need be."""
+"""Longer responses of a model are not recorded: if the question is asked again, so is the model."""
 GONE = "the process that ran it is gone; whether it had an effect is not known"
 
 
 class ToolCalls:
-    """Runs calls, and holds the record of them. The function of a call comes from the attempt at its question."""
+    """Runs the tool calls of one session, and holds their journal. The Python function that executes a call is given by
+    the answer function that asked for the call.
+    """
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
@@ -40,7 +42,7 @@ class ToolCalls:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def hear(self, events: Iterable[Event]) -> None:
-        """Fold committed events, and let those who wait for one look."""
+        """Fold committed events into the journal, then let every waiting `until` check its condition again."""
         before = self.journal.question
         self.journal.hear(events)
         if self.journal.question != before:  # calls of an older question that never ran are over
@@ -51,7 +53,7 @@ class ToolCalls:
         self._waiting.clear()
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Return when committed events have made it so."""
+        """Wait until the condition `is_so` is true. It is checked now and after each commit of events."""
         while not is_so():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.add(waiting)
@@ -61,17 +63,19 @@ class ToolCalls:
                 self._waiting.discard(waiting)
 
     def function(self, call_id: str) -> "asyncio.Future[Callable[[str], Awaitable[str]]]":
-        """The function of a call, which the answer function gives."""
+        """Return a future of the Python function that executes a call; `give` sets its result."""
         return self._functions.setdefault(call_id, asyncio.get_running_loop().create_future())
 
     def give(self, call_id: str, function: Callable[[str], Awaitable[str]]) -> None:
-        """The function of a call that is, or will be, run. The first one counts."""
+        """Provide the Python function that executes a call, before or after the call is started. If the call has a
+        function already, that one stays.
+        """
         if not (given := self.function(call_id)).done():
             given.set_result(function)
 
     def start(self, command: RunTool, key: str, say: "Say") -> None:
-        """Run a call, to its end or its limit. A former owner may have run it, too: then its function is given by the
-        next attempt at the question.
+        """Start a call in the background, and report TOOL_RETURNED at its end or at its time limit. After a takeover,
+        the call waits until the next attempt at the question provides its function. `key`: its idempotency key.
         """
         task = asyncio.create_task(self._run(command, key, say), name=f"{self.session_id}:{command.call_id}")
         self._running[command.call_id] = command, task
@@ -99,25 +103,27 @@ class ToolCalls:
             say(ToolReturned, call_id=command.call_id, result=result)
 
     def cancel(self, call_id: str) -> None:
-        """Withdraw a call, if it may be cancelled. Any other runs on, though nobody waits for it any more."""
+        """Cancel a running call, if it may be cancelled. Otherwise it runs to its end, although nobody waits for it."""
         if (running := self._running.get(call_id)) is not None and running[0].is_cancellable:
             running[1].cancel()
 
     @property
     def running(self) -> list[asyncio.Task[None]]:
-        """The calls that run."""
+        """The asyncio tasks of the calls that are running."""
         return [task for _, task in self._running.values()]
 
 
 class Asking(Protocol):
-    """The session that asks."""
+    """The live session whose question is being answered: its state and its tool calls."""
 
     state: State
     tools: ToolCalls
 
 
 class QuestionJournal:
-    """The record of one question, for one attempt at its answer (services/ports.py)."""
+    """Runs and records the tool calls and model requests for one question. If a later attempt at the answer repeats
+    them, it gets the recorded results (services/ports.py).
+    """
 
     def __init__(self, live: Asking, issued: CommandIssued, say: "Say") -> None:
         self._live = live
@@ -130,12 +136,15 @@ class QuestionJournal:
         """How often this attempt has asked the model."""
 
     def begin(self) -> None:
-        """An attempt at the answer begins."""
+        """Begin a new attempt at the answer: its tool calls and its requests to the model are counted from zero."""
         self._made.clear()
         self._requests = 0
 
     async def call(self, work: Work) -> str:
-        """The recorded result of a call; else run it, and record its result. Raises ToolError."""
+        """Return the recorded result of a tool call; if there is none, run the call and record its result.
+
+        Raises ToolError if the call failed, was refused or was cancelled.
+        """
         tools = self._live.tools
         call_id = self._same_call(work) or self._id(work)
         tools.give(call_id, work.run)
@@ -159,8 +168,8 @@ class QuestionJournal:
         return call.outcome if call is not None else "open"
 
     def _same_call(self, work: Work) -> str:
-        """The id of the same call of an earlier question that was interrupted, if that call still runs. Empty: there is
-        none.
+        """Return the id of a call with the same name and arguments that an earlier, interrupted question has made and
+        that still runs; empty: there is none.
         """
 
         def is_same(call: Called) -> bool:
@@ -170,8 +179,10 @@ class QuestionJournal:
         return next((call.call_id for call in self._live.tools.journal.calls.values() if is_same(call)), "")
 
     def _id(self, work: Work) -> str:
-        """The id of a recorded call of this question with the same name and arguments that this attempt has not made
-        yet; else a new one. No id tells arguments: ids are in traces and redacted exports.
+        """Return the id of a call. If the answer function gave none, it is the id of a recorded call of this question
+        with the same name and arguments, which this attempt has not made yet; otherwise a new id.
+
+        An id never contains arguments, because traces and redacted exports show ids.
         """
         if work.call_id:
             return f"{self._prefix}/{work.call_id}"
@@ -187,14 +198,17 @@ class QuestionJournal:
         return new
 
     def _is_asked_by_the_turn(self) -> bool:
-        """Whether a turn waits for the answer: a guess runs nothing."""
+        """Whether an open turn waits for this answer. A speculative question, asked before its turn, runs no tools."""
         state = self._live.state
         asked = state.outstanding("AnswerQuestion")
         return state.task is not None and any(command.idempotency_key == self._key for command in asked)
 
     async def respond(self, ask: Response, request: str) -> str:
-        """The recorded response of the model to the next request; else ask it, and record the response. The digest of
-        the request decides nothing: an attempt that goes on must not want other tools than the one before.
+        """Return the recorded response of the model to this attempt's next request; if there is none, call `ask` and
+        record the response.
+
+        Requests are matched by their order, not by `request` (a digest): a repeated attempt gets the same responses, so
+        it asks for the same tools.
         """
         self._requests += 1
         call_id = f"{self._prefix}/model/{self._requests}"

@@ -12,7 +12,7 @@ from orchestrator.runtime.redis.keys import INGRESSES, Keys
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Counts over all shards and ingresses, read from Redis."""
+    """How much work is in Redis: sums over all shards and ingresses."""
 
     shards: int
     owned: int
@@ -24,7 +24,7 @@ class Backlog:
 
 
 async def backlog(redis: Redis, keys: Keys) -> Backlog:
-    """Count over all shards and ingresses."""
+    """Count the nodes, sessions, waiting events and dead letters of all shards and ingresses in Redis."""
     every = [leases.shard(keys, n) for n in range(keys.shards)] + [leases.ingress(keys, n) for n in range(INGRESSES)]
     owned = sessions = waiting = dead_letters = 0
     for what in every:

@@ -20,16 +20,21 @@ class Member:
     """Time since its last sign of life, by the clock of Redis."""
     address: str
     owned: Mapping[str, int]
-    """Kind → how many it owned at its last sign of life."""
+    """Kind ("shard" or "ingress") → how many of them the node owned at its last sign of life."""
 
 
 def by_seniority(members: Sequence[Member]) -> list[Member]:
-    """Oldest first. A new node takes the last rank, so no other share grows and no handover is wasted."""
+    """Sort nodes by the time they joined, oldest first. A new node comes last, so no other node's share grows with it
+    and no handover is wasted.
+    """
     return sorted(members, key=lambda member: (-member.age_ms, member.node))
 
 
 def fair_share(total: int, members: Sequence[Member], node: str) -> int:
-    """How many things a node should own; 0 if it is no member. Shares differ by at most one and add up to `total`."""
+    """Compute how many of `total` shards (or ingresses) a node should own; 0 if the node is no member.
+
+    The shares of all members differ by at most one and add up to `total`.
+    """
     ranked = [member.node for member in by_seniority(members)]
     if node not in ranked:
         return 0
@@ -37,7 +42,9 @@ def fair_share(total: int, members: Sequence[Member], node: str) -> int:
 
 
 def heirs(count: int, kind: str, total: int, members: Sequence[Member]) -> list[Member]:
-    """Who gets the next `count` things of a kind, in order: each time the member furthest below its share."""
+    """Choose the members that get the next `count` shards (or ingresses), one member for each, in order. Each goes to
+    the member that is furthest below its share by then.
+    """
     owned = {member.node: member.owned.get(kind, 0) for member in members}
     shares = {member.node: fair_share(total, members, member.node) for member in members}
     chosen: list[Member] = []
@@ -48,7 +55,10 @@ def heirs(count: int, kind: str, total: int, members: Sequence[Member]) -> list[
 
 
 def gifts(giver: str, kind: str, total: int, members: Sequence[Member]) -> list[Member]:
-    """Who gets the surplus of `giver`, one member per thing. All givers together lift no member above its share."""
+    """Choose the members that get the shards (or ingresses) which `giver` owns above its share, one member for each.
+
+    If every node gives its surplus by this function, no member gets more than its share.
+    """
     missing = {one.node: fair_share(total, members, one.node) - one.owned.get(kind, 0) for one in members}
     takers = [one for one in by_seniority(members) for _ in range(missing[one.node])]
     before = 0

@@ -12,13 +12,13 @@ from orchestrator.runtime.redis.connection import ask, evalsha, run_all
 from orchestrator.runtime.redis.keys import Keys
 
 KEPT_MS = 500
-"""How long a released lease is reserved for its heir. If the heir dies, the reservation expires and any node may take
-the lease.
+"""How long a released lease is reserved for its heir, the node that takes it over. If the heir dies, the reservation
+expires and any node may take the lease.
 """
 
 SET_BACK = 2
-"""A lease with more than this many times `lease_ms` left was given before the clock of Redis was set back. The factor
-leaves room for nodes that were started with a longer lease.
+"""Factor of `lease_ms`. If a lease lasts longer than that, the clock of Redis was set back after the lease was given.
+The factor leaves room for nodes that were started with a longer lease.
 """
 _NO_KEY = -2
 """The reply of PTTL for a key that does not exist."""
@@ -73,7 +73,9 @@ def ingress(keys: Keys, number: int) -> Ownable:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One acquisition. `token` is the fencing token (the incarnation): unguessable and never reused."""
+    """One acquisition of a shard or an ingress. `token` is the fencing token (the incarnation): unguessable and never
+    reused. `cursor`: where to go on reading the stream. `sessions`: ids of the live sessions.
+    """
 
     what: Ownable
     token: str
@@ -109,8 +111,8 @@ async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str
 async def free(redis: Redis, wanted: list[Ownable], lease_ms: int) -> list[Ownable]:
     """Return those of `wanted` that nobody holds now.
 
-    A lease that has more time left than any lease is given for was given before the clock of Redis was set back. It is
-    cut to `lease_ms`: a live owner renews it, and a dead owner's calls are taken over no later than usual.
+    If the clock of Redis was set back, a lease given before that would last too long. Such a lease is cut to
+    `lease_ms`: a live owner renews it, and a dead owner's calls are taken over no later than usual.
     """
     left_ms = await run_all(redis, [("PTTL", what.lease) for what in wanted])
     known = [(what, left) for what, left in zip(wanted, left_ms, strict=True) if isinstance(left, int)]
@@ -121,7 +123,9 @@ async def free(redis: Redis, wanted: list[Ownable], lease_ms: int) -> list[Ownab
 
 
 async def address(redis: Redis, what: Ownable, node: str) -> str | None:
-    """The address of the current or designated owner (empty: not advertised); None: free, or reserved for `node`."""
+    """Read the address of the node that owns the shard or ingress, or for which it is reserved after a handover. Empty:
+    that node advertises no address. None: it has no owner, or it is reserved for `node`.
+    """
     held, where = await ask(redis, [("GET", what.lease), ("HGET", what.owned, "address")])
     if held is None or held.decode() == f"for {node}":
         return None
@@ -129,7 +133,7 @@ async def address(redis: Redis, what: Ownable, node: str) -> str | None:
 
 
 async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
-    """Renew the leases; returns the lost ones. Everything that was started under a lost lease must end.
+    """Renew the leases of this node; returns those that it has lost. All work started under a lost lease must end.
 
     A lease on a cluster master that does not answer counts as kept: whether it is lost is unknown.
     """
@@ -144,8 +148,8 @@ async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
 
 
 async def release(redis: Redis, held: list[Lease], heir: str = "", address: str = "") -> None:
-    """Release the leases, so that any node can take them at once. If an heir is named, they are reserved for it for
-    KEPT_MS.
+    """Release the leases, so that any node can take them at once. If `heir` names a node, only that node can take them
+    for KEPT_MS, and clients are sent to its `address`.
     """
     await run_all(
         redis,

@@ -6,8 +6,8 @@ key per node with an expiry: reading it is one round trip on one slot, while fin
 master. The field also holds when the node joined, how much it owns and its address, so that all nodes compute shares
 from the same table. Membership only decides how much a node wants; the leases decide who owns each shard and ingress.
 
-A node that hands something over pushes its name to a list of the receiving node, on which the receiver blocks. A list
-and not pub/sub: a node that is busy for a moment still finds the message.
+A node that hands over a shard or ingress pushes the name of it to a list of the receiving node, on which the receiver
+blocks. A list and not pub/sub: a node that is busy for a moment still finds the message.
 """
 
 import asyncio
@@ -69,9 +69,9 @@ class Membership:
     async def leave(self) -> list[Member]:
         """Leave the table of members; returns the nodes that can take over. Raises RedisError.
 
-        Returns the reachable nodes, or else all other members, which have been silent for less than a lease: on a busy
-        machine nodes are slow, and a dead heir is no worse than none. Without an heir, clients get no address to
-        reconnect to.
+        Returns the reachable nodes; if there are none, all other members, which have been silent for less than a lease.
+        On a busy machine nodes are slow, and a handover to a dead node is no worse than none: without a handover,
+        clients get no address to reconnect to.
         """
         self.members = await self._call(0, "")
         return self.reachable() or [one for one in self.members if one.node != self.node]
@@ -85,12 +85,16 @@ class Membership:
         return any(one.address == address and one.silent_ms <= self._lease_ms / 2 for one in self.members)
 
     def next_look_s(self) -> float:
-        """Seconds from one look to the next: a third of a lease, or less if a silent node's leases expire sooner."""
+        """Seconds until this node checks leases and members again: a third of a lease, or less if the leases of a
+        silent node expire sooner.
+        """
         silent = (one.silent_ms for one in self.members if one.node != self.node)
         return min(self._lease_ms / 3, max(0, self._lease_ms - max(silent, default=0)) + EXPIRES_MS) / 1_000
 
     async def answers(self, address: str) -> bool:
-        """As shows_life, and the address accepts a connection: a process that was killed a moment ago does not."""
+        """Whether a node at this address sent a sign of life within the last half lease and accepts a connection now. A
+        process that was killed a moment ago accepts none.
+        """
         if not self.shows_life(address):
             return False
         url = urlsplit(address)
@@ -108,12 +112,14 @@ class Membership:
         return [one for one in self.members if one.age_ms >= self._lease_ms]
 
     async def tell(self, heir: str, names: Sequence[str]) -> None:
-        """Tell a node that it may take these shards or ingresses now. Raises RedisError."""
+        """Tell the node `heir` that it may take the shards or ingresses with these names now. Raises RedisError."""
         word = self._keys.handed(heir)
         await run_all(self._redis, [("RPUSH", word, *names), ("EXPIRE", word, WORD_S)])
 
     async def told(self) -> str:
-        """Wait for a handover to this node and return its name; empty after BLOCK_S seconds. Raises RedisError."""
+        """Wait until a shard or ingress is handed over to this node, and return the name of it; empty: none was within
+        BLOCK_S seconds. Raises RedisError.
+        """
         said = await cast("Any", self._redis.blpop([self._keys.handed(self.node)], timeout=BLOCK_S))
         return said[1].decode() if said else ""
 

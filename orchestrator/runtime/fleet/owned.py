@@ -1,4 +1,4 @@
-"""The common base of shards and ingresses: each runs under one lease, reads one stream, and is lost as a whole."""
+"""The base class of shards and ingresses: each runs under one lease, reads one stream, and is lost as a whole."""
 
 import asyncio
 import logging
@@ -33,16 +33,16 @@ class Means:
     inbox: Inbox
     counters: Counters
     opened: Callable[[str, Grant], Input]
-    """Makes the SESSION_OPENED event of a session id."""
+    """Makes the SESSION_OPENED event of a session id, for a client with this grant."""
     wake: asyncio.Event
-    """Set to make the node look at once: a lost shard or ingress needs its next owner, most likely this node again."""
+    """Set to make the node check its leases at once: a lost shard or ingress needs a new owner, probably this node."""
 
 
 class Owned:
     """A shard or an ingress, for as long as its lease is held."""
 
     def __init__(self, means: Means, lease: Lease, server: str) -> None:
-        """`server` is the run id of the server at the acquisition."""
+        """`server` is the run id of the Redis server when the lease was acquired."""
         self.lease = lease
         self.lost = asyncio.Event()
         """Set when ownership is lost: nothing more may be committed or performed."""
@@ -56,14 +56,16 @@ class Owned:
 
     @property
     def calls(self) -> int:
-        """How many conversations move with it in a handover."""
+        """How many conversations move to another node when this shard or ingress is handed over."""
         return 0
 
     async def take_over(self) -> None:
         """Rebuild the state that a previous owner left. Raises RedisError."""
 
     async def handle(self, batch: list[Entry]) -> None:
-        """The FastStream handler. Never raises: any failure gives up the whole shard or ingress."""
+        """Process the next entries of the stream; called by FastStream. Never raises: after a failure, the whole shard
+        or ingress counts as lost.
+        """
         if self.lost.is_set():
             return
         try:
@@ -89,6 +91,8 @@ class Owned:
         """Ask the connected clients to reconnect: to the new owner's address, if it is known."""
 
     def _pass(self, before: str, entry_id: str, reason: str, *kept: Any) -> Move:
-        """Move the cursor past an entry that changes no session. With a reason, the entry is kept as a dead letter."""
+        """Build the move of the cursor from `before` past an entry that changes no session. With a reason, the entry is
+        kept as a dead letter.
+        """
         what = self.lease.what
         return Move("pass", [what.owned, what.dead_letters, what.stream], before, entry_id, (reason, *kept))

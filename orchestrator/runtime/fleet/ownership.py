@@ -30,7 +30,7 @@ STOP_S = 5.0
 """How long a node that stops waits for a Redis that does not answer."""
 MOVES = "the conversation moves to another process"
 ROUNDS_TO_GIVE = 16
-"""A node that owns everything hands over its surplus in about this many looks, so that calls never move all at once."""
+"""A node that owns everything hands over its surplus in about this many rounds: calls must not move all at once."""
 
 CALLERS_FIRST_S = 1.0
 """Delay between handing over busy shards and idle ones on shutdown. Takeover of busy shards comes first: callers are
@@ -38,7 +38,7 @@ waiting.
 """
 
 Servers = Callable[[str], str]
-"""The run id of the server that has a key; empty: unknown."""
+"""Key → run id of the Redis server that has the key; empty: unknown."""
 Gift = tuple[list[str], Member]
 """Names of shards or ingresses, and the node that gets them."""
 Build = Callable[[Lease, str], Owned]
@@ -52,14 +52,14 @@ class Holding:
     owner: Owned
     subscription: Subscription
     server: str
-    """The run id of the server at the acquisition."""
+    """The run id of the Redis server when the lease was acquired."""
     begun: bool = False
-    """The takeover is done: its sessions are in this process."""
+    """Whether the takeover is done: the sessions of the shard are in this process."""
 
 
 class Ownership:
-    """The shards and ingresses of one node. It looks three times per lease, when a silent node's leases expire, and at
-    once after a handover to this node or a loss.
+    """Takes, renews and hands over the shards and ingresses of one node. Checks them three times per lease, when a
+    silent node's leases expire, and at once after this node gets or loses a shard or ingress.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class Ownership:
         """`connect` makes a client for the thread that renews leases."""
         self.running: dict[str, Holding] = {}
         self.wake = asyncio.Event()
-        """Set to make the node look at once."""
+        """Set to make the node check all leases at once."""
         self._taken = asyncio.Event()
         """Set for an instant after each takeover."""
         self.draining = False
-        """The node takes nothing more."""
+        """Whether the node is leaving and takes no more shards and ingresses."""
         self._redis = redis
         self._broker = broker
         self._members = members
@@ -93,7 +93,7 @@ class Ownership:
         self._leaving: dict[str, tuple[Holding, asyncio.Task[None]]] = {}
         """Shards and ingresses that are being given up; this node does not take them again before that is done."""
         self._offered: set[str] = set()
-        """Names that other nodes handed to this one."""
+        """Names of the shards and ingresses that other nodes handed over to this node."""
         self._next_gift = 0.0
         self._renewal = Renewal(connect, keys, members, lease_ms, held=self._held, lost=self._lose)
         self._looking = asyncio.Lock()
@@ -109,7 +109,7 @@ class Ownership:
         ]
 
     async def drain(self, reason: str) -> None:
-        """Hand everything over to the other nodes while the calls are alive; without other nodes, release it."""
+        """Hand all shards and ingresses over to other nodes while calls go on; without other nodes, release them."""
         self.draining, self._renewal.is_member = True, False
         others: list[Member] = []
         if self._tasks:
@@ -143,15 +143,15 @@ class Ownership:
         self._leave([name], MOVES, heir)
 
     def coming(self, name: str) -> bool:
-        """Whether this node owns it but has not finished its takeover."""
+        """Whether this node owns the shard or ingress with this name, but has not finished the takeover."""
         holding = self.running.get(name)
         return holding is not None and not holding.begun and not holding.owner.lost.is_set()
 
     async def address(self, name: str) -> str | None:
-        """The address of its current or designated owner; empty: not advertised.
+        """Find the address of the node that owns a shard or ingress, or is about to take it over after a handover.
 
-        None: it has no owner, or this node is taking it over, or its owner is probably dead (no sign of life, or it
-        accepts no connection) and a takeover will follow.
+        Empty: that node advertises no address. None: there is no owner; or this node is taking it over; or the owner is
+        probably dead (no sign of life, or it accepts no connection) and a takeover will follow.
         """
         if self.coming(name):
             return None
@@ -165,7 +165,7 @@ class Ownership:
                 await self._taken.wait()
 
     async def _keep(self) -> None:
-        """Look again and again; no error ends the loop."""
+        """Check all leases again and again (`_look`) until cancelled; no error ends the loop."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._members.next_look_s()):  # wait_for may swallow a cancellation
@@ -185,7 +185,7 @@ class Ownership:
         return [holding.owner.lease for holding in [*list(self.running.values()), *leaving]]
 
     def _lose(self, gone: Sequence[Lease]) -> None:
-        """Give up lost leases at once. A takeover in progress ends first; the next look gives up its shard."""
+        """Give up the shards and ingresses of lost leases at once; those still being taken over, after the takeover."""
         lost = [one.what.name for one in gone if self._runs_under(one)]
         for name in lost:
             self.running[name].owner.lost.set()
@@ -198,7 +198,7 @@ class Ownership:
         return holding is not None and holding.owner.lease.token == lease.token
 
     async def _listen(self) -> None:
-        """Wake the node for each handover to it."""
+        """Wait for handovers to this node, again and again; note each, and make the node check its leases at once."""
         failures = 0
         while True:
             try:
@@ -232,7 +232,7 @@ class Ownership:
         return Counter(holding.owner.lease.what.kind for holding in self.running.values())
 
     def _leave_lost(self) -> None:
-        """Give up shards and ingresses that are lost or no longer read, whether or not Redis answers."""
+        """Give up the shards and ingresses that are lost or whose stream is not read any more. Needs no Redis."""
         lost = [
             name
             for name, holding in self.running.items()
@@ -241,7 +241,7 @@ class Ownership:
         self._leave(lost, MOVES)
 
     async def _renew_all(self, servers: Servers) -> None:
-        """Renew all leases. Give up those that another node has taken, or that date from before a restart of Redis."""
+        """Renew all leases. Give up those that another node has taken or that are older than a restart of Redis."""
         gone = await self._renew()
         for name, holding in self.running.items():
             if servers(holding.owner.lease.what.lease) not in ("", holding.server):
@@ -249,16 +249,16 @@ class Ownership:
         self._leave(sorted(gone & self.running.keys()), MOVES)
 
     async def _renew(self) -> set[str]:
-        """Renew all leases; returns the names of those that this node has lost."""
+        """Renew all leases; returns the names of the shards and ingresses that this node has lost."""
         gone = await leases.renew(self._redis, self._held(), self._lease_ms)
         self._renewal.renewed_s = time.monotonic()
         return {lease.what.name for lease in gone if self._runs_under(lease)}
 
     def _give_surplus(self) -> None:
-        """Hand the surplus over this node's share to settled nodes, which joined at least a lease ago.
+        """Hand over the shards and ingresses above this node's share to nodes that joined at least a lease ago.
 
-        A few at a time, those with the fewest calls first. Shares among settled nodes are never smaller than shares
-        among all nodes, by which nodes take. So no node gives away a shard that it would take back.
+        Hands over a few at a time, those with the fewest calls first. Nodes take by shares among all nodes, which are
+        never larger than the shares used here. So no node gives away a shard that it would take back.
         """
         now = asyncio.get_running_loop().time()
         if now < self._next_gift:  # the last handover is not in the table of members yet
@@ -278,10 +278,9 @@ class Ownership:
         return [name for _, name in sorted(mine)]
 
     def _bequeath(self, others: list[Member]) -> tuple[list[Gift], list[Gift]]:
-        """Assign heirs when this node shuts down: (busy shards and all ingresses, idle shards).
+        """Choose new owners for this node's shards and ingresses: (busy shards and all ingresses, idle shards).
 
-        Busy ones are dealt out evenly and one by one, so that no call waits for another. Idle ones go in one batch per
-        heir.
+        Busy ones are handed over one by one, so that no call waits for another. Idle ones go in one batch per owner.
         """
         busy: list[Gift] = []
         idle: dict[str, Gift] = {}
@@ -300,8 +299,8 @@ class Ownership:
             await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), servers)
 
     async def _take_free(self, servers: Servers) -> None:
-        """Take free shards and ingresses up to this node's share. Nodes start at different offsets, so they rarely
-        want the same ones.
+        """Take free shards and ingresses up to this node's share. Nodes begin at different numbers, so that they
+        rarely try to take the same ones.
         """
         members, owned = self._members.members, self._owned()
         for kind, total in self._total.items():
@@ -318,7 +317,7 @@ class Ownership:
         return [what for what in wanted if what.name not in self.running and what.name not in self._leaving]
 
     async def _take(self, wanted: list[Ownable], servers: Servers) -> int:
-        """Acquire and start some; returns how many leases were acquired. Those with live sessions start first."""
+        """Acquire and start these shards and ingresses, first those with live sessions; returns how many it got."""
         got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
         waited_for = [lease for lease in got if lease.sessions]
         for some in (waited_for, [lease for lease in got if not lease.sessions]):
@@ -344,8 +343,8 @@ class Ownership:
             await subscription.start()
 
     def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> asyncio.Event:
-        """Give up in the background, so that a slow end does not delay the renewal of other leases. The returned event
-        is set when other nodes may take over.
+        """Give up the shards and ingresses with these names in the background, so that a slow end does not delay the
+        renewal of other leases. The returned event is set when other nodes may take them over.
         """
         released = asyncio.Event()
         names = [name for name in names if name in self.running]
@@ -368,7 +367,7 @@ class Ownership:
     async def _give_up(
         self, given_up: list[Holding], reason: str, heir: Member | None, released: asyncio.Event
     ) -> None:
-        """Stop reading, cancel and await all work, then release the leases, and at last send the clients to the heir.
+        """Stop reading, cancel and await all work, release the leases, then ask the clients to reconnect to the heir.
 
         Clients that are slow to disconnect do not delay the takeover: their further input goes to the new owner.
         """

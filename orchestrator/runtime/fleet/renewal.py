@@ -2,7 +2,7 @@
 
 A node that loses its leases under load makes itself and other nodes busier: its shards must be taken over, and its
 callers reconnect. The thread has its own event loop and its own connection to Redis, opened when first needed: while
-the node's looks renew in time (ownership.py), the thread sends nothing.
+the node itself renews in time (ownership.py), the thread sends nothing.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from orchestrator.teardown import end_within
 logger = logging.getLogger(__name__)
 
 HUNG_LEASES = 3
-"""How long the node's event loop may not turn, in leases, before it counts as hung. Then its leases expire and another
-node takes over its calls. Load alone never blocks the loop for 6 s (3 leases of 2 s).
+"""How long the node's event loop may be blocked before it counts as hung, in lease durations. The thread then renews no
+more, and another node takes over the calls. Load alone never blocks the loop for 6 s (3 leases of 2 s).
 """
 BEATS_PER_LEASE = 8
 
@@ -43,7 +43,9 @@ class Renewal:
         held: Callable[[], Sequence[Lease]],
         lost: Callable[[Sequence[Lease]], None],
     ) -> None:
-        """`held` is called in the thread; `lost` on the event loop of the node, with the leases that are lost."""
+        """`held` returns the leases to renew; the thread calls it. `lost` is called on the node's event loop, with the
+        leases that are lost.
+        """
         self.renewed_s = time.monotonic()
         """When the last renewal was done or tried, by the monotonic clock."""
         self.is_member = True
@@ -81,7 +83,7 @@ class Renewal:
         await asyncio.gather(self._beating, return_exceptions=True)
 
     async def _beat(self) -> None:
-        """Heartbeat for the thread: shows that the node's event loop still turns."""
+        """Note the time again and again: by this heartbeat, the thread sees that the node's event loop is running."""
         while True:
             self._beat_s = time.monotonic()
             await asyncio.sleep(self._lease_ms / BEATS_PER_LEASE / 1_000)
@@ -125,12 +127,14 @@ class Renewal:
             await redis.aclose()
 
     def _is_needed(self) -> bool:
-        """Whether to go on: a library may swallow the cancellation, and a node may be dropped without being stopped."""
+        """Whether the thread must go on: the node is not stopping, and its event loop is open. Checked because a
+        library may swallow the cancellation of the thread's work, and a node may end without `stop`.
+        """
         assert self._home is not None, "started"
         return not self._is_stopping and not self._home.is_closed()
 
     async def _renew(self, redis: Redis, twin: Membership) -> None:
-        """Send a sign of life, then renew: the same order as in a look (ownership.py)."""
+        """Send a sign of life in the name of the node, then renew its leases: the same order as in ownership.py."""
         held = self._held()
         if self.is_member:
             twin.node, twin.address = self._members.node, self._members.address

@@ -1,1 +1,1 @@
-"""The history in SQL: the process that keeps it, and what reads feeds, archives and purges."""
+"""The history in SQL: the process that reads feeds and keeps the history; archiving and purging of sessions."""

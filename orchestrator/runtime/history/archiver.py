@@ -11,9 +11,9 @@ from orchestrator.runtime.redis.logs import UnknownSessionError, read_lines
 from projections.history.store import History
 
 NAME = "history"
-"""Name of this projection among the published positions."""
+"""Name of the SQL history among the projections that publish their positions in Redis."""
 FAR_BEHIND = 1_000
-"""Pointers. A projection this far behind the history may still need the log."""
+"""Number of feed pointers. A projection that is this far behind the history may still need the logs in Redis."""
 AT_ONCE = 100
 
 DONE = ""
@@ -55,9 +55,10 @@ async def archive(
 async def purge(
     redis: Redis, keys: Keys, history: History, before_us: int, *, is_dry: bool, only: frozenset[str] = frozenset()
 ) -> AsyncIterator[tuple[str, str]]:
-    """Remove sessions that ended before a time from Redis and from SQL, including the archive; yields as archive does.
+    """Remove sessions that ended before a time from Redis and from SQL, including the archive.
 
-    With `only`, removes just these sessions. Without it, also removes dead letters from before that time.
+    With `only`, removes just these sessions. Without it, also removes dead letters from before that time. Yields each
+    session with the reason why it was left (empty: it was removed, or with `is_dry` would be).
     """
     ended = await history.ended_before(before_us)
     every = [session_id for session_id in ended if not only or session_id in only]
@@ -100,7 +101,9 @@ async def published(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int
 
 
 async def _behind(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, str]:
-    """Shard → a projection that is more than FAR_BEHIND pointers behind the history there."""
+    """Shard → name of a projection that is more than FAR_BEHIND pointers behind the history in this shard. Shards
+    without such a projection are left out.
+    """
     behind = {}
     for number, positions in (await published(redis, keys, shards)).items():
         for name, at in positions.items():

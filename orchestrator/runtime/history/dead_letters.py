@@ -20,7 +20,7 @@ MOST = 100
 
 
 class DeadLetters:
-    """Reads new dead letters at most every EVERY_S seconds, however often it is called."""
+    """Copies new dead letters from Redis to SQL, at most every EVERY_S seconds."""
 
     def __init__(self, redis: Redis, keys: Keys, history: History) -> None:
         self._redis = redis
@@ -30,7 +30,10 @@ class DeadLetters:
         self._next = 0.0
 
     async def project(self, shards: Sequence[int]) -> None:
-        """Write new dead letters to SQL. Streams that cannot be read now are read next time. Raises HistoryError."""
+        """Write new dead letters of these shards and of all ingresses to SQL, unless the last write was within EVERY_S.
+
+        Streams that cannot be read now are read next time. Raises HistoryError.
+        """
         now = asyncio.get_running_loop().time()
         if now < self._next:
             return

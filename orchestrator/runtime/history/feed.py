@@ -1,8 +1,9 @@
-"""Reads the feed of one shard for a projection: batches of pointers without a gap, the next one after a commit.
+"""Reads the feed of one shard for a projection, in batches of pointers without a gap. The next batch is read when the
+projection has committed the last one.
 
-A new connection does not show which writes Redis lost before. So each new connection looks up the last projected
-pointer and the step that it names. If either differs from the projected one, the feed is a fork of the history: reading
-stops, and the logs are compared instead.
+A new connection does not show which writes Redis lost before. So on each new connection, the last projected pointer and
+the step that it names are read again. If either has changed, the feed is a fork of the history: reading stops, and the
+logs are compared instead.
 """
 
 import asyncio
@@ -35,11 +36,11 @@ class Pointer:
 
 
 class FeedError(RedisError):
-    """The feed cannot be read on from the projection's position."""
+    """Reading of the feed cannot continue from the projection's position."""
 
 
 class Feed:
-    """One feed, read from a position on. Once `broken`, it must be replaced by a new Feed."""
+    """Reads the feed of one shard from a position on. Once `broken`, it must be replaced by a new Feed."""
 
     def __init__(
         self,
@@ -56,11 +57,11 @@ class Feed:
         self.pointers: list[Pointer] = []
         """The batch that is being processed."""
         self.broken = ""
-        """Why the feed cannot be read on; empty: it can."""
+        """Why reading of the feed cannot continue; empty: it can."""
         self.is_fork = False
-        """SQL and Redis differ: the logs must be compared."""
+        """Whether SQL and Redis differ, so that the logs must be compared."""
         self.is_current = False
-        """All known pointers of the feed are written to SQL."""
+        """Whether all known pointers of the feed are written to SQL."""
         self._keys = keys
         self._last_line = last_line
         self._offer = offer
@@ -82,7 +83,7 @@ class Feed:
         await self._subscription.stop()
 
     def written(self, position: Position) -> None:
-        """Note that the current batch is committed, up to this position."""
+        """Note that the current batch is committed to SQL, up to this position, so that the next batch is read."""
         self.position = position
         self.is_current = len(self.pointers) < BATCH
         self.pointers = []
@@ -98,11 +99,14 @@ class Feed:
 
     @property
     def reads(self) -> bool:
-        """Whether it is connected, has passed the check for a fork, and is still reading."""
+        """Whether the feed is connected, has passed the check for a fork, and is still being read."""
         return self._connections > 0 and self.running
 
     async def _handle(self, entries: list[Entry]) -> None:
-        """The FastStream handler: returns when the batch is written, so nothing piles up here."""
+        """Offer a batch of the feed to the projection, and wait until it is written to SQL; called by FastStream.
+
+        A batch that does not follow the position without a gap breaks the feed.
+        """
         if not self.broken:
             pointers = [_pointer(entry) for entry in entries]
             expected = list(range(self.position.seq + 1, self.position.seq + 1 + len(pointers)))
@@ -118,14 +122,20 @@ class Feed:
         await self._stopped.wait()
 
     async def _rest(self) -> None:
-        """Wait until all feeds are read again. A feed that blocks on Redis wakes with each step and writes it alone."""
+        """Wait for the next moment at which all feeds are read together (every READ_EVERY_S). Without this pause, each
+        step would be read, and written in a transaction, alone.
+        """
         now = asyncio.get_running_loop().time()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(now - now % READ_EVERY_S + READ_EVERY_S):
                 await self._stopped.wait()
 
     async def _connected(self, exchange: Exchange) -> None:
-        """Called with each new connection, before it is read from. Raises FeedError."""
+        """Check a new connection before the feed is read from it: does the feed continue from the position in SQL?
+
+        `exchange` sends commands on that connection. Raises FeedError if the feed does not continue there, and on every
+        connection after the first.
+        """
         if self._connections or self.broken:
             self._break("the connection was lost")  # writes may be lost with it: begin again from the position in SQL
             raise FeedError(self.broken)
@@ -150,7 +160,11 @@ class Feed:
     def _forked(
         self, following: list[Any], last: list[Any] | None = None, step: list[Any] | None = None, is_log: int = 1
     ) -> str:
-        """Why the feed does not continue from the position in SQL; empty: it does."""
+        """Compare replies of Redis with the position in SQL: why the feed does not continue there; empty: it does.
+
+        `following`: the next pointer. `last`: the pointer at the position. `step`: the step that it names. `is_log`: 1
+        if the log of that session is in Redis.
+        """
         at = self.position
         if following and _seq(following[0]) != at.seq + 1:
             return f"pointer {_seq(following[0])} follows {at.seq}"

@@ -10,16 +10,16 @@ from orchestrator.runtime.history.feed import Feed
 
 
 class Lag:
-    """The lag of the shards that this node owns. A failing shard stays behind while it is retried."""
+    """Computes the lag of the shards that this node owns. The lag of a failing shard grows until a retry succeeds."""
 
     def __init__(self) -> None:
         self._since_us: dict[int, int] = {}
         """Since when each shard has been behind, by the monotonic clock."""
         self._current_us: dict[int, int] = {}
-        """When each shard was last known to be complete, by the monotonic clock. Missing events are newer."""
+        """When SQL last had all events of each shard, by the monotonic clock. Missing events are newer."""
 
     def behind(self, shard: int, since_us: int) -> None:
-        """Note that an event committed at `since_us` is not written yet."""
+        """Note that an event of the shard, committed at `since_us`, is not written to SQL yet."""
         since_us = self._steady(shard, since_us)
         self._since_us[shard] = min(since_us, self._since_us.get(shard, since_us))
 
@@ -35,12 +35,17 @@ class Lag:
         self._current_us[shard] = monotonic_us()
 
     def _steady(self, shard: int, at_us: int) -> int:
-        """Convert the time of a log to the monotonic clock. The time of a log may be far from the wall clock."""
+        """Convert the time of an event to the monotonic clock. The result is limited: it is not in the future, and not
+        before the shard was last complete in SQL, because the time in a log may be far from the wall clock.
+        """
         now = monotonic_us()
         return max(now - max(0, now_us() - at_us), self._current_us.get(shard, 0))
 
     def seconds(self, owned: Iterable[int], feeds: Mapping[int, Feed]) -> float:
-        """Age of the oldest missing event, in seconds; 0: no event is missing."""
+        """Compute the age of the oldest event that is missing in SQL, in seconds; 0: no event is missing.
+
+        `owned`: the shards of this node. `feeds`: shard → its feed, if it is being read.
+        """
         mine = set(owned)
         for shard in mine:
             feed = feeds.get(shard)

@@ -14,7 +14,7 @@ Logs = dict[str, list[Any]]
 
 
 def by_session(pointers: Iterable[Pointer]) -> dict[str, list[Pointer]]:
-    """Session → its pointers, in order."""
+    """Group feed pointers: session → its pointers, in order."""
     found: dict[str, list[Pointer]] = {}
     for pointer in pointers:
         found.setdefault(pointer.session_id, []).append(pointer)
@@ -22,7 +22,9 @@ def by_session(pointers: Iterable[Pointer]) -> dict[str, list[Pointer]]:
 
 
 async def read_logs(redis: Redis, keys: Keys, feeds: Sequence[Feed]) -> dict[int, Logs | Exception]:
-    """Shard → the log entries that its batch names, or the error on reading them. Raises RedisError, OSError."""
+    """Read the log entries that the current batches of these feeds point to. Returns shard → its entries by session, or
+    the error if they could not be read. Raises RedisError, OSError if nothing could be read.
+    """
     wanted = [(feed.shard, *one) for feed in feeds for one in by_session(feed.pointers).items()]
     calls = [
         ("XRANGE", keys.log(session_id), f"0-{pointers[0].first}", f"0-{pointers[-1].last}")

@@ -31,7 +31,7 @@ def say(**what: object) -> None:
 
 
 class ToTheService(logging.Handler):
-    """Sends the log of this process to the service, which adds it to its own."""
+    """Sends the log records of this process to the service, which writes them to the log of the service."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(log=self.format(record)[:MOST_LOG], level=record.levelno, logger=record.name)
@@ -44,10 +44,10 @@ async def lines_of(file: TextIO) -> asyncio.StreamReader:
 
 
 async def tell(projecting: Projecting, counters: Counters) -> None:
-    """Report the lag and the counts since the last report, every TELL_EVERY_S seconds; the first write at once.
+    """Report the lag and the counts since the last report to the supervisor, every TELL_EVERY_S seconds.
 
-    The supervisor then knows that the process has written, even if it is killed soon after, and restarts it without a
-    long pause.
+    The first write to SQL is reported at once: if this process is killed soon after it, the supervisor restarts the
+    process without a long pause.
     """
     while True:
         say(lag_s=projecting.lag_s, counted=dict(counters))
@@ -60,8 +60,8 @@ async def tell(projecting: Projecting, counters: Counters) -> None:
 
 
 async def main() -> None:
-    """Write the history until standard input ends. Its first line says where Redis and SQL are, each later line which
-    shards the node owns.
+    """Write the history until standard input ends. The first line of the input says where Redis and SQL are; each later
+    line says which shards the node owns.
     """
     told = await lines_of(sys.stdin)
     where: dict[str, Any] = json.loads(await told.readline())

@@ -1,7 +1,7 @@
 """Keeps the history: folds the feeds of this node's shards into SQL, in batches.
 
-It is one task, in a separate process (process.py). It reads a feed no further than it has written. After a failure it
-begins again from the positions in SQL, with backoff.
+One task in a separate process (process.py) does this. It reads the next batch of a feed only when the last batch is in
+SQL. After a failure it begins again from the positions in SQL, with backoff.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ Owned = Callable[[], Mapping[int, str]]
 
 @dataclass(slots=True)
 class _Batch:
-    """The folded batch of one feed."""
+    """The folded batch of one feed: rows to write, and the position after them."""
 
     feed: Feed
     position: Position
@@ -93,14 +93,16 @@ class Projecting:
 
     @property
     def lag_s(self) -> float:
-        """Least age of the oldest event missing in SQL, in seconds. It also grows while the task is stuck."""
+        """Age of the oldest event missing in SQL, in seconds; the true age may be greater. It also grows while the task
+        is stuck.
+        """
         return self._lag.seconds(self._owned(), {number: feed for number, (feed, _) in self._feeds.items()})
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="history")
 
     async def stop(self) -> None:
-        """Stop. Batches in hand are not written; the next start reads them again."""
+        """Stop. Batches that are not written yet are read again after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -144,7 +146,7 @@ class Projecting:
         await self._write_waiting()
 
     async def _look(self, now: float) -> None:
-        """Stop feeds of shards that this node no longer owns or that cannot be read on; start those of other shards."""
+        """Stop feeds that are broken or whose shard this node no longer owns; start the missing feeds of its shards."""
         owned = dict(self._owned())
         over = [n for n, (feed, owner) in self._feeds.items() if owned.get(n) != owner or not feed.running]
         for number in over:
@@ -199,7 +201,7 @@ class Projecting:
         self._offered.set()
 
     async def _wait(self) -> None:
-        """Wait for a batch; then wait GATHER_S for batches of other shards, unless there is a backlog."""
+        """Wait for a batch, LOOK_S at most; then wait GATHER_S for batches of other shards, unless work piles up."""
         self._offered.clear()
         if not self._waiting:
             with contextlib.suppress(TimeoutError):
@@ -211,7 +213,7 @@ class Projecting:
             await asyncio.sleep(GATHER_S)
 
     def _take(self) -> list[Feed]:
-        """The feeds that have waited longest, as many as fill a transaction."""
+        """Remove from the queue the feeds that have waited longest, as many as fill one transaction; return them."""
         taken: list[Feed] = []
         while self._waiting and (not taken or sum(len(one.pointers) for one in taken) < MOST):
             feed = self._waiting.pop(0)
@@ -259,7 +261,7 @@ class Projecting:
         await self._publish([batch.feed for batch in batches])
 
     async def _publish(self, feeds: Sequence[Feed]) -> None:
-        """Publish the positions after the commit, so that the feeds can be trimmed behind them."""
+        """Write the positions of these feeds to Redis, so that commits can trim the feeds up to them."""
         calls = [("HSET", self._keys.positions(feed.shard), NAME, feed.position.seq) for feed in feeds]
         if not calls:
             return
@@ -309,7 +311,10 @@ class Projecting:
         return batches
 
     async def _fold(self, feed: Feed, logs: Mapping[str, list[Any]] | Exception) -> _Batch:
-        """Fold the batch of one feed. Raises `logs` if reading them failed, RedisError, BadEventError, GapError."""
+        """Fold the batch of one feed. `logs`: session → its log entries, or the error on reading them, which is raised.
+
+        Raises RedisError, BadEventError, GapError.
+        """
         if isinstance(logs, Exception):
             raise logs
         last = feed.pointers[-1]
@@ -348,8 +353,8 @@ class Projecting:
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
     ) -> Changes | None:
-        """Handle pointers to steps that are projected already, as after a resync. No changes if the log equals the
-        archive or is gone; None if they differ.
+        """Handle pointers to steps that are in SQL already, as after a resync. Returns empty changes if these steps are
+        the same in the log and the archive, or the log is gone; None if they differ.
         """
         lines = [line for _, fields in entries for line in fields[b"e"].split(b"\n")]
         archived = await self._history.lines(session_id, pointers[0].first, pointers[-1].last)
@@ -372,5 +377,7 @@ def _pause_s(failures: int) -> float:
 
 
 def _first_line(error: Exception) -> str:
-    """The error without the statement and its values, which SQLAlchemy adds: they contain conversation text."""
+    """Return the error's message without the SQL statement and values that SQLAlchemy adds: they may contain
+    conversation text.
+    """
     return str(error).partition("\n")[0] or type(error).__name__

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 200
 """Sessions whose last events are compared in one round trip."""
 TRIES = 20
-"""Attempts to repair a session. Its node projects a live session meanwhile, and sometimes writes first."""
+"""Attempts to repair a session. An attempt fails if the node that owns the session writes to SQL first."""
 
 
 @dataclass(slots=True)
@@ -29,13 +29,16 @@ class Repair:
 
     changes: Changes = field(default_factory=Changes)
     is_anew: bool = False
-    """The existing rows of the session must be removed first."""
+    """Whether the existing rows of the session must be removed first."""
     words: str = ""
-    """The difference that was found; empty: none."""
+    """The difference between log and archive that was found; empty: none."""
 
 
 async def reconcile(redis: Redis, keys: Keys, history: History, session_id: str) -> Repair:
-    """Compare the whole log with the whole archive. Raises RedisError, HistoryError, BadEventError, GapError."""
+    """Compare the log of a session in Redis with its archive in SQL, and return the rows that repair the archive.
+
+    The repair is empty if both are equal or Redis has no log. Raises RedisError, HistoryError, BadEventError, GapError.
+    """
     archive = await history.lines(session_id)
     try:
         log = await read_lines(redis, keys, session_id)
@@ -60,7 +63,10 @@ def _rest(keys: Keys, session_id: str, lines: list[bytes], known: SessionHistory
 
 
 async def from_scratch(redis: Redis, keys: Keys, history: History, session_id: str) -> Repair:
-    """Rebuild all rows of a session from its log, or from its archive if Redis has no log. Raises as reconcile."""
+    """Rebuild all rows of a session from its log, or from its archive if Redis has no log.
+
+    Raises RedisError, HistoryError, BadEventError, GapError.
+    """
     try:
         lines = await read_lines(redis, keys, session_id)
     except UnknownSessionError:
@@ -74,7 +80,7 @@ async def logs_of(redis: Redis, keys: Keys, shards: set[int]) -> list[str]:
 
 
 async def differing(redis: Redis, keys: Keys, history: History, sessions: list[str]) -> list[str]:
-    """The sessions whose last event in the log differs from the last one in SQL.
+    """Return those of these sessions whose last event in the log differs from their last event in SQL.
 
     Redis loses only the end of a log, and the events committed in its place have other times and hashes. So equal last
     events mean equal logs.
@@ -106,11 +112,11 @@ async def ends(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, Position
 async def resync(
     redis: Redis, keys: Keys, history: History, shards: set[int], *, is_from_scratch: bool = False
 ) -> AsyncIterator[tuple[str, str, int]]:
-    """Repair the history of these shards from the logs, then set its positions to the ends of the feeds.
+    """Repair the history of these shards from the logs, then set the shards' positions to the ends of their feeds.
 
-    The ends are read before the logs, so that no step is skipped. Yields each session, the difference that was found
-    in it (empty: none), and the number of sessions. Raises as reconcile, and PositionMovedError if another process
-    always writes first.
+    The ends are read before the logs, so that no step is skipped. Yields for each session: its id, the difference that
+    was found (empty: none), and the total number of sessions. Raises the errors of reconcile, and PositionMovedError
+    if another process writes first again and again.
     """
     end = await ends(redis, keys, shards)
     before = await history.positions([keys.feed(number) for number in shards])
@@ -131,9 +137,9 @@ async def resync(
 
 
 async def _repair(redis: Redis, keys: Keys, history: History, session_id: str, *, is_from_scratch: bool) -> str:
-    """Repair one session under the lock of its stream, if nothing was projected since the comparison; else try again.
+    """Compare one session and write its repair. If another process has written to SQL meanwhile, compare again.
 
-    Returns the difference that was found. Raises PositionMovedError after TRIES attempts.
+    Returns the difference that was found; empty: none. Raises PositionMovedError after TRIES attempts.
     """
     stream = keys.feed(keys.shard_of(session_id))
     look = from_scratch if is_from_scratch else reconcile

@@ -26,7 +26,10 @@ _MODULE = "orchestrator.runtime.history.process"
 
 
 class HistoryKeeper:
-    """Keeps the history of the owned shards, from start to stop. `owned` returns shard → fencing token."""
+    """Runs the process that keeps the history of this node's shards, from `start` to `stop`.
+
+    `owned` returns the shards that the node owns now: shard → fencing token.
+    """
 
     def __init__(
         self,
@@ -52,13 +55,15 @@ class HistoryKeeper:
         self._lag_s = 0.0
         self._heard_s = 0.0
         self._has_spoken = False
-        """Whether the process that runs now has said anything. Before that it only loads its program."""
+        """Whether the running process has reported anything. Before its first report it only loads its program."""
         self._pause_s = FEWEST_S
         self._task: asyncio.Task[None] | None = None
 
     @property
     def lag_s(self) -> float:
-        """Least age of the oldest event missing in SQL, in seconds. Also grows while the process is stalled or gone."""
+        """Age of the oldest event missing in SQL, in seconds; the true age may be greater. It also grows while the
+        process is stalled or gone.
+        """
         silent_s = time.monotonic() - self._heard_s
         return self._lag_s if silent_s < SILENT_S else self._lag_s + silent_s
 

@@ -20,7 +20,7 @@ from orchestrator.runtime.redis.wire import Exchange, Wire
 logger = logging.getLogger(__name__)
 
 _ELSEWHERE = (MovedError, ClusterDownError, ReadOnlyError, LostConnectionError, OSError)
-"""Errors which show that the addressed master does not have the key, or not any more."""
+"""Errors which show that the master that was asked does not have the key, or has it no longer."""
 LOOK_S = 2.0
 """Timeout for reading the slot table from a node. The next attempt begins with another node."""
 
@@ -30,17 +30,17 @@ def is_cluster(url: str) -> bool:
 
 
 def plain(url: str) -> str:
-    """The URL as redis-py reads it."""
+    """Return the URL without `+cluster`, as redis-py reads it."""
     return url.replace("+cluster", "", 1)
 
 
 def connect(url: str, **options: Any) -> Redis:
-    """A cluster client; it has all methods of Redis that orch uses. Raises ValueError for an invalid URL."""
+    """Make a cluster client; it has all methods of Redis that orch uses. Raises ValueError for an invalid URL."""
     return cast("Redis", RedisCluster.from_url(plain(url), **options))
 
 
 async def master(redis: RedisCluster, key: str) -> ClusterNode:
-    """The master that has a key, by the slot table that redis-py holds now. Raises RedisError."""
+    """Return the master that has a key, by redis-py's present copy of the slot table. Raises RedisError."""
     await _told(redis.initialize())
     node = redis.get_node_from_key(key)
     if node is None:
@@ -49,7 +49,7 @@ async def master(redis: RedisCluster, key: str) -> ClusterNode:
 
 
 async def _told(asking: Awaitable[Any]) -> None:
-    """Await a read of the slot table. Raises ClusterDownError."""
+    """Wait at most LOOK_S until redis-py has read the slot table. Raises ClusterDownError for every failure."""
     try:
         async with asyncio.timeout(LOOK_S):
             await asking
@@ -61,10 +61,10 @@ async def _told(asking: Awaitable[Any]) -> None:
 async def by_master(
     redis: RedisCluster, calls: Sequence[tuple[Any, ...]], send: Callable[..., Awaitable[list[Any]]]
 ) -> list[Any]:
-    """The replies to commands for several masters, in the order of the commands. Commands for a master that does not
-    answer get its error.
+    """Send each command to the master of its key, and return the replies in the order of the commands.
 
-    redis-py keeps asking a failed master if its errors are among the replies, so the slot table is read again here.
+    `send` sends the commands for one master. If a master does not answer, each of its commands gets the error as its
+    reply. The slot table is read again then, since redis-py would keep asking the failed master.
     """
     groups: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
@@ -89,17 +89,19 @@ async def by_master(
 
 
 def key_of(call: tuple[Any, ...]) -> str:
-    """The key that decides which master gets a command: for a script, its first key."""
+    """Return the key that decides which master gets a command. For a script, it is the first of the script's keys."""
     return str(call[3] if call[0] == "EVALSHA" else call[1])
 
 
 async def run_id(redis: RedisCluster, node: ClusterNode) -> str:
-    """The run id of one master. Raises RedisError."""
+    """Read the run id of one master: Redis makes a new one at each start. Raises RedisError."""
     return str((await redis.info("server", target_nodes=node))["run_id"])
 
 
 async def run_ids(redis: RedisCluster) -> Callable[[str], str]:
-    """Key → run id of its master; empty if that master does not answer. Raises ClusterDownError."""
+    """Read the run ids of all masters. Returns a function: key → run id of the key's master; empty if that master does
+    not answer. Raises ClusterDownError.
+    """
     await _told(redis.initialize())
     masters = redis.get_primaries()
     found = await asyncio.gather(*(run_id(redis, node) for node in masters), return_exceptions=True)
@@ -113,7 +115,7 @@ async def run_ids(redis: RedisCluster) -> Callable[[str], str]:
 
 
 class ClusterWire:
-    """One Wire per master. Commands go to the master of their key."""
+    """One bare connection (Wire) per master of a cluster. Commands go to the master of their key."""
 
     def __init__(self, redis: RedisCluster, connected: Callable[[Exchange], Awaitable[None]] | None = None) -> None:
         self._redis = redis
@@ -121,7 +123,9 @@ class ClusterWire:
         self._wires: dict[str, Wire] = {}
 
     async def call(self, key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """As Wire.call. If the connection fails or a reply shows that the key has moved, reads the slot table again."""
+        """Send commands to the master of `key` and return their replies, as Wire.call does. If the connection fails or
+        a reply shows that the key has moved, read the slot table again for the next call.
+        """
         try:
             node = await master(self._redis, key)
             replies = await self._to(node).call(key, commands)

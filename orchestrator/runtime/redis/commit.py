@@ -26,7 +26,9 @@ class LostOwnershipError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One script call that moves the cursor from one entry to the next. Calls are chained: a failure stops the rest."""
+    """One call of a Lua script, which moves the cursor of a stream from one entry to the next. Each call expects the
+    cursor where the call before has left it, so after a failure all later calls fail, too.
+    """
 
     script: str
     keys: list[str]
@@ -36,7 +38,7 @@ class Move:
 
 
 class Committer:
-    """Commits under one fencing token, until ownership is lost."""
+    """Commits the steps of one shard, or the moves of one ingress, under one fencing token, until ownership is lost."""
 
     def __init__(self, redis: Redis, wire: Wire | ClusterWire, owned_key: str, token: str, server: str) -> None:
         self._redis = redis
@@ -44,10 +46,10 @@ class Committer:
         self._owned_key = owned_key
         self._token = token
         self.server = server
-        """The run id of the server at the acquisition."""
+        """The run id of the Redis server when the lease was acquired."""
 
     async def commit(self, moves: Sequence[Move]) -> None:
-        """Return when every move is committed exactly once. Raises LostOwnershipError."""
+        """Send the moves until every one is committed, exactly once. Raises LostOwnershipError."""
         rest, failures = list(moves), 0
         while rest:
             outcome = await self._send(rest)
@@ -75,7 +77,10 @@ class Committer:
             return [error]
 
     async def _read_back(self) -> str:
-        """The stored cursor; retries until Redis answers. Raises LostOwnershipError."""
+        """Read the cursor from Redis, which shows the moves that are committed; retries until Redis answers.
+
+        Raises LostOwnershipError if Redis was restarted or has another owner's token.
+        """
         failures = 0
         while True:
             try:

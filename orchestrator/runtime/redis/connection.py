@@ -40,8 +40,8 @@ def pause_s(failures: int) -> float:
 
 
 def connect(url: str, max_connections: int = 64) -> "Redis":
-    """A client for everything but reading streams. It never retries: by default redis-py re-sends silently, and one
-    XADD call may add two entries. Raises RedisUrlError.
+    """Make a client for every use except reading streams. It never retries: by default redis-py re-sends silently, and
+    one XADD call may add two entries. Raises RedisUrlError.
     """
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
@@ -65,14 +65,19 @@ def connect(url: str, max_connections: int = 64) -> "Redis":
 
 
 def wire(redis: "Redis", connected: Callable[[Exchange], Awaitable[None]] | None = None) -> Wire | ClusterWire:
-    """A plain connection without the overhead of a client, for the path of every event; see Wire."""
+    """Make a bare connection with the options of a client but without its overhead, for the path of every event.
+
+    `connected` is awaited on each new connection (see Wire).
+    """
     if isinstance(redis, RedisCluster):
         return ClusterWire(redis, connected)
     return Wire(redis.connection_pool.make_connection, connected)
 
 
 def keep_alive(url: str) -> dict[str, Any]:
-    """Options with which TCP notices within about ten seconds that the server is gone; the default is two hours."""
+    """Return connection options with which TCP notices within about ten seconds that the server is gone. By default it
+    takes two hours.
+    """
     if url.startswith("unix:"):
         return {}
     probes = {socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3}
@@ -89,19 +94,19 @@ def source(name: str) -> str:
 
 @cache
 def sha(name: str) -> str:
-    """The digest of a script, by which a server that has loaded it knows it."""
+    """Return the SHA-1 digest of a script. Redis runs a loaded script by its digest."""
     return sha1(source(name).encode(), usedforsecurity=False).hexdigest()
 
 
 def evalsha(name: str, keys: list[str], args: list[Any]) -> tuple[Any, ...]:
-    """The command that runs a script."""
+    """Build the Redis command that runs a Lua script of this package by its name."""
     return ("EVALSHA", sha(name), len(keys), *keys, *args)
 
 
 async def run_all(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
-    """Run commands in one round trip; loads the scripts again if the server was restarted.
+    """Run commands in one round trip, and return one reply for each; loads the scripts again if Redis has lost them.
 
-    Errors of single commands are among the replies, as values. Raises RedisError or TimeoutError if all failed.
+    If a command fails, its reply is the error. Raises RedisError or TimeoutError if all commands failed.
     """
     for _ in range(2):
         if isinstance(redis, RedisCluster):
@@ -117,7 +122,7 @@ async def run_all(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
 
 
 async def ask(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
-    """As run_all, but raises RedisError or TimeoutError if any command failed."""
+    """Run commands in one round trip, and return their replies. Raises RedisError or TimeoutError if any failed."""
     replies = await run_all(redis, calls)
     for reply in replies:
         if isinstance(reply, Exception):
@@ -159,7 +164,7 @@ async def load_scripts(redis: "Redis") -> None:
 
 
 async def run_id(redis: "Redis", key: str) -> str:
-    """The run id of the server that has a key. It changes when the server restarts: writes may be lost then.
+    """Read the run id of the server that has a key. It changes when the server restarts: writes may be lost then.
 
     Raises RedisError or TimeoutError.
     """
@@ -170,7 +175,9 @@ async def run_id(redis: "Redis", key: str) -> str:
 
 
 async def run_ids(redis: "Redis") -> Callable[[str], str]:
-    """Key → run id of its server, read once; empty if the key's master does not answer. Raises as run_id."""
+    """Read the run ids of all servers. Returns a function: key → run id of the key's server; empty if that server does
+    not answer. Raises RedisError or TimeoutError.
+    """
     async with _in_time():
         if isinstance(redis, RedisCluster):
             return await cluster.run_ids(redis)

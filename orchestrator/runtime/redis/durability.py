@@ -34,7 +34,7 @@ class Durability:
     flushes: int = 0
     """How often FLUSHALL or FLUSHDB ran since the server started."""
     is_open: bool = False
-    """Other machines may reach it, and it asked for no password."""
+    """Whether other machines may reach the server, and it asks for no password."""
 
     def line(self) -> str:
         """The version and settings as one line of text."""
@@ -51,7 +51,7 @@ class Durability:
         )
 
     def warnings(self) -> list[str]:
-        """Settings and states that may harm callers."""
+        """Return a warning for each setting or state of the server that may harm callers."""
         found = []
         if not self.is_writing:
             found.append("its append-only file cannot be written: is its disk full? See the log of Redis")
@@ -72,7 +72,7 @@ class Durability:
         return [f"{self.server}: {words}" for words in found]
 
     def notes(self) -> list[str]:
-        """Facts that an operator should know, but that need no change."""
+        """Return the facts about the server that an operator should know, but that need no change."""
         found = []
         if self.appendonly == "yes" and self.appendfsync == "everysec":
             found.append(
@@ -103,8 +103,8 @@ async def durability(redis: Redis) -> list[Durability]:
 
 
 def _is_open(known: dict[str, Any], host: str) -> bool:
-    """Whether a client with these options came in without showing anything, from a host that is not this machine
-    alone. A Unix socket has no host.
+    """Whether other machines may reach the Redis at this host without a password: the host is not this machine's
+    loopback, and the connection options hold no password or certificate. A Unix socket has no host: False.
     """
     shown = any(known.get(name) for name in ("password", "credential_provider", "ssl_certfile"))
     return bool(host) and not is_loopback(host) and not shown

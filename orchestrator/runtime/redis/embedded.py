@@ -40,7 +40,7 @@ ANSWER_S = 2.0
 WAIT_S = 5.0
 """How long to wait for another process that starts, stops, or briefly uses the data directory."""
 SERVICE = "a service"
-"""Written to the lock by a process that keeps the data directory for long."""
+"""Word in the lock file of a process that keeps the data directory for long, unlike a command."""
 LOOK_S = 0.5
 """Interval of checking that the socket exists."""
 
@@ -107,7 +107,10 @@ class EmbeddedRedis:
             self._unlock()
 
     async def _join_or_keep(self) -> str:
-        """The socket of a running server, which another process or this one keeps."""
+        """Join the server that another process keeps; otherwise keep one: adopt a running server, or start one.
+
+        Returns the path of the server's socket. Raises NoRedisServerError.
+        """
         waits_until_s = time.monotonic() + WAIT_S
         while (lock := _locked(self._dir / "lock")) is None:
             if not self._alone and await self._ping() == "ready":
@@ -151,7 +154,7 @@ class EmbeddedRedis:
             self._lock = None
 
     async def _ping(self) -> Literal["ready", "loading", "silent"]:
-        """The state of the server behind the socket; "silent" also if there is no socket."""
+        """Ask the server behind the socket for its state. "silent": it does not answer, or there is no socket."""
         if not (path := self._socket.path):
             return "silent"
         async with _client(path) as client:
@@ -164,7 +167,9 @@ class EmbeddedRedis:
         return "ready"
 
     async def _adopt(self) -> bool:
-        """Adopt a server that lost its keeper; False if there is none. A server that does not answer is ended."""
+        """Adopt a running server whose keeper process has died; False if there is no such server. A server that does
+        not answer is ended.
+        """
         waits_until_s = time.monotonic() + WAIT_S
         while True:
             if not (is_gone := self._is_gone()):
@@ -331,7 +336,10 @@ async def _at_most(limit_s: float) -> AsyncIterator[None]:
 
 
 def _locked(path: Path) -> IO[str] | None:
-    """The file, locked until it is closed here and in every process that inherited it; None: it is locked already."""
+    """Open and lock a file. The lock lasts until the file is closed here and in every process that inherited it.
+
+    Returns None if another process holds the lock.
+    """
     file = os.fdopen(open_private(path), "r+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -342,6 +350,6 @@ def _locked(path: Path) -> IO[str] | None:
 
 
 def _number(path: Path) -> int:
-    """The id of the process that holds a lock, read from the lock file; 0: it has written none."""
+    """Read the id of the process that holds a lock from the lock file; 0: the process has not written its id."""
     process = path.read_text().partition(" ")[0]
     return int(process) if process.isdecimal() else 0

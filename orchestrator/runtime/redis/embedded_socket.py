@@ -1,8 +1,8 @@
 """The Unix socket of the embedded Redis: chooses its path, and restores it after something removed it.
 
-The socket is in the data directory, where no cleaner of temporary files comes. A socket's path is limited to about 100
-bytes, and a URL cannot hold every character. If the path is too long or has other characters, a symbolic link among the
-temporary files leads to it.
+The socket is in the data directory, where no cleaner of temporary files removes it. A socket's path is limited to about
+100 bytes, and a URL cannot hold every character. If the path is too long or has other characters, clients connect by a
+symbolic link in a directory of temporary files.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class ServerSocket:
         self._folder = folder
         self._note = folder / "socket"
         self._spare = folder / "spare.sock"
-        """A hard link to the same socket, from which restore() makes a removed socket again."""
+        """A hard link to the socket. If the socket is removed, restore() makes it again from this link."""
 
     @property
     def path(self) -> str:

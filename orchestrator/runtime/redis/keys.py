@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from zlib import crc32
 
 INGRESSES = 4
-"""Number of ingress streams. A producer always uses the same one, so that its events keep their order."""
+"""Number of ingress streams. A producer always writes to the same stream, so that its events keep their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Keys of one shard share a hash tag, so Redis Cluster keeps them on one slot."""
+    """Makes the names of keys. Keys of one shard share a hash tag, so Redis Cluster keeps them in one slot."""
 
     shards: int = 64
     prefix: str = "voice"
@@ -31,8 +31,8 @@ class Keys:
         return self._in(self.shard_of(session_id), f"session:{session_id}:state")
 
     def promised(self, session_id: str) -> str:
-        """Exists for a while after a session was promised to a client; the only key of the session before its first
-        input.
+        """Key of a promised session: a client has its id, but it is not open yet. The key expires. Until the session's
+        first input, Redis has no other key of it.
         """
         return self._in(self.shard_of(session_id), f"promised:{session_id}")
 
@@ -47,8 +47,8 @@ class Keys:
         return self._in(shard, "feed")
 
     def positions(self, shard: int) -> str:
-        """Hash of projection → last pointer of the feed that it has written to its own store. Commits trim the feed up
-        to the lowest.
+        """Hash of projection → number of the last feed pointer that the projection has written to its own store.
+        Commits trim the feed only up to the lowest of these numbers.
         """
         return self._in(shard, "positions")
 
@@ -70,11 +70,11 @@ class Keys:
         return f"{self.prefix}:handler:{handler_id}"
 
     def token(self, token: str) -> str:
-        """Key of the session that a caller's token opens; `token` is a hash of the token's id."""
+        """Holds the id of the session that a caller's token opens; `token` is a hash of the token's id."""
         return f"{self.prefix}:token:{token}"
 
     def of_subject(self, subject: str) -> str:
-        """List of the sessions of a subject whose grant limits their number; `subject` is a hash."""
+        """List of the sessions of a caller who may have a limited number; `subject` is a hash of the caller's name."""
         return f"{self.prefix}:subject:{subject}"
 
     @property

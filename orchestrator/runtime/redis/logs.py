@@ -20,7 +20,7 @@ class UnknownSessionError(LookupError):
 
 
 async def keys_of(redis: Redis, prefix: str = "voice") -> Keys:
-    """The keys, with the number of shards that the service stored at its first start."""
+    """Return the key names for this Redis, with the number of shards that the service stored at its first start."""
     stored = await redis.get(f"{prefix}:shards")
     return Keys(int(stored), prefix) if stored else Keys(prefix=prefix)
 
@@ -101,8 +101,9 @@ async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncGe
 async def follow_steps(
     redis: Redis, keys: Keys, session_id: str, after: int
 ) -> AsyncGenerator[list[list[bytes]], None]:
-    """Yield the steps of a session after a version, as they are committed: all that one reading finds, each as its
-    lines. Ends only when it is closed.
+    """Yield the steps of a session after version `after`, as they are committed. Ends only when it is closed.
+
+    Each yielded list has all steps that one read has found; a step is the list of the canonical lines of its events.
     """
     at = f"0-{after}"
     while True:
@@ -112,9 +113,10 @@ async def follow_steps(
 
 
 async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[Entry]]]:
-    """The entries after these positions, per stream; waits a while for new ones.
+    """Read the entries after a position in each stream: (stream, entries). If there are none, waits some seconds for
+    new ones; returns an empty list if none came.
 
-    On a cluster it polls every LOOK_S seconds instead of blocking: one command cannot read streams of several masters.
+    On a cluster it waits only LOOK_S seconds and does not block: one command cannot read streams of several masters.
     """
     if not isinstance(redis, RedisCluster):
         return _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE))
@@ -126,7 +128,7 @@ async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[E
 
 
 async def _lines(redis: Redis, keys: Keys, fields: dict[bytes, bytes]) -> list[bytes]:
-    """The lines of a log entry, or the lines of the step that a feed entry names."""
+    """Return the lines of a step from a log entry; for a feed entry, read the log entry that it points to."""
     if b"e" in fields:
         return fields[b"e"].split(b"\n")
     last = f"0-{fields[b't'].decode()}"
@@ -139,7 +141,9 @@ async def _range(redis: Redis, key: str, first: str, last: str, most: int = PAGE
 
 
 def _pairs(reply: object) -> list[tuple[str, list[Entry]]]:
-    """redis-py gives a dict under RESP3 (with one more level of lists) and pairs under RESP2."""
+    """Convert redis-py's reply to XREAD into pairs (stream, entries). Under RESP3 it is a dict with one more level of
+    lists, under RESP2 it has pairs already.
+    """
     if isinstance(reply, dict):
         return [(stream.decode(), [e for part in parts for e in part]) for stream, parts in reply.items()]
     return [(stream.decode(), entries) for stream, entries in reply or ()]  # type: ignore[attr-defined]

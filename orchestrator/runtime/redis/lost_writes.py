@@ -47,7 +47,9 @@ class Accepted:
         self.lost.pop(shard, None)
 
     async def compare(self, exchange: Exchange) -> None:
-        """Called with each new connection. Raises SecondLifeError if accepted entries are missing in Redis."""
+        """Check, on each new connection, that Redis still has the entries it accepted. Missing entries are put into
+        `lost`, to be appended again; raises SecondLifeError then. `exchange` sends commands on that connection.
+        """
         found = False
         for shard, entries in self._last.items():
             stream = self._keys.inbox(shard)
@@ -96,8 +98,8 @@ class Committed:
         seen.steps.append((version, state_hash))
 
     async def compare(self, servers: Callable[[str], str]) -> None:
-        """Log and count the lost versions of each session whose server has another run id than at the last look: it was
-        restarted or replaced. Raises RedisError.
+        """Find the lost versions of each session whose Redis server was restarted or replaced since the last call; log
+        and count them. `servers`: key → run id of its server, which differs after a restart. Raises RedisError.
         """
         for session_id, seen in list(self._seen.items()):
             key = self._keys.log(session_id)
@@ -119,8 +121,8 @@ class Committed:
             del self._seen[session_id]
 
     async def _is_there(self, session_id: str, version: int, state_hash: str) -> bool:
-        """Whether the log has this version with this state hash. Of an archived and deleted log, only the number of the
-        last version remains to compare.
+        """Whether the log has this version with this state hash. If the log was archived and removed, only the stored
+        number of its last version can be compared.
         """
         log, entry = self._keys.log(session_id), f"0-{version}"
         found: Any = await self._redis.xrange(log, entry, entry)
@@ -130,7 +132,7 @@ class Committed:
 
 
 def _last_id(reply: Any) -> str:
-    """The last id that a stream has generated; "0-0" if there is no such stream."""
+    """Return the last id that a stream has generated, from a reply to XINFO STREAM; "0-0": there is no such stream."""
     if isinstance(reply, ResponseError):
         return "0-0"
     fields = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))

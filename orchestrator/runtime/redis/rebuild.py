@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a new owner goes on from."""
+    """A session rebuilt from Redis, from which its new owner goes on."""
 
     state: State
     conversation: ConversationSoFar
@@ -33,7 +33,10 @@ class Rebuilt:
 
 
 async def rebuild(redis: Redis, keys: Keys, session_id: str) -> Rebuilt:
-    """A session from its log. Raises UnknownSessionError, BadEventError, RedisError."""
+    """Rebuild a session from its snapshot and the log after it; from the whole log if no snapshot is usable.
+
+    Raises UnknownSessionError, BadEventError, RedisError.
+    """
     if found := await redis.hget(keys.state(session_id), "snapshot"):
         try:
             return await _from_snapshot(redis, keys, session_id, cast("bytes", found))
@@ -74,7 +77,11 @@ async def _from_snapshot(redis: Redis, keys: Keys, session_id: str, found: bytes
 
 
 async def _journal(redis: Redis, keys: Keys, state: State, facts_from: int, rest: Sequence[Event]) -> Journal:
-    """The work on the question of a snapshot, from its first fact on, and that of the log after it."""
+    """Rebuild the journal of the question that is being asked.
+
+    `facts_from`: version of the question's first fact before the snapshot; the log is folded from there on. 0: there
+    is none, so only `rest`, the log after the snapshot, is folded.
+    """
     asked = state.outstanding("AnswerQuestion")
     journal = Journal(asked[0].idempotency_key if asked else "")
     if facts_from:

@@ -33,7 +33,7 @@ STOP_S = 10.0
 
 
 class _CursorSub(StreamSub):
-    """A StreamSub without prefixes. The stock class deep-copies itself for every message to add one."""
+    """A StreamSub without prefixes. FastStream's class deep-copies itself for every message to add a prefix."""
 
     __slots__ = ()
 
@@ -45,9 +45,9 @@ class _CursorSub(StreamSub):
 class _CursorSubscriber(StreamBatchSubscriber):
     """Passes a batch directly to the handler, without the cost of envelope, dependency injection and middleware.
 
-    It reads until it is stopped and retries after every error, with backoff. The stock loop waits 5 s after a lost
-    connection, too long for a call. It ends when Redis replies with an error, and is then restarted at once, again and
-    again.
+    It reads until it is stopped and retries after every error, with backoff. FastStream's own loop waits 5 s after a
+    lost connection, too long for a call. When Redis replies with an error, that loop ends and is restarted at once,
+    again and again.
     """
 
     __slots__ = ()
@@ -83,10 +83,10 @@ class _CursorSubscriber(StreamBatchSubscriber):
 
 
 def broker(url: str, max_connections: int) -> RedisBroker:
-    """The broker. Its subscribers read on separate connections with the same options.
+    """Make the FastStream broker. Its subscribers read on separate connections with the same options.
 
-    They have no socket timeout: under Python 3.11 it costs redis-py a task per command. TCP keep-alive detects a server
-    that is gone.
+    The connections have no socket timeout: under Python 3.11 it costs redis-py a task per command. TCP keep-alive
+    detects a server that is gone.
     """
     kind: type[RedisBroker] = RedisClusterBroker if is_cluster(url) else RedisBroker
     return kind(
@@ -102,7 +102,7 @@ def broker(url: str, max_connections: int) -> RedisBroker:
 
 
 class Subscription:
-    """One stream, read in order from a cursor; the handler gets batches."""
+    """Reads one stream in order from a cursor, and passes batches of entries to a handler."""
 
     def __init__(
         self,
@@ -147,5 +147,5 @@ class Subscription:
 
     @property
     def running(self) -> bool:
-        """Whether it reads. A subscription that has ended, for any reason, must be replaced by a new one."""
+        """Whether the subscription still reads. If it has ended, for any reason, it must be replaced by a new one."""
         return bool(self._subscriber.running) and any(not task.done() for task in self._subscriber.tasks)

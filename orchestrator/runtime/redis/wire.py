@@ -25,7 +25,7 @@ Exchange = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One call: its commands and their outcome."""
+    """One call of `Wire.call`: its commands, and their replies or the error of the connection."""
 
     commands: Sequence[tuple[Any, ...]]
     replies: list[Any] = field(default_factory=list)
@@ -34,7 +34,7 @@ class _Call:
 
 
 def in_words(error: BaseException) -> BaseException:
-    """The error itself; for a TimeoutError without a message, a TimeoutError that names Redis and the timeout."""
+    """Return the error; instead of a TimeoutError without a message, one whose message names Redis and the timeout."""
     is_silent = isinstance(error, TimeoutError) and not str(error)
     return TimeoutError(f"Redis does not answer within {TIMEOUT_S:g} s") if is_silent else error
 
@@ -54,8 +54,10 @@ class Wire:
         self._waiting: list[_Call] = []
 
     async def call(self, key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:  # noqa: ARG002 - see ClusterWire
-        """The replies to commands on `key` or keys on the same master. Errors of single commands are among the replies,
-        as values. Raises RedisError or TimeoutError if the connection failed: the outcome is unknown then.
+        """Send commands on `key`, or on keys of the same master, and return their replies.
+
+        If a command fails, its reply is the error. Raises RedisError or TimeoutError if the connection failed: whether
+        the commands were carried out is unknown then.
         """
         mine = _Call(commands)
         self._waiting.append(mine)
