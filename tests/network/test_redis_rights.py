@@ -90,6 +90,9 @@ async def a_conversation_moves(redis: Redis, folder: Path) -> str:
             assert ready.status == 200
         await client.say("goodbye")
         await client.until("ended")
+        async with asyncio.timeout(20):
+            while not b.node.counters["projected"]:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.05)
     return str(session["session_id"])
 
 
