@@ -1,4 +1,4 @@
-"""Declares fields of the session's state: schema version, form in the state hash, fold.
+"""Declares, for each field of the state, the schema that added it, how it is hashed, and how events change it.
 
 SESSION_OPENED records the state schema of its time. The hash covers the fields of that schema and no others, so a field
 added later does not change the hashes of old recordings (docs/decisions/021-state-schema.md).
@@ -72,32 +72,29 @@ def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
         key=lambda field: int(field.metadata.get("since", 1)),
     )
     parts = _parts(kind)
-    forms: list[tuple[int, Form, bool]] = []
+    forms: list[tuple[int, Form, bool, bool]] = []
     for place, field in enumerate(covered):
         if (part := parts.get(field.name)) is not None:
             whole = hashed_form(part, schema)
             is_spliced = field.default is not None
-            forms.append((place, whole if is_spliced else _or_null(whole), is_spliced))
+            forms.append((place, whole, is_spliced, not is_spliced))
         elif (form := field.metadata.get("form")) is not None:
-            forms.append((place, form, False))
+            forms.append((place, form, False, False))
     forms.reverse()  # a spliced part moves the values after it
     first, *more = (field.name for field in covered)
     values_of = itemgetter(first, *more) if more else lambda held: (held[first],)
 
     def form_of(held: Any) -> list[Any]:
         values = [*values_of(held.__dict__)]
-        for place, form, is_spliced in forms:
+        for place, form, is_spliced, may_be_null in forms:
+            value = values[place]
             if is_spliced:
-                values[place : place + 1] = form(values[place])
-            else:
-                values[place] = form(values[place])
+                values[place : place + 1] = form(value)
+            elif value is not None or not may_be_null:
+                values[place] = form(value)
         return values
 
     return form_of
-
-
-def _or_null(form: Form) -> Form:
-    return lambda part: None if part is None else form(part)
 
 
 def _parts(kind: type[Any]) -> dict[str, type[Any]]:

@@ -1,7 +1,8 @@
 """The policy: every number and switch that decisions read. A session's first event records the whole policy."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -219,12 +220,15 @@ class Policy(_Part):
         return self.model_dump(mode="json")
 
 
-def _added(policy: type[BaseModel]) -> Iterator[tuple[str, str, Any]]:
+@cache
+def _added(policy: type[BaseModel]) -> tuple[tuple[str, str, Any], ...]:
     """(part, field, `AsBefore` value) of each field that has one."""
+    found = []
     for part, info in policy.model_fields.items():
         assert info.annotation is not None, "a policy consists of parts"
         for name, field in info.annotation.model_fields.items():
-            yield from ((part, name, rule.value) for rule in field.metadata if isinstance(rule, AsBefore))
+            found += [(part, name, rule.value) for rule in field.metadata if isinstance(rule, AsBefore)]
+    return tuple(found)
 
 
 def _completed(recorded: Mapping[str, Any], added: Iterable[tuple[str, str, Any]]) -> Mapping[str, Any]:
