@@ -42,7 +42,8 @@ TELLING = {"policy": PAGES, "fsm": PAGES}
 """Module → the tests to run first, if not tests/session/test_MODULE.py."""
 PYTEST = (
     *("-q", "--rootdir=.", "--assert=plain", "--hypothesis-seed=0"),
-    *(f"-p{plugin}" for plugin in ("asyncio", "hypothesispytest", "syrupy", "no:cacheprovider", "no:randomly")),
+    *(f"-p{plugin}" for plugin in ("asyncio", "hypothesispytest", "syrupy", "timeout")),
+    *("-pno:cacheprovider", "-pno:randomly", "--override-ini=timeout=0"),  # a trial has a limit of its own
 )
 BASELINE_S = 600
 

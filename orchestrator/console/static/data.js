@@ -104,6 +104,19 @@ export class Session {
     return this.causes.get(version) ?? [];
   }
 
+  /** The bars of a turn, those that are still open among them. */
+  barsOf(turn) {
+    if (this.grouped !== this.revision) {
+      this.grouped = this.revision;
+      this.byTurn = new Map();
+      for (const bar of [...this.bars, ...this.open]) {
+        if (this.byTurn.has(bar.turn)) this.byTurn.get(bar.turn).push(bar);
+        else this.byTurn.set(bar.turn, [bar]);
+      }
+    }
+    return this.byTurn.get(turn) ?? [];
+  }
+
   /** What was heard of the answer of a playback bar. */
   heard(bar) {
     const id = bar.facts?.["orch.playback.id"];

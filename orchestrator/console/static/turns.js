@@ -49,19 +49,20 @@ class Turns extends Component {
 
 function Waterfall({ session, turn }) {
   const critical = new Set(turn.stages.flatMap((stage) => stage.waits_for));
-  const bars = [...session.bars, ...session.open].filter((bar) => bar.turn === turn.turn && !["PHASE", "TIMERS", "TURNS"].includes(bar.lane));
+  const bars = session.barsOf(turn.turn).filter((bar) => !["PHASE", "TIMERS", "TURNS"].includes(bar.lane));
   bars.sort((a, b) => a.from - b.from);
   const from = Math.min(...bars.map((bar) => bar.from), ...turn.stages.map((stage) => stage.from));
   const to = Math.max(...bars.map((bar) => bar.to ?? session.end), ...turn.stages.map((stage) => stage.to), from + 1);
-  const line = (name, begin, end, colour, isCritical, key) => html`<div class=${`line ${isCritical ? "critical" : ""}`} key=${key}>
+  // Without keys: a step into another turn changes the rows that are there.
+  const line = (name, begin, end, colour, isCritical) => html`<div class=${`line ${isCritical ? "critical" : ""}`}>
     <span class="name">${visible(name)}</span>
     <svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true"><rect x=${((begin - from) / (to - from)) * 1000} y=${isCritical ? 0 : 2}
       width=${Math.max(3, ((end - begin) / (to - from)) * 1000)} height=${isCritical ? 10 : 6} fill=${colour} opacity=${isCritical ? 1 : 0.6} /></svg>
     <span>${ms(end - begin)}</span></div>`;
   return html`<div class="waterfall">
-    ${turn.stages.map((stage) => line(stage.name, stage.from, stage.to, "var(--text)", true, `stage ${stage.name}`))}
+    ${turn.stages.map((stage) => line(stage.name, stage.from, stage.to, "var(--text)", true))}
     <div class="gap"></div>
     ${bars.map((bar) => line(`${bar.name.replaceAll("_", " ")}${bar.error ? ` (${bar.error})` : ""}`, bar.from, bar.to ?? session.end,
-      bar.error ? "var(--bad)" : `var(--lane-${bar.lane})`, critical.has(bar.id), bar.id))}</div>
+      bar.error ? "var(--bad)" : `var(--lane-${bar.lane})`, critical.has(bar.id)))}</div>
     <p class="faint">Above: the stages of the wait. Below: the work; bold: the stage waited for it (critical path).</p>`;
 }
