@@ -134,9 +134,12 @@ def test_an_event_that_is_not_there_is_named() -> None:
         why(log_of("normal_flow.jsonl"), 999)
 
 
+FIXED_WAIT = Policy.model_validate({"endpointing": {"incomplete_ms": 500, "longest_ms": 0}})
+
+
 def a_spoken_call() -> Conversation:
     """Two utterances, the second with a pause in it of 400 ms; the recogniser takes 40 ms after each endpoint."""
-    call = Conversation.listening()
+    call = Conversation.listening(policy=FIXED_WAIT)
     call.at(1_000).input(inputs.SpeechStarted).after(300).input(inputs.SttPartial, text="hello")
     call.after(300).input(inputs.SpeechStopped).fires("endpoint").after(40).says("hello")
     call.after(200).answers("Hi!").speaks().after(1_000).played()
@@ -171,7 +174,7 @@ def test_an_utterance_that_is_cut_is_guessed_and_counted() -> None:
 
 def test_utterances_that_run_together_have_one_final() -> None:
     """With an endpoint longer than the silence between them, the recogniser gives both at once."""
-    call = Conversation.listening()
+    call = Conversation.listening(policy=FIXED_WAIT)
     for at_ms, words in ((1_000, "one"), (2_100, "two")):
         call.at(at_ms).input(inputs.SpeechStarted).after(100).input(inputs.SttPartial, text=words)
         call.after(100).input(inputs.SpeechStopped).fires("endpoint").after(40).says(words)
