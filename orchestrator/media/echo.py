@@ -56,7 +56,7 @@ class LoudnessGuard:
 
 
 def open_echo_guard(settings: MediaSettings) -> EchoGuard:
-    """A guard for one call: one that takes the echo out where pywebrtc-audio is installed (extras `demo`, `onnx`)."""
+    """Open the guard of one call. Where pywebrtc-audio is installed (extras `demo`, `onnx`), it takes the echo out."""
     if importlib.util.find_spec("pywebrtc_audio") is None:
         return LoudnessGuard(settings)
     from orchestrator.media.echo_canceller import EchoCanceller

@@ -28,11 +28,11 @@ LONGEST_DELAY = 6_144
 """Samples, 384 ms: from a frame that is sent to its echo. Network, jitter buffer and room add up in it."""
 _TRANSFORM = WINDOW + LONGEST_DELAY
 LOST_S = 1.0
-"""A microphone that is silent for longer has lost its time: what was sent meanwhile is not compared with its sound."""
+"""A microphone that is silent for longer has lost its time: the agent's speech until then is not compared with it."""
 KEPT_LOOK = 0.985
 """What each look leaves of those before: they fade within two seconds."""
 LEAST_LOOKS = 16
-"""Until so many looks (half a second of the agent's speech), a call counts as one with an echo."""
+"""Before this number of looks (half a second of the agent's speech), a call counts as one with an echo."""
 LEAST_PEAK = 6.0
 """How far the echo's delay must stand out of all delays, in standard deviations. Measured: rooms 6 to 50, callers who
 speak over the agent without an echo 4 in the median.
@@ -92,7 +92,7 @@ class EchoCanceller:
 
 
 class AgentSound:
-    """What was sent to the caller, placed on the microphone's time: by the sample that arrives when a frame leaves."""
+    """The sound sent to the caller, on the microphone's time: placed by the sample that arrives when a frame leaves."""
 
     def __init__(self, begin: int) -> None:
         self._begin = begin
@@ -121,7 +121,7 @@ class AgentSound:
 
 
 class EchoLook:
-    """Finds out whether the microphone's sound contains the agent's, at whatever delay.
+    """Finds out whether the microphone's sound contains the agent's, at any delay.
 
     Generalised cross-correlation with phase transform, averaged over looks: an echo stands out at one delay, and voices
     that do not belong together at none.

@@ -87,14 +87,14 @@ def test_the_row_of_a_call_says_what_became_of_it() -> None:
         found = {key: lines for key, lines in logs().items() if key.startswith(f"{name}/")}
         return [{key: row[key] for key in WORK if row[key] not in ("", None)} for row in expected(found)["tool_calls"]]
 
-    called = {"turn": 1, "name": "create_reservation", "arguments": '{"people":6}', "called_us": 2_190_000}
+    called = {"turn": 1, "name": "create_reservation", "arguments": '{"people":6}', "called_us": 1_990_000}
     returned = {"outcome": "returned", "result": '{"order":1}', "took_us": 400_000}
-    assert calls("tool_in_an_answer") == [called | returned | {"returned_us": 2_590_000}]
-    assert calls("tool_result_after_the_interruption") == [called | returned | {"returned_us": 3_130_000}]
-    assert calls("crash_while_a_tool_runs") == [called | returned | {"returned_us": 3_770_000}]
-    assert calls("cancelled_tool_is_over") == [called | {"outcome": "cancelled", "returned_us": 2_880_000}]
+    assert calls("tool_in_an_answer") == [called | returned | {"returned_us": 2_390_000}]
+    assert calls("tool_result_after_the_interruption") == [called | returned | {"returned_us": 2_930_000}]
+    assert calls("crash_while_a_tool_runs") == [called | returned | {"returned_us": 3_570_000}]
+    assert calls("cancelled_tool_is_over") == [called | {"outcome": "cancelled", "returned_us": 3_104_000}]
     gone = "the process that ran it is gone; whether it had an effect is not known"
-    failed = {"outcome": "failed", "error": gone, "took_us": 10_000_000, "returned_us": 13_480_000}
+    failed = {"outcome": "failed", "error": gone, "took_us": 10_000_000, "returned_us": 13_704_000}
     assert calls("tool_of_a_lost_process") == [called | failed]
     refused = {"name": "end_call", "arguments": "{}", "outcome": "refused"}
     assert calls("tool_of_a_discarded_answer") == [
@@ -106,7 +106,7 @@ def test_the_row_of_a_call_says_what_became_of_it() -> None:
 def test_the_row_of_a_response_has_model_and_tokens() -> None:
     """Not the response: it stands in the archive."""
     (row,) = expected({name: log for name, log in logs().items() if name.startswith("slow_tool/")})["model_responses"]
-    told = {"model": "local", "input_tokens": 212, "output_tokens": 18, "took_us": 480_000, "at_us": 2_190_000}
+    told = {"model": "local", "input_tokens": 212, "output_tokens": 18, "took_us": 480_000, "at_us": 1_990_000}
     assert row.items() >= told.items()
     assert "create_reservation" not in str(row)
 

@@ -212,7 +212,9 @@ RIGHT: dict[str, Expected] = {
     "playback_never_ends": Expected([failed(HELLO, w) for w in ("hello", OPEN, WHERE_ARE_YOU)], ends="ENDED"),
     "out_of_time": Expected([OPEN_TURN], ends="ENDED", announced=1),
     "out_of_time_interrupted": Expected([interrupted("We are open every day from nine")], ends="ENDED", announced=1),
-    "out_of_time_and_speech_down": Expected([failed("We are open every day from nine", OPEN)], ends="ENDED", announced=1),
+    "out_of_time_and_speech_down": Expected(
+        [failed("We are open every day from nine", OPEN)], ends="ENDED", announced=1
+    ),
     "out_of_time_and_silent": Expected([failed(HOURS, OPEN)], ends="ENDED", announced=1),
     "out_of_time_before_the_audio": Expected([failed("", OPEN)], ends="ENDED", announced=1),
     "out_of_time_while_listening": Expected([], rejected=1, ends="ENDED", announced=1),
