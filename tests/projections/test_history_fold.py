@@ -99,7 +99,7 @@ def test_the_row_of_a_call_says_what_became_of_it() -> None:
     refused = {"name": "end_call", "arguments": "{}", "outcome": "refused"}
     assert calls("tool_of_a_discarded_answer") == [
         refused | {"turn": 0, "called_us": 1_200_000, "error": "asked by a guess: no tool runs before its turn"},
-        refused | {"turn": 1, "called_us": 2_060_000, "error": "stale: its command is not outstanding"},
+        refused | {"turn": 1, "called_us": 2_560_000, "error": "stale: its command is not outstanding"},
     ]
 
 
