@@ -78,7 +78,7 @@ class Rerun:
 
     @property
     def tools(self) -> list[tuple[str, dict[str, Any]]]:
-        """The tools that the agent calls, in order: name, and arguments by their names."""
+        """The tools that the agent calls in the rerun, in order: (name, arguments by their names)."""
         return [(tool.name, json.loads(tool.arguments)) for one in self.exchanges for tool in one.tools]
 
     @property
@@ -243,7 +243,9 @@ def _other_tools(old: list[Tool], new: list[Tool]) -> Iterator[str]:
 
 
 def _other_decisions(old: list[Event], new: list[Event]) -> Iterator[Finding]:
-    """Yield a finding for each decision made more or less often, except decisions that the exchanges show already."""
+    """Yield a finding for each kind of decision that the rerun makes more or less often than the recording, except
+    those that the comparison of questions and answers shows already.
+    """
     for name, (before, after) in changed(decisions(old), decisions(new)).items():
         if not name.startswith(("answer ", "turn ", "interrupted by ")):
             yield Finding("decisions", f"{name}: {before} → {after}")

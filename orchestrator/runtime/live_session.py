@@ -108,7 +108,7 @@ class CurrentTask:
             del self._stages[stage]
 
     def cancel_stage(self, stage: str) -> None:
-        """Cancel one stage, if it is still running."""
+        """Cancel one stage of the current task, such as "intent", if it is still running."""
         if (task := self._stages.get(stage)) is not None:
             task.cancel()
 

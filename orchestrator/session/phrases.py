@@ -220,10 +220,11 @@ def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def _next_word(words: str, end: int) -> int:
-    """The index in `words` at which another phrase may follow a phrase that ends at `end`; -1: `end` is within a word.
+    """Return the index in `words` at which the next phrase of a list may begin, if one ends at `end`; -1: `end` is
+    within a word, so no phrase ends there. Used to find out whether a text consists of phrases of that list alone.
 
-    In scripts without blanks between words, a row such as 嗯嗯 is one word of the dictionary, so another phrase may
-    follow anywhere.
+    In scripts without blanks between words, ICU's dictionary knows a repetition such as 嗯嗯 as one word, so another
+    phrase may begin anywhere.
     """
     if words[end : end + 1] == " ":
         return end + 1

@@ -84,7 +84,7 @@ def failed(step: Step) -> None:
 
 def final(step: Step) -> None:
     """STT_FINAL in THINKING: start the turn over with these words, which correct or complete the user's question. If
-    the final is empty, speak the answer if it waits for the user.
+    the final is empty, speak the answer, if it is ready and only waited for the user to fall silent.
     """
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
@@ -95,7 +95,7 @@ def final(step: Step) -> None:
 
 def final_is_missing(step: Step) -> None:
     """TIMER_FIRED `stt_deadline` in THINKING: no final came, so start the turn over with the last partial. Without a
-    partial, speak the answer if it waits for the user.
+    partial, speak the answer, if it is ready and only waited for the user to fall silent.
     """
     if words := step.state.partial_text.strip():
         _start_over(step, words, "speech")

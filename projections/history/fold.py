@@ -128,8 +128,8 @@ class SessionHistory:
                 self._in_turn("answer_us", event.elapsed_us, into)
 
     def _time(self, times: TurnTimes | None, latency: Latency | None, into: Changes) -> None:
-        """Set the columns for the response latency: in the turn's row its stages known so far, in the session's row the
-        state from which timing continues.
+        """Set the columns for the response latency: in the turn's row the stages that are known so far, in the
+        session's row the measurement that is not finished, from which the next batch of events goes on.
         """
         self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
         if times is None:

@@ -148,8 +148,8 @@ async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
 
 
 async def release(redis: Redis, held: list[Lease], heir: str = "", address: str = "") -> None:
-    """Release the leases, so that any node can take them at once. If `heir` names a node, only that node can take them
-    for KEPT_MS, and clients are sent to its `address`.
+    """Release the leases, so that any node can take them at once. If `heir` names a node, the leases are kept for it
+    alone for KEPT_MS, and clients are sent to its `address`.
     """
     await run_all(
         redis,

@@ -353,8 +353,8 @@ class Projecting:
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
     ) -> Changes | None:
-        """Handle pointers to steps that are in SQL already, as after a resync. Returns empty changes if these steps are
-        the same in the log and the archive, or the log is gone; None if they differ.
+        """Handle pointers to steps that SQL has archived already, as after a comparison of all logs with SQL. Return
+        empty changes if the log has the same steps as SQL, or no steps any more; None if they differ.
         """
         lines = [line for _, fields in entries for line in fields[b"e"].split(b"\n")]
         archived = await self._history.lines(session_id, pointers[0].first, pointers[-1].last)
