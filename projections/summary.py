@@ -94,7 +94,9 @@ class Wanted:
         )
 
     def matches(self, one: Summary) -> bool:
-        """Whether a session passes the filters and comes after the page before (`after`, `after_key`)."""
+        """Whether a session passes the filters and belongs below the last session of the previous page (`after`,
+        `after_key`).
+        """
         return (
             self.between_us[0] <= one.opened_us < self.between_us[1]
             and (not self.text or self.text in one.key.casefold() or self.text in one.session_id.casefold())

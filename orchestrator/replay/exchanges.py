@@ -62,7 +62,9 @@ class Exchange:
 
 
 def exchanges(events: Iterable[Event]) -> list[Exchange]:
-    """The exchanges of a log, in order. Turns whose words were merged into the next one are left out."""
+    """What the user said and what the agent answered, for each turn of a log, in order. A turn that was merged into the
+    next turn is left out.
+    """
     fold = _Fold()
     for event in events:
         fold.note(event)

@@ -203,8 +203,8 @@ class Replayer:
         return rest
 
     def _turn_to(self, event: Event) -> Session:
-        """Return the session of an event, and mark it as the most recently used. If more than KEPT_LIVE sessions are
-        unpickled, pickles the least recently used.
+        """Return the session of an event. At most KEPT_LIVE sessions are kept as objects; the least recently used is
+        stored pickled, which takes less memory.
         """
         known = self.found.sessions.get(event.session_id)
         session = self._segment(event) if known is None or isinstance(event, SessionResumed) else known

@@ -335,8 +335,8 @@ class World:
         self._hold(command.target, command.at_us)
 
     def _hold(self, playback_id: str, paused_us: int) -> None:
-        """Hold back the queued progress and end of a paused playback, except results that come as recorded. Synthesis
-        goes on.
+        """Hold back the queued progress and end of a paused playback. Results that the recording has come when they
+        were recorded, for they happened. Synthesis goes on.
         """
         waits = (inputs.PlaybackProgress, inputs.PlaybackDone)
         held = [

@@ -285,7 +285,9 @@ class History:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
     async def _move(self, connection: AsyncConnection, moves: Sequence[Move]) -> None:
-        """Move positions, before all else in a transaction: this locks the streams against other writers, in order."""
+        """Update the rows of the streams' checkpoints, first in a transaction: this locks them against other writers,
+        always in the same order, so that two writers do not wait for each other.
+        """
         values = [self._moving.values(_moved(move)) for move in moves]
         if values and self.url.get_backend_name() == "sqlite":  # its driver sums the row counts of executemany
             changed = (await connection.exec_driver_sql(self._moving.sql, values)).rowcount

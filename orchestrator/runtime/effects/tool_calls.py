@@ -75,7 +75,8 @@ class ToolCalls:
 
     def start(self, command: RunTool, key: str, say: "Say") -> None:
         """Start a call in the background, and report TOOL_RETURNED at its end or at its time limit. After a takeover,
-        the call waits until the next attempt at the question provides its function. `key`: its idempotency key.
+        this process does not have the tool's function yet: the call waits until the question is asked again, which
+        brings the function. `key`: its idempotency key.
         """
         task = asyncio.create_task(self._run(command, key, say), name=f"{self.session_id}:{command.call_id}")
         self._running[command.call_id] = command, task

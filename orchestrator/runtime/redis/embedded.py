@@ -329,7 +329,7 @@ def _client(path: str) -> Redis:
 
 @contextlib.asynccontextmanager
 async def _at_most(limit_s: float) -> AsyncIterator[None]:
-    """Cancel the block after `limit_s` seconds and go on after it."""
+    """Cancel the block after `limit_s` seconds; the program goes on below it, without an exception."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             yield
