@@ -7,15 +7,13 @@ MOST_MS = 2_000
 
 
 def after_pause(pause_ms: int, silence_ms: int) -> int:
-    """Return the estimate of a caller's pauses after they spoke on after a silence: the longest, or between it and a
-    shorter one.
-    """
-    return max(silence_ms, (7 * pause_ms + 3 * silence_ms) // 10) if silence_ms <= MOST_MS else pause_ms
+    """Return the estimate of a caller's pauses when they speak on after a silence."""
+    return max(pause_ms, silence_ms) if silence_ms <= MOST_MS else pause_ms
 
 
 def after_utterance(pause_ms: int) -> int:
     """Return the estimate after the end of an utterance: a caller who pauses no more is waited for less and less."""
-    return pause_ms * 19 // 20
+    return pause_ms * 9 // 10
 
 
 def wait_ms(rules: Endpointing, pause_ms: int) -> int:
