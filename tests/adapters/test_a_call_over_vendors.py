@@ -50,7 +50,7 @@ async def service(peers: SimpleNamespace, tmp_path: Path) -> AsyncIterator[Orche
         yield f"You asked {text}. "
         yield "We are open until six."
 
-    (tmp_path / "policy.yaml").write_text("intent: {skip: true}\n")
+    (tmp_path / "policy.yaml").write_text(f"intent: {{skip: true}}\n{PATIENT}")
     key = peers.openai.api_key
     async with Orchestrator(
         Settings(port=0, data_dir=tmp_path, policy_file=tmp_path / "policy.yaml", ice_host_addresses="127.0.0.1"),
@@ -65,6 +65,10 @@ async def service(peers: SimpleNamespace, tmp_path: Path) -> AsyncIterator[Orche
         ],
     ) as running:
         yield running
+
+
+PATIENT = "endpointing: {incomplete_ms: 1000}\n"
+"""A busy machine holds packets back for longer than a short wait."""
 
 
 async def asks(caller: Caller, speech: bytes) -> None:
