@@ -31,11 +31,10 @@ LOST_S = 1.0
 """A microphone that is silent for longer has lost its time: the agent's speech until then is not compared with it."""
 KEPT_LOOK = 0.985
 """What each look leaves of those before: they fade within two seconds."""
-LEAST_LOOKS = 16
-"""Before this number of looks (half a second of the agent's speech), a call counts as one with an echo."""
-LEAST_PEAK = 6.0
-"""How far the echo's delay must stand out of all delays, in standard deviations. Measured: rooms 6 to 50, callers who
-speak over the agent without an echo 4 in the median.
+LEAST_PEAKS = ((4, 18.0), (16, 12.0), (math.inf, 6.5))
+"""How far an echo's delay must stand out of all delays, in standard deviations, before a number of looks at sound.
+
+Measured: rooms 6 to 50; callers who speak over the agent without an echo up to 15 in one look, 4 in the median of many.
 """
 AUDIBLE_PEAK = 500
 """A louder sample of the agent's is audible."""
@@ -138,8 +137,8 @@ class EchoLook:
 
     @property
     def is_echo(self) -> bool:
-        """Whether the call has an echo, or is too young to know."""
-        return self._looks < LEAST_LOOKS or self._peak >= LEAST_PEAK
+        """Whether the sound contains the agent's."""
+        return self._peak >= next(peak for looks, peak in LEAST_PEAKS if self._looks <= looks)
 
     def add(self, near: bytes, far: bytes) -> None:
         """Take PCM of the microphone, and of the agent at the same time."""
@@ -155,9 +154,9 @@ class EchoLook:
         near, far = numpy.frombuffer(bytes(self._near), "<i2"), numpy.frombuffer(bytes(self._far), "<i2")
         if not _is_above(far, AUDIBLE_PEAK):
             return
-        self._looks += 1
         if not _is_above(near[-HOP:], self._gate_peak):
             return
+        self._looks += 1
         both = numpy.fft.rfft(far) * numpy.conj(numpy.fft.rfft(near, _TRANSFORM))
         self._seen = KEPT_LOOK * self._seen + numpy.where(_IN_BAND, both / (numpy.abs(both) + 1e-6), 0)
         likeness = numpy.fft.irfft(self._seen, _TRANSFORM)[: LONGEST_DELAY + 1]

@@ -88,9 +88,8 @@ class Microphone:
         await self._utterances.close()
 
     def _listen(self, pcm: bytes) -> None:
-        pcm, echo_rms = self._echo.heard(pcm, self._heard_at_s)
-        self._utterances.hear(pcm)
-        self._report(self._activity.feed(pcm, echo_rms))
+        self._utterances.hear(pcm)  # as it is: what takes an echo out also damages words
+        self._report(self._activity.feed(*self._echo.heard(pcm, self._heard_at_s)))
         self._utterances.voice(self._activity.is_voiced)
 
     def _report(self, changes: "list[Onset | Offset] | list[Offset | None]") -> None:

