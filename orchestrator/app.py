@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from events.envelope import Event
 from events.inputs import ProviderSwitched
 from orchestrator.gateway.access.guard import Authenticate
-from orchestrator.gateway.access.setup import check_of
+from orchestrator.gateway.access.setup import Check, check_of
 from orchestrator.gateway.door import Connections, listening
 from orchestrator.gateway.ice_servers import IceServers
 from orchestrator.gateway.server import Gateway
@@ -37,6 +37,7 @@ from orchestrator.media.handler import MediaHandler
 from orchestrator.media.settings import MediaSettings
 from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.port_filling import fill_ports, users_ports
+from orchestrator.runtime.effects.effects import Services
 from orchestrator.runtime.history.supervisor import HistoryKeeper
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
@@ -153,7 +154,21 @@ class Orchestrator:
             language=settings.language,
         )
         await _warm_up(media)
-        gateway = Gateway(
+        await self._listen(self._gateway(services, media, check))
+        self.node.address = settings.address or (
+            "" if settings.is_everywhere else self.url
+        )  # the port is known only after listening
+        await self.node.start()
+        await self._keep_history()
+        stack.push_async_callback(
+            self.node.drain
+        )  # runs first on shutdown, while clients can still be sent to other nodes
+        gc.collect()
+        gc.freeze()  # exclude objects of the startup from collections: scanning them delays calls by some milliseconds
+
+    def _gateway(self, services: Services, media: MediaSettings, check: Check) -> Gateway:
+        settings = self.settings
+        return Gateway(
             self.node,
             services,
             media=media,
@@ -169,17 +184,6 @@ class Orchestrator:
             ice_servers=IceServers(settings.ice_servers, settings.turn_secret),
             console=None if self._authenticate else self.console,  # it is another process and cannot call the check
         )
-        await self._listen(gateway)
-        self.node.address = settings.address or (
-            "" if settings.is_everywhere else self.url
-        )  # the port is known only after listening
-        await self.node.start()
-        await self._keep_history()
-        stack.push_async_callback(
-            self.node.drain
-        )  # runs first on shutdown, while clients can still be sent to other nodes
-        gc.collect()
-        gc.freeze()  # exclude objects of the startup from collections: scanning them delays calls by some milliseconds
 
     async def _keep_history(self) -> None:
         node, settings = self.node, self.settings

@@ -1,7 +1,8 @@
 """Keeps the agent from hearing itself: what loudspeakers put back into the microphone is not the caller's voice.
 
 Browsers cancel echo, but not all of it, and telephones often none. Without the optional packages, sound that is quiet
-beside the agent counts as echo (LoudnessGuard); with them the echo is taken out of the sound (echo_canceller.py).
+beside the agent counts as echo (LoudnessGuard); with them the echo is taken out of the sound that the VAD judges
+(echo_canceller.py). Speech-to-text hears the microphone as it is.
 """
 
 import importlib.util

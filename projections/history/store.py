@@ -285,9 +285,7 @@ class History:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
     async def _move(self, connection: AsyncConnection, moves: Sequence[Move]) -> None:
-        """Update the rows of the streams' checkpoints, first in a transaction: this locks them against other writers,
-        always in the same order, so that two writers do not wait for each other.
-        """
+        """Update the streams' checkpoints, first in a transaction: it locks the rows in one order."""
         values = [self._moving.values(_moved(move)) for move in moves]
         if values and self.url.get_backend_name() == "sqlite":  # its driver sums the row counts of executemany
             changed = (await connection.exec_driver_sql(self._moving.sql, values)).rowcount
