@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bench.compare import interval
 from orchestrator.gateway.access.development import AUDIENCE, ISSUER, existing_key
@@ -68,7 +69,7 @@ async def block(service: Service, caller: Caller) -> Block:
 
 
 async def main(rounds: int) -> bool:
-    settings = QUIET | {"ORCH_INPUTS_PER_MINUTE": "100000"}
+    settings: dict[str, Any] = QUIET | {"ORCH_INPUTS_PER_MINUTE": "100000"}
     ratios: dict[str, list[float]] = {name: [] for name in BOUNDS}
     blocks: list[list[Block]] = []
     with tempfile.TemporaryDirectory() as folder:

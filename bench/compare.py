@@ -73,7 +73,7 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
     return median(ratios), medians[int(SAMPLES * 0.025)], medians[int(SAMPLES * 0.975)]
 
 
-def main(other: Path, what: str = "replay", rounds: int = 15) -> None:
+def main(other: Path, what: str, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         measure: Callable[[Path], Figures] = turn
         if what == "replay":
@@ -96,4 +96,4 @@ def main(other: Path, what: str = "replay", rounds: int = 15) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), *sys.argv[2:3], *map(int, sys.argv[3:4]))
+    main(Path(sys.argv[1]).resolve(), (sys.argv[2:] or ["replay"])[0], int((sys.argv[3:] or ["15"])[0]))

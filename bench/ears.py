@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from spoken import median, percentile
-from vad import read_clip
 
+from bench.spoken import median, percentile
+from bench.vad import read_clip
 from events.envelope import Input
 from events.inputs import SpeechStarted, SpeechStopped, SttFinal
 from orchestrator.media.echo import LoudnessGuard
@@ -89,7 +89,8 @@ class Ear:
         """The words of a recording, spoken in real time."""
         loop, settings = asyncio.get_running_loop(), MediaSettings()
         self.finals.clear()
-        self._owed, self._done, self._waits = 0, asyncio.Event(), None
+        self._owed, self._done = 0, asyncio.Event()
+        self._waits: asyncio.TimerHandle | None = None
         utterances = await Utterances.open(settings, self.recognition, self._note)
         activity = VoiceActivity(settings, open_speech_model())
         self._microphone = Microphone(settings, activity, LoudnessGuard(settings), utterances, self._note)
@@ -135,7 +136,7 @@ class Ear:
 
     def _cpu_s(self) -> float:
         times = psutil.Process(self.recognition.process_id).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
 
 def recordings(references: Path, folders: Sequence[str]) -> Iterator[tuple[Path, str, str]]:

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spoken import PARTIAL, STARTED, STOPPED, Spoken, median, percentile, read
-
+from bench.spoken import PARTIAL, STARTED, STOPPED, Spoken, median, percentile, read
 from orchestrator.reference.content import load_content
 from orchestrator.session.endpointing import due_at_us
 from orchestrator.session.pauses import after_pause, after_utterance

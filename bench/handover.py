@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from bench.turn_latency import Marks, StubClient, Stubs
 from cli.terminal import run as run_loop
 from events.envelope import Event
 from events.inputs import SessionOpened, SessionResumed, SttFinal
@@ -20,7 +21,7 @@ from orchestrator.runtime.fleet import lease as leases
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
-from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
+from orchestrator.services.ports import Answer, Request
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import opening
 
@@ -29,33 +30,12 @@ LEASE_MS = 60_000
 """Longer than the run, so that no handover waits for a lease to expire."""
 
 
-class Ports:
+class Ports(Stubs):
     """Services whose answer never comes."""
 
-    async def classify(self, request: Request) -> Intent:
-        return Intent("greeting", 900)
-
-    async def answer(self, request: Request) -> Answer:
+    async def stream(self, request: Request) -> AsyncGenerator[str | Answer, None]:
         await asyncio.Event().wait()
-        raise AssertionError
-
-    async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
-        yield SpeechChunk(bytes(8_820), 22_050)
-
-    async def open(self, on_transcript: object, on_error: object, speaker: object = None) -> object:
-        raise NotImplementedError
-
-
-class IdleClient:
-    """A text client that ignores everything."""
-
-    client_id = "bench"
-
-    def committed(self, event: Event, line: str | None) -> None: ...
-    async def show_reply(self, playback_id: str, text: str) -> None: ...
-    def clear_text(self) -> None: ...
-    async def close(self, reason: str) -> None: ...
-    async def send_away(self, reason: str, address: str = "") -> None: ...
+        yield ""
 
 
 class HandoverBench:
@@ -64,8 +44,8 @@ class HandoverBench:
     def __init__(self, url: str) -> None:
         self.resumed: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         self.released_ns = 0
-        ports = Ports()
-        services = Services(ports, ports, ports, ports)  # type: ignore[arg-type]
+        ports = Ports(Marks())
+        services = Services(ports, ports, ports, ports)
         self.nodes = [Node(url, services, observer=self._committed, lease_ms=LEASE_MS) for _ in range(2)]
 
     def _committed(self, live: LiveSession, event: Event) -> None:
@@ -80,7 +60,7 @@ class HandoverBench:
         for session_id in ids:
             live = shard.newborn(session_id)
             node.report(SessionOpened(session_id=session_id, **opening(Policy().recorded())))
-            node.connect_client(live, IdleClient())
+            node.connect_client(live, StubClient())
             node.report(SttFinal(session_id=session_id, text="hello", via="text"))
         while any(node.session(one).state.phase != "THINKING" for one in ids):  # type: ignore[union-attr] # noqa: ASYNC110
             await asyncio.sleep(0.005)

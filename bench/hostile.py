@@ -95,7 +95,8 @@ class Bench:
         before = await self._stretch()
         memory = self._rss_mb()
         control, _ = await self._beside(name, self._decoy)
-        during, acted = await self._beside(name, self._service.url, newcomer := [])
+        newcomer: list[float] = []
+        during, acted = await self._beside(name, self._service.url, newcomer)
         after = await self._stretch()
         grown = self._rss_mb()
         if self._twice:

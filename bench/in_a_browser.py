@@ -12,6 +12,7 @@ import asyncio
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench.spoken import median, percentile
 from orchestrator.media.settings import MediaSettings
@@ -78,7 +79,7 @@ async def heard(policy: dict[str, object], *parts: bytes | float) -> tuple[list[
         folder = Path(name)
         (folder / "policy.json").write_text(json.dumps(policy))
         mic = microphone_file(folder / "mic.wav", 3.0, *parts, 30.0)
-        settings = {"ORCH_POLICY_FILE": str(folder / "policy.json")}
+        settings: dict[str, Any] = {"ORCH_POLICY_FILE": str(folder / "policy.json")}
         async with Service(folder / "data", **settings) as service, Chromium(mic_file=mic) as page:
             await page.command("Page.addScriptToEvaluateOnNewDocument", source=TAPS_JS)
             await start_call(page, service)
@@ -119,7 +120,7 @@ async def main() -> None:
     rules, vad_ms = Policy().endpointing, MediaSettings().silence_ms
     waits = f"{vad_ms + rules.complete_ms} to {vad_ms + rules.incomplete_ms} ms"
     show("end of speech → agent heard", await answers_ms({}), len(QUESTIONS), f"the endpoint's {waits} + 200 ms")
-    eager = {"speculation": {"tries": 2}}
+    eager: dict[str, object] = {"speculation": {"tries": 2}}
     show("the same with speculation", await answers_ms(eager), len(QUESTIONS), "350 ms")
     show("mouth to silence", await silences_ms(), 5, "110 ms")
 

@@ -55,9 +55,12 @@ class CoverageByTest:
     took_s: dict[str, float] = field(default_factory=dict)
     tests: dict[str, dict[int, list[str]]] = field(default_factory=dict)
     """File → line → tests; an empty name stands for the import."""
+    _coverage: Coverage | None = None
+    """While the tests run."""
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._coverage.switch_context(nodeid)
+        if self._coverage is not None:
+            self._coverage.switch_context(nodeid)
         self.took_s[nodeid] = time.monotonic()
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
@@ -76,7 +79,7 @@ class CoverageByTest:
             raise RuntimeError(f"without any mutation, a test fails:\n{output.getvalue()}")
         data = coverage.get_data()
         calls.tests = {Path(file).name: data.contexts_by_lineno(file) for file in data.measured_files()}
-        del calls._coverage
+        calls._coverage = None
         return calls
 
     def tests_for(self, mutant: Mutant) -> tuple[list[str], list[str]]:
@@ -154,7 +157,7 @@ class Trial:
         try:
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-            sys.meta_path.insert(0, Overlay(mutant))  # type: ignore[arg-type]
+            sys.meta_path.insert(0, Overlay(mutant))
             noticed = self._is_noticed(mutant)
         finally:
             os._exit(noticed)

@@ -102,7 +102,7 @@ async def measure(url: str) -> tuple[dict[str, list[float]], Crowd, int]:
         await calls.begin(LIMIT)
         await asyncio.sleep(3)
         for name, longest_s in list(CONDITIONS.items()) * ROUNDS:
-            pushing = [asyncio.create_task(crowd.push(longest_s)) for _ in range(LIMIT if longest_s else 0)]
+            pushing = [asyncio.create_task(crowd.push(longest_s)) for _ in range(LIMIT) if longest_s]
             calls.took_ms = took[name]
             await asyncio.sleep(STRETCH_S)
             for task in pushing:

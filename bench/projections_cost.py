@@ -57,7 +57,7 @@ class ProjectionsBench:
         self._history: HistoryKeeper | None = None
         self.counters = Counters()
         stubs = Stubs(self._marks)
-        self.node = Node(url, Services(stubs, stubs, stubs, stubs), observer=self._observe)  # type: ignore[arg-type]
+        self.node = Node(url, Services(stubs, stubs, stubs, stubs), observer=self._observe)
 
     def _observe(self, live: LiveSession, event: Event) -> None:
         if self._telemetry is not None:
@@ -118,7 +118,7 @@ class ProjectionsBench:
     async def _call(self) -> str:
         live = self.node.open_session(StubClient())
         await self._is_reached()
-        live.handler = StubHandler(self._marks)  # type: ignore[assignment]
+        live.handler = StubHandler(self._marks)
         self.node.report(HandlerAttached(session_id=live.session_id, handler_id="fastrtc_bench"))
         return live.session_id
 

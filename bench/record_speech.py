@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Literal
 
 import av
-from spoken import CORPUS, FINAL, PARTIAL, STARTED, STOPPED, Report, Spoken, write
 
+from bench.spoken import CORPUS, FINAL, PARTIAL, STARTED, STOPPED, Report, Spoken, write
 from events.envelope import Input
 from events.inputs import SpeechStarted, SpeechStopped, SttFinal, SttPartial
 from orchestrator.media.echo import LoudnessGuard

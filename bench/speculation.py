@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from spoken import PARTIAL, STARTED, Report, Spoken, median, percentile, read
-
+from bench.spoken import PARTIAL, STARTED, Report, Spoken, median, percentile, read
 from events import inputs
 from events.derived import ProcessingComplete, TurnStarted
 from events.envelope import Input

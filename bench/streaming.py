@@ -27,7 +27,7 @@ from orchestrator.runtime.effects.effects import Services
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
-from orchestrator.services.ports import Request, SpeechChunk
+from orchestrator.services.ports import Answer, Request, SpeechChunk
 
 TOKENS = 60
 SYNTHESIS_S = 0.05
@@ -52,7 +52,7 @@ class Agent(Stubs):
         self._url = url
         self._http = http
 
-    async def stream(self, request: Request) -> AsyncGenerator[str, None]:
+    async def stream(self, request: Request) -> AsyncGenerator[str | Answer, None]:
         self.marks.set("model asked")
         asked = {"model": "local", "stream": True, "max_tokens": TOKENS, "messages": []}
         said = ""
@@ -126,11 +126,11 @@ async def model() -> AsyncIterator[Model]:
 
 @asynccontextmanager
 async def call(redis: str, agent: Agent, watch: Watch) -> AsyncIterator[tuple[Node, LiveSession]]:
-    node = Node(redis, Services(agent, agent, agent, agent), observer=watch)  # type: ignore[arg-type]
+    node = Node(redis, Services(agent, agent, agent, agent), observer=watch)
     await node.start()
     live = node.open_session(StubClient())
     await watch.listening.wait()
-    live.handler = StubHandler(agent.marks)  # type: ignore[assignment]
+    live.handler = StubHandler(agent.marks)
     node.report(HandlerAttached(session_id=live.session_id, handler_id="fastrtc_bench"))
     yield node, live
     await node.stop()

@@ -20,15 +20,27 @@ from events.derived import ProcessingComplete, StateChanged, TurnStarted
 from events.envelope import Event
 from events.inputs import HandlerAttached, IntentResolved, RagAnswered, SttFinal
 from orchestrator.runtime.effects.effects import Services
-from orchestrator.runtime.live_session import LiveSession
+from orchestrator.runtime.live_session import LiveSession, PlaybackEnd
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.connection import connect
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
-from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
+from orchestrator.services.ports import (
+    NO_SPEAKER,
+    Answer,
+    Intent,
+    Recognizer,
+    Request,
+    Speaker,
+    SpeechChunk,
+    Transcript,
+)
+from orchestrator.session.commands import MicrophoneSetting
 
 WARM_UP = 30
 PAUSE_S = 0.002
 """Pause between turns, and equally between bare hops: a processor is slower after an idle time."""
+TURN_LIMIT_S = 10.0
+"""A turn that takes longer has failed: the log says why."""
 JOIN = "join beyond slower"
 
 
@@ -54,19 +66,26 @@ class Stubs:
         self.marks.set("services asked")
         return Intent("greeting", 900)
 
-    async def answer(self, request: Request) -> Answer:
-        return Answer("Hello there.")
+    async def stream(self, request: Request) -> AsyncGenerator[str | Answer, None]:
+        yield Answer("Hello there.")
 
     async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
         self.marks.set("speech asked")
         yield SpeechChunk(bytes(8_820), 22_050)
 
-    async def open(self, on_transcript: object, on_error: object, speaker: object = None) -> object:
+    async def open(
+        self,
+        on_transcript: Callable[[Transcript], None],
+        on_error: Callable[[str], None],
+        speaker: Speaker = NO_SPEAKER,
+    ) -> Recognizer:
         raise NotImplementedError
 
 
 @dataclass
 class End:
+    """A playback that the client has heard to its end."""
+
     confirmed_by: Literal["client", "timer"] = "client"
     position_ms: int = 200
 
@@ -88,10 +107,10 @@ class StubHandler:
     async def write(self, chunk: SpeechChunk) -> None:
         self.marks.set("first audio")
 
-    async def finish(self) -> End:
+    async def finish(self) -> PlaybackEnd:
         return End()
 
-    def set_microphone(self, setting: str) -> None: ...
+    def set_microphone(self, setting: MicrophoneSetting) -> None: ...
     def finish_utterance(self) -> None: ...
     def pause(self, playback_id: str) -> None: ...
     def resume(self, playback_id: str) -> None: ...
@@ -106,6 +125,7 @@ class StubClient:
     def committed(self, event: Event, line: str | None) -> None: ...
     async def show_reply(self, playback_id: str, text: str) -> None: ...
     def clear_text(self) -> None: ...
+    def warn(self, code: str, message: str) -> None: ...
     async def close(self, reason: str) -> None: ...
     async def send_away(self, reason: str, address: str = "") -> None: ...
 
@@ -129,11 +149,11 @@ async def measure_turns(url: str, turns: int) -> list[dict[str, float]]:
                 done.set()
 
     stubs = Stubs(marks)
-    node = Node(url, Services(stubs, stubs, stubs, stubs), observer=observe)  # type: ignore[arg-type]
+    node = Node(url, Services(stubs, stubs, stubs, stubs), observer=observe)
     await node.start()
     live = node.open_session(StubClient())
     await done.wait()
-    live.handler = StubHandler(marks)  # type: ignore[assignment]
+    live.handler = StubHandler(marks)
     node.report(HandlerAttached(session_id=live.session_id, handler_id="fastrtc_bench"))
     rows = []
     for number in range(turns + WARM_UP):
@@ -141,7 +161,8 @@ async def measure_turns(url: str, turns: int) -> list[dict[str, float]]:
         marks.at.clear()
         started = time.perf_counter_ns()
         node.report(SttFinal(session_id=live.session_id, text="hello"))
-        await done.wait()
+        async with asyncio.timeout(TURN_LIMIT_S):
+            await done.wait()
         if number >= WARM_UP:
             rows.append({name: (at - started) / 1e6 for name, at in marks.at.items()} | {JOIN: marks.join_us / 1e3})
         await asyncio.sleep(PAUSE_S)
@@ -157,7 +178,7 @@ async def measure_hops(url: str, turns: int) -> list[float]:
     async def read() -> None:
         last = "$"
         while True:
-            for _, entries in await redis.xread({"bench": last}, block=4_000):
+            for _, entries in await redis.execute_command("XREAD", "BLOCK", 4_000, "STREAMS", "bench", last):
                 last = entries[-1][0]
                 seen.put_nowait(None)
 

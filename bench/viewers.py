@@ -95,7 +95,7 @@ async def _view(http: aiohttp.ClientSession, url: str, is_there: asyncio.Event) 
     begun = 0
     try:
         async with http.get(url) as answer:
-            version = begun = (await answer.json())["events"][-1]["version"]
+            version = begun = int((await answer.json())["events"][-1]["version"])
         async with http.get(f"{url}/live?after={version}", timeout=aiohttp.ClientTimeout(total=None)) as answer:
             is_there.set()
             async for line in answer.content:
@@ -129,7 +129,8 @@ async def measure(service: Service, viewers: Viewers, rounds: int) -> dict[bool,
             if are_there:
                 await viewers.come(console, [*islice(cycle(await _live(http, console)), VIEWERS)])
             await asyncio.sleep(WARM_UP_S)
-            calls.took_ms = now = []
+            now: list[float] = []
+            calls.took_ms = now
             await asyncio.sleep(ROUND_S)
             calls.took_ms = []
             took[are_there].append(now)
