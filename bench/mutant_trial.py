@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import io
 import os
+import resource
 import signal
 import sys
 import time
@@ -46,6 +47,9 @@ PYTEST = (
     *("-pno:cacheprovider", "-pno:randomly", "--override-ini=timeout=0"),  # a trial has a limit of its own
 )
 BASELINE_S = 600
+BUSY = 20
+"""A trial is given up after this many times its limit by the clock: it stands still. The limit itself counts processor
+time, which a busy machine does not change."""
 
 
 @dataclass(eq=False)
@@ -124,10 +128,10 @@ class Trial:
         with ProcessPoolExecutor(1, get_context("fork")) as pool:
             self.calls = pool.submit(CoverageByTest.observed).result()
         assert "orchestrator" not in sys.modules, "the forks import the core"
-        began, file = time.monotonic(), Path("orchestrator/session/evolve.py")
+        file, before_s = Path("orchestrator/session/evolve.py"), _of_children_s()
         if not [*self._surviving([Mutant(file, 0, "", file.read_text("utf-8"), range(0))], BASELINE_S)]:
             raise RuntimeError("without any mutation, a recording or a test fails")
-        self.limit_s = 20 + 4 * (time.monotonic() - began)
+        self.limit_s = 20 + 4 * (_of_children_s() - before_s)
 
     def survivors(self, todo: Iterable[Mutant]) -> list[Mutant]:
         """The mutants that no recording and no test kills. A timeout counts as killed."""
@@ -138,7 +142,7 @@ class Trial:
         while queue or running:
             while queue and len(running) < self.workers:
                 mutant = queue.pop()
-                running[self._start(mutant)] = (mutant, time.monotonic() + limit_s)
+                running[self._start(mutant, limit_s)] = (mutant, time.monotonic() + BUSY * limit_s)
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid:
                 mutant, _ = running.pop(pid)
@@ -149,12 +153,15 @@ class Trial:
                 os.kill(late, signal.SIGKILL)
             time.sleep(0.01)
 
-    def _start(self, mutant: Mutant) -> int:
-        """Fork a process that exits with 0 if the mutant survives. Returns its pid."""
+    def _start(self, mutant: Mutant, limit_s: float) -> int:
+        """Fork a process that exits with 0 if the mutant survives; returns its pid. It may use `limit_s` of processor
+        time.
+        """
         if pid := os.fork():
             return pid
         noticed = True
         try:
+            resource.setrlimit(resource.RLIMIT_CPU, (int(limit_s), int(limit_s)))
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
             sys.meta_path.insert(0, Overlay(mutant))
@@ -173,6 +180,12 @@ class Trial:
         from orchestrator.replay.replay import replay
 
         return any(replay(recording).divergence for recording in self.recordings)
+
+
+def _of_children_s() -> float:
+    """The processor time of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _fails(tests: list[str]) -> bool:

@@ -377,12 +377,9 @@ class MediaHandler:
     def _say(self, event: Input) -> None:
         if self._gone:
             return
-        filled = {
-            "session_id": self._session_id,
-            "handler_id": self.handler_id,
-            "observed_at_us": time.time_ns() // 1000,
-        }
-        self._report_input(event.model_copy(update=filled))
+        self._report_input(
+            event.but(session_id=self._session_id, handler_id=self.handler_id, observed_at_us=time.time_ns() // 1000)
+        )
 
     def _tell(self, message: ClientMessage) -> None:
         try:

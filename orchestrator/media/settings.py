@@ -50,7 +50,7 @@ class MediaSettings:
     """A longer utterance is finished in mid-speech and a new one begins."""
 
     # Playback
-    buffer_ahead_ms: int = 500
+    buffer_ahead_ms: int = 1_000
     """Speech queued ahead of the playback position; beyond it the writer waits."""
     progress_interval_ms: int = 1_000
     confirmation_timeout_ms: int = 1_000

@@ -18,7 +18,7 @@ from orchestrator.session.heard import guessed_ms
 
 SPEECH_US = 100_000
 """Time to the first audio chunk, in microseconds, if the recording has none."""
-AHEAD_US = 500_000
+AHEAD_US = 1_000_000
 """How far ahead of playback synthesis runs, in microseconds."""
 SHOWN_US = 1_000
 """How long it takes to show a text, in microseconds."""

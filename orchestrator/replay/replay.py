@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from events.codec import BadEventError, decode, encode
+from events.codec import BadEventError, decode, encoded
 from events.derived import CommandIssued
 from events.envelope import Event, Input
 from events.inputs import SessionOpened, SessionResumed
@@ -170,7 +170,7 @@ class Replayer:
             return
         if found.header.derived:
             lines = list(islice(self._lines, len(said) - 1))
-            if said[0].__dict__ != event.__dict__ or lines != [encode(one) for one in said[1:]]:
+            if said[0].__dict__ != event.__dict__ or lines != encoded(said[1:]):
                 recorded = (event, *self._rest_of_step(lines))
                 if recorded != (said[: len(recorded)] if self._is_incomplete and self._is_over else said):
                     self._diverges(session, recorded, said, after=step.state)

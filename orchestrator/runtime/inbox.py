@@ -113,13 +113,11 @@ class Inbox:
         """
         self._sequence += 1
         clock = self.clocks.get(event.session_id)
-        return event.model_copy(
-            update={
-                "event_id": event.event_id or f"{self._producer}:{self._sequence}",
-                "observed_at_us": clock.now_us() if clock else now_us(),
-                "producer": f"{self._producer}:{event.producer}" if event.producer else self._producer,
-                "producer_seq": 0 if event.event_id else self._sequence,
-            }
+        return event.but(
+            event_id=event.event_id or f"{self._producer}:{self._sequence}",
+            observed_at_us=clock.now_us() if clock else now_us(),
+            producer=f"{self._producer}:{event.producer}" if event.producer else self._producer,
+            producer_seq=0 if event.event_id else self._sequence,
         )
 
     def forward(self, event: Input) -> None:

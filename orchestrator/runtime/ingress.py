@@ -43,7 +43,7 @@ async def route(event: Input, is_live: IsLive, session_of: SessionOfHandler) -> 
     for handler_id in dict.fromkeys((event.session_id, event.handler_id)):
         session_id = await session_of(handler_id) if handler_id else ""
         if session_id and await is_live(session_id):
-            return event.model_copy(update={"session_id": session_id, "handler_id": handler_id})
+            return event.but(session_id=session_id, handler_id=handler_id)
     raise UnroutableError(
         f"{type(event).model_fields['type'].default} belongs to no session: "
         f"rule 1: {one_line(event.session_id) or '(no session_id)'} is no live session; "
@@ -80,7 +80,7 @@ class Ingress(Owned):
             try:
                 routed = await route(event, is_live, self._session_of)
                 if not routed.producer_seq and not routed.event_id:
-                    routed = routed.model_copy(update={"event_id": f"{self.lease.what.name}:{entry_id}"})
+                    routed = routed.but(event_id=f"{self.lease.what.name}:{entry_id}")
                 self._inbox.forward(routed)
             except UnroutableError as error:
                 reason = str(error)

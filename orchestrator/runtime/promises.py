@@ -29,11 +29,11 @@ def openings(live: LiveSession, opened: Input) -> list[Input]:
     reads an event of an outside producer. Fixed ids let the reducer recognise the duplicates.
     """
     session_id = live.session_id
-    said = [opened.model_copy(update={"event_id": f"{session_id}:opened"})]
+    said = [opened.but(event_id=f"{session_id}:opened")]
     if live.client is not None:
         client_id = live.client.client_id
         connected = ClientConnected(session_id=session_id, client_id=client_id)
-        said.append(connected.model_copy(update={"event_id": f"{session_id}:{client_id}", "producer": "door"}))
+        said.append(connected.but(event_id=f"{session_id}:{client_id}", producer="door"))
     return said
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from events.codec import BadEventError, decode_input, encode
+from events.codec import BadEventError, decode_input, encode, encoded
 from events.derived import EventRejected
 from events.envelope import Event, Input
 from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
@@ -184,7 +184,7 @@ class Shard(Owned):
         return Decided(self._commit(entry_id, live, state, step), live, step)
 
     def _received(self, live: LiveSession, event: Input) -> Input:
-        return event.model_copy(update={"at_us": live.timers.clock.now_us(), "incarnation": self.lease.token})
+        return event.but(at_us=live.timers.clock.now_us(), incarnation=self.lease.token)
 
     def _settle(self, live: LiveSession) -> None:
         """Add a newly opened session to this shard if it is missing there, and append SESSION_RESUMED for it: its
@@ -289,7 +289,7 @@ class Shard(Owned):
             (
                 before.version,
                 step.state.version,
-                b"\n".join(map(encode, step.events)),
+                b"\n".join(encoded(step.events)),
                 session_id,
                 step.events[-1].state_hash,
                 "ended" if step.state.phase == "ENDED" else "",

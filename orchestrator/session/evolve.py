@@ -86,7 +86,7 @@ def _note_input(state: State, event: Input) -> None:
         if len(state.producers) > PRODUCERS_KEPT:
             del state.producers[next(iter(state.producers))]
     else:
-        state.recent_ids = (*state.recent_ids, event.event_id)[-IDS_KEPT:]
+        state.recent_ids = (*state.recent_ids[1 - IDS_KEPT :], event.event_id)
 
 
 def _session_opened(state: State, event: inputs.SessionOpened) -> None:
@@ -390,7 +390,8 @@ def _then(change: Callable[[State, Any], None] | None, name: str, fold: Fold) ->
     def both(state: State, event: Any) -> None:
         if change is not None:
             change(state, event)
-        setattr(state, name, fold(getattr(state, name), event))
+        held = state.__dict__
+        held[name] = fold(held[name], event)
 
     return both
 

@@ -72,26 +72,27 @@ def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
         key=lambda field: int(field.metadata.get("since", 1)),
     )
     parts = _parts(kind)
-    forms: list[tuple[int, Form, bool, bool]] = []
+    forms: list[tuple[int, Form]] = []
+    nullable: list[tuple[int, Form]] = []
+    spliced: list[tuple[int, Form]] = []
     for place, field in enumerate(covered):
         if (part := parts.get(field.name)) is not None:
-            whole = hashed_form(part, schema)
-            is_spliced = field.default is not None
-            forms.append((place, whole, is_spliced, not is_spliced))
+            (nullable if field.default is None else spliced).append((place, hashed_form(part, schema)))
         elif (form := field.metadata.get("form")) is not None:
-            forms.append((place, form, False, False))
-    forms.reverse()  # a spliced part moves the values after it
+            forms.append((place, form))
+    spliced.reverse()  # a spliced part moves the values after it
     first, *more = (field.name for field in covered)
     values_of = itemgetter(first, *more) if more else lambda held: (held[first],)
 
-    def form_of(held: Any) -> list[Any]:
+    def form_of(held: Any) -> list[Any]:  # once per step and part: the inner loop of a replay
         values = [*values_of(held.__dict__)]
-        for place, form, is_spliced, may_be_null in forms:
-            value = values[place]
-            if is_spliced:
-                values[place : place + 1] = form(value)
-            elif value is not None or not may_be_null:
-                values[place] = form(value)
+        for place, form in forms:
+            values[place] = form(values[place])
+        for place, form in nullable:
+            if (part := values[place]) is not None:
+                values[place] = form(part)
+        for place, form in spliced:
+            values[place : place + 1] = form(values[place])
         return values
 
     return form_of

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from pydantic_core import to_json
@@ -223,7 +224,7 @@ class State:
     """All outstanding commands: command_id → command."""
     producers: dict[str, int] = kept(factory=dict, form=_newest)
     """High-water mark of producer_seq per producer, the most recent last."""
-    recent_ids: tuple[str, ...] = kept((), form=lambda ids: ids[-_IDS_HASHED:])
+    recent_ids: tuple[str, ...] = kept((), form=itemgetter(slice(-_IDS_HASHED, None)))
     """Ids of the last inputs without a sequence: a bounded window, so deduplication of those is best effort."""
 
     def copy(self) -> "State":

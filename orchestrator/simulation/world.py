@@ -138,7 +138,7 @@ class World(SimulationContext):
 
     def _handle(self, owner: Owner, event: Input) -> None:
         """Decide, commit and carry out, as a shard does."""
-        stamped = event.model_copy(update={"at_us": owner.clock.now_us(), "incarnation": owner.incarnation})
+        stamped = event.but(at_us=owner.clock.now_us(), incarnation=owner.incarnation)
         try:
             step = reducer.reduce(self._state, stamped)
         except Exception as error:

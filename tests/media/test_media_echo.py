@@ -140,6 +140,16 @@ def test_an_echo_that_begins_in_mid_call_is_found() -> None:
     assert len(onsets_ms(silent)) <= 1
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("ends_ms", [1_000, 2_000, 5_000])
+def test_an_echo_that_ends_in_mid_call_leaves_nothing_of_itself(ends_ms: int, level: int) -> None:
+    """The caller puts headphones on: what would have been taken out of the sound is not put into it."""
+    echo = delayed(scaled(agent(), LEVELS[level]), 100)
+    until = 32 * ends_ms
+    found = onsets_ms(echo[:until] + bytes(len(echo) - until))
+    assert [at for at in found if at > UNKNOWN_MS] == []
+
+
 def test_a_microphone_that_was_gone_has_its_echo_taken_out() -> None:
     """Two seconds without a packet while the agent speaks; nothing is kept for it meanwhile."""
     guard, activity = EchoCanceller(DEFAULTS, LoudnessGuard(DEFAULTS)), VoiceActivity(DEFAULTS, open_speech_model())

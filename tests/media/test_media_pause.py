@@ -62,9 +62,9 @@ async def test_progress_stands_still_while_it_is_paused():
 
 
 async def test_what_is_written_to_a_paused_playback_waits_behind_the_usual_limit(player):
-    """The synthesiser is read half a second ahead and then no further, however long the pause lasts."""
+    """The synthesiser is read a second ahead and then no further, however long the pause lasts."""
     player.playback.pause()
-    writing = asyncio.create_task(player.playback.write(rising(1000)))
+    writing = asyncio.create_task(player.playback.write(rising(1300)))
     await asyncio.sleep(0)
     assert player.tick(100) == []
     await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_what_is_written_to_a_paused_playback_waits_behind_the_usual_limit
             player.tick()
             await asyncio.sleep(0)
     player.tick(100)
-    complete = player.heard == rising(1000).pcm
+    complete = player.heard == rising(1300).pcm
     assert complete
 
 

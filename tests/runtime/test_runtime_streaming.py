@@ -69,7 +69,7 @@ class Voice:
 
 
 class Player(StubHandler):
-    """A media connection whose playback advances when the test says so; half a second of audio is queued."""
+    """A media connection whose playback advances when the test says so; a second of audio is queued."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Player(StubHandler):
 
     async def write(self, chunk: SpeechChunk) -> None:
         self.written_ms += chunk.duration_ms
-        while self.written_ms > self.heard_ms + 500:
+        while self.written_ms > self.heard_ms + 1_000:
             self._moved.clear()
             await self._moved.wait()
 
@@ -226,7 +226,7 @@ async def test_a_call_that_comes_in_the_middle_hears_the_rest(running: Running) 
 
 
 async def test_a_voice_that_fails_in_a_later_sentence_fails_when_it_is_due(running: Running) -> None:
-    """When all of the sentences before it has been handed to the player, not when it is read ahead."""
+    """When the caller has heard all of the sentences before it."""
     live, model, voice, player = await in_a_call(running)
     voice.silent = " Come in."
     model.writes("We are open.", " Come in.", None)
@@ -236,4 +236,4 @@ async def test_a_voice_that_fails_in_a_later_sentence_fails_when_it_is_due(runni
     await running.watch.phase(live.session_id, "LISTENING", 2)
     (ended,) = running.watch.all(live.session_id, AnswerEnded)
     assert ended.outcome == "failed"
-    assert ended.heard_text in ("We are", "We are open.")  # the failure and the last progress come in either order
+    assert ended.heard_text == "We are open."

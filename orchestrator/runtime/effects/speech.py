@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, SpokenWord, TtsChunkReady, TtsComplete
-from orchestrator.runtime.effects.read_ahead import Synthesize, read_ahead
 from orchestrator.runtime.effects.script import Script
+from orchestrator.runtime.effects.synthesis import Synthesize, speech_of
 from orchestrator.runtime.live_session import Client, Handler, LiveSession
 from orchestrator.services.failures import ListenerGone
 from orchestrator.services.ports import SpeechChunk
@@ -74,9 +74,11 @@ async def _is_shown(live: LiveSession, command: Speak | PlayFiller, script: Scri
 async def _aloud(
     handler: Handler, command: Speak | PlayFiller, script: Script, synthesize: Synthesize, say: Say
 ) -> None:
-    """Play the speech of a script through the handler: report each chunk, write it to the playback at most half a
-    second ahead (the write waits), then wait for the end of the playback. Audio that the user heard before the
-    connection or the owner changed is skipped, exact to the sample.
+    """Play the speech of a script through the handler: report each chunk, write it to the playback at most a second
+    ahead (the write waits), then wait for the end of the playback. Audio that the user heard before the connection or
+    the owner changed is skipped, exact to the sample.
+
+    When synthesis fails, the user still hears the speech made before; then the failure is raised.
     """
     skip_ms, begins_ms = (command.from_ms, command.begins_ms) if isinstance(command, Speak) else (0, 0)
     playback = handler.play(
@@ -86,19 +88,25 @@ async def _aloud(
     )
     count, end_us, current = 0, begins_ms * 1000, -1
     words: list[Word] = []
-    async with aclosing(read_ahead(script, synthesize)) as speech:
-        async for index, chunk in speech:
-            if index != current:
-                current, begins_ms = index, end_us // 1000
-            begin_us, end_us = end_us, end_us + chunk.duration_us
-            if skip_ms and end_us <= skip_ms * 1000:
-                continue  # heard before the connection or the owner changed
-            words += (replace(word, at_ms=word.at_ms + begins_ms) for word in chunk.words)
-            if duration_ms := end_us // 1000 - max(begin_us // 1000, skip_ms):  # an empty chunk gets no event
-                say(TtsChunkReady, duration_ms=duration_ms, index=count, text_index=index, words=_as_said(words))
-                count += 1
-                words = []
-            await playback.write(_without(chunk, skip_ms * 1000 - begin_us))
+    try:
+        async with aclosing(speech_of(script, synthesize)) as speech:
+            async for index, chunk in speech:
+                if index != current:
+                    current, begins_ms = index, end_us // 1000
+                begin_us, end_us = end_us, end_us + chunk.duration_us
+                if skip_ms and end_us <= skip_ms * 1000:
+                    continue  # heard before the connection or the owner changed
+                words += (replace(word, at_ms=word.at_ms + begins_ms) for word in chunk.words)
+                if duration_ms := end_us // 1000 - max(begin_us // 1000, skip_ms):  # an empty chunk gets no event
+                    say(TtsChunkReady, duration_ms=duration_ms, index=count, text_index=index, words=_as_said(words))
+                    count += 1
+                    words = []
+                await playback.write(_without(chunk, skip_ms * 1000 - begin_us))
+    except ListenerGone:
+        raise
+    except Exception:
+        await playback.finish()
+        raise
     say(TtsComplete, chunks=count, duration_ms=end_us // 1000)
     end = await playback.finish()
     say(PlaybackDone, confirmed_by=end.confirmed_by, position_ms=skip_ms + end.position_ms)

@@ -37,13 +37,13 @@ class Accepted:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._last: defaultdict[int, deque[tuple[str, bytes]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._last: defaultdict[int, deque[tuple[bytes, bytes]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self.lost: dict[int, list[bytes]] = {}
         """Shard → lines to append again, before any newer line."""
 
     def note(self, shard: int, ids: list[bytes], lines: list[bytes]) -> None:
         """Note entries that Redis has acknowledged. They include the lost lines, so none are lost any more."""
-        self._last[shard].extend((entry.decode(), line) for entry, line in zip(ids, lines, strict=True))
+        self._last[shard].extend(zip(ids, lines, strict=True))
         self.lost.pop(shard, None)
 
     async def compare(self, exchange: Exchange) -> None:
@@ -57,7 +57,7 @@ class Accepted:
             if isinstance(reply, MovedError):
                 continue  # on another master of the cluster
             there = _last_id(reply)
-            again = [line for entry, line in entries if position(entry) > position(there)]
+            again = [line for entry, line in entries if position(entry.decode()) > position(there)]
             if again:
                 logger.error(
                     "Redis lost %d accepted entries of %s, after %s: appended again", len(again), stream, there
