@@ -28,7 +28,7 @@ from orchestrator.media.ice import choose_addresses, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.offer import Offer, read_offer
-from orchestrator.media.opus import FRAME_SAMPLES, packet_ms
+from orchestrator.media.opus import packet_ms, says_rest
 from orchestrator.media.playback import ClientMessage, Playback
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.sources import bound_sources
@@ -181,6 +181,7 @@ class MediaHandler:
             on_started=on_started,
             on_progress=on_progress,
             caller_came_s=lambda: last_datagram_s(self._filters),
+            wake=self._track.wake,
         )
         if self._gone:
             playback.stop()
@@ -278,6 +279,9 @@ class MediaHandler:
             self._dropped["over the queue"] += 1
         elif not self._packets.take(max(ms, _LEAST_MS) / 1000):
             self._dropped["faster than it plays"] += 1
+        elif says_rest(packet):
+            if self._microphone is not None:
+                self._microphone.rest()
         else:
             return True
         return False
@@ -389,4 +393,4 @@ class MediaHandler:
             logger.exception("handler %s could not tell the client %s", self.handler_id, message["type"])
 
     def _next_rtp_timestamp(self) -> int:
-        return (last_rtp_timestamp(self._transceiver.sender) + FRAME_SAMPLES) % (1 << 32)
+        return (last_rtp_timestamp(self._transceiver.sender) + self._track.samples_since_sent) % (1 << 32)

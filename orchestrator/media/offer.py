@@ -278,7 +278,11 @@ def _audio_of(section: _Section, ours: list[str]) -> list[str]:
     words[2] = section.profile
     mid = section.values.get("mid")
     named = [f"a=mid:{mid}" if line.startswith("a=mid:") else line for line in rest]
-    return [" ".join(words), *(line for line in named if mid or not line.startswith("a=mid:"))]
+    return [
+        " ".join(words),
+        *(line for line in named if mid or not line.startswith("a=mid:")),
+        f"a=fmtp:{words[3]} usedtx=1",  # no packets of silence (microphone.py)
+    ]
 
 
 def _declined(section: _Section, port: str, transport: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Encodes speech as Opus packets of 20 ms, and reads the length of received packets."""
+"""Encodes speech as Opus packets of 20 ms, and reads the length of received packets, and which of them say rest."""
 
 from fractions import Fraction
 from functools import cache
@@ -18,6 +18,9 @@ _FRAMES_MS = ((10, 20, 40, 60) * 3, (10, 20) * 2, (2.5, 5, 10, 20) * 4)
 _PACKET_FRAME_MS = tuple(ms for mode in _FRAMES_MS for ms in mode)
 """Length of a frame by the five upper bits of a packet's first byte (RFC 6716, 3.1): SILK, hybrid, CELT."""
 _LONGEST_PACKET_MS = 120
+_REST_BYTES = 2
+REST_MS = 400
+"""Longest time between two packets of a sender that says nothing: what libopus takes, and browsers expect."""
 
 
 def packet_ms(packet: bytes) -> float:
@@ -28,6 +31,13 @@ def packet_ms(packet: bytes) -> float:
     frames = (1, 2, 2, packet[1] & 63 if len(packet) > 1 else 0)[code]
     ms = frames * _PACKET_FRAME_MS[packet[0] >> 3]
     return ms if ms <= _LONGEST_PACKET_MS else 0
+
+
+def says_rest(packet: bytes) -> bool:
+    """Whether a packet says that silence follows: its sender sends no more than a packet in REST_MS, until it has sound
+    again. Opus calls it discontinuous transmission (DTX).
+    """
+    return len(packet) <= _REST_BYTES
 
 
 class EncodeError(RuntimeError):
@@ -75,6 +85,12 @@ class VoiceEncoder:
 
 @cache
 def silence() -> bytes:
-    """A packet of steady silence, encoded once. The track sends it while no speech is due."""
+    """A packet of steady silence, encoded once. The track sends some of them after speech."""
     encoder = VoiceEncoder()
     return [encoder.encode(SILENT_FRAME) for _ in range(5)][-1]
+
+
+@cache
+def rest() -> bytes:
+    """The packet that says rest: the first byte of one of silence, which names mode and length, and nothing else."""
+    return bytes([silence()[0] & ~3])  # one frame, of no bytes

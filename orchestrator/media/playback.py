@@ -40,7 +40,7 @@ class Playback:
 
     The callbacks `on_started` and `on_progress` are scheduled on the event loop and never run after a stop.
     `tell_client` sends playback_start and playback_mark; `heard` gets each frame of PCM as it leaves; `caller_came_s`
-    says when the last datagram of the caller came (time.monotonic).
+    says when the last datagram of the caller came (time.monotonic); `wake` is called when a packet may be due again.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Playback:
         on_started: Callable[[], None],
         on_progress: Callable[[int], None],
         caller_came_s: Callable[[], float],
+        wake: Callable[[], None],
     ) -> None:
         self.playback_id = playback_id
         self._settings = settings
@@ -61,6 +62,7 @@ class Playback:
         self._on_started = on_started
         self._on_progress = on_progress
         self._caller_came_s = caller_came_s
+        self._wake = wake
         self._resampler = ToOpusFrames()
         self._encoder = VoiceEncoder()
         self._frames: deque[bytes] = deque()
@@ -116,6 +118,7 @@ class Playback:
         if not self._complete:
             self._append(self._resampler.flush())
             self._complete = True
+            self._wake()
             if self._written_us == 0:
                 self._conclude("timer")  # no client confirms a playback without playback_start
         await self._over.wait()
@@ -147,6 +150,7 @@ class Playback:
     def resume(self) -> None:
         """Continue with the frame after the last one sent."""
         self._paused = False
+        self._wake()
 
     def stop(self) -> None:
         """Drop the queued speech at once. No effect when the playback is over."""
@@ -173,6 +177,7 @@ class Playback:
             self._announced = True
             self._tell_client({"type": "playback_start", "playback_id": self.playback_id})
         self._frames.extend(frames)
+        self._wake()
 
     def _take_speech(self) -> bytes:
         pcm = self._frames.popleft()

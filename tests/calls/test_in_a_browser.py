@@ -1,12 +1,13 @@
 """The same calls in headless Chromium, with a fake microphone, through the console page."""
 
+import asyncio
 import wave
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from events.inputs import PlaybackDone, SttFinal
+from events.inputs import PlaybackDone, SttFinal, TtsChunkReady
 from orchestrator.session.phrases import normal
 from tests.browser.chromium import Chromium, chromium_path
 from tests.calls.checks import CASE_1, CASE_2, exported, shape
@@ -22,6 +23,20 @@ pytestmark = [
 ]
 
 LOUD = 0.02
+KEEP_CONNECTION_JS = """
+const Peer = window.RTCPeerConnection;
+window.RTCPeerConnection = class extends Peer { constructor(...how) { super(...how); window.connection = this; } };
+"""
+STATISTICS_JS = """(async () => {
+  let ours, theirs;
+  while (!theirs) { // until the first packet has come
+    const stats = [...(await connection.getStats()).values()];
+    [ours, theirs] = ["outbound-rtp", "inbound-rtp"].map((type) => stats.find((entry) => entry.type === type));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  const delay_ms = (1000 * theirs.jitterBufferDelay) / Math.max(1, theirs.jitterBufferEmittedCount);
+  return { sent: ours.packetsSent, got: theirs.packetsReceived, concealed: theirs.concealedSamples, delay_ms };
+})()"""
 
 
 def microphone_file(path: Path, *parts: bytes | float) -> Path:
@@ -44,6 +59,28 @@ async def test_hello_in_the_console_page_is_answered_aloud(tmp_path: Path) -> No
         log = await exported(service, await page.evaluate("orch.session_id"))
         assert [normal(event.text) for event in log if isinstance(event, SttFinal)] == ["hello"]
         assert [event.confirmed_by for event in log if isinstance(event, PlaybackDone)] == ["client"]
+
+
+async def test_silence_costs_few_packets_in_either_direction(tmp_path: Path) -> None:
+    """A browser rests as the answer asks, and takes the agent's rests for silence: its buffer stays short, it conceals
+    nothing, and the agent that speaks after a rest is heard from its first word.
+    """
+    mic = microphone_file(tmp_path / "mic.wav", 4.0, speak("hello"), 30.0)
+    async with Service(tmp_path / "data") as service, Chromium(mic_file=mic, raw_microphone=True) as page:
+        await page.command("Page.addScriptToEvaluateOnNewDocument", source=KEEP_CONNECTION_JS)
+        await start_call(page, service)
+        before = await page.evaluate(STATISTICS_JS)
+        await asyncio.sleep(2)
+        silent = await page.evaluate(STATISTICS_JS)
+        assert 2 <= silent["sent"] - before["sent"] <= 30
+        assert 2 <= silent["got"] - before["got"] <= 10
+        await page.wait_for("orch.log.some(line => line.includes('playback_done'))", 30)
+        after = await page.evaluate(STATISTICS_JS)
+        log = await exported(service, await page.evaluate("orch.session_id"))
+        spoken = sum(event.duration_ms for event in log if isinstance(event, TtsChunkReady))
+        assert after["got"] - silent["got"] >= spoken / 20
+        assert after["concealed"] - before["concealed"] <= 0.02 * 48 * spoken
+        assert after["delay_ms"] < 100
 
 
 async def test_speaking_over_the_agent_in_the_console_page_interrupts_it(tmp_path: Path) -> None:

@@ -25,11 +25,13 @@ from aiortc.rtp import RtpPacket
 from orchestrator.media.aiortc_private import replace_jitter_buffer
 from orchestrator.media.ice import choose_addresses, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
+from orchestrator.media.opus import rest
 from orchestrator.media.settings import MediaSettings
 
 RATE_HZ = 16_000
 FRAME_BYTES = 640  # 20 ms
 AUDIBLE_RMS = 300
+RESTS_AFTER_FRAMES, REFRESHED_FRAMES = 10, 20
 
 
 class HeardFrame(NamedTuple):
@@ -67,11 +69,15 @@ class CallPeer:
         self,
         ice_host_addresses: tuple[str, ...] = ("127.0.0.1",),
         relay: RTCIceServer | None = None,
+        *,
+        rests: bool = False,
     ) -> None:
-        """`relay`: all datagrams go through this TURN server, as with a browser's `iceTransportPolicy: relay`."""
+        """`relay`: all datagrams go through this TURN server, as with a browser's `iceTransportPolicy: relay`. `rests`:
+        the microphone sends few packets of silence, as browsers do where an answer says usedtx=1.
+        """
         self.heard: list[HeardFrame] = []
         self.packets: list[ReceivedPacket] = []
-        self.voice = VoiceTrack()
+        self.voice = RestingVoiceTrack() if rests else VoiceTrack()
         self.connection = peer_connection() if relay is None else _through(relay)
         self.connection.addTrack(self.voice)
         replace_jitter_buffer(self.connection.getTransceivers()[0].receiver, RecordingBuffer(self._received))
@@ -179,6 +185,7 @@ class VoiceTrack(MediaStreamTrack):
         self._first = False
         self._start_s = 0.0
         self._ticks = 0
+        self._silent_frames = 0
 
     async def say(self, pcm: bytes) -> None:
         whole = pcm + bytes(-len(pcm) % FRAME_BYTES)
@@ -195,7 +202,9 @@ class VoiceTrack(MediaStreamTrack):
             self._start_s = now_s
         await asyncio.sleep(max(0.0, self._start_s + self._ticks * 0.02 - now_s))
         pcm = bytes(FRAME_BYTES)
+        self._silent_frames += 1
         if self._frames:
+            self._silent_frames = 0
             pcm = self._frames.popleft()
             if self._first:
                 self._first = False
@@ -209,6 +218,23 @@ class VoiceTrack(MediaStreamTrack):
         frame.time_base = Fraction(1, RATE_HZ)
         self._ticks += 1
         return frame
+
+
+class RestingVoiceTrack(VoiceTrack):
+    """A microphone under Opus's discontinuous transmission (DTX), as measured in Chromium: after 200 ms of silence, a
+    packet that says rest; every 400 ms, one of silence and one more that says rest.
+    """
+
+    async def recv(self) -> "av.AudioFrame | av.Packet":
+        while True:
+            frame = await super().recv()
+            rested = self._silent_frames - RESTS_AFTER_FRAMES
+            if rested < 0 or (rested and rested % REFRESHED_FRAMES == 0):
+                return frame
+            if rested % REFRESHED_FRAMES == (1 if rested > REFRESHED_FRAMES else 0):
+                packet = av.Packet(rest())
+                packet.pts, packet.time_base = frame.pts, frame.time_base
+                return packet
 
 
 def read_wav(path: Path) -> bytes:

@@ -27,6 +27,7 @@ class Player:
             on_started=self._started,
             on_progress=self.progress.append,
             caller_came_s=lambda: caller_came_s,
+            wake=lambda: None,
         )
 
     @property

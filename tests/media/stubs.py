@@ -96,8 +96,8 @@ class Call:
         return found[0]
 
 
-async def connect(settings: MediaSettings = ON_LOOPBACK, *, answer: bool = True) -> Call:
-    """A handler and a peer, connected over loopback."""
+async def connect(settings: MediaSettings = ON_LOOPBACK, *, answer: bool = True, rests: bool = False) -> Call:
+    """A handler and a peer, connected over loopback. `rests`: see CallPeer."""
     events: list[Input] = []
     told: list[dict[str, str | int]] = []
     news = asyncio.Event()
@@ -110,7 +110,7 @@ async def connect(settings: MediaSettings = ON_LOOPBACK, *, answer: bool = True)
         told.append(message)
         news.set()
 
-    peer = CallPeer()
+    peer = CallPeer(rests=rests)
     stt = RememberingSpeechToText()
     handler, answer_sdp = await MediaHandler.accept(
         await peer.offer(),

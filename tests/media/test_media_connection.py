@@ -13,7 +13,7 @@ from aiortc.rtp import RtcpByePacket
 
 from orchestrator.media.handler import MediaHandler
 from orchestrator.media.offer import OfferRefused
-from orchestrator.media.opus import silence
+from orchestrator.media.opus import rest, silence
 from orchestrator.media.playback import PlaybackEnd, PlaybackStopped
 from orchestrator.media.settings import MediaSettings
 from orchestrator.services.failures import ServiceError
@@ -22,7 +22,7 @@ from tests.media.peer import CallPeer
 from tests.media.speech import resample, scaled
 from tests.media.stubs import ON_LOOPBACK, RememberingSpeechToText
 
-SILENCE = silence()
+QUIET = (silence(), rest())
 
 
 def tone(duration_ms: int, level: int = 6000) -> SpeechChunk:
@@ -57,7 +57,7 @@ async def test_the_caller_hears_the_agent_as_loud_as_it_speaks(call):
     loud = [frame.rms for frame in call.peer.heard if frame.rms > 3000]
     assert 5000 < sum(loud) / len(loud) < 7000
     assert 560 <= len(loud) * 20 <= 660
-    last_speech = max(p.rtp_timestamp for p in call.peer.packets if p.payload != SILENCE)
+    last_speech = max(p.rtp_timestamp for p in call.peer.packets if p.payload not in QUIET)
     assert last_speech == mark["rtp"] + 2 * 960  # the mark is the first of three tail frames
 
 
@@ -134,7 +134,7 @@ async def test_no_frame_leaves_after_stop_returns(call):
     assert over_when_told == [({"type": "playback_stop", "playback_id": "answer_1"}, False)]
     with pytest.raises(PlaybackStopped):
         await ending
-    assert await call.peer.gets(10, from_rtp=next_rtp) == [SILENCE] * 10
+    assert await call.peer.gets(6, from_rtp=next_rtp) == [silence()] * 5 + [rest()]
     await call.peer.hears_silence(0.1)
     call.handler.stop("answer_1")
     call.handler.stop("never played")

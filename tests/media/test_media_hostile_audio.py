@@ -17,6 +17,7 @@ from orchestrator.media.aiortc_private import frames_waiting
 from orchestrator.media.opus import SILENT_FRAME, VoiceEncoder, packet_ms
 from orchestrator.media.sources import MOST_SOURCES
 from tests.media.stubs import Call
+from tests.media.test_media_connection import say, tone
 from tests.media.test_media_strangers import until
 
 FRAME = VoiceEncoder().encode(SILENT_FRAME)
@@ -150,6 +151,7 @@ async def test_numbers_that_no_report_can_hold_end_no_report(call: Call) -> None
 async def test_nobody_can_ask_for_retransmissions(call: Call) -> None:
     """One packet can ask for the same packet six thousand times; each would be encrypted and sent anew."""
     wire = Wire(call)
+    say(call, "answer_1", tone(10_000))
     await call.peer.until(lambda: len(call.peer.packets) > 30)
     ((agent_ssrc, stream),) = call.peer.connection.getTransceivers()[0].receiver._RTCRtpReceiver__remote_streams.items()
     ask = RtcpRtpfbPacket(fmt=RTCP_RTPFB_NACK, ssrc=wire.ssrc, media_ssrc=agent_ssrc)

@@ -11,7 +11,7 @@ from orchestrator.media.track import AgentTrack
 from orchestrator.services.ports import SpeechChunk
 from tests.media.player import QUICK, Player, speech
 from tests.media.speech import scaled
-from tests.media.test_media_connection import SILENCE, say, tone
+from tests.media.test_media_connection import QUIET, say, tone
 
 TAIL = 3
 """Frames of silence that bring the end of what was said out of the encoder."""
@@ -138,8 +138,8 @@ async def test_no_speech_leaves_after_pause_returns_and_resume_goes_on(call):
     await call.peer.hears_agent()
     call.handler.pause("answer_1")
     position_ms, next_rtp = playback.position_ms, call.handler._next_rtp_timestamp()
-    payloads = await call.peer.gets(20, from_rtp=next_rtp)
-    assert [payload != SILENCE for payload in payloads] == [True] * TAIL + [False] * (20 - TAIL)
+    payloads = await call.peer.gets(10, from_rtp=next_rtp)
+    assert [payload not in QUIET for payload in payloads] == [True] * TAIL + [False] * (10 - TAIL)
     assert playback.position_ms == position_ms < 900
     await call.peer.hears_silence(0.1)
     call.handler.resume("answer_1")
@@ -169,8 +169,8 @@ async def test_what_is_paused_before_it_began_begins_paused(call):
     """The command was quicker than the synthesis: nothing is heard of it until it is resumed."""
     call.handler.pause("answer_1")
     _, ending = say(call, "answer_1", tone(200))
-    await call.peer.until(lambda: len(call.peer.packets) >= 20)
-    assert {packet.payload for packet in call.peer.packets} == {SILENCE}
+    await call.peer.until(lambda: len(call.peer.packets) >= 3)
+    assert {packet.payload for packet in call.peer.packets} <= {*QUIET}
     call.handler.resume("answer_1")
     await call.peer.hears_agent()
     await call.told_client("playback_mark")

@@ -3,11 +3,12 @@
 import asyncio
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
-from orchestrator.media.opus import silence
+from orchestrator.media.opus import rest, silence
 from orchestrator.media.playback import PlaybackEnd, PlaybackStopped
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.track import AgentTrack
@@ -188,19 +189,54 @@ async def test_half_a_sample_is_refused(player):
         await player.playback.write(SpeechChunk(b"\0\0\0", 16_000))
 
 
-async def test_the_track_sends_silence_every_20_ms():
-    """Continuous, cached, with timestamps of 20 ms."""
+async def test_a_track_without_speech_rests():
+    """A packet that says so every 400 ms, with timestamps of the time that has passed."""
     track = AgentTrack(QUICK, lambda: 0)
     began_s = time.monotonic()
-    packets = [await track.recv() for _ in range(15)]
-    assert time.monotonic() - began_s >= 0.27
-    assert [packet.pts for packet in packets] == [960 * i for i in range(15)]
-    assert {bytes(packet) for packet in packets} == {SILENCE}
+    packets = [await track.recv() for _ in range(4)]
+    assert time.monotonic() - began_s >= 1.2
+    assert {bytes(packet) for packet in packets} == {rest()}
+    assert packets[0].pts == 0
+    gaps = [after.pts - before.pts for before, after in pairwise(packets)]
+    assert all(gap >= 20 * 960 and gap % 960 == 0 for gap in gaps)
 
 
-async def test_a_late_track_does_not_burst():
+async def test_speech_ends_a_rest_at_once(player):
+    """At the next tick, with the timestamp of that moment; the mark's is of the packet after the last."""
+    track = AgentTrack(QUICK, lambda: track.samples_since_sent)
+    await track.recv()
+    began_s = time.monotonic()
+    resting = asyncio.create_task(track.recv())
+    await asyncio.sleep(0.1)
+    player.playback._wake = track.wake
+    track.playback = player.playback
+    assert [bytes(await resting)] == [rest()]  # there is a playback, and nothing to play yet
+    resting = asyncio.create_task(track.recv())
+    await asyncio.sleep(0.1)
+    await player.playback.write(speech(40))
+    packet = await resting
+    assert 0.2 <= time.monotonic() - began_s <= 0.35
+    assert packet.pts >= 10 * 960
+    assert bytes(packet) not in (rest(), SILENCE)
+
+
+async def test_speech_is_followed_by_silence_and_then_by_rest(player):
+    """The caller's decoder goes on with the last sound that it has heard: that is none."""
+    track = AgentTrack(QUICK, lambda: 0)
+    await player.playback.write(speech(400))
+    track.playback = player.playback
+    spoken = [bytes(await track.recv()) for _ in range(2)]
+    player.playback.stop()
+    track.playback = None
+    assert not {SILENCE, rest()} & {*spoken}
+    assert [bytes(await track.recv()) for _ in range(6)] == [SILENCE] * 5 + [rest()]
+
+
+async def test_a_late_track_does_not_burst(player):
     """After the loop was blocked, the clock forgives itself: the next packets keep their 20 ms."""
     track = AgentTrack(QUICK, lambda: 0)
+    await player.playback.write(speech(400))
+    track.playback = player.playback
     await track.recv()
     time.sleep(0.2)  # noqa: ASYNC251  (blocking the loop is the point)
     await track.recv()
@@ -227,7 +263,7 @@ async def test_a_track_never_raises_while_it_lives(player):
     track = AgentTrack(QUICK, lambda: 1 // 0)
     player.playback.take_packet = lambda _: 1 // 0
     track.playback = player.playback
-    assert [bytes(await track.recv()) for _ in range(3)] == [SILENCE] * 3
+    assert [bytes(await track.recv()) for _ in range(2)] == [rest()] * 2
     track.stop()
     with pytest.raises(MediaStreamError):
         await track.recv()

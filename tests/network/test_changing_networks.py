@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from events.derived import CommandIssued, TurnStarted
 from events.inputs import HandlerDetached, PlaybackDone, SessionOpened
-from orchestrator.media.opus import silence
+from orchestrator.media.opus import rest, silence
 from tests.browser.chromium import Chromium, chromium_path
 from tests.calls.checks import replayed
 from tests.calls.roaming import RoamingCaller
@@ -32,7 +32,7 @@ BACK_S = 3.0
 REPEATED_MS = 300
 LOUD = 0.02
 SILENT_S = 1.5
-SILENCE = silence()
+QUIET = (silence(), rest())
 ROUTER = f"""
 sysctl -qw net.ipv4.ip_forward=1
 iptables -t nat -A PREROUTING -d {PUBLIC} -j DNAT --to-destination {SERVER}
@@ -108,7 +108,7 @@ def change(network: Network, place: Place, link: str, two: set[str]) -> float:
 
 def speech(peer: CallPeer) -> list[float]:
     """When each packet of the agent's speech came: 20 ms of it each."""
-    return [packet.at_s for packet in peer.packets if packet.payload != SILENCE]
+    return [packet.at_s for packet in peer.packets if packet.payload not in QUIET]
 
 
 def on_its_own_address() -> CallPeer:

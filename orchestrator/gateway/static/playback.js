@@ -1,7 +1,7 @@
 // Decides when the agent is heard and knows when it has been: mute on stop, report at the mark.
 
 const POLL_MS = 4;
-const ALIVE_MS = 200; // ten packets
+const ALIVE_MS = 600; // a silent server sends a packet every 400 ms
 const GIVE_UP_MS = 5000;
 const USUAL_PLAYOUT_MS = 30;
 const LONGEST_PLAYOUT_MS = 300;
@@ -57,7 +57,7 @@ export class Playback {
     return Math.max(0, Math.round(((now - start) | 0) / RTP_TICKS_PER_MS));
   }
 
-  /** Whether audio is arriving: the server sends packets all the time, silent ones included. */
+  /** Whether audio is arriving: the server sends packets all the time, a few even while it says nothing. */
   async isAlive() {
     const before = await this.packetsReceived();
     await pause(ALIVE_MS);
