@@ -17,7 +17,6 @@ from aiortc.rtp import AnyRtcpPacket, RtcpByePacket
 from pylibsrtp import Error as SrtpError
 
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
-_DECODER_QUEUE = "_RTCRtpReceiver__decoder_queue"
 _HANDLE_RTCP = "_handle_rtcp_packet"
 _STOP_DECODER = "_RTCRtpReceiver__stop_decoder"
 _RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
@@ -118,13 +117,6 @@ def ice_connections(peer: RTCPeerConnection) -> list[Any]:
     """The aioice connections of a peer, one per transport."""
     gatherers = (transceiver.receiver.transport.transport.iceGatherer for transceiver in peer.getTransceivers())
     return [_existing(gatherer, "_connection") for gatherer in gatherers]
-
-
-def frames_waiting(receiver: RTCRtpReceiver) -> int:
-    """Packets that wait for the decoder, and frames that wait behind it."""
-    track = receiver.track
-    behind = _existing(track, "_queue").qsize() if track is not None else 0
-    return int(_existing(receiver, _DECODER_QUEUE).qsize() + behind)
 
 
 def forget_source(receiver: RTCRtpReceiver, ssrc: int) -> None:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import cast
+from contextlib import suppress
 
 import av
 from aiortc import RTCRtpSender, RTCRtpTransceiver, RTCSessionDescription
@@ -14,7 +14,6 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from events.envelope import Input
 from events.inputs import HandlerDetached
 from orchestrator.media.aiortc_private import (
-    frames_waiting,
     last_rtp_timestamp,
     outlive_goodbyes,
     replace_jitter_buffer,
@@ -28,7 +27,7 @@ from orchestrator.media.ice import choose_addresses, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.offer import Offer, read_offer
-from orchestrator.media.opus import packet_ms, says_rest
+from orchestrator.media.opus import VoiceDecoder, packet_ms, says_rest
 from orchestrator.media.playback import ClientMessage, Playback
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.sources import bound_sources
@@ -52,8 +51,6 @@ _AHEAD_S = 1.0
 """How much audio a caller may send ahead of the wall clock, for example after a network stall; more is dropped."""
 _LEAST_MS = 5
 """Least audio charged to that budget per packet: a shorter packet costs the same work."""
-_MOST_WAITING = 100
-"""Queue limit: packets waiting for the decoder plus decoded frames waiting to be read."""
 DROPPED = "dropped_media"
 """The counter of datagrams, packets and reports that were not handled."""
 
@@ -93,6 +90,9 @@ class MediaHandler:
         self._patience: asyncio.TimerHandle | None = None
         self._packets = Budget(1.0, _AHEAD_S)
         self._heard = Budget(1.0, _AHEAD_S)
+        self._decoder = VoiceDecoder()
+        self._failures = 0
+        """Frames in a row that could not be heard."""
         self._filters: list[DatagramFilter] = []
         self._peer = peer_connection()
         self._transceiver: RTCRtpTransceiver = self._peer.addTransceiver("audio", direction="sendrecv")
@@ -251,7 +251,7 @@ class MediaHandler:
 
     async def _negotiate(self, offer: Offer) -> str:
         peer = self._peer
-        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer(self._admits))
+        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer(self._hear))
         bound_sources(self._transceiver, self._dropped)
         outlive_goodbyes(self._transceiver.receiver, self._source_ended)
         self._filters = filter_datagrams(peer, self._dropped)
@@ -273,18 +273,32 @@ class MediaHandler:
     def _admits(self, packet: bytes) -> bool:
         """Whether a packet of the caller's audio is decoded."""
         ms = packet_ms(packet)
-        if ms == 0:
-            self._dropped["malformed"] += 1
-        elif frames_waiting(self._transceiver.receiver) >= _MOST_WAITING:
-            self._dropped["over the queue"] += 1
-        elif not self._packets.take(max(ms, _LEAST_MS) / 1000):
-            self._dropped["faster than it plays"] += 1
-        elif says_rest(packet):
-            if self._microphone is not None:
-                self._microphone.rest()
-        else:
+        if ms and self._packets.take(max(ms, _LEAST_MS) / 1000):
             return True
+        self._dropped["faster than it plays" if ms else "malformed"] += 1
         return False
+
+    def _hear(self, packet: bytes, position: int) -> None:
+        """Handle a packet of the caller's audio, which begins at `position`, in samples. Never raises: it would end
+        the reading of the connection.
+        """
+        if self._gone or self._microphone is None or not self._admits(packet):
+            return
+        if says_rest(packet):
+            self._microphone.rest()
+            return
+        try:
+            for frame in self._decoder.decode(packet, position):
+                self._microphone.hear(frame)
+            self._failures = 0
+        except av.FFmpegError:
+            self._dropped["malformed"] += 1
+        except Exception:
+            self._failures += 1
+            if self._failures == 1:
+                logger.exception("handler %s lost a frame of the microphone", self.handler_id)
+            if self._failures == _FAILURES_IN_A_ROW:
+                self._detach("the microphone's audio cannot be processed")
 
     def _may_hear(self, seconds: float) -> bool:
         """Whether `seconds` more of decoded audio are handled. Filled gaps between timestamps count."""
@@ -295,28 +309,18 @@ class MediaHandler:
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track is self._transceiver.receiver.track:
-            self._listening = asyncio.create_task(self._listen(track))
+            self._listening = asyncio.create_task(self._await_the_end(track))
 
-    async def _listen(self, track: MediaStreamTrack) -> None:
-        assert self._microphone is not None
-        failures = 0
-        while failures < _FAILURES_IN_A_ROW:
-            try:
-                frame = await track.recv()
-            except MediaStreamError:  # the track has ended for good, even if the peer sends more
-                self._microphone.go_quiet()
-                hung_up = self._transceiver.receiver.transport.state == "closed"
-                self._detach("peer connection closed" if hung_up else "the microphone's track ended")
-                return
-            try:
-                self._microphone.hear(cast("av.AudioFrame", frame))
-                failures = 0
-            except Exception:
-                failures += 1
-                if failures == 1:
-                    logger.exception("handler %s lost a frame of the microphone", self.handler_id)
-            await asyncio.sleep(0)  # yield to other tasks even when frames are already queued
-        self._detach("the microphone's audio cannot be processed")
+    async def _await_the_end(self, track: MediaStreamTrack) -> None:
+        """Detach when the track ends, which is for good, even if the peer sends more. No frame comes out of it: see
+        ImmediateBuffer.
+        """
+        with suppress(MediaStreamError):
+            await track.recv()
+        if self._microphone is not None:
+            self._microphone.go_quiet()
+        hung_up = self._transceiver.receiver.transport.state == "closed"
+        self._detach("peer connection closed" if hung_up else "the microphone's track ended")
 
     def _source_ended(self) -> None:
         """Handle RTCP BYE: the peer pauses its audio. A hang-up shows as a DTLS close or as lost ICE consent."""

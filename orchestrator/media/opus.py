@@ -1,7 +1,8 @@
-"""Encodes speech as Opus packets of 20 ms, and reads the length of received packets, and which of them say rest."""
+"""Encodes speech as Opus packets of 20 ms, decodes received ones, and reads their length and whether they say rest."""
 
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import av
 
@@ -81,6 +82,27 @@ class VoiceEncoder:
         if len(packets) != 1:
             raise EncodeError(f"one frame gave {len(packets)} packets")
         return bytes(packets[0])
+
+
+class VoiceDecoder:
+    """Decodes the Opus packets of one microphone. In the event loop: a packet of 20 ms takes 0.04 ms, and to hand it to
+    a thread and its sound back takes longer.
+    """
+
+    def __init__(self) -> None:
+        codec = av.CodecContext.create("libopus", "r")
+        assert isinstance(codec, av.AudioCodecContext)
+        codec.sample_rate = RATE_HZ
+        codec.layout = "mono"
+        codec.format = "s16"
+        self._codec = codec
+
+    def decode(self, packet: bytes, position: int) -> list[av.AudioFrame]:
+        """The sound of a packet, 48 kHz mono; the frame's `pts` is `position`. Raises av.FFmpegError."""
+        encoded: av.Packet[Any] = av.Packet(packet)
+        encoded.pts = position
+        encoded.time_base = TIME_BASE
+        return self._codec.decode(encoded)
 
 
 @cache

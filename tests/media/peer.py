@@ -24,7 +24,6 @@ from aiortc.rtp import RtpPacket
 
 from orchestrator.media.aiortc_private import replace_jitter_buffer
 from orchestrator.media.ice import choose_addresses, peer_connection
-from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.opus import rest
 from orchestrator.media.settings import MediaSettings
 
@@ -50,16 +49,15 @@ class ReceivedPacket(NamedTuple):
     payload: bytes
 
 
-class RecordingBuffer(ImmediateBuffer):
-    """Lets packets through and writes them down."""
+class RecordingBuffer:
+    """Passes packets to aiortc's decoder as they come, and writes them down."""
 
     def __init__(self, on_packet: Callable[[ReceivedPacket], None]) -> None:
-        super().__init__()
         self._on_packet = on_packet
 
     def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
         self._on_packet(ReceivedPacket(time.monotonic(), packet.timestamp, packet.payload))
-        return super().add(packet)
+        return False, JitterFrame(data=packet._data, timestamp=packet.timestamp)
 
 
 class CallPeer:

@@ -13,7 +13,6 @@ from aiortc.rtp import (
     RtpPacket,
 )
 
-from orchestrator.media.aiortc_private import frames_waiting
 from orchestrator.media.opus import SILENT_FRAME, VoiceEncoder, packet_ms
 from orchestrator.media.sources import MOST_SOURCES
 from tests.media.stubs import Call
@@ -84,7 +83,6 @@ async def test_audio_is_handled_at_the_speed_of_the_clock_and_a_second(call: Cal
     """Thirty times too fast, or with timestamps that claim holes to be filled; the excess is dropped and counted."""
     handled = heard_by(call)
     took_s = await flood(call, 2.0, timestamp_step=timestamp_step)
-    await until(lambda: frames_waiting(call.handler._transceiver.receiver) == 0)
     assert 0.5 < sum(handled) <= took_s + 1.2
     assert call.handler._dropped["faster than it plays"] + call.handler._dropped["over the rate"] > 100
 
