@@ -26,7 +26,7 @@ from tests.media.speech import speak
 SETTLED_S = 2.0
 QUESTION = "when are you open"
 EVERY_S = 6.0
-NAMES = {"redis-server": "redis", "history": "history", "recogni": "recogniser"}
+NAMES = {"redis-server": "redis", "history.process": "history", "_worker": "recogniser"}
 """Part of a command line → what the process is called here; any other is the node."""
 TICKS_PER_MS = os.sysconf("SC_CLK_TCK") / 1000
 
