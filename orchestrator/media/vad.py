@@ -13,6 +13,7 @@ from orchestrator.media.settings import MediaSettings
 
 CHUNK_SAMPLES = 512
 CHUNK_BYTES = 2 * CHUNK_SAMPLES
+_SILENCE = bytes(CHUNK_BYTES)
 _SAMPLES_PER_MS = 16
 _FORGET_AFTER_CHUNKS = 31
 """Chunks without inference (about 1 s) after which the model's memory is stale and is reset."""
@@ -103,8 +104,10 @@ class VoiceActivity:
         return self._end() if self.speaking else None
 
     def _judge(self, chunk: bytes, echo_rms: int) -> float:
-        samples = array("h", chunk)
-        quiet = max(max(samples), -min(samples)) < self._settings.gate_peak
+        quiet = chunk == _SILENCE  # most chunks of a microphone that rests
+        if not quiet:
+            samples = array("h", chunk)
+            quiet = max(max(samples), -min(samples)) < self._settings.gate_peak
         if quiet or (echo_rms and loudness_rms(chunk) < echo_rms):
             self._unjudged_chunks += 1
             if self._unjudged_chunks == _FORGET_AFTER_CHUNKS:

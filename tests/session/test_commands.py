@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.session.commands import ClassifyIntent, Command, PlaybackCommand, Speak, SpeakMore
+from orchestrator.session.commands import ClearText, Command, PlaybackCommand, Speak, SpeakMore
 
 SAYS = {
     "SetMicrophone": ("Client", "", False),
@@ -43,6 +43,6 @@ def test_a_field_that_was_added_is_recorded_only_where_it_says_something(added: 
 
 
 def test_fields_of_the_first_release_are_always_recorded() -> None:
-    assert ClassifyIntent(text="").payload() == {"text": ""}
+    assert ClearText().payload() == {}
     more = SpeakMore(index=0, is_last=False, playback_id="p1", text="")
     assert more.payload() == {"index": 0, "is_last": False, "playback_id": "p1", "text": ""}
