@@ -151,6 +151,8 @@ class Orchestrator:
             ice_host_addresses=settings.ice_host_addresses,
             public_address=settings.public_address,
             udp_ports=settings.udp_ports,
+            relay=settings.relay,
+            turn_secret=settings.turn_secret,
             language=settings.language,
         )
         await _warm_up(media)

@@ -115,6 +115,15 @@ def ice_servers(value: Any) -> tuple[str, ...]:
     return found
 
 
+def relay(value: Any) -> str:
+    """A TURN server for this machine's own side, such as turns:turn.example.org; empty: none."""
+    if not value:
+        return ""
+    if len(found := ice_servers(value)) != 1 or not found[0].startswith("turn"):
+        raise _wrong(value, "it must be one TURN server, such as turn:HOST?transport=tcp or turns:HOST")
+    return found[0]
+
+
 def ip_address_or_none(value: Any) -> str:
     return ip_addresses([value])[0] if value else ""
 

@@ -31,6 +31,7 @@ from orchestrator.setting_values import (
     path_or_none,
     port_range,
     redis,
+    relay,
     services,
     socket_services,
     text,
@@ -179,6 +180,8 @@ class Settings:
     """STUN and TURN servers for clients, such as stun:turn.example.org turn:turn.example.org."""
     turn_secret: str = ""
     """Shared with the TURN servers (coturn's static-auth-secret): clients get credentials made with it."""
+    relay: str = ""
+    """A TURN server through which callers reach this machine, such as turns:turn.example.org, where its UDP is shut."""
     public_address: str = ""
     """IP address of this machine for callers, where a NAT maps it. Empty: its own addresses."""
     udp_ports: tuple[int, int] | None = None
@@ -206,8 +209,8 @@ class Settings:
             except ValueError as error:
                 raise SettingsError(f"ORCH_{one.name.upper()}{error}") from None  # its cause may quote a password
             object.__setattr__(self, one.name, value)
-        if any(url.startswith("turn") for url in self.ice_servers) and not self.turn_secret:
-            raise SettingsError("ORCH_TURN_SECRET is missing: clients get credentials for your TURN servers by it")
+        if any(url.startswith("turn") for url in (*self.ice_servers, self.relay)) and not self.turn_secret:
+            raise SettingsError("ORCH_TURN_SECRET is missing: credentials for your TURN servers are made with it")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("ORCH_TLS_CERT and ORCH_TLS_KEY belong together: set both, or neither")
         services = (self.intent_url, self.answer_url, self.tts_url, self.stt_url)
@@ -284,6 +287,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "ice_host_addresses": ip_addresses,
     "ice_servers": ice_servers,
     "turn_secret": text,
+    "relay": relay,
     "public_address": ip_address_or_none,
     "udp_ports": port_range,
     "trace_layout": partial(one_of, get_args(Layout)),

@@ -23,7 +23,7 @@ from orchestrator.media.aiortc_private import (
 from orchestrator.media.budget import Budget
 from orchestrator.media.datagrams import DatagramFilter, filter_datagrams, last_datagram_s, unheard_ms
 from orchestrator.media.echo import open_echo_guard
-from orchestrator.media.ice import choose_addresses, peer_connection
+from orchestrator.media.ice import choose_addresses, let_relays_in, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.offer import Offer, read_offer
@@ -94,7 +94,7 @@ class MediaHandler:
         self._failures = 0
         """Frames in a row that could not be heard."""
         self._filters: list[DatagramFilter] = []
-        self._peer = peer_connection()
+        self._peer = peer_connection(settings, session_id)
         self._transceiver: RTCRtpTransceiver = self._peer.addTransceiver("audio", direction="sendrecv")
         self._track = AgentTrack(settings, self._next_rtp_timestamp)
         self._transceiver.sender.replaceTrack(self._track)
@@ -265,6 +265,8 @@ class MediaHandler:
         await peer.setLocalDescription(await peer.createAnswer())
         for one in self._filters:
             one.watch_sockets()
+        if not let_relays_in(peer) and self._settings.relay and self._session_id:
+            logger.warning("handler %s has no relay: the TURN server of ORCH_RELAY gave none", self.handler_id)
         # aioice has no timeout of its own: it keeps waiting for remote candidates, and none are passed to it.
         wait_s = self._settings.connect_timeout_ms / 1000
         self._patience = asyncio.get_running_loop().call_later(wait_s, self._give_up)

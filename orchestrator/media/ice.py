@@ -10,21 +10,46 @@ from typing import Any
 from aioice import Candidate
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol
-from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 
 from orchestrator.media.aiortc_private import ice_connections
 from orchestrator.media.settings import MediaSettings
+from orchestrator.media.turn_credentials import turn_credentials
 
 BUFFER_BYTES = 262_144
+DISCARD_PORT = 9
 
 
 class NoPortError(OSError):
     """No port of the range is free."""
 
 
-def peer_connection() -> RTCPeerConnection:
-    """Create a peer connection without STUN servers: aiortc's default would ask a public one for its address."""
-    return RTCPeerConnection(RTCConfiguration(iceServers=[]))
+def peer_connection(settings: MediaSettings = MediaSettings(), session_id: str = "") -> RTCPeerConnection:  # noqa: B008
+    """Create a peer connection without STUN servers: aiortc's default would ask a public one for its address. That of a
+    session has a relay, where the settings name one.
+    """
+    relays = []
+    if settings.relay and session_id:
+        username, credential = turn_credentials(settings.turn_secret, session_id)
+        relays.append(RTCIceServer(settings.relay, username, credential))
+    return RTCPeerConnection(RTCConfiguration(iceServers=relays))
+
+
+def let_relays_in(peer: RTCPeerConnection) -> bool:
+    """Let the TURN server's own address send to the relays of this connection: callers come through relays of the same
+    server. Call after the candidates are gathered. Returns whether there is a relay.
+
+    TURN drops what comes from an address that nothing was sent to. A caller's other addresses stay unknown.
+    """
+    relays = [one for connection in ice_connections(peer) for one in relays_of(connection)]
+    for relay in relays:
+        relay.transport.sendto(b"", (relay.local_candidate.host, DISCARD_PORT))
+    return bool(relays)
+
+
+def relays_of(connection: Any) -> list[Any]:
+    """The sockets of an aioice connection that are relays of a TURN server."""
+    return [one for one in connection._protocols if one.local_candidate.type == "relay"]
 
 
 def choose_addresses(peer: RTCPeerConnection, settings: MediaSettings) -> None:
@@ -44,10 +69,11 @@ def _gather_on(connection: Any, settings: MediaSettings) -> Any:
 
     async def gather_candidates(component: int, addresses: list[str], timeout: int = 5) -> Any:  # noqa: ASYNC109
         chosen = allowed or addresses
-        if settings.udp_ports is None:
-            found = await gather(component=component, addresses=chosen, timeout=timeout)
-        else:
+        found = []
+        if settings.udp_ports is not None:
             found = [await _bound(connection, component, one, settings.udp_ports) for one in chosen]
+            chosen = []  # a relay is left to gather
+        found += await gather(component=component, addresses=chosen, timeout=timeout)
         return [_named(one, settings.public_address) for one in found]
 
     return gather_candidates

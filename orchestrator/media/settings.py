@@ -1,6 +1,6 @@
 """The settings of the media layer, in one frozen class. app.py creates it and passes it down; there is no global."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,10 @@ class MediaSettings:
     """The address that callers reach this machine at, where a NAT maps it to a local one. Empty: the local ones."""
     udp_ports: tuple[int, int] | None = None
     """First and last port of the calls; None: any."""
+    relay: str = ""
+    """A TURN server through which callers reach this machine as well, such as "turns:turn.example.org"."""
+    turn_secret: str = field(default="", repr=False)
+    """Shared with that server; each call gets credentials of its own."""
     connect_timeout_ms: int = 20_000
     """Timeout for a peer to connect."""
 
