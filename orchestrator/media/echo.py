@@ -12,6 +12,13 @@ from typing import Protocol
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.vad import loudness_rms
 
+FREE_AFTER_MS, MOST_SILENT_MS = 1_000, 3_000
+"""Silence beside the agent after which a microphone counts as free of echo, and how much of it is remembered."""
+LOUD_COUNTS = 3
+"""Each millisecond of sound takes back so many of silence: a caller is heard to the end of their first words, and a
+loudspeaker that is turned on is noticed within a second."""
+_BYTES_PER_MS = 32
+
 
 class EchoGuard(Protocol):
     """Follows what the agent says and what the microphone hears, of one call."""
@@ -30,12 +37,15 @@ class EchoGuard(Protocol):
 class LoudnessGuard:
     """EchoGuard that remembers how loud the agent was lately: quieter sound counts as echo. Changes no sound.
 
-    Silero detects speech 40 dB below the agent's voice, so without a threshold each leftover of it interrupts.
+    Silero detects speech 40 dB below the agent's voice, so without a threshold each leftover of it interrupts. A
+    microphone that was silent while the agent was audible has no leftover: there, any sound is the caller's.
     """
 
     def __init__(self, settings: MediaSettings) -> None:
         self._settings = settings
         self._played: deque[tuple[float, int]] = deque()
+        self._silent_ms = 0.0
+        """How long the microphone was silent beside the agent, less what it was not."""
 
     def played(self, pcm: bytes, now_s: float) -> None:
         """See EchoGuard."""
@@ -47,8 +57,12 @@ class LoudnessGuard:
         self._forget(now_s)
         if not self._played:
             return pcm, 0
+        floor, is_free = self._settings.echo_floor_rms, self._silent_ms >= FREE_AFTER_MS
+        if ms := len(pcm) / _BYTES_PER_MS:
+            gained_ms = ms if loudness_rms(pcm, every=4) < floor else -LOUD_COUNTS * ms
+            self._silent_ms = min(MOST_SILENT_MS, max(0.0, self._silent_ms + gained_ms))
         loudest = max(rms for _, rms in self._played)
-        return pcm, max(self._settings.echo_floor_rms, loudest * self._settings.echo_permille // 1000)
+        return pcm, floor if is_free else max(floor, loudest * self._settings.echo_permille // 1000)
 
     def _forget(self, now_s: float) -> None:
         horizon_s = now_s - self._settings.echo_window_ms / 1000

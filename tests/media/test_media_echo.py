@@ -125,6 +125,15 @@ def test_a_caller_with_headphones_is_heard_at_once(caller: str) -> None:
 
 
 @pytest.mark.parametrize("caller", CALLERS)
+def test_a_quiet_caller_with_headphones_is_heard_as_early(caller: str) -> None:
+    """Far below the agent's loudness: three seconds of silence beside it have shown that nothing comes back."""
+    speech = scaled(CALLERS[caller](), 0.15)
+    (alone, *_) = VoiceActivity(DEFAULTS, OnnxSilero()).feed(speech + SECOND)
+    (first_ms, *_) = onsets_ms(mixed(bytes(len(agent())), speech, AT_MS))
+    assert abs(first_ms - AT_MS - alone.at_ms) <= 200
+
+
+@pytest.mark.parametrize("caller", CALLERS)
 def test_a_caller_who_speaks_over_the_first_words_is_heard(caller: str) -> None:
     """Before anybody can know whether there is an echo."""
     speech = scaled(CALLERS[caller](), 0.5)

@@ -1,7 +1,10 @@
 """The record of the agent's work on a question, folded from the log."""
 
-from events.journal import ModelResponded, ToolReturned
-from orchestrator.session.journal import Journal
+import pytest
+
+from events.derived import CommandIssued
+from events.journal import ModelResponded, ToolCalled, ToolReturned
+from orchestrator.session.journal import Called, Journal
 from orchestrator.session.policy import Policy
 from orchestrator.testing.conversation import Conversation
 
@@ -14,6 +17,32 @@ def recorded(call: Conversation) -> Journal:
 
 def thinking(**policy: object) -> Conversation:
     return Conversation.in_phase("THINKING", policy=Policy.model_validate(policy))
+
+
+def test_a_new_journal_has_no_question() -> None:
+    assert Journal().question == ""
+    assert Journal("a question").question == "a question"
+
+
+@pytest.mark.parametrize("outcome", ["open", "refused"])
+def test_a_call_is_recorded_as_it_was_asked(outcome: str) -> None:
+    call = thinking(tools={"calls": int(outcome == "open")})
+    call.input(ToolCalled, call_id="book/1", name="book", arguments='{"day":"Monday"}')
+    (made,) = recorded(call).calls.values()
+    error = "" if outcome == "open" else "more than 0 tool calls for one question"
+    assert made == Called("book/1", "book", '{"day":"Monday"}', outcome, "", error)  # type: ignore[arg-type]
+
+
+def test_a_run_tool_of_another_cause_is_no_call() -> None:
+    """Issued again by a new owner: the call is known, and its record stays."""
+    call = thinking().calls("book")
+    (issued,) = (event for event in call.log if isinstance(event, CommandIssued) and event.name == "RunTool")
+    journal = Journal()
+    journal.hear([issued])
+    assert journal.calls == {}
+    journal.hear(call.log)
+    journal.hear([issued.but(cause="another", target="search/1")])
+    assert [*journal.calls] == ["book/1"]
 
 
 def test_a_call_is_open_until_its_result() -> None:
@@ -43,7 +72,8 @@ def test_a_withdrawn_call_is_cancelled() -> None:
     journal = Journal()
     journal.hear(call.log)
     journal.hear(call.says("never mind").last[:-4])
-    assert journal.calls["book/1"].error == "the user went on without it"
+    cancelled = journal.calls["book/1"]
+    assert (cancelled.outcome, cancelled.error) == ("cancelled", "the user went on without it")
 
 
 def test_a_new_question_forgets_what_is_over() -> None:

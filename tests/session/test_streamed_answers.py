@@ -151,6 +151,13 @@ def test_the_apology_may_be_left_out() -> None:
     check(full)
 
 
+def test_an_answer_has_taken_as_long_as_its_first_text() -> None:
+    call = Conversation.in_phase("THINKING")
+    call.input(AnswerText, index=0, text="We are open.", elapsed_us=500)
+    call.input(AnswerText, index=1, text=" Come in.", elapsed_us=900)
+    assert (call.state.found.texts, call.state.found.answer_elapsed_us) == (("We are open.", " Come in."), 500)
+
+
 def test_only_the_next_text_counts() -> None:
     """Not one that comes again, that leaves a gap, is empty, or makes the answer too long; in any phase."""
     for call in (
