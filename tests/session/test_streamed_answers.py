@@ -75,11 +75,12 @@ def test_an_answer_is_spoken_while_it_is_written() -> None:
 
 
 def test_what_waits_for_the_intent_is_spoken_with_it() -> None:
-    """Two texts, complete: the playback is opened, goes on, and is closed in one step."""
-    call = Conversation.in_phase("THINKING").texts("Hi. ", "Bye.").written().resolves()
+    """Three texts, complete: the playback is opened, goes on, and is closed in one step."""
+    call = Conversation.in_phase("THINKING").texts("Hi. ", "Come in. ", "Bye.").written().resolves()
     assert [command for command in call.commands if isinstance(command, Speak | SpeakMore)] == [
         Speak(ends="", from_ms=0, playback_id="answer-1", text="Hi. ", is_open=True),
-        SpeakMore(1, True, "answer-1", "Bye."),
+        SpeakMore(1, False, "answer-1", "Come in. "),
+        SpeakMore(2, True, "answer-1", "Bye."),
     ]
     assert not call.state.outstanding("AnswerQuestion")
     check(call)

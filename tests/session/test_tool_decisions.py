@@ -170,6 +170,13 @@ def test_words_about_a_tool_are_not_said_without_one() -> None:
     check(call)
 
 
+def test_words_about_a_tool_end_with_its_turn() -> None:
+    call = thinking(tools=SAYS, thinking={"more_words": "supersede"}).calls("book").says("never mind")
+    assert call.state.turn == 2
+    assert call.state.timer("tool_filler") is None
+    check(call)
+
+
 def test_words_about_a_tool_are_not_said_over_the_user() -> None:
     call = thinking(tools=SAYS).calls("book").input(SpeechStarted).fires("tool_filler")
     assert call.commands == []
