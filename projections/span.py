@@ -24,8 +24,8 @@ MOST_MOMENTS = 128
 
 @dataclass(slots=True)
 class Context:
-    """A span's ids. Mutable and shared with the spans that link to it: a span opened before its turn gets its trace id
-    with the turn.
+    """The ids of a span. Spans that link to this span hold the same object. It is mutable, because a span may open
+    before its turn: its trace id is filled in when the turn starts.
     """
 
     trace_id: int

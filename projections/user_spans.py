@@ -72,8 +72,8 @@ class UserSpans:
             self._utterance.is_over = True
 
     def hold(self, span: Span) -> None:
-        """End a span now. If there is an utterance and no open turn, keep the span until the utterance's turn is known;
-        otherwise close it.
+        """Set the span's end to now, and close it: its export may follow. While an utterance has no turn yet, keep the
+        span until that turn is known, and close it then.
         """
         span.end_us = self._trace.at_us
         if self._utterance is None or self._trace.turn is not None:

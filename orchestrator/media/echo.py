@@ -15,8 +15,8 @@ from orchestrator.media.vad import loudness_rms
 FREE_AFTER_MS, MOST_SILENT_MS = 1_000, 3_000
 """Silence beside the agent after which a microphone counts as free of echo, and how much of it is remembered."""
 LOUD_COUNTS = 3
-"""Each millisecond of sound takes back so many of silence: a caller is heard to the end of their first words, and a
-loudspeaker that is turned on is noticed within a second."""
+"""Milliseconds of silence that one millisecond of sound takes back: a caller is heard to the end of their first words,
+and a loudspeaker that is turned on is noticed within a second."""
 _BYTES_PER_MS = 32
 
 

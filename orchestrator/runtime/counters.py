@@ -12,9 +12,9 @@ class Counters(Counter[str]):
       (a fault in orch, set aside as a dead letter); stuck_teardowns (parts of libraries and services that did not end
       in time); lost_lines (of the service's own log: nobody read them, or a disk is full).
     - Calls: dropped_media (datagrams and packets); provider_switches (a session gets another provider of a service).
-    - Admission: connections_refused, requests_refused (by address), sessions_refused; silent_ended and away_ended
-      (sessions that held a line and said nothing, or whose client was gone, ended to make room); clients_dropped (too
-      many frames or messages); inputs_delayed.
-    - History: projected (events); projection_failures; projection_forks (feeds of a Redis that was put back or has lost
-      steps); projection_rebuilds (sessions that were repaired in SQL).
+    - Admission: connections_refused, requests_refused (too many from one address), sessions_refused; silent_ended and
+      away_ended (sessions that said nothing, or whose client was gone, ended to make room for others); clients_dropped
+      (too many frames or messages); inputs_delayed (a client sent too fast and was made to wait).
+    - History: projected (events); projection_failures; projection_forks (feeds of a Redis that was restored from a
+      backup or has lost steps); projection_rebuilds (sessions that were repaired in SQL).
     """

@@ -184,8 +184,8 @@ class LiveSession:
         self._connections.set()
 
     async def somebody_is_connected(self, gone: Client | None = None) -> None:
-        """Wait until a handler is connected, or a client other than `gone`. If the session has lost its handler, a
-        client alone counts only after CALL_FOLLOWS_S, since its handler may still return.
+        """Wait until a handler is connected, or a client other than `gone`. For CALL_FOLLOWS_S after the session lost
+        its handler, a client is not enough: its call may come back, and then the answer is spoken and not shown.
         """
         while self._handler is None:
             wait_s = None

@@ -128,8 +128,8 @@ class SessionHistory:
                 self._in_turn("answer_us", event.elapsed_us, into)
 
     def _time(self, times: TurnTimes | None, latency: Latency | None, into: Changes) -> None:
-        """Set the columns for the response latency: in the turn's row the stages that are known so far, in the
-        session's row the measurement that is not finished, from which the next batch of events goes on.
+        """Store the response latency. The turn's row gets the parts that are known so far. The session's row gets the
+        unfinished measurement, so that the next batch of events can continue it.
         """
         self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
         if times is None:
@@ -224,7 +224,9 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row
 
     def _speak_on(self, playback_id: str, text: str, into: Changes) -> None:
-        """Add a text to the transcript row of the answer that is being spoken, unless the text is repeated."""
+        """Add a text to the transcript row of the answer that is being spoken, unless the row has
+        this text already: after a takeover the agent says it again.
+        """
         row = self._speaking.get(playback_id)
         if row is not None and text and not self._speaks_again:
             row["text"] += text

@@ -215,7 +215,7 @@ class History:
             return [*(await connection.execute(query)).mappings()]
 
     async def archived(self) -> dict[str, int]:
-        """Session → last version, for the whole archive."""
+        """Session → the last version that the history in SQL holds, for all sessions."""
         column = tables.events.c
         query = select(column.session_id, func.max(column.version)).group_by(column.session_id)
         async with self._engine.connect() as connection:

@@ -53,7 +53,9 @@ class _CursorSubscriber(StreamBatchSubscriber):
     __slots__ = ()
 
     async def start(self, read: Read) -> None:  # type: ignore[override]
-        """Start to read with `read` instead of the shared client (docs/decisions/002)."""
+        """Start the subscription. It reads through `read`, on a connection of its own, not through the broker's Redis
+        client (docs/decisions/002).
+        """
         await LogicSubscriber.start(self, read)
 
     async def _consume(self, *args: Any, start_signal: Event) -> None:

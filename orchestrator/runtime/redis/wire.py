@@ -69,8 +69,8 @@ class Wire:
         return mine.replies
 
     async def _carry_out(self) -> None:
-        """Send all waiting calls in one write. If the connection fails, calls that arrived meanwhile fail, too: their
-        callers did not know of the failure and may decide differently now.
+        """Send all waiting calls in one write. If the connection fails, calls that came in during the write fail too,
+        and are not sent: their callers made them without knowing of the failure, and can now decide anew.
         """
         calls, self._waiting = self._waiting, []
         try:
