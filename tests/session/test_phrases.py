@@ -3,7 +3,16 @@
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.session.phrases import BACKCHANNELS, consists_of, ends_with, may_become, normal
+from orchestrator.session.phrases import (
+    BACKCHANNELS,
+    begins_with,
+    consists_of,
+    count_words,
+    ends_with,
+    may_become,
+    normal,
+    spans,
+)
 from orchestrator.session.policy import Policy
 
 ENGLISH = BACKCHANNELS["en"]
@@ -41,6 +50,22 @@ def complaint(fields: dict) -> str:
         ("Straße", "strasse"),
         ("SÍ, 24/7", "sí 24/7"),
         ("日本語。", "日本語"),
+        # Brackets beside a sign that is said aloud, and without one.
+        ("Ärger (b)", "ärger b"),
+        ("é+(b)", "é+(b)"),
+        # A dash that is silent, and one that may be said.
+        ("é -", "é"),
+        ("é x -", "é x"),
+        ("é- b", "é- b"),
+        ("é-b", "é-b"),
+        ("é-x\u0301y", "é x\u0301y"),
+        # Signs of control are blanks, signs of layout are nothing.
+        ("a\x01b", "a b"),
+        ("é\x80b", "é b"),
+        ("a\u202fb", "a b"),
+        ("a\u206ab", "a\u206ab"),
+        *((f"a{sign}b", "ab") for sign in "\u202a\u202e\u2066\u2069"),
+        *((f"don{sign}t", "don't") for sign in "\u2018\u2019\u201b\u02bc\uff07\u00b4`"),
         ("...", ""),
         ("_", ""),
         ("", ""),
@@ -50,6 +75,27 @@ def test_what_is_spoken_alike_is_equal(text: str, spoken: str) -> None:
     """Case, punctuation and blanks are not heard; letters of any language, digits and apostrophes are."""
     assert normal(text) == spoken
     assert normal(normal(text)) == spoken
+
+
+def test_words_are_found_where_no_blanks_divide_them() -> None:
+    """Punctuation belongs to the word before it; a character that is none takes no place of another."""
+    assert spans("请等一下。好") == [(0, 1), (1, 2), (2, 5), (5, 6)]
+    assert spans("ok请等一下") == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert begins_with("ok请等一下", "ok")
+    assert count_words("请等一下\ud800") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases", "listens"),
+    [
+        ("嗯嗯", ("嗯",), True),
+        ("ok 嗯嗯", ("ok", "嗯"), True),
+        ("嗯嗯 ok", ("ok", "嗯"), True),
+        ("嗯a", ("嗯", "a"), False),
+    ],
+)
+def test_a_row_may_change_its_script(text: str, phrases: tuple[str, ...], listens: bool) -> None:
+    assert consists_of(text, phrases) is listens
 
 
 @pytest.mark.parametrize("language", OF_LISTENING)

@@ -287,6 +287,26 @@ def test_the_clock_of_a_playback_stands_still_while_it_has_nothing_to_play() -> 
     check(call)
 
 
+def test_a_playback_starts_once() -> None:
+    """A start that is reported again, for example to a new owner, sets no clock back."""
+    call = speaking("One two. ")
+    chunk(call, 0, 1_000)
+    call.input(PlaybackStarted).after(400).input(PlaybackStarted).after(200).interrupts()
+    assert ended(call).heard_ms == 600
+    check(call)
+
+
+def test_a_playback_that_was_paused_goes_on_with_a_new_owner() -> None:
+    call = speaking("One two. ")
+    chunk(call, 0, 1_000)
+    call.input(PlaybackStarted).after(400).input(SpeechStarted)
+    assert call.state.playback is not None
+    assert call.state.playback.is_paused
+    call.input(SpeechStopped).resumes("incarnation-2")
+    assert not call.state.playback.is_paused
+    check(call)
+
+
 def test_a_new_owner_goes_on_in_the_text_that_was_heard() -> None:
     """Those before it are not synthesised again; the answer is asked to go on."""
     call = speaking("One. ", "Two. ", "Three. ")
