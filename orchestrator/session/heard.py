@@ -28,7 +28,7 @@ def length_ms(playback: Playback) -> int:
     """Length of the whole answer in milliseconds, for deadlines: known once synthesis is complete, until then guessed
     from the text.
 
-    Synthesis runs only half a second ahead of playback, so the length of the audio so far says little about the whole.
+    Synthesis runs only a second ahead of playback, so the length of the audio so far says little about the whole.
     Use `left_ms` to find out whether the end is near.
     """
     total_ms = len(playback.text) * MS_PER_CHARACTER if playback.total_ms is None else playback.total_ms
@@ -92,7 +92,7 @@ def _joined(words: list[str], text: str) -> str:
     heard, at = "", 0
     for word in words:
         found = text.find(word, at)
-        between = text[at:found] if found >= 0 else " "
+        between = text[at:found] if found > 0 else " "
         if found >= 0 and not any(map(str.isalnum, between)):
             at = found + len(word)
         else:  # the synthesiser writes it differently

@@ -39,6 +39,41 @@ def chunk(call, index: int = 0, duration_ms: int = 1_000, words: tuple = ()):
     return call.input(TtsChunkReady, index=index, duration_ms=duration_ms, words=said)
 
 
+def in_texts(*texts: str, begins_ms: tuple[int, ...], audio_ms: int, total_ms: int | None = None) -> Playback:
+    ends_at = tuple(len("".join(texts[: number + 1])) for number in range(len(texts)))
+    return Playback(
+        "answer-1", "".join(texts), audio_ms=audio_ms, total_ms=total_ms, ends_at=ends_at, begins_ms=begins_ms
+    )
+
+
+def test_the_words_of_a_text_share_its_own_time() -> None:
+    """And not that of the texts after it; the last word of a text that is not complete does not count."""
+    two = in_texts("One two. ", "Three.", begins_ms=(0, 1_000), audio_ms=3_000)
+    assert heard_text(two, 500) == "One"
+    one = in_texts("One two three", begins_ms=(0,), audio_ms=1_000)
+    assert heard_text(one, 1_000) == "One two"
+    assert heard_text(in_texts("One two three", begins_ms=(0,), audio_ms=1_000, total_ms=1_000), 1_000) == (
+        "One two three"
+    )
+    assert heard_text(in_texts("请等一下", begins_ms=(0,), audio_ms=800, total_ms=800), 300) == "请"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "heard"),
+    [
+        ("No, no no.", ("No", "no", "no"), "No no no"),
+        ("five six", ("well", "five", "six"), "well five six"),
+        ("请等一下", ("好", "嗯"), "好嗯"),
+        ("ok 请", ("ok好", "嗯"), "ok好嗯"),
+        ("ok", ("well", "嗯"), "well 嗯"),
+    ],
+)
+def test_words_are_joined_as_their_text_writes_them(text: str, words: tuple[str, ...], heard: str) -> None:
+    """Those that the text does not have, with a blank where their script has blanks."""
+    timed = tuple((100 * number, word) for number, word in enumerate(words))
+    assert heard_text(Playback("answer-1", text, audio_ms=1_000, words=timed), 1_000) == heard
+
+
 def test_a_playback_that_stands_still_is_heard_up_to_its_position() -> None:
     """Before it starts, while it is paused, and where somebody said exactly how far it came."""
     assert heard_ms(Playback("answer-1", "x", audio_ms=500), now_us=9_000_000) == 0

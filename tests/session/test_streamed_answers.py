@@ -287,6 +287,38 @@ def test_the_clock_of_a_playback_stands_still_while_it_has_nothing_to_play() -> 
     check(call)
 
 
+@pytest.mark.parametrize("losses", [("client",), ("client", "handler")])
+def test_nobody_is_waited_for_who_cannot_hear(losses: tuple[str, ...]) -> None:
+    """Without a client, but with a call, the end of the audio is still awaited; without both it is not."""
+    call = speaking("One two. ")
+    chunk(call, 0, 1_000)
+    call.input(PlaybackStarted).written()
+    assert call.state.timer("playback_deadline") is not None
+    if "handler" in losses:
+        call.input(HandlerDetached, handler_id="fastrtc_1")
+        call.input(ClientDisconnected, client_id=call.state.client_id)
+        assert call.state.timer("playback_deadline") is None
+    else:
+        call.input(ClientDisconnected, client_id=call.state.client_id)
+        assert call.state.timer("playback_deadline") is not None
+
+
+def test_a_new_owner_begins_with_the_first_text_where_none_was_spoken() -> None:
+    call = speaking("One. ", "Two. ").resumes("incarnation-2")
+    assert [c for c in call.commands if isinstance(c, Speak | SpeakMore)] == [
+        Speak(ends="", from_ms=0, playback_id="answer-1", text="One. ", is_open=True),
+        SpeakMore(1, False, "answer-1", "Two. "),
+    ]
+    check(call)
+
+
+def test_the_end_of_an_answer_is_awaited_in_a_call_without_a_client() -> None:
+    call = speaking("One two. ")
+    chunk(call, 0, 1_000)
+    call.input(PlaybackStarted).input(ClientDisconnected, client_id=call.state.client_id).written()
+    assert call.state.timer("playback_deadline") is not None
+
+
 def test_a_playback_starts_once() -> None:
     """A start that is reported again, for example to a new owner, sets no clock back."""
     call = speaking("One two. ")
