@@ -16,7 +16,7 @@ from orchestrator.session.conversation import ConversationSoFar
 from orchestrator.session.fields import Part, folds, hashed_form, kept, newest_schema
 from orchestrator.session.policy import AsBefore, Policy
 from orchestrator.session.snapshot import BadSnapshotError, dump, load
-from orchestrator.session.state import STATE_SCHEMA, State
+from orchestrator.session.state import STATE_SCHEMA, Findings, Playback, Speculation, State, Turn, Utterance
 from orchestrator.testing.conversation import Conversation
 from tests.session.conftest import Converse
 
@@ -54,6 +54,38 @@ def test_the_hash_covers_the_fields_of_the_schema_and_no_others() -> None:
     assert hashed(Small(), 1) == [4, None, 2]
     assert hashed(Small(), 2) == [4, None, 2, 2]
     assert newest_schema(Small) == 3
+
+
+GAINED = {
+    State: {"hearing_failures": 3, "pause_ms": 6},
+    Turn: {},
+    Speculation: {},
+    Findings: {"texts": 4, "calls": 5, "facts_from": 5},
+    Utterance: {"spoken": 2, "spoken_by": 2, "spoken_at_us": 2},
+    Playback: {"is_open": 4, "ends_at": 4, "begins_ms": 4, "is_shown": 4, "next_chunk": 4},
+}
+"""Fields that came after the first schema, and with which. Recordings of these schemas exist: no number may change."""
+
+
+@pytest.mark.parametrize("kind", GAINED)
+def test_each_field_has_the_schema_that_it_came_with(kind: type) -> None:
+    found = {field.name: field.metadata.get("since", 1) for field in dataclasses.fields(kind)}
+    assert {name: since for name, since in found.items() if since > 1} == GAINED[kind]
+
+
+def test_a_new_part_says_nothing_yet() -> None:
+    """The defaults are hashed: they are part of each recording."""
+    assert State().schema == 1
+    turn = Turn("hello", 1)
+    assert (turn.via, turn.ends, turn.is_processed) == ("speech", "", False)
+    playback = Playback("answer-1", "Hello.")
+    assert (playback.ends, playback.is_open, playback.ends_at, playback.begins_ms) == ("", False, (), ())
+    assert (playback.is_shown, playback.next_chunk, playback.is_paused) == (False, 0, False)
+
+
+def test_a_text_begins_at_its_first_millisecond() -> None:
+    playback = Playback("answer-1", "One. Two.", ends_at=(5, 9), begins_ms=(0, 1_000))
+    assert [playback.text_at(position_ms) for position_ms in (0, 999, 1_000)] == [0, 0, 1]
 
 
 def test_a_part_counts_by_its_own_fields() -> None:

@@ -159,6 +159,11 @@ def test_an_answer_has_taken_as_long_as_its_first_text() -> None:
     assert (call.state.found.texts, call.state.found.answer_elapsed_us) == (("We are open.", " Come in."), 500)
 
 
+def test_a_text_may_be_one_character() -> None:
+    call = Conversation.in_phase("THINKING").texts("5")
+    assert call.state.texts == ("5",)
+
+
 def test_only_the_next_text_counts() -> None:
     """Not one that comes again, that leaves a gap, is empty, or makes the answer too long; in any phase."""
     for call in (
