@@ -27,6 +27,10 @@ _OURS: Final = frozenset(
 )
 """Headers that the contracts of the services use."""
 _LANGUAGE: Final = re.compile(r"([A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,7})?")
+_RELAY: Final = re.compile(
+    r"turn:[a-z0-9.-]+(:[0-9]{1,5})?(\?transport=(udp|tcp))?|turns:[a-z0-9.-]+(:[0-9]{1,5})?(\?transport=tcp)?",
+    re.IGNORECASE,
+)
 _ICE_SERVER: Final = re.compile(r"(stuns?:[\w.\-\[\]:]{1,255}|turns?:[\w.\-\[\]:]{1,255}(\?transport=(udp|tcp))?)")
 _REDIS: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 

@@ -12,12 +12,13 @@ from typing import Protocol
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.vad import loudness_rms
 
-FREE_AFTER_MS, MOST_SILENT_MS = 1_000, 3_000
-"""Silence beside the agent after which a microphone counts as free of echo, and how much of it is remembered."""
-LOUD_COUNTS = 3
-"""Milliseconds of silence that one millisecond of sound takes back: a caller is heard to the end of their first words,
-and a loudspeaker that is turned on is noticed within a second."""
-_BYTES_PER_MS = 32
+FREE_AFTER_MS = 1_000
+"""Silence beside the agent after which a microphone counts as free of echo. It doubles with each sound that ends it."""
+FIRST_WORDS_MS = 1_000
+"""How long a microphone stays free after such a sound: a caller's first words are heard."""
+AUDIBLE_RMS = 600
+"""A frame of the agent that is louder than this would be heard in an echo."""
+_FRAME_MS, _BYTES_PER_MS = 20, 32
 
 
 class EchoGuard(Protocol):
@@ -44,25 +45,46 @@ class LoudnessGuard:
     def __init__(self, settings: MediaSettings) -> None:
         self._settings = settings
         self._played: deque[tuple[float, int]] = deque()
+        self._spoken_ms = 0.0
+        """How much of the agent was audible since the microphone was last heard."""
         self._silent_ms = 0.0
-        """How long the microphone was silent beside the agent, less what it was not."""
+        """How long the microphone has been silent beside the audible agent."""
+        self._needed_ms = FREE_AFTER_MS
+        self._words_ms = 0.0
+        """The rest of FIRST_WORDS_MS."""
 
     def played(self, pcm: bytes, now_s: float) -> None:
         """See EchoGuard."""
         self._forget(now_s)
-        self._played.append((now_s, loudness_rms(pcm, every=4)))
+        rms = loudness_rms(pcm, every=4)
+        self._played.append((now_s, rms))
+        self._spoken_ms += _FRAME_MS * (rms > AUDIBLE_RMS)
 
     def heard(self, pcm: bytes, now_s: float) -> tuple[bytes, int]:
         """See EchoGuard."""
         self._forget(now_s)
         if not self._played:
             return pcm, 0
-        floor, is_free = self._settings.echo_floor_rms, self._silent_ms >= FREE_AFTER_MS
-        if ms := len(pcm) / _BYTES_PER_MS:
-            gained_ms = ms if loudness_rms(pcm, every=4) < floor else -LOUD_COUNTS * ms
-            self._silent_ms = min(MOST_SILENT_MS, max(0.0, self._silent_ms + gained_ms))
+        floor = self._settings.echo_floor_rms
+        if self._is_free(pcm):
+            return pcm, floor
         loudest = max(rms for _, rms in self._played)
-        return pcm, floor if is_free else max(floor, loudest * self._settings.echo_permille // 1000)
+        return pcm, max(floor, loudest * self._settings.echo_permille // 1000)
+
+    def _is_free(self, pcm: bytes) -> bool:
+        """Whether the microphone is free of echo, with its next sound."""
+        ms = len(pcm) / _BYTES_PER_MS
+        hole = len(pcm) - len(pcm.lstrip(b"\0"))  # zeros: a microphone that rested before its sound
+        sound = pcm[hole - hole % 2 :]
+        self._words_ms = max(0.0, self._words_ms - ms)
+        if loudness_rms(sound, every=4) < self._settings.echo_floor_rms:
+            self._silent_ms += min(ms, self._spoken_ms)
+        elif not self._words_ms:
+            if self._silent_ms >= self._needed_ms:
+                self._words_ms, self._needed_ms = FIRST_WORDS_MS, 2 * self._needed_ms
+            self._silent_ms = 0.0
+        self._spoken_ms = 0.0
+        return self._words_ms > 0 or self._silent_ms >= self._needed_ms
 
     def _forget(self, now_s: float) -> None:
         horizon_s = now_s - self._settings.echo_window_ms / 1000

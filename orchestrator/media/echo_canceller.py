@@ -29,6 +29,10 @@ LONGEST_DELAY = 6_144
 _TRANSFORM = WINDOW + LONGEST_DELAY
 LOST_S = 1.0
 """A microphone that is silent for longer has lost its time: the agent's speech until then is not compared with it."""
+EARLIER = 320
+"""Samples, 20 ms: a sound is placed earlier than it seemed to leave, since an echo never comes before its sound."""
+PAUSE = 1_600
+"""Samples, 100 ms: the agent's frames that are further apart do not follow each other."""
 KEPT_LOOK = 0.985
 """What each look leaves of those before: they fade within two seconds."""
 LEAST_PEAKS = ((4, 18.0), (16, 12.0), (math.inf, 6.5))
@@ -97,14 +101,16 @@ class AgentSound:
         self._begin = begin
         """The sample that `_pcm` begins with. All before it is forgotten."""
         self._pcm = bytearray()
+        self._last = begin - PAUSE - 1
 
     def add(self, pcm: bytes, now: int) -> None:
         """Append a frame that leaves at sample `now`. Frames that follow each other stay without a gap: their clock is
-        steadier than the network's.
+        steadier than the network's. The first frame after a pause is placed by `now` alone.
         """
         end = self._begin + len(self._pcm) // 2
-        if abs(now - end) >= LONGEST_DELAY // 2:
-            before = 2 * max(0, now - self._begin)
+        is_first, self._last = now - self._last > PAUSE, now
+        if is_first or abs(now - end) >= LONGEST_DELAY // 2:
+            before = 2 * max(0, now - EARLIER - self._begin)
             self._pcm[:] = self._pcm[:before].ljust(before, b"\0")
         self._pcm += pcm
 

@@ -18,6 +18,8 @@ from orchestrator.media.turn_credentials import turn_credentials
 
 BUFFER_BYTES = 262_144
 DISCARD_PORT = 9
+RELAY_S = 1.5
+"""How long a TURN server may take to give a relay. The answer to a caller's offer waits for it."""
 
 
 class NoPortError(OSError):
@@ -47,6 +49,11 @@ def let_relays_in(peer: RTCPeerConnection) -> bool:
     return bool(relays)
 
 
+def _give_back(connection: Any) -> None:
+    for relay in relays_of(connection):
+        relay.transport.close()
+
+
 def relays_of(connection: Any) -> list[Any]:
     """The sockets of an aioice connection that are relays of a TURN server."""
     return [one for one in connection._protocols if one.local_candidate.type == "relay"]
@@ -59,7 +66,7 @@ def choose_addresses(peer: RTCPeerConnection, settings: MediaSettings) -> None:
     skips loopback, and binds any port. Wrapping one method of this connection keeps the choice per connection; patching
     the module would change every connection of the process.
     """
-    if settings.ice_host_addresses or settings.udp_ports or settings.public_address:
+    if settings.ice_host_addresses or settings.udp_ports or settings.public_address or settings.relay:
         for connection in ice_connections(peer):
             connection.get_component_candidates = _gather_on(connection, settings)
 
@@ -67,13 +74,18 @@ def choose_addresses(peer: RTCPeerConnection, settings: MediaSettings) -> None:
 def _gather_on(connection: Any, settings: MediaSettings) -> Any:
     gather, allowed = connection.get_component_candidates, list(settings.ice_host_addresses)
 
-    async def gather_candidates(component: int, addresses: list[str], timeout: int = 5) -> Any:  # noqa: ASYNC109
+    async def gather_candidates(component: int, addresses: list[str], timeout: float = RELAY_S) -> Any:  # noqa: ASYNC109
         chosen = allowed or addresses
         found = []
         if settings.udp_ports is not None:
             found = [await _bound(connection, component, one, settings.udp_ports) for one in chosen]
             chosen = []  # a relay is left to gather
-        found += await gather(component=component, addresses=chosen, timeout=timeout)
+        gathering = asyncio.ensure_future(gather(component=component, addresses=chosen, timeout=timeout))
+        try:
+            found += await asyncio.shield(gathering)
+        except asyncio.CancelledError:  # aioice goes on, and would keep a relay that comes for as long as it may
+            gathering.add_done_callback(lambda _: _give_back(connection))
+            raise
         return [_named(one, settings.public_address) for one in found]
 
     return gather_candidates

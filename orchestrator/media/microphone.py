@@ -55,6 +55,7 @@ class Microphone:
         """Apply a setting. Closing discards the open utterance without a transcript or an event."""
         self._setting = setting
         if setting == "closed":
+            self._rest_no_more()
             self._activity.interrupt()
             self._utterances.cancel()
 
@@ -75,10 +76,12 @@ class Microphone:
         self._listen(hole + self._resampler.feed(frame))
 
     def rest(self) -> None:
-        """Handle a packet that says rest: the next one may be 400 ms away. Hears silence meanwhile, as long as somebody
-        speaks, so that the end of speech is noticed as early as with packets of silence.
+        """Handle a packet that says rest: the next one may be 400 ms away. While somebody speaks, or an utterance is
+        open, silence is heard meanwhile: the end of speech is noticed, and its last words are recognised, as early as
+        with packets of silence.
         """
-        if self._rest is None and self._activity.speaking and self._setting != "closed":
+        is_awaited = self._activity.speaking or self._utterances.is_open
+        if self._rest is None and is_awaited and self._setting != "closed":
             self._rest = asyncio.get_running_loop().call_later(_REST_S, self._hear_silence)
 
     def finish_utterance(self) -> None:
@@ -90,6 +93,7 @@ class Microphone:
 
     def go_quiet(self) -> None:
         """Handle the end of audio for now: ends the running speech."""
+        self._rest_no_more()
         self._report([self._activity.interrupt()])
 
     async def close(self) -> None:

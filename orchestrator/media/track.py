@@ -109,7 +109,7 @@ class AgentTrack(MediaStreamTrack):
             packet = self._playback.take_packet(self._next_rtp_timestamp)
         except Exception:
             logger.exception("a packet of playback %s was replaced by silence", self._playback.playback_id)
-            return None
+            return silence()
         if packet is None and self._playback.is_drained:
             self._playback = None
         return packet

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import pytest
 
-from orchestrator.media.echo import LoudnessGuard, open_echo_guard
+from orchestrator.media.echo import EchoGuard, LoudnessGuard, open_echo_guard
 from orchestrator.media.echo_canceller import EchoCanceller
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.speech_model import OnnxSilero, open_speech_model
@@ -157,6 +157,64 @@ def test_an_echo_that_ends_in_mid_call_leaves_nothing_of_itself(ends_ms: int, le
     until = 32 * ends_ms
     found = onsets_ms(echo[:until] + bytes(len(echo) - until))
     assert [at for at in found if at > UNKNOWN_MS] == []
+
+
+def onsets_of_answers(guard: EchoGuard, level: float, delay_ms: int, phase: int = 0, padding_ms: int = 0) -> list[int]:
+    """When speech begins in a microphone that hears five answers of the agent and nothing else, and rests between them
+    as browsers do: a packet in 400 ms, `phase` packets before the first. `padding_ms`: silence at both ends of answers.
+    """
+    answer = bytes(32 * padding_ms) + agent()[: 32 * 2_500] + bytes(32 * padding_ms)
+    said: list[bytes | None] = []
+    for gap_ms in (1_000, 3_000, 3_100, 3_200, 3_300):
+        said += [None] * (gap_ms // 20)
+        said += [answer[at : at + FRAME] for at in range(0, len(answer), FRAME)]
+    echo = delayed(scaled(b"".join(frame or bytes(FRAME) for frame in said), level), delay_ms)
+    activity = VoiceActivity(DEFAULTS, open_speech_model())
+    found: list[Onset | Offset] = []
+    hole, silent_frames, rested = b"", 0, phase
+    for number, frame in enumerate(said):
+        now_s = 10 + number * 0.02
+        if frame is not None:
+            guard.played(resample(frame, 16_000, 48_000), now_s)
+        heard = echo[number * FRAME : (number + 1) * FRAME]
+        silent_frames = 0 if loudness_rms(heard) > 20 else silent_frames + 1
+        rested = rested + 1 if silent_frames > 10 and not activity.speaking else phase
+        if rested == phase or rested % 20 == 0:
+            found += activity.feed(*guard.heard(hole + heard, now_s + 0.001))
+            hole = b""
+        else:
+            hole += heard
+    return [one.at_ms for one in found if isinstance(one, Onset)]
+
+
+@pytest.mark.parametrize("phase", [0, 5, 10, 15])
+@pytest.mark.parametrize("delay_ms", [60, 200])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_microphone_that_rests_knows_where_the_next_answer_is(level: int, delay_ms: int, phase: int) -> None:
+    """Its time moves 400 ms at once; an answer may begin at any of them. Only in the first may an echo be unknown."""
+    found = onsets_of_answers(EchoCanceller(DEFAULTS, LoudnessGuard(DEFAULTS)), LEVELS[level], delay_ms, phase)
+    assert [at for at in found if at > 3_500] == []
+
+
+@pytest.mark.parametrize("padding_ms", [0, 300, 600])
+def test_the_agents_pauses_prove_nothing(padding_ms: int) -> None:
+    """Silence beside an agent that says nothing either does not show that nothing comes back."""
+    assert onsets_of_answers(LoudnessGuard(DEFAULTS), 0.2, 120, padding_ms=padding_ms) == []
+
+
+def test_sounds_that_come_again_and_again_are_echo_after_all() -> None:
+    """A canceller lets 300 ms through now and then. The silence between has to last twice as long each time."""
+    guard, activity = LoudnessGuard(DEFAULTS), VoiceActivity(DEFAULTS, open_speech_model())
+    said = (agent() + agent() + agent())[: 32 * 30_000]
+    found: list[Onset | Offset] = []
+    for at in range(0, len(said), FRAME):
+        now_s = 10 + at / 32_000
+        guard.played(resample(said[at : at + FRAME], 16_000, 48_000), now_s)
+        leaks = at // 32 % 3_000 >= 2_700
+        found += activity.feed(
+            *guard.heard(scaled(said[at : at + FRAME], 0.2) if leaks else bytes(FRAME), now_s + 0.001)
+        )
+    assert len([one for one in found if isinstance(one, Onset)]) <= 3
 
 
 def test_a_microphone_that_was_gone_has_its_echo_taken_out() -> None:

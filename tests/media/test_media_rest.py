@@ -56,6 +56,20 @@ async def test_a_rest_moves_no_later_speech(sentence: bytes) -> None:
     assert abs(bench.microphone._activity.position_ms - before - 420) <= 20
 
 
+async def test_an_open_utterance_is_heard_to_its_end(sentence: bytes) -> None:
+    """Its recogniser gets the silence after the last word, as with packets of it, until it is asked for the final."""
+    bench = await Bench.set_up()
+    bench.hear(sentence + bytes(32 * 400))
+    assert bench.types() == ["SPEECH_STARTED", "SPEECH_STOPPED"]
+    before = len(bench.recognizer.utterances[-1])
+    bench.microphone.rest()
+    await asyncio.sleep(0.3)
+    assert len(bench.recognizer.utterances[-1]) - before >= 32 * 200
+    bench.microphone.finish_utterance()
+    await asyncio.sleep(0.05)
+    assert bench.microphone._rest is None
+
+
 async def test_a_rest_without_speech_sets_no_timer() -> None:
     bench = await Bench.set_up()
     bench.hear(bytes(6400))
