@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import av
 from aiortc import RTCRtpSender, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
@@ -20,14 +19,13 @@ from orchestrator.media.aiortc_private import (
     start_no_more,
     stop_receiver,
 )
-from orchestrator.media.budget import Budget
 from orchestrator.media.datagrams import DatagramFilter, filter_datagrams, last_datagram_s, unheard_ms
 from orchestrator.media.echo import open_echo_guard
 from orchestrator.media.ice import choose_addresses, let_relays_in, peer_connection
 from orchestrator.media.jitter_buffer import ImmediateBuffer
+from orchestrator.media.listener import Listener
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.offer import Offer, read_offer
-from orchestrator.media.opus import VoiceDecoder, packet_ms, says_rest
 from orchestrator.media.playback import ClientMessage, Playback
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.sources import bound_sources
@@ -42,15 +40,9 @@ from orchestrator.teardown import end_within
 
 logger = logging.getLogger(__name__)
 
-_FAILURES_IN_A_ROW = 50
-"""Failed frames in a row (one second of audio) after which the microphone counts as broken."""
 _LONGEST_REASON = 500
 _OPEN_S = 10.0
 """How long speech-to-text may take to open."""
-_AHEAD_S = 1.0
-"""How much audio a caller may send ahead of the wall clock, for example after a network stall; more is dropped."""
-_LEAST_MS = 5
-"""Least audio charged to that budget per packet: a shorter packet costs the same work."""
 DROPPED = "dropped_media"
 """The counter of datagrams, packets and reports that were not handled."""
 
@@ -88,11 +80,7 @@ class MediaHandler:
         self._teardown: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self._packets = Budget(1.0, _AHEAD_S)
-        self._heard = Budget(1.0, _AHEAD_S)
-        self._decoder = VoiceDecoder()
-        self._failures = 0
-        """Frames in a row that could not be heard."""
+        self._listener = Listener(handler_id, self._dropped, self._detach)
         self._filters: list[DatagramFilter] = []
         self._peer = peer_connection(settings, session_id)
         self._transceiver: RTCRtpTransceiver = self._peer.addTransceiver("audio", direction="sendrecv")
@@ -247,11 +235,13 @@ class MediaHandler:
                 utterances = await Utterances.open(self._settings, stt, self._say, speaker)
         except TimeoutError as error:
             raise ServiceError(f"speech-to-text did not open within {_OPEN_S:g} s") from error
-        self._microphone = Microphone(self._settings, activity, self._echo, utterances, self._say, self._may_hear)
+        may_hear = self._listener.may_hear
+        self._microphone = Microphone(self._settings, activity, self._echo, utterances, self._say, may_hear)
+        self._listener.microphone = self._microphone
 
     async def _negotiate(self, offer: Offer) -> str:
         peer = self._peer
-        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer(self._hear))
+        replace_jitter_buffer(self._transceiver.receiver, ImmediateBuffer(self._listener.hear))
         bound_sources(self._transceiver, self._dropped)
         outlive_goodbyes(self._transceiver.receiver, self._source_ended)
         self._filters = filter_datagrams(peer, self._dropped)
@@ -271,43 +261,6 @@ class MediaHandler:
         wait_s = self._settings.connect_timeout_ms / 1000
         self._patience = asyncio.get_running_loop().call_later(wait_s, self._give_up)
         return offer.answer(peer.localDescription.sdp)
-
-    def _admits(self, packet: bytes) -> bool:
-        """Whether a packet of the caller's audio is decoded."""
-        ms = packet_ms(packet)
-        if ms and self._packets.take(max(ms, _LEAST_MS) / 1000):
-            return True
-        self._dropped["faster than it plays" if ms else "malformed"] += 1
-        return False
-
-    def _hear(self, packet: bytes, position: int) -> None:
-        """Handle a packet of the caller's audio, which begins at `position`, in samples. Never raises: it would end
-        the reading of the connection.
-        """
-        if self._gone or self._microphone is None or not self._admits(packet):
-            return
-        if says_rest(packet):
-            self._microphone.rest()
-            return
-        try:
-            for frame in self._decoder.decode(packet, position):
-                self._microphone.hear(frame)
-            self._failures = 0
-        except av.FFmpegError:
-            self._dropped["malformed"] += 1
-        except Exception:
-            self._failures += 1
-            if self._failures == 1:
-                logger.exception("handler %s lost a frame of the microphone", self.handler_id)
-            if self._failures == _FAILURES_IN_A_ROW:
-                self._detach("the microphone's audio cannot be processed")
-
-    def _may_hear(self, seconds: float) -> bool:
-        """Whether `seconds` more of decoded audio are handled. Filled gaps between timestamps count."""
-        if self._heard.take(seconds):
-            return True
-        self._dropped["faster than it plays"] += 1
-        return False
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track is self._transceiver.receiver.track:
@@ -351,6 +304,7 @@ class MediaHandler:
     def _leave(self) -> asyncio.Task[None]:
         """Stop reporting, listening and playing at once. The returned task releases the remaining resources."""
         self._gone = True
+        self._listener.microphone = None
         if self._teardown is None:
             if self._patience is not None:
                 self._patience.cancel()
