@@ -159,6 +159,13 @@ def test_an_answer_has_taken_as_long_as_its_first_text() -> None:
     assert (call.state.found.texts, call.state.found.answer_elapsed_us) == (("We are open.", " Come in."), 500)
 
 
+def test_an_answer_that_is_late_is_asked_for_no_longer() -> None:
+    """Its texts are spoken when the intent has come."""
+    call = Conversation.in_phase("THINKING").texts("We are open. ").fires("answer_deadline")
+    assert not call.state.outstanding("AnswerQuestion")
+    check(call)
+
+
 def test_a_text_may_be_one_character() -> None:
     call = Conversation.in_phase("THINKING").texts("5")
     assert call.state.texts == ("5",)

@@ -170,6 +170,14 @@ def test_words_about_a_tool_are_not_said_without_one() -> None:
     check(call)
 
 
+def test_words_about_a_tool_are_not_said_after_the_answer() -> None:
+    """The agent may answer while a tool still runs."""
+    call = thinking(tools=SAYS).calls("book").resolves().answers("Done.")
+    assert call.state.phase == "SPEAKING"
+    assert call.state.timer("tool_filler") is None
+    check(call)
+
+
 def test_words_about_a_tool_end_with_its_turn() -> None:
     call = thinking(tools=SAYS, thinking={"more_words": "supersede"}).calls("book").says("never mind")
     assert call.state.turn == 2
