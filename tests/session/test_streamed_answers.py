@@ -375,6 +375,14 @@ def test_a_new_owner_goes_on_in_the_text_that_was_heard() -> None:
     check(call)
 
 
+def test_the_end_of_an_answer_in_text_is_awaited_while_somebody_reads_it() -> None:
+    call = Conversation.in_phase("THINKING").resolves().texts("Hi. ").input(PlaybackStarted).written()
+    assert call.state.timer("playback_deadline") is not None
+    call.input(ClientDisconnected, client_id=call.state.client_id)
+    assert call.state.timer("playback_deadline") is None
+    check(call)
+
+
 def test_an_answer_that_is_shown_is_heard_as_far_as_it_came() -> None:
     """In a conversation in text; its audio is not awaited."""
     call = Conversation.in_phase("THINKING").resolves().texts("Hi. ", "Bye. ").input(PlaybackStarted)
