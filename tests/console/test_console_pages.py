@@ -94,8 +94,9 @@ async def test_an_interrupted_answer_shows_which_words_were_heard(page: Chromium
     await page.wait_for("location.search === '?q=barge_in.jsonl&sort=slowest&interrupted=1'")
     await tab_to(page, "td.whole a[href='/sessions/barge_in.jsonl']")
     await page.press("Enter", "\r")
-    await page.wait_for("document.querySelector('.said.agent') !== null")
     heard, unheard = "document.querySelector('.heard').innerText", "document.querySelector('.unheard').innerText"
+    # A transcript has no text until a frame has found it in sight (content-visibility).
+    await page.wait_for(f"document.querySelector('.said.agent') !== null && {heard} !== ''")
     assert await page.evaluate(heard) == "We are open every"
     assert (
         await page.evaluate(unheard) == "day from nine in the morning to six in the evening, except on public holidays."
