@@ -123,9 +123,9 @@ def relay(value: Any) -> str:
     """A TURN server for this machine's own side, such as turns:turn.example.org; empty: none."""
     if not value:
         return ""
-    if len(found := ice_servers(value)) != 1 or not found[0].startswith("turn"):
-        raise _wrong(value, "it must be one TURN server, such as turn:HOST?transport=tcp or turns:HOST")
-    return found[0]
+    if not isinstance(value, str) or not _RELAY.fullmatch(value):
+        raise _wrong(value, "it must be one TURN server, such as turn:HOST:3478?transport=tcp or turns:HOST")
+    return value
 
 
 def ip_address_or_none(value: Any) -> str:

@@ -118,3 +118,19 @@ async def test_each_client_gets_ice_servers_with_credentials_of_its_own(
     for wrong in ("http://turn.example", "turn:", "turn:a?transport=x"):
         with pytest.raises(SettingsError, match="each must be stun:HOST or turn:HOST"):
             Settings(ice_servers=wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["stun:turn.example", "turn:[::1]:3478", "turn:h:abc", "turn:a:b:c", "turns:h?transport=udp", "turn:a turn:b"],
+)
+def test_a_relay_that_no_call_could_use_is_refused_at_the_start(wrong: str) -> None:
+    with pytest.raises(SettingsError, match=r"ORCH_RELAY.* it must be one TURN server"):
+        Settings(relay=wrong, turn_secret="shared with coturn")
+
+
+@pytest.mark.parametrize("right", ["turn:turn.example", "turn:10.0.0.1:3478?transport=tcp", "turns:turn.example:5349"])
+def test_a_relay_needs_the_secret_of_its_server(right: str) -> None:
+    assert Settings(relay=right, turn_secret="shared with coturn").relay == right
+    with pytest.raises(SettingsError, match="ORCH_TURN_SECRET is missing"):
+        Settings(relay=right)
