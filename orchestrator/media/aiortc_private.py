@@ -4,9 +4,7 @@ The versions are pinned in pyproject.toml. Where an attribute is gone, these rai
 reading another in its stead would fail silently, as delay, as clients that never confirm, as calls without a bound.
 """
 
-import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -21,34 +19,6 @@ _HANDLE_RTCP = "_handle_rtcp_packet"
 _STOP_DECODER = "_RTCRtpReceiver__stop_decoder"
 _RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
 _BY_SOURCE = tuple(f"_RTCRtpReceiver__{name}" for name in ("active_ssrc", "remote_streams", "lsr", "lsr_time"))
-
-_DECODER_LOG = "aiortc.rtcrtpreceiver"
-_QUIET_S = 60.0
-
-
-class _OncePerMinute(logging.Filter):
-    """Lets one warning of a kind through per minute, with the number of those that it kept back before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kinds: dict[str, tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return True
-        last_s, kept_back = self._kinds.get(record.msg, (-_QUIET_S, 0))
-        now_s = time.monotonic()
-        if now_s - last_s < _QUIET_S:
-            self._kinds[record.msg] = (last_s, kept_back + 1)
-            return False
-        self._kinds[record.msg] = (now_s, 0)
-        if kept_back:
-            record.msg = f"{record.msg} (and {kept_back} more like it)"
-        return True
-
-
-logging.getLogger(_DECODER_LOG).addFilter(_OncePerMinute())
-"""aiortc writes a line for every packet that cannot be decoded, and any caller can send as many as it likes."""
 
 
 class AiortcChangedError(RuntimeError):
@@ -70,8 +40,8 @@ def _existing(owner: object, name: str) -> Any:
 
 _existing(rtcrtpreceiver, "threading")
 setattr(rtcrtpreceiver, "threading", SimpleNamespace(Thread=_EndsWithTheProcess, Event=threading.Event))  # noqa: B010
-"""aiortc decodes each call in a thread that ends with the call's receiver: one call that does not end would keep the
-process for ever.
+"""aiortc starts a decoder's thread for each call, which ends with the call's receiver: one call that does not end would
+keep the process for ever. It gets nothing to decode (jitter_buffer.py).
 """
 
 

@@ -64,6 +64,7 @@ class LoudnessGuard:
         """See EchoGuard."""
         self._forget(now_s)
         if not self._played:
+            self._spoken_ms = 0.0
             return pcm, 0
         floor = self._settings.echo_floor_rms
         if self._is_free(pcm):

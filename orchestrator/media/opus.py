@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import av
 
@@ -54,6 +54,15 @@ def audio_frame(pcm: bytes, rate_hz: int) -> av.AudioFrame:
     return frame
 
 
+def _codec(mode: Literal["r", "w"]) -> av.AudioCodecContext:
+    codec = av.CodecContext.create("libopus", mode)
+    assert isinstance(codec, av.AudioCodecContext)
+    codec.sample_rate = RATE_HZ
+    codec.layout = "mono"
+    codec.format = "s16"
+    return codec
+
+
 class VoiceEncoder:
     """One Opus stream, mono, 48 kHz. Each playback has its own, so that no answer begins with the end of another.
 
@@ -62,11 +71,7 @@ class VoiceEncoder:
     """
 
     def __init__(self) -> None:
-        codec = av.CodecContext.create("libopus", "w")
-        assert isinstance(codec, av.AudioCodecContext)
-        codec.sample_rate = RATE_HZ
-        codec.layout = "mono"
-        codec.format = "s16"
+        codec = _codec("w")
         codec.bit_rate = _BIT_RATE_BPS
         codec.time_base = TIME_BASE
         codec.options = {"application": "voip", "compression_level": str(_COMPLEXITY)}
@@ -90,12 +95,7 @@ class VoiceDecoder:
     """
 
     def __init__(self) -> None:
-        codec = av.CodecContext.create("libopus", "r")
-        assert isinstance(codec, av.AudioCodecContext)
-        codec.sample_rate = RATE_HZ
-        codec.layout = "mono"
-        codec.format = "s16"
-        self._codec = codec
+        self._codec = _codec("r")
 
     def decode(self, packet: bytes, position: int) -> list[av.AudioFrame]:
         """The sound of a packet, 48 kHz mono; the frame's `pts` is `position`. Raises av.FFmpegError."""

@@ -9,7 +9,7 @@ const ANSWER_MS = 10000;
 const CONNECT_MS = 20000; // longer than the browser's own ICE checks, which usually say first that they failed
 const MOST_FAILURES = 3;
 const WATCH_MS = 250;
-const SILENT_MS = 1500; // without any packet; a silent server sends one in 400 ms; the browser itself notices after about six seconds
+const SILENT_MS = 1500; // without a packet: a silent server sends one in 400 ms; the browser notices after about 6 s
 
 /**
  * States: `none`, `asking` (for the microphone), `connecting`, `on`, `broken` (sound is interrupted).
