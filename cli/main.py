@@ -94,6 +94,7 @@ def serve(
     model: Annotated[
         str, typer.Option(help="A language model answers: address like OpenAI's; else ORCH_MODEL_URL.", metavar="URL")
     ] = "",
+    processes: Annotated[int, typer.Option(min=1, help="So many processes take the calls, each on a core.")] = 1,
     reload: Annotated[bool, typer.Option("--reload", help="Start again when a file of the agent changes.")] = False,
 ) -> None:
     """Run the service: conversations, console page, everything.
@@ -101,7 +102,7 @@ def serve(
     MODULE:NAME is an answer function or object (docs/services.md), a function without parameters that makes one, or an
     `Orchestrator`. Without it, the services of the settings answer, or the agent that comes with orch.
     """
-    _run("serve", agent, host, port, model, is_reloaded=reload)
+    _run("serve", agent, host, port, model, processes=processes, is_reloaded=reload)
 
 
 @app.command()

@@ -27,7 +27,20 @@ from orchestrator.settings import Settings, SettingsError, environment
 logger = logging.getLogger(__name__)
 
 
-def run(agent: str, host: str, port: int, model: str = "", *, is_reloaded: bool = False) -> int:
+CANNOT_START = (
+    UsageError,
+    SettingsError,
+    NoRedisServerError,
+    UnusableRedisError,
+    ServiceError,
+    RedisError,
+    RedisClusterException,
+    OSError,
+)
+"""What a start raises for mistakes of the user and for things that are missing."""
+
+
+def run(agent: str, host: str, port: int, model: str = "", *, processes: int = 1, is_reloaded: bool = False) -> int:
     """Run the service until Ctrl-C. An empty host, a negative port and an empty model are those of the settings, or of
     the agent's.
     """
@@ -35,32 +48,36 @@ def run(agent: str, host: str, port: int, model: str = "", *, is_reloaded: bool 
         raise UsageError(f"--model answers in place of the demo agent, and {agent} answers itself: give one of both")
     given: dict[str, Any] = {**({"host": host} if host else {}), **({"port": port} if port >= 0 else {})}
     given |= {"model_url": model} if model else {}
+    if is_reloaded and processes > 1:
+        raise UsageError("--reload is for one process: leave out --processes")
     if is_reloaded:
         return _reloaded(agent, given)
     log = LogWriter()
-    logging.basicConfig(level=logging.INFO, handlers=[log], format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    log.addFilter(SAFE_LOG)
-    for talkative in ("aiohttp.access", "aioice.ice"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # of a collector that is down we say so once
+    start_logging(log)
     try:
         os.environ.update({name: value for name, value in environment().items() if name not in os.environ})
-        run_loop(_serve(agent, given, log.say))
-    except (
-        UsageError,
-        SettingsError,
-        NoRedisServerError,
-        UnusableRedisError,
-        ServiceError,
-        RedisError,
-        RedisClusterException,
-        OSError,
-    ) as error:
+        if processes > 1:
+            from cli.processes import serve_in_processes
+
+            run_loop(serve_in_processes(processes, agent, given, log.say))
+        else:
+            run_loop(_serve(agent, given, log.say))
+    except CANNOT_START as error:
         log.say(f"✗ orch serve cannot start: {words(error)}")
         return UNUSABLE
     finally:
         log.close()
     return OK
+
+
+def start_logging(log: LogWriter, of: str = "") -> None:
+    """Send all log records there; `of` names the process in each line."""
+    form = f"%(asctime)s{of} %(levelname)-7s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, handlers=[log], format=form)
+    log.addFilter(SAFE_LOG)
+    for talkative in ("aiohttp.access", "aioice.ice"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # of a collector that is down we say so once
 
 
 def _reloaded(agent: str, given: dict[str, Any]) -> int:
@@ -72,8 +89,17 @@ def _reloaded(agent: str, given: dict[str, Any]) -> int:
     return serve_and_reload([*options, "--", agent])
 
 
+async def make_service(agent: str, given: dict[str, Any]) -> Orchestrator:
+    """The service, with what the command line says; it prints the golden log. Raises UsageError, SettingsError."""
+    service = await _service(agent, given)
+    print_line = None if is_missing(sys.stdout) else write_of(sys.stdout)
+    if print_line is None:
+        logger.warning("standard output is closed: the golden log is not printed")
+    service.print_line = service.print_line or print_line
+    return service
+
+
 async def _service(agent: str, given: dict[str, Any]) -> Orchestrator:
-    """The service, with what the command line says. Raises UsageError, SettingsError."""
     if not agent:
         return Orchestrator(replace(Settings.from_environment(), **given))
     thing = load(agent)
@@ -88,11 +114,7 @@ async def _serve(agent: str, given: dict[str, Any], say: Callable[[str], None]) 
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
-    print_line = None if is_missing(sys.stdout) else write_of(sys.stdout)
-    if print_line is None:
-        logger.warning("standard output is closed: the golden log is not printed")
-    service = await _service(agent, given)
-    service.print_line = service.print_line or print_line
+    service = await make_service(agent, given)
     settings = service.settings
     console = ConsoleProcess(settings.port + 1 if settings.port else 0)
     service.console = console.url if settings.is_private else None

@@ -37,7 +37,9 @@ def share_within(name: str, limit: float, over: str = RANGE, where: str = "") ->
 
 
 def gauge(name: str, by: str = "") -> str:
-    return f"sum{_by(by)} ({METRICS[name].prometheus})"
+    """The gauge over all nodes, or over the processes of each: numbers are added, of times the longest counts."""
+    over = "max" if METRICS[name].unit == "s" else "sum"
+    return f"{over}{_by(by)} ({METRICS[name].prometheus})"
 
 
 def _series(name: str) -> str:

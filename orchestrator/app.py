@@ -4,8 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from errno import EADDRINUSE
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from socket import (
     AF_INET6,
     AI_PASSIVE,
@@ -14,7 +13,6 @@ from socket import (
     SO_REUSEADDR,
     SOCK_STREAM,
     SOL_SOCKET,
-    gaierror,
     socket,
 )
 from types import TracebackType
@@ -28,7 +26,7 @@ from events.envelope import Event
 from events.inputs import ProviderSwitched
 from orchestrator.gateway.access.guard import Authenticate
 from orchestrator.gateway.access.setup import Check, check_of
-from orchestrator.gateway.door import Connections, listening
+from orchestrator.gateway.door import Connections, Door, OwnDoor, SharedDoor, cannot_listen, listening
 from orchestrator.gateway.ice_servers import IceServers
 from orchestrator.gateway.server import Gateway
 from orchestrator.gateway.tls import tls
@@ -48,6 +46,8 @@ from orchestrator.services.fallback import Health, Switch
 from orchestrator.services.ports import AnswerPort
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
+from orchestrator.siblings.siblings import Siblings, Work, with_port_of
+from orchestrator.web_names import url_of
 from projections.golden_log import GoldenLog
 from projections.quiet import Quiet
 from projections.registry import METRICS
@@ -95,11 +95,15 @@ class Orchestrator:
         self._authenticate = authenticate
         self.print_line = print_line
         self.console = console
+        self.siblings: Siblings | None = None
+        """Set before the start in a process that is one of several (`orch serve --processes N`)."""
         self._lines: LineWriter | None = None
         self._golden = GoldenLog()
         self._masked = None if self.settings.is_private else GoldenLog(mask=True)
         self._stack = AsyncExitStack()
         self._history: HistoryKeeper | None = None
+        self._common: list[SharedDoor] = []
+        """Where all processes of the service listen: the door of callers, and that of operators if there is one."""
         self._quiet = Quiet()
 
     @property
@@ -143,7 +147,8 @@ class Orchestrator:
             with_content=settings.trace_content,
             quiet=self._quiet,
         )
-        self._pages = SharedPages(telemetry.page)
+        self._own_pages = SharedPages(telemetry.page)
+        self._pages = SharedPages(self.siblings.page) if self.siblings else self._own_pages
         stack.push_async_callback(telemetry.close)
         telemetry.start()
         stack.push_async_callback(self.node.stop)
@@ -156,15 +161,16 @@ class Orchestrator:
             language=settings.language,
         )
         await _warm_up(media)
-        await self._listen(self._gateway(services, media, check))
-        self.node.address = settings.address or (
-            "" if settings.is_everywhere else self.url
-        )  # the port is known only after listening
+        gateway = self._gateway(services, media, check)
+        await self._listen(gateway)
+        named = settings.address or ("" if settings.is_everywhere else self.url)
+        self.node.address = with_port_of(self.url, named) if self.siblings else named  # known only after listening
         await self.node.start()
-        await self._keep_history()
-        stack.push_async_callback(
-            self.node.drain
-        )  # runs first on shutdown, while clients can still be sent to other nodes
+        if self.siblings:
+            await stack.enter_async_context(self._beside(self.siblings, gateway))
+        else:
+            await self._keep_history()
+        stack.push_async_callback(self._drain)  # first on shutdown, while clients can still be sent to other nodes
         gc.collect()
         gc.freeze()  # exclude objects of the startup from collections: scanning them delays calls by some milliseconds
 
@@ -174,7 +180,7 @@ class Orchestrator:
             self.node,
             services,
             media=media,
-            allowed_origins=settings.allowed_origins,
+            allowed_origins=(*settings.allowed_origins, *(self.siblings.facts.origins if self.siblings else ())),
             allowed_hosts=settings.allowed_hosts,
             is_private=settings.is_private,
             max_sessions=settings.max_sessions,
@@ -194,24 +200,53 @@ class Orchestrator:
             node.keys,
             settings.sql_url,
             settings.data_dir,
-            lambda: {number: shard.lease.token for number, shard in node.shards.items()},
+            self._owned,
             node.counters,
         )
         self._stack.push_async_callback(self._history.stop)
         await self._history.start()
 
+    def _beside(self, siblings: Siblings, gateway: Gateway) -> AbstractAsyncContextManager[None]:
+        """Take calls at the doors of all processes, and tell the one that started this one what it keeps for all."""
+        node, doors = self.node, self._common
+
+        def look() -> None:
+            for door in doors:
+                door.look()
+
+        work = Work(
+            connections=lambda: gateway.connections.count + sum(len(door.entering) for door in doors),
+            has_room=lambda: gateway.has_room and not any(door.is_out_of_files for door in doors),
+            is_ready=lambda: node.ready,
+            owned=self._owned,
+            count=node.counters.update,
+            page=self._own_pages.page,
+        )
+        return siblings.working(work, look)
+
+    async def _drain(self) -> None:
+        await self.node.drain(self.siblings.leaving if self.siblings else ())
+
+    def _owned(self) -> dict[int, str]:
+        return {number: shard.lease.token for number, shard in self.node.shards.items()}
+
     async def _listen(self, gateway: Gateway) -> None:
         settings = self.settings
+        if siblings := self.siblings:
+            given = filter(None, (siblings.door, siblings.operators))
+            self._common = [SharedDoor(listener, siblings.may_accept) for listener in given]
         context = None
         if settings.tls_cert is not None and settings.tls_key is not None:
             context = await self._stack.enter_async_context(tls(settings.tls_cert, settings.tls_key))
-        serving = listening(gateway.app(), gateway.connections, settings.host, settings.port, context)
-        self.url = _url("https" if context else "http", await self._stack.enter_async_context(serving))
+        doors: list[Door] = [OwnDoor(settings.host, settings.port), *self._common[:1]]
+        serving = listening(gateway.app(), gateway.connections, doors, context)
+        self.url = url_of("https" if context else "http", *await self._stack.enter_async_context(serving))
         if settings.operators:
             at = urlsplit(f"//{settings.operators}")
             few = Connections(0, self.node.counters)
-            serving = listening(gateway.operators_app(), few, at.hostname or "", at.port or 0)
-            self.operators_url = _url("http", await self._stack.enter_async_context(serving))
+            doors = [*self._common[1:]] or [OwnDoor(at.hostname or "", at.port or 0)]
+            serving = listening(gateway.operators_app(), few, doors)
+            self.operators_url = url_of("http", *await self._stack.enter_async_context(serving))
 
     def _committed(self, live: LiveSession, event: Event) -> None:
         """Pass a committed event to traces, metrics, the session's client and the golden log."""
@@ -226,7 +261,7 @@ class Orchestrator:
 
     def _present(self) -> dict[str, float]:
         """The current values of the gauges and of the runtime's counters."""
-        node = self.node
+        node, history = self.node, self.siblings or self._history
         node.counters["lost_lines"] = lost_lines()
         node.counters["provider_switches"] = self._health.switches
         counted = {metric.name: node.counters[metric.counted] for metric in METRICS.values() if metric.counted}
@@ -236,7 +271,7 @@ class Orchestrator:
             "orch.inbox.queued": node.queued,
             "orch.redis.silence": node.redis_silence_s,
             "orch.service.broken": self._health.broken,
-            "orch.history.lag": self._history.lag_s if self._history else 0,
+            "orch.history.lag": history.lag_s if history else 0,
             **counted,
         }
 
@@ -265,7 +300,6 @@ class Orchestrator:
 
 async def _refuse_a_port_in_use(host: str, port: int) -> None:
     """Check that the port is free before anything starts, so that the error comes at once. Raises OSError."""
-    where = f"port {port} of {host or 'this machine'}"
     loop = asyncio.get_running_loop()
     try:
         for family, _, _, _, address in await loop.getaddrinfo(host or None, port, type=SOCK_STREAM, flags=AI_PASSIVE):
@@ -274,20 +308,8 @@ async def _refuse_a_port_in_use(host: str, port: int) -> None:
                 if family == AF_INET6:
                     probe.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
                 probe.bind(address)
-    except gaierror as error:
-        raise OSError(error.errno, f"the host {host!r} is no address of this machine: {error.strerror}") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno == EADDRINUSE:
-            reason = (
-                "it is in use; is another orch running? Choose another one with --port, or --port 0 for any free one"
-            )
-        raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
-
-
-def _url(scheme: str, at: tuple[str, int]) -> str:
-    host, port = at
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        raise cannot_listen(host, port, error) from error
 
 
 class SharedPages:

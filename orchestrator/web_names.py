@@ -35,3 +35,7 @@ def host_name(text: str) -> str:
     if not url.hostname or url.netloc != text or "@" in text or (url.port is None and text.endswith(":")):
         raise ValueError(f"{text!r} is no host name")
     return url.hostname.removesuffix(".")
+
+
+def url_of(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -63,6 +63,10 @@ class Lines:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
 
+    @property
+    def are_taken(self) -> bool:
+        return self._held() >= self._count
+
     def has_room(self) -> bool:
         """Whether a new caller gets a line. If all are taken, ends one silent caller to free a line."""
         if self._held() < self._count:

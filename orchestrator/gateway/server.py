@@ -98,6 +98,11 @@ class Gateway:
         self._console = console
         self._clients: set[WebSocketClient] = set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a line is free."""
+        return not self._lines.are_taken
+
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guarded], client_max_size=LONGEST_FORM)
         app.add_routes(

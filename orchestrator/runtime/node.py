@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from secrets import token_bytes
 from typing import cast
 
@@ -114,10 +114,10 @@ class Node:
         await self._ownership.start()
         self._room.start()
 
-    async def drain(self) -> None:
-        """Take no more calls; hand live calls over to other nodes. Without other nodes, the next start resumes them."""
+    async def drain(self, also_leaving: Collection[str] = ()) -> None:
+        """Take no more calls; hand live calls over to other nodes, except those at the addresses `also_leaving`."""
         self._stopping = True
-        await self._ownership.drain(STOPPING)
+        await self._ownership.drain(STOPPING, also_leaving)
 
     async def stop(self) -> None:
         """Release everything. No conversation is lost: another node or the next start takes over."""
@@ -170,7 +170,7 @@ class Node:
 
     @property
     def queued(self) -> int:
-        """How many events of this process wait to be appended to Redis."""
+        """Number of events of this process that wait to be appended to Redis."""
         return self._inbox.queued
 
     @property

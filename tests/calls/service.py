@@ -32,9 +32,9 @@ class Service:
     `lines` is its golden log.
     """
 
-    def __init__(self, folder: Path, *, agent: str = "", port: int = 0, **settings: str) -> None:
-        self._agent = [agent] if agent else []
-        self._port = port
+    def __init__(self, folder: Path, *, agent: str = "", port: int = 0, processes: int = 1, **settings: str) -> None:
+        self.command = ["cli", "serve", "--port", str(port), "--processes", str(processes), *([agent] if agent else [])]
+        """The module that runs, and its arguments."""
         self.environment = os.environ | {
             "ORCH_DATA_DIR": str(folder),
             "ORCH_AUTH": "keys",
@@ -52,7 +52,7 @@ class Service:
 
     async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cli", "serve", *self._agent, "--port", str(self._port)),
+            *(sys.executable, "-m", *self.command),
             cwd=ROOT,
             env=self.environment,
             stdout=asyncio.subprocess.PIPE,

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from orchestrator.gateway import door
-from orchestrator.gateway.door import listening
+from orchestrator.gateway.door import OwnDoor, listening
 from orchestrator.gateway.server import Gateway
 from orchestrator.media.settings import MediaSettings
 from tests.gateway.raw_socket import RawSocket
@@ -31,7 +31,9 @@ async def served(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     running = await make_node()
     gateway = Gateway(running.node, running.stubs.services(), media=MediaSettings(), max_sessions=LINES)
     async with AsyncExitStack() as stack:
-        host, port = await stack.enter_async_context(listening(gateway.app(), gateway.connections, "127.0.0.1", 0))
+        host, port = await stack.enter_async_context(
+            listening(gateway.app(), gateway.connections, [OwnDoor("127.0.0.1", 0)])
+        )
         yield running, f"http://{host}:{port}"
 
 

@@ -16,7 +16,7 @@ from orchestrator.gateway.access import keys
 from orchestrator.gateway.access.keys import LONGEST, AddressKeys
 from orchestrator.gateway.access.refusal import AccessRefused
 from orchestrator.gateway.access.tokens import Tokens
-from orchestrator.gateway.door import Connections, listening
+from orchestrator.gateway.door import Connections, OwnDoor, listening
 from orchestrator.runtime.counters import Counters
 from tests.gateway.test_tls import write_certificate
 from tests.gateway.test_tokens import AUDIENCE, ISSUER, SHARED, jwk, token
@@ -50,7 +50,7 @@ class Address:
 async def address() -> AsyncIterator[Address]:
     found = Address(published=[jwk("ed")])
     found.may_answer.set()
-    async with listening(found.app, Connections(9, Counters()), "127.0.0.1", 0) as (host, port):
+    async with listening(found.app, Connections(9, Counters()), [OwnDoor("127.0.0.1", 0)]) as (host, port):
         found.url = f"http://{host}:{port}/jwks"
         yield found
         found.may_answer.set()
@@ -133,7 +133,7 @@ async def test_keys_count_for_a_while_when_nothing_answers(monkeypatch: pytest.M
     address = Address(published=[jwk("ed")])
     address.may_answer.set()
     async with AsyncExitStack() as up:
-        at = await up.enter_async_context(listening(address.app, Connections(9, Counters()), "127.0.0.1", 0))
+        at = await up.enter_async_context(listening(address.app, Connections(9, Counters()), [OwnDoor("127.0.0.1", 0)]))
         read = AddressKeys(f"http://127.0.0.1:{at[1]}/jwks")
         assert await read.find("ed")
     assert await read.find("ed")
@@ -143,7 +143,7 @@ async def test_keys_count_for_a_while_when_nothing_answers(monkeypatch: pytest.M
         await read.find("ed")
     monkeypatch.setattr(keys, "STALE_S", 3600)
     address.published = [jwk("ec")]
-    async with listening(address.app, Connections(9, Counters()), *at):
+    async with listening(address.app, Connections(9, Counters()), [OwnDoor(*at)]):
         assert await read.find("ec")
     await read.close()
 
@@ -174,7 +174,7 @@ async def test_the_certificate_of_an_https_address_is_checked(tmp_path: Path, mo
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     address = Address(published=[jwk("ed")])
     address.may_answer.set()
-    async with listening(address.app, Connections(9, Counters()), "127.0.0.1", 0, context) as (_, port):
+    async with listening(address.app, Connections(9, Counters()), [OwnDoor("127.0.0.1", 0)], context) as (_, port):
         url = f"https://localhost:{port}/jwks"
         with pytest.raises(AccessRefused, match="tokens cannot be checked now"):
             await AddressKeys(url).find("ed")

@@ -1,11 +1,14 @@
 """TLS of the gateway itself: a certificate that is renewed needs no restart; ICE servers are sent over it."""
 
+import asyncio
 import base64
 import datetime
 import hmac
 import ipaddress
+import socket
 import ssl
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from orchestrator.gateway import tls
-from orchestrator.gateway.door import Connections, listening
+from orchestrator.gateway.door import Connections, OwnDoor, SharedDoor, listening
 from orchestrator.gateway.ice_servers import IceServers
 from orchestrator.runtime.counters import Counters
 from orchestrator.settings import Settings, SettingsError
@@ -49,14 +52,9 @@ async def test_a_renewed_certificate_is_read_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(tls, "LOOK_S", 0.05)
     first = write_certificate(tmp_path, 1)
 
-    async def alive(_: web.Request) -> web.Response:
-        return web.Response(text="alive")
-
-    app = web.Application()
-    app.router.add_get("/", alive)
     async with (
         tls.tls(tmp_path / "cert.pem", tmp_path / "key.pem") as context,
-        listening(app, Connections(1, Counters()), "127.0.0.1", 0, context) as (_, port),
+        listening(saying("alive"), Connections(1, Counters()), [OwnDoor("127.0.0.1", 0)], context) as (_, port),
     ):
 
         async def ask(trusted: ssl.SSLContext) -> str:
@@ -134,3 +132,43 @@ def test_a_relay_needs_the_secret_of_its_server(right: str) -> None:
     assert Settings(relay=right, turn_secret="shared with coturn").relay == right
     with pytest.raises(SettingsError, match="ORCH_TURN_SECRET is missing"):
         Settings(relay=right)
+
+
+def saying(name: str) -> web.Application:
+    async def say(_: web.Request) -> web.Response:
+        return web.Response(text=name)
+
+    app = web.Application()
+    app.router.add_get("/", say)
+    return app
+
+
+async def test_of_two_doors_at_one_socket_the_one_that_may_accepts(tmp_path: Path) -> None:
+    """Over TLS, as two processes of a service listen; what both refuse waits until one may accept."""
+    trusted = write_certificate(tmp_path, 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener, listener.dup() as the_same:
+        may = [False, True]
+        doors = [SharedDoor(listener, lambda: may[0]), SharedDoor(the_same, lambda: may[1])]
+        listener.setblocking(False)
+        async with AsyncExitStack() as stack:
+            context = await stack.enter_async_context(tls.tls(tmp_path / "cert.pem", tmp_path / "key.pem"))
+            for name, door in zip("ab", doors, strict=True):
+                serving = listening(saying(name), Connections(9, Counters()), [door], context)
+                at = await stack.enter_async_context(serving)
+
+            async def ask() -> str:
+                async with aiohttp.ClientSession() as http, http.get(f"https://localhost:{at[1]}", ssl=trusted) as got:
+                    return await got.text()
+
+            assert [door.look() for door in doors] == may
+            assert [await ask() for _ in range(3)] == ["b"] * 3
+            may[:] = [True, False]
+            assert [door.look() for door in doors] == may
+            assert await ask() == "a"
+            may[:] = [False, False]
+            waiting = asyncio.create_task(ask())
+            assert not any(door.look() for door in doors)
+            assert await asyncio.wait([waiting], timeout=0.1) == (set(), {waiting})
+            may[1] = True
+            doors[1].look()
+            assert await waiting == "b"

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -21,9 +22,12 @@ AUDIENCE = "orch"
 def development_key(data_dir: Path) -> PyJWK:
     """The key of this data directory, made if there is none. Raises KeysError, NotPrivateError, OSError."""
     private_folder(data_dir)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with contextlib.suppress(FileExistsError), os.fdopen(open_private(data_dir / FILE, flags), "w") as file:
-        file.write(json.dumps({"keys": [_new()]}))
+    with contextlib.suppress(FileNotFoundError, KeysError):
+        return existing_key(data_dir)
+    with os.fdopen(open_private(data_dir / FILE), "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the processes of a service begin together
+        if not file.read(1):  # else another one was faster, or what it holds is no key
+            file.write(json.dumps({"keys": [_new()]}))
     return existing_key(data_dir)
 
 

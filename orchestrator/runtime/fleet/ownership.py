@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,14 +108,17 @@ class Ownership:
             asyncio.create_task(self._listen(), name="handed over"),
         ]
 
-    async def drain(self, reason: str) -> None:
-        """Hand all shards and ingresses over to other nodes while calls go on; without other nodes, release them."""
+    async def drain(self, reason: str, also_leaving: Collection[str] = ()) -> None:
+        """Hand all shards and ingresses over to other nodes while calls go on; without other nodes, release them.
+
+        `also_leaving`: addresses of nodes that drain at the same time and get nothing.
+        """
         self.draining, self._renewal.is_member = True, False
         others: list[Member] = []
         if self._tasks:
             try:  # a look ends first, so that nothing is left half taken or half given up
                 async with asyncio.timeout(STOP_S), self._looking:
-                    others = await self._members.leave()
+                    others = [one for one in await self._members.leave() if one.address not in also_leaving]
             except (TimeoutError, RedisError, OSError) as error:
                 logger.warning("leaving without telling the other nodes: %s", str(error) or "Redis does not answer")
         busy, idle = self._bequeath(others)
@@ -257,8 +260,8 @@ class Ownership:
     def _give_surplus(self) -> None:
         """Hand over the shards and ingresses above this node's share to nodes that joined at least a lease ago.
 
-        Hands over a few at a time, those with the fewest calls first. Nodes take by shares among all nodes, which are
-        never larger than the shares used here. So no node gives away a shard that it would take back.
+        Hands over a few at a time, those with the fewest calls first. This share counts only nodes that joined at least
+        a lease ago. A node takes up to its share among all nodes, which is never larger: so it takes none of them back.
         """
         now = asyncio.get_running_loop().time()
         if now < self._next_gift:  # the last handover is not in the table of members yet

@@ -94,7 +94,9 @@ class Renewal:
             self._at_home(self._ended.set)
 
     def _at_home(self, call: Callable[..., object], *args: object) -> None:
-        """Run a function on the node's event loop. Raises RuntimeError if it is closed."""
+        """Schedule a function on the node's event loop, and return at once. Raises RuntimeError if that loop is
+        closed.
+        """
         assert self._home is not None, "started"
         self._home.call_soon_threadsafe(call, *args)
 

@@ -1,0 +1,60 @@
+"""The main program of one of the processes of `orch serve --processes N`; cli/processes.py starts it."""
+
+import asyncio
+import os
+import signal
+import sys
+from socket import socket
+
+from cli.exits import OK, UNUSABLE
+from cli.output import LogWriter
+from cli.process import prepare_signals
+from cli.serve import CANNOT_START, make_service, start_logging
+from cli.terminal import prepare_streams, words
+from cli.terminal import run as run_loop
+from orchestrator.siblings.lines import Lines
+from orchestrator.siblings.siblings import Facts, Siblings
+
+
+def main() -> None:
+    """Run the service until the process that started this one says so, or has ended. The argument is the number of the
+    inherited socket on which it speaks.
+    """
+    prepare_streams()
+    prepare_signals()
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a group of processes may get them together
+        signal.signal(name, signal.SIG_IGN)
+    log = LogWriter()
+    try:
+        raise SystemExit(run_loop(_run(int(sys.argv[1]), log)))
+    finally:
+        log.close()
+
+
+async def _run(file: int, log: LogWriter) -> int:
+    lines = await Lines.over(socket(fileno=file))
+    told = await lines.hear()
+    if told is None:  # the process that started this one has ended
+        return UNUSABLE
+    facts = Facts(**told)
+    for inherited in (file, facts.door, facts.operators, facts.loads):
+        if inherited >= 0:
+            os.set_inheritable(inherited, False)  # else a process that outlives this one would keep the port
+    start_logging(log, f" {facts.number}")
+    siblings = Siblings(facts, lines)
+    listening = asyncio.create_task(siblings.listen(), name="what is said by the starting process")
+    try:
+        service = await make_service(facts.agent, facts.given)
+        service.siblings = siblings
+        service.console = siblings.console if service.settings.is_private else None
+        async with service:
+            siblings.say(ready=service.node.address)
+            await siblings.stopping.wait()
+    except CANNOT_START as error:
+        siblings.say(error=words(error))
+        return UNUSABLE
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await siblings.close()
+    return OK
