@@ -1,8 +1,9 @@
 """The canonical encoding of events: one event is one line of JSON with sorted keys. Decoding checks everything."""
 
+import json
 from collections.abc import Callable, Iterable
 from functools import cache, reduce
-from operator import or_
+from operator import attrgetter, or_
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -24,6 +25,11 @@ INPUTS: dict[str, type[Event]] = _types(Input)
 RESULTS: dict[str, type[Event]] = _types(Result)
 DERIVED: dict[str, type[Event]] = _types(Derived)
 _KINDS = {name.encode(): kind for name, kind in (INPUTS | DERIVED).items()}
+_FREE: dict[type[Event], Callable[[Event], Any]] = {
+    inputs.SessionOpened: attrgetter("policy", "grant"),
+    derived.CommandIssued: attrgetter("payload"),
+}
+"""The fields that hold any JSON."""
 _TYPE = b'"type":"'
 
 
@@ -70,6 +76,8 @@ def decode(line: bytes | str) -> Event:
             return _decode_older(line, error)
     if event.schema_version != event.blank["schema_version"]:
         return _decode_older(line, None)
+    if (free := _FREE.get(type(event))) is not None:
+        _check_numbers(free(event))
     return event
 
 
@@ -117,6 +125,16 @@ def _decode_older(line: bytes | str, problem: ValidationError | None) -> Event:
     except (LookupError, TypeError, ValueError) as error:
         raise BadEventError(f"{name} of schema version {version} cannot be lifted to {current}") from error
     return lifted
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse Infinity and NaN, also as 1e999: parsers read them, and JSON cannot write them. Raises BadEventError."""
+    text = to_json(value, inf_nan_mode="constants")
+    if b"Infinity" in text or b"NaN" in text:  # a number, or a word
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise BadEventError("not JSON: it holds Infinity, NaN or a number beyond all bounds") from None
 
 
 def _in_words(error: ValidationError) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from events.codec import BadEventError, decode, decode_input
-from events.inputs import RagAnswered, SttFinal
+from events.codec import DERIVED, INPUTS, BadEventError, decode, decode_input
+from events.envelope import Event
+from events.inputs import RagAnswered, SessionOpened, SttFinal
 from events.upcast import UPCASTERS
 
 
@@ -51,6 +52,24 @@ def test_what_cannot_be_read_is_refused_in_words(raw: bytes, words: str) -> None
         decode(raw)
     assert words.replace("\\\\", "\\") in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+def test_words_about_infinity_are_words() -> None:
+    opened = decode(json.dumps({"type": "SESSION_OPENED", "policy": {"greeting": "To Infinity, NaN and beyond"}}))
+    assert isinstance(opened, SessionOpened)
+    assert opened.policy == {"greeting": "To Infinity, NaN and beyond"}
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999"])
+@pytest.mark.parametrize("kind", (INPUTS | DERIVED).values(), ids=lambda kind: kind.__name__)
+def test_no_field_holds_a_number_that_json_cannot_write(kind: type[Event], number: str) -> None:
+    """Neither a field nor a value within one."""
+    good = {**kind.blank, **{name: 1 for name, field in kind.model_fields.items() if field.is_required()}}
+    for name in good:
+        for value in (number, f'{{"a": [{number}]}}'):
+            fields = [f"{json.dumps(n)}: {value if n == name else json.dumps(v)}" for n, v in good.items()]
+            with pytest.raises(BadEventError):
+                decode("{" + ", ".join(fields) + "}")
 
 
 def test_a_made_up_field_name_cannot_forge_a_log_line() -> None:
