@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from orchestrator.reruns.rerun import rerun
     from orchestrator.services.failures import ServiceError, ToolError
     from orchestrator.services.journal import ModelReply
-    from orchestrator.services.ports import Answer, Intent, Line, Request, SpeechChunk, SpokenWord, ToolCall, Transcript
+    from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk, SpokenWord, Transcript
+    from orchestrator.session.conversation import Line, ToolCall
     from orchestrator.session.policy import Policy
     from orchestrator.settings import Settings, SettingsError
     from orchestrator.simulation.simulate import simulate
@@ -50,7 +51,7 @@ _HOME = {
     "Intent": "orchestrator.services.ports",
     "LiveKitSpeechToText": "orchestrator.adapters.livekit",
     "LiveKitTextToSpeech": "orchestrator.adapters.livekit",
-    "Line": "orchestrator.services.ports",
+    "Line": "orchestrator.session.conversation",
     "ModelReply": "orchestrator.services.journal",
     "OpenAIAnswer": "orchestrator.adapters.openai_answer",
     "OpenAISpeechToText": "orchestrator.adapters.openai_speech",
@@ -64,7 +65,7 @@ _HOME = {
     "SettingsError": "orchestrator.settings",
     "SpeechChunk": "orchestrator.services.ports",
     "SpokenWord": "orchestrator.services.ports",
-    "ToolCall": "orchestrator.services.ports",
+    "ToolCall": "orchestrator.session.conversation",
     "ToolError": "orchestrator.services.failures",
     "Transcript": "orchestrator.services.ports",
     "ask": "orchestrator.asking",

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
 
 from orchestrator.port_filling import enter, users_ports
-from orchestrator.services.ports import Answer, Line, Request
+from orchestrator.services.ports import Answer, Request
+from orchestrator.session.conversation import Line
 
 
 def ask(agent: object, text: str, *, conversation: Sequence[tuple[str, str]] = ()) -> str:

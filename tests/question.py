@@ -6,9 +6,9 @@ from typing import Any
 from events.derived import CommandIssued
 from events.envelope import Result
 from orchestrator.runtime.effects.tool_calls import QuestionJournal, ToolCalls
-from orchestrator.services.ports import Attempt, Line, Request, line
+from orchestrator.services.ports import Attempt, Request
 from orchestrator.session.commands import RunTool, read
-from orchestrator.session.conversation import ConversationSoFar
+from orchestrator.session.conversation import ConversationSoFar, Line
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import State
 from orchestrator.testing.conversation import Conversation
@@ -42,7 +42,7 @@ class Asked:
     def lines(self, to: int = 10_000) -> tuple[Line, ...]:
         so_far = ConversationSoFar()
         so_far.hear(self.talk.log)
-        return tuple(map(line, so_far.until(to)))
+        return so_far.until(to)
 
     def does(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Something happens in the conversation, by the method of Conversation with this name."""

@@ -35,7 +35,8 @@ from orchestrator.safe_text import named_error
 from orchestrator.services.failures import ServiceError, ToolError
 from orchestrator.services.journal import Journal, ModelReply, Work
 from orchestrator.services.once import as_json
-from orchestrator.services.ports import Line, Request
+from orchestrator.services.ports import Request
+from orchestrator.session.conversation import Line
 from orchestrator.session.digest import digest
 
 _TOOL_RETURN: TypeAdapter[Any] = TypeAdapter(ToolReturn)

@@ -9,7 +9,7 @@ from events.derived import CommandIssued
 from events.envelope import Result
 from events.journal import ModelResponded, ToolCalled
 from orchestrator.replay.recorded_tools import RecordedTools
-from orchestrator.session.conversation import Said
+from orchestrator.session.conversation import Line
 
 LATE_MS = 300
 """Milliseconds after the recorded time from which an agent's text, or an answer's first sound, counts as late."""
@@ -23,7 +23,7 @@ class Question:
     """A question to the agent: an AnswerQuestion, the conversation before it, and what the recording has about it."""
 
     command: CommandIssued
-    conversation: tuple[Said, ...]
+    conversation: tuple[Line, ...]
     said: tuple[str, ...]
     """The texts of the answer that an earlier attempt gave, before the shard changed its owner."""
     language: str

@@ -16,7 +16,7 @@ from orchestrator.reruns.virtual_loop import VirtualLoop
 from orchestrator.runtime.effects.answering import answer
 from orchestrator.safe_text import named_error, safe_error
 from orchestrator.services.failures import ServiceError
-from orchestrator.services.ports import AnswerPort, Attempt, Request, line
+from orchestrator.services.ports import AnswerPort, Attempt, Request
 
 LIMIT_S = 60.0
 """Limit of an answer in virtual seconds: an answer that takes longer never comes."""
@@ -87,7 +87,7 @@ class RunningAgent:
             command.session_id,
             command.turn,
             command.idempotency_key,
-            tuple(map(line, question.conversation)),
+            question.conversation,
             Attempt(question.said, journal=journal),
         )
         try:

@@ -11,9 +11,10 @@ import aiohttp
 
 from orchestrator.safe_text import one_line, safe_error, safe_url
 from orchestrator.services.failures import ServiceError
-from orchestrator.services.ports import Answer, Intent, Line, Request, well_formed
+from orchestrator.services.ports import Answer, Intent, Request, well_formed
 from orchestrator.services.speech_wire import JSON_LINES
 from orchestrator.services.told_tools import ToldCalls
+from orchestrator.session.conversation import Line
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 

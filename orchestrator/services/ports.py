@@ -12,11 +12,11 @@ import math
 import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.journal import Journal, NoJournal
-from orchestrator.session.conversation import Said
+from orchestrator.session.conversation import Line
 
 MAX_TEXT_CHARACTERS = 8_000
 MAX_NAME_CHARACTERS = 500
@@ -50,36 +50,6 @@ def _whole(value: Any, what: str) -> int:
     if isinstance(value, float) and math.isfinite(value):
         return round(value)
     raise ServiceError(f"{what} is {value!r:.50}; expected a number")
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A tool call of the conversation; `arguments` is a JSON object, as text. `outcome`: "open" while it runs, then
-    "returned", "failed" or "cancelled".
-    """
-
-    call_id: str
-    name: str
-    arguments: str
-    outcome: str = "open"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the conversation: words of the user, words of the agent as far as the user heard them, or a tool call
-    (`call`), whose result as JSON, or error, is the text; it is empty while the call is open.
-    """
-
-    role: Literal["agent", "tool", "user"]
-    text: str
-    call: ToolCall | None = None
-
-
-def line(said: Said) -> Line:
-    """The line of the conversation in a request."""
-    call = said.call
-    tool = ToolCall(call.call_id, call.name, call.arguments, call.outcome) if call is not None else None
-    return Line(said.role, said.text, tool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from events.derived import AnswerEnded, CommandIssued, EventRejected, TurnEnded, TurnStarted
@@ -16,6 +16,29 @@ _LINES_KEPT = 2 * LINES_GIVEN
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call of the conversation; `arguments` is a JSON object, as text. `outcome`: "open" while it runs, then
+    "returned", "failed" or "cancelled".
+    """
+
+    call_id: str
+    name: str
+    arguments: str
+    outcome: str = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the conversation: words of the user, words of the agent as far as the user heard them, or a tool call
+    (`call`), whose result as JSON, or error, is the text; it is empty while the call is open.
+    """
+
+    role: Literal["agent", "tool", "user"]
+    text: str
+    call: ToolCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """A line of the conversation; `version` is the version of its event in the session's log.
 
@@ -26,6 +49,13 @@ class Said:
     text: str
     version: int
     call: Called | None = None
+    line: Line = field(init=False, repr=False, compare=False)
+    """What requests to the answer service have of it; made once, since each of the next questions has it."""
+
+    def __post_init__(self) -> None:
+        call = self.call
+        tool = ToolCall(call.call_id, call.name, call.arguments, call.outcome) if call is not None else None
+        object.__setattr__(self, "line", Line(self.role, self.text, tool))
 
 
 class ConversationSoFar:
@@ -83,9 +113,9 @@ class ConversationSoFar:
                 call = change(line.call)
                 self._lines[index] = replace(line, text=call.result or call.error, call=call)
 
-    def until(self, version: int) -> tuple[Said, ...]:
+    def until(self, version: int) -> tuple[Line, ...]:
         """The last LINES_GIVEN lines up to a version of the log, oldest first."""
-        return tuple(line for line in self._lines if line.version <= version)[-LINES_GIVEN:]
+        return tuple([said.line for said in self._lines if said.version <= version][-LINES_GIVEN:])
 
 
 _NOTES: dict[type[Event], Callable[[ConversationSoFar, Any], None]] = {

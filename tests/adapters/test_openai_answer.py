@@ -9,7 +9,7 @@ from aiohttp import web
 from orchestrator import OpenAIAnswer, Policy, Request, ServiceError, Settings
 from orchestrator.port_filling import fill_ports
 from orchestrator.services.fallback import Health
-from orchestrator.services.ports import Line, ToolCall
+from orchestrator.session.conversation import Line, ToolCall
 from tests.adapters.chat_peer import ChatPeer
 from tests.adapters.conftest import Serve
 

@@ -9,7 +9,8 @@ import pytest
 from orchestrator import rerun
 from orchestrator.port_filling import users_ports
 from orchestrator.services.failures import ServiceError
-from orchestrator.services.ports import Line, Request
+from orchestrator.services.ports import Request
+from orchestrator.session.conversation import Line
 from tests.adapters.chat_peer import ChatPeer
 from tests.adapters.conftest import Serve
 from tests.question import Asked

@@ -7,7 +7,7 @@ from events.derived import AnswerEnded, CommandIssued, StateChanged
 from events.envelope import Event
 from events.inputs import BargeIn, HandlerAttached, SessionCloseRequested, SpeechStarted, SttFinal, TtsComplete
 from orchestrator.runtime.live_session import LiveSession
-from orchestrator.services.ports import Line
+from orchestrator.session.conversation import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.support import Running, StubClient, StubHandler, soon
 

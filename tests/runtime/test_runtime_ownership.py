@@ -26,7 +26,7 @@ from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node, UnusableRedisError
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.shard import Shard
-from orchestrator.services.ports import Line
+from orchestrator.session.conversation import Line
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server

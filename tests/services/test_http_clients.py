@@ -15,8 +15,9 @@ from service_peers import Handler, Serve
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_clients import Endpoint, HttpAnswer, HttpIntent
 from orchestrator.services.http_speech import HttpTextToSpeech
-from orchestrator.services.ports import Answer, Intent, Line, Request
+from orchestrator.services.ports import Answer, Intent, Request
 from orchestrator.services.text_functions import whole_answer
+from orchestrator.session.conversation import Line
 from tests.question import Asked
 
 

@@ -16,8 +16,9 @@ from orchestrator.reference.speech import EspeakSpeech
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_clients import HttpAnswer, HttpIntent
 from orchestrator.services.http_speech import HttpTextToSpeech
-from orchestrator.services.ports import Answer, Intent, Line, Request, SpeechChunk
+from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
 from orchestrator.services.text_functions import whole_answer
+from orchestrator.session.conversation import Line
 
 
 @pytest.fixture

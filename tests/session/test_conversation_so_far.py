@@ -43,7 +43,7 @@ def lines(*events: Event, to: int = 10_000) -> list[tuple[str, str]]:
 def test_question_and_answer_are_lines_in_their_order() -> None:
     """With the version of the event that says so; nothing else is a line."""
     log = [user("hello"), phase(), agent("Hi!"), ended("completed"), phase(), user("bye")]
-    assert [(said.role, said.text, said.version) for said in heard(log).until(6)] == [
+    assert [(said.role, said.text, said.version) for said in heard(log).said] == [
         ("user", "hello", 1),
         ("agent", "Hi!", 3),
         ("user", "bye", 6),

@@ -22,12 +22,10 @@ from orchestrator.services.ports import (
     AnswerPort,
     Attempt,
     IntentPort,
-    Line,
     Request,
     SpeechChunk,
     SpeechToTextPort,
     TextToSpeechPort,
-    line,
 )
 from orchestrator.session import commands
 
@@ -121,8 +119,9 @@ class Effects:
         self, live: LiveSession, command: commands.AnswerQuestion, issued: CommandIssued, say: Say
     ) -> Awaitable[None]:
         attempt = Attempt(live.state.texts, journal=QuestionJournal(live, issued, say))
-        so_far = _conversation(live, command.conversation_to)
-        request = replace(_request(issued, command.text, so_far), attempt=attempt)
+        so_far = live.conversation.until(command.conversation_to)  # what was said before the question
+        key, turn = issued.idempotency_key, issued.turn
+        request = Request(command.text, issued.session_id, turn, key, so_far, attempt)
         return answer(self._services.answer.stream(request), attempt, live.state.policy.answering.language, say)
 
     async def _speak(
@@ -152,13 +151,8 @@ def _speak_on(live: LiveSession, command: commands.SpeakMore) -> None:
         script.add(command.index, command.text, is_last=command.is_last)
 
 
-def _request(issued: CommandIssued, text: str, so_far: tuple[Line, ...] = ()) -> Request:
-    return Request(text, issued.session_id, issued.turn, issued.idempotency_key, so_far)
-
-
-def _conversation(live: LiveSession, to: int) -> tuple[Line, ...]:
-    """The conversation before the question, up to version `to` of the session's log."""
-    return tuple(map(line, live.conversation.until(to)))
+def _request(issued: CommandIssued, text: str) -> Request:
+    return Request(text, issued.session_id, issued.turn, issued.idempotency_key)
 
 
 def _cancel(live: LiveSession, command: commands.Command) -> None:

@@ -63,7 +63,9 @@ class ToolCalls:
                 self._waiting.discard(waiting)
 
     def function(self, call_id: str) -> "asyncio.Future[Callable[[str], Awaitable[str]]]":
-        """Return a future of the Python function that executes a call; `give` sets its result."""
+        """Return a future that resolves to the Python function which executes the call `call_id`, when `give` has
+        provided that function.
+        """
         return self._functions.setdefault(call_id, asyncio.get_running_loop().create_future())
 
     def give(self, call_id: str, function: Callable[[str], Awaitable[str]]) -> None:
