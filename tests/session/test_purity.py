@@ -58,6 +58,8 @@ IMPURE = {
     "socket",
     "threading",
 }
+MADE = {("fields", "eval")}
+"""An expression over the names of the declared fields and nothing else (decision 021)."""
 BUILTINS = {"open", "print", "input", "exec", "eval", "id", "hash", "__import__"}
 
 
@@ -94,7 +96,7 @@ def test_a_module_of_the_core_reads_no_file_and_prints_nothing(file: Path) -> No
     """Nor does it use what differs from one interpreter to the next, such as hash() and id(), or a float."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Name):
-            assert node.id not in BUILTINS | {"float"}
+            assert node.id not in BUILTINS | {"float"} or (file.stem, node.id) in MADE
         if isinstance(node, ast.BinOp):
             assert not isinstance(node.op, ast.Div)
         if isinstance(node, ast.Constant):
