@@ -3,7 +3,7 @@
 import asyncio
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.cli.service import environment, orch
 from tests.door import is_same, joining
 from tests.gateway.talker import Talker
 from tests.network.namespaces import SERVER, Network
+from tests.runtime.redis_cluster import Cluster
 
 PORT = 6379
 MINE = f"redis://orch:change-me@{SERVER}:{PORT}"
@@ -54,7 +55,11 @@ def test_the_rights_of_the_page_are_enough_and_no_more(redis: Redis, tmp_path: P
     The log of refusals names nothing but the client library's CLIENT, and each right was used or is in the code.
     """
     line = grant_the_rights(redis)["orch"]
-    session_id = asyncio.run(a_conversation_moves(redis, tmp_path))
+
+    async def break_all() -> None:
+        redis.execute_command("CLIENT", "KILL", "USER", "orch")
+
+    session_id = asyncio.run(a_conversation_moves(MINE, break_all, tmp_path))
     env = environment(tmp_path / "b", ORCH_REDIS_URL=MINE)
     for command in (
         ["doctor"],
@@ -73,14 +78,36 @@ def test_the_rights_of_the_page_are_enough_and_no_more(redis: Redis, tmp_path: P
     assert rights - used <= in_the_code()
 
 
-async def a_conversation_moves(redis: Redis, folder: Path) -> str:
+async def test_the_rights_in_a_cluster(tmp_path: Path) -> None:
+    """The same conversation; each server grants the user of nodes what the page says, and refuses it nothing."""
+    text = PAGE.read_text()
+    (line,) = re.findall(r"^user orch .*$", text, re.MULTILINE)
+    (more,) = re.findall(r"In a Redis Cluster, `orch` also needs `([^`]*)`", text)
+    async with Cluster(tmp_path) as cluster:
+        for node in cluster.nodes:
+            await node.ask("ACL", "SETUSER", *line.split()[1:], *more.split())
+
+        async def break_all() -> None:
+            for node in cluster.nodes:
+                await node.ask("CLIENT", "KILL", "USER", "orch")
+
+        url = cluster.url.replace("//", "//orch:change-me@")
+        await a_conversation_moves(url, break_all, tmp_path)
+        for node in cluster.nodes:
+            refused = {
+                dict(zip(entry[::2], entry[1::2], strict=True))[b"object"] for entry in await node.ask("ACL", "LOG")
+            }
+            assert refused <= {b"client", b"client|setinfo"}
+
+
+async def a_conversation_moves(url: str, break_all: Callable[[], Awaitable[None]], folder: Path) -> str:
     """Its owner leaves; the other node goes on with it, and every connection to Redis breaks once. Returns its id."""
     async with AsyncExitStack() as stack:
-        a, b = [await stack.enter_async_context(service(folder / name)) for name in ("a", "b")]
+        a, b = [await stack.enter_async_context(service(url, folder / name)) for name in ("a", "b")]
         http = await stack.enter_async_context(aiohttp.ClientSession())
         client = Talker(await http.ws_connect(f"{a.url}/orchestrate"))
         session = await client.until("session")
-        redis.execute_command("CLIENT", "KILL", "USER", "orch")
+        await break_all()
         await client.say("text", text="hello")
         await client.until("reply")
         await a.__aexit__(None, None, None)
@@ -110,7 +137,7 @@ async def back(http: aiohttp.ClientSession, url: str, session: dict[str, Any]) -
             await asyncio.sleep(0.1)
 
 
-def service(folder: Path) -> Orchestrator:
+def service(url: str, folder: Path) -> Orchestrator:
     """A node whose callers may have three conversations at a time."""
 
     async def authenticate(request: AccessRequest) -> Grant:
@@ -120,7 +147,7 @@ def service(folder: Path) -> Orchestrator:
         return f"You said {text}."
 
     ports = {"intent": words, "answer": words, "speech_to_text": words, "text_to_speech": lambda _: bytes(320)}
-    settings = Settings(port=0, redis_url=MINE, data_dir=folder)
+    settings = Settings(port=0, redis_url=url, data_dir=folder)
     return Orchestrator(settings, authenticate=authenticate, **ports)
 
 
