@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from tests.calls.service import Caller, Service
+from tests.door import joining
 
 PAUSE_S = 0.6, 1.2
 
@@ -50,13 +51,16 @@ class GoodCallers:
             self.dropped += 1
 
 
-async def newcomer_s(url: str, longest_s: float = 30.0) -> float:
+async def newcomer_s(service: Service, longest_s: float = 30.0) -> float:
     """How long a new caller needs to be answered, coming back every quarter of a second as the protocol says."""
     begun_s = time.perf_counter()
     async with aiohttp.ClientSession() as http:
         while time.perf_counter() - begun_s < longest_s:
             try:
-                async with asyncio.timeout(longest_s), http.ws_connect(f"{url}/orchestrate") as socket:
+                async with (
+                    asyncio.timeout(longest_s),
+                    http.ws_connect(f"{service.url}/orchestrate", **joining({}, service.token())) as socket,
+                ):
                     await socket.send_json({"type": "text", "text": "hello"})
                     async for message in socket:
                         if message.json()["type"] == "reply":

@@ -3,8 +3,9 @@
 The service, its Redis and its history run on one core, all clients on the other. Each behaviour runs for `--seconds`,
 with an equal time before and after it. As a control the same client runs against a decoy on the clients' core, so that
 the client's own CPU cost is not blamed on the service. Memory is that of the service's process; `--twice` runs each
-behaviour a second time, and shows how much memory grew then.
-Run: `uv run python -m bench.hostile [--seconds 20] [--only WORD] [--same-address] [--twice]`
+behaviour a second time, and shows how much memory grew then. "core" is how much of its core the service used, before
+and during. `--keys`: the service checks callers, and the hostile client has no token.
+Run: `uv run python -m bench.hostile [--seconds 20] [--only WORD] [--same-address] [--twice] [--keys]`
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.authentication import processor_ns
 from bench.good_callers import GoodCallers, newcomer_s
 from bench.hostile_clients import BEHAVIOURS
 from tests.calls.service import Service
@@ -42,6 +44,7 @@ class Row:
     leases_lost: int
     dropped: int
     newcomer_s: float
+    core: tuple[float, float]
     memory_mb: tuple[float, float]
     grew_again_mb: float
     acted: str
@@ -66,16 +69,17 @@ class Row:
         spans = " | ".join(
             f"{p50:6.1f}/{p95:7.1f}" for p50, p95 in (self.before, self.control, self.during, self.after)
         )
+        core = f"{self.core[0]:.0%} → {self.core[1]:.0%}"
         memory = f"{self.memory_mb[0]:.0f} → {self.memory_mb[1]:.0f} (+{self.grew_again_mb:.0f})"
         return (
-            f"| {self.name:38} | {spans} | {self.leases_lost} | {self.dropped} | {self.newcomer_s:5.2f} | {memory} "
-            f"| {self.acted} | {', '.join(self.misses()) or 'ok'} |"
+            f"| {self.name:38} | {spans} | {self.leases_lost} | {self.dropped} | {self.newcomer_s:5.2f} | {core} "
+            f"| {memory} | {self.acted} | {', '.join(self.misses()) or 'ok'} |"
         )
 
 
 COLUMNS = (
-    *("behaviour", "before p50/p95 ms", "control", "during", "after", "leases lost", "dropped", "newcomer s", "MB"),
-    *("acted", "missed"),
+    *("behaviour", "before p50/p95 ms", "control", "during", "after", "leases lost", "dropped", "newcomer s"),
+    *("core", "MB", "acted", "missed"),
 )
 
 
@@ -89,14 +93,18 @@ class Bench:
         self._seconds: float = options.seconds
         self._address = "127.0.0.1" if options.same_address else HOSTILE_ADDRESS
         self._twice: bool = options.twice
+        self._core = 0.0
+        """Processor time of the service per second, in the last stretch."""
 
     async def row(self, name: str) -> Row:
         dropped, lost = self._good.dropped, await self._take_overs()
         before = await self._stretch()
+        idle = self._core
         memory = self._rss_mb()
         control, _ = await self._beside(name, self._decoy)
         newcomer: list[float] = []
         during, acted = await self._beside(name, self._service.url, newcomer)
+        busy = self._core
         after = await self._stretch()
         grown = self._rss_mb()
         if self._twice:
@@ -111,14 +119,16 @@ class Bench:
             await self._take_overs() - lost,
             self._good.dropped - dropped,
             max(newcomer, default=0.0),
+            (idle, busy),
             (memory, grown),
             self._rss_mb() - grown if self._twice else 0.0,
             acted,
         )
 
     async def _stretch(self) -> tuple[float, float]:
-        self._good.took_ms = []
+        self._good.took_ms, used_ns = [], processor_ns(self._service.process.pid)
         await asyncio.sleep(self._seconds)
+        self._core = (processor_ns(self._service.process.pid) - used_ns) / 1e9 / self._seconds
         return percentiles(self._good.took_ms)
 
     async def _beside(
@@ -144,10 +154,11 @@ class Bench:
     async def _newcomers(self, found: list[float]) -> None:
         for _ in range(3):
             await asyncio.sleep(self._seconds / 5)
-            found.append(await newcomer_s(self._service.url))
+            found.append(await newcomer_s(self._service))
 
     async def _take_overs(self) -> int:
-        async with aiohttp.ClientSession() as http, http.get(f"{self._service.url}/readyz") as answer:
+        shown = {"Authorization": f"Bearer {self._service.token('operate')}"}
+        async with aiohttp.ClientSession() as http, http.get(f"{self._service.url}/readyz", headers=shown) as answer:
             body: dict[str, Any] = await answer.json()
         return int(body["counters"].get("take_overs", 0))
 
@@ -184,7 +195,7 @@ async def main(options: argparse.Namespace) -> int:
     if cores > 1:
         os.sched_setaffinity(0, {SERVICE_CORE})  # inherited by the service and its child processes
     with tempfile.TemporaryDirectory() as folder:
-        async with Service(Path(folder), ORCH_AUTH="none") as service:
+        async with Service(Path(folder), ORCH_AUTH="keys" if options.keys else "none") as service:
             if cores > 1:
                 os.sched_setaffinity(0, {CLIENT_CORE})
             decoy = await asyncio.start_server(_decoy, "127.0.0.1", 0)
@@ -209,6 +220,7 @@ def _options() -> argparse.Namespace:
         "--same-address", action="store_true", help="the hostile client has the address of the good ones"
     )
     parser.add_argument("--twice", action="store_true", help="each behaviour a second time, to see memory grow")
+    parser.add_argument("--keys", action="store_true", help="the service checks callers; the hostile one has no token")
     return parser.parse_args()
 
 
