@@ -39,7 +39,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A value on which the decision depends: with `with_` instead of `was`, the decision is `then`."""
+    """A value on which the decision depends: `what` was `was`; had it been `with_`, the decision would be `then`."""
 
     what: str
     was: str

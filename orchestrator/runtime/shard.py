@@ -252,7 +252,8 @@ class Shard(Owned):
         """Handle a bug in the reducer: keep the event as a dead letter with all that is needed to reproduce it.
 
         Also closes the session if the event was TIMER_FIRED, or at the session's third such failure
-        (FAILURES_BEFORE_THE_END): otherwise the session might hang forever. Returns the move of the cursor.
+        (FAILURES_BEFORE_THE_END): otherwise the session might hang forever. Returns what to commit: the dead letter,
+        and the cursor behind the entry.
         """
         self._counters["reducer_failures"] += 1
         live.failures += 1

@@ -57,7 +57,9 @@ def done(state: State, event: inputs.PlaybackDone) -> None:
 
 
 def speaking_begins(state: State, event: derived.CommandIssued) -> None:
-    """Start a playback. A retry continues from the heard position: later audio is synthesised and played again."""
+    """Fold CommandIssued of a Speak: the state has a new playback. Of a retry: the playback it has begins again at the
+    position up to which the user has heard it, and audio after that position will be synthesised once more.
+    """
     if (p := state.playback) is None:
         text, is_open = str(event.payload["text"]), bool(event.payload.get("is_open"))
         ends_at = (len(text),) if is_open else ()

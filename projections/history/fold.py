@@ -259,7 +259,9 @@ def steps(lines: Iterable[bytes]) -> Iterator[list[tuple[Event, bytes]]]:
 
 
 def _timing(session: Row, turn: Row | None) -> TurnTiming:
-    """Restore the state of the timing from the rows of a session and its open turn."""
+    """Restore the timing of a session's turns, as it was after the last stored event. `turn`: the row of the open
+    turn; None: no turn is open.
+    """
     times = None
     if turn is not None and turn["response_us"] is None:
         stages_us = {stage: us for stage in STAGES if (us := turn[f"{stage}_us"]) is not None}

@@ -141,8 +141,8 @@ class Subscription:
         return [(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in entries]
 
     async def stop(self) -> None:
-        """Wait up to STOP_S seconds for the current batch, then stop reading. The lease fences later commits of the
-        batch.
+        """Stop reading; waits up to STOP_S seconds for the current batch. What a batch that takes longer still commits
+        after the lease was released, Redis refuses.
         """
         await end_within(f"the reader of {self._stream}", self._subscriber.stop(), within_s=STOP_S)
         await self._wire.close()
