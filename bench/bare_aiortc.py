@@ -99,7 +99,7 @@ async def main() -> None:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    print(f"open {site.name.replace(':0', '')}:{runner.addresses[0][1]}", file=sys.stderr, flush=True)
+    print(f"open {site.name}", file=sys.stderr, flush=True)
     await asyncio.Event().wait()
 
 

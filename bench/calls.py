@@ -39,7 +39,7 @@ SETTLED_S = 2.0
 QUESTION = "when are you open"
 EVERY_S = 6.0
 LATE_S, LATE_SHARE, SLOWER = 0.01, 0.01, 1.5
-GROWTH = 1.25
+GROWTH = 1.5
 """The factor from one number of calls to the next."""
 NAMES = {"redis-server": "redis", "history.process": "history", "_worker": "recogniser"}
 """Part of a command line → what the process is called here; any other is the node."""
@@ -108,14 +108,19 @@ def tree(pid: int) -> list[int]:
     return [pid, *(found for child in children.split() for found in tree(int(child)))]
 
 
-async def loop_looks(service: Service) -> tuple[float, float]:
-    """How often the event loops were looked at, and how often they were not late; (0, 0) for bare aiortc."""
+async def loop_looks(service: Service, calls: int) -> tuple[float, float]:
+    """How often the event loops were looked at, and how often they were not late; (0, 0) for bare aiortc. Checks that
+    all calls are still there.
+    """
     if isinstance(service, BareAiortc):
         return 0, 0
     shown = {"Authorization": f"Bearer {service.token('operate')}"}
     async with aiohttp.ClientSession() as http, http.get(f"{service.url}/metrics", headers=shown) as answer:
         families = text_string_to_metric_families(await answer.text())
-    buckets = [one for family in families for one in family.samples if one.name == "orch_eventloop_lag_seconds_bucket"]
+    samples = [one for family in families for one in family.samples]
+    active = sum(one.value for one in samples if one.name == "orch_session_active")
+    assert active == calls, f"{active:.0f} of {calls} calls are left"
+    buckets = [one for one in samples if one.name == "orch_eventloop_lag_seconds_bucket"]
     total, in_time = (
         sum(one.value for one in buckets if float(one.labels["le"]) == limit) for limit in (float("inf"), LATE_S)
     )
@@ -136,6 +141,8 @@ class Calls:
         while len(self._callers) < calls:
             caller = await self._stack.enter_async_context(KINDS[self._kind](self._service))
             self._callers.append(caller)
+            if not isinstance(self._service, BareAiortc):
+                await caller.send(type="text", text="hello")  # who says nothing at all is sent away after 30 s
             if self._kind in ASKING:
                 asking = asyncio.create_task(self._ask_now_and_then(caller))
                 self._stack.callback(asking.cancel)
@@ -143,12 +150,12 @@ class Calls:
     async def measured(self, seconds: float) -> Measured:
         await asyncio.sleep(SETTLED_S)
         pid, calls = self._service.process.pid, len(self._callers)
-        looks, self._turns_ms = await loop_looks(self._service), []
+        looks, self._turns_ms = await loop_looks(self._service, calls), []
         before, began_s = processor_ms(pid), monotonic()
         await asyncio.sleep(seconds)
         used, took_s = processor_ms(pid) - before, monotonic() - began_s
         per = {name: used[name] / took_s / calls for name in ("node", "recogniser", "redis", "history")}
-        total, in_time = (now - then for now, then in zip(await loop_looks(self._service), looks, strict=True))
+        total, in_time = (now - then for now, then in zip(await loop_looks(self._service, calls), looks, strict=True))
         return Measured(calls, per, self._turns_ms, 1 - in_time / total if total else 0)
 
     async def _ask_now_and_then(self, caller: Caller) -> None:

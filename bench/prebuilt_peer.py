@@ -55,7 +55,7 @@ class PacketTrack(MediaStreamTrack):
         self._speaks.set()
         await self._said.wait()
 
-    async def recv(self) -> av.Packet[Any]:
+    async def recv(self) -> "av.Packet[Any]":
         now_s = time.monotonic()
         self._begun_s = self._begun_s or now_s
         if self._packets or not self._rests:
@@ -70,8 +70,8 @@ class PacketTrack(MediaStreamTrack):
         self._tick = int((time.monotonic() - self._begun_s) / FRAME_S)
         return self._packet(self._packets.popleft())
 
-    def _packet(self, payload: bytes) -> av.Packet[Any]:
-        packet = av.Packet(payload)
+    def _packet(self, payload: bytes) -> "av.Packet[Any]":
+        packet: av.Packet[Any] = av.Packet(payload)
         packet.pts, packet.time_base = self._tick * FRAME_SAMPLES, TIME_BASE
         if not self._packets and self._speaks.is_set():
             self.ended_s = time.monotonic()
