@@ -1,4 +1,4 @@
-"""One of the processes of `orch serve --processes N`, as the process that started it sees it."""
+"""One of the processes of `orch serve --processes N`, as the supervisor (processes.py) sees it."""
 
 import asyncio
 import contextlib

@@ -18,7 +18,7 @@ from orchestrator.siblings.siblings import ASK_S, Facts
 logger = logging.getLogger(__name__)
 
 HUNG_S = 15.0
-"""A process whose event loop has not turned for so long is killed. Others have taken over its calls before."""
+"""A process whose event loop has not turned within this time is killed. Others have taken over its calls before."""
 TAKES_CALLS_S = 10.0
 """How long a start or restart waits until a process takes calls: the others give it shards a lease after it came."""
 FEWEST_S, MOST_S = 0.25, 30.0

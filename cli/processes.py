@@ -1,6 +1,7 @@
-"""`orch serve --processes N`: starts the processes, which listen at one port, and keeps for all what is needed once.
+"""`orch serve --processes N`: the supervisor. It starts the processes, which listen at one port, and runs their common
+parts: the embedded Redis, the history and the console.
 
-That is the embedded Redis, the history and the console. A process that ends or hangs is started again. SIGHUP restarts
+A process that ends or hangs is started again. SIGHUP restarts
 all, one after the other: each hands its calls over to the rest before it ends.
 """
 

@@ -17,9 +17,7 @@ from orchestrator.siblings.siblings import Facts, Siblings
 
 
 def main() -> None:
-    """Run the service until the process that started this one says so, or has ended. The argument is the number of the
-    inherited socket on which it speaks.
-    """
+    """Run the service until the supervisor says stop, or has ended. The argument is the number of its inherited socket."""
     prepare_streams()
     prepare_signals()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a group of processes may get them together
@@ -34,7 +32,7 @@ def main() -> None:
 async def _run(file: int, log: LogWriter) -> int:
     lines = await Lines.over(socket(fileno=file))
     told = await lines.hear()
-    if told is None:  # the process that started this one has ended
+    if told is None:  # the supervisor has ended
         return UNUSABLE
     facts = Facts(**told)
     for inherited in (file, facts.door, facts.operators, facts.loads):
@@ -42,7 +40,7 @@ async def _run(file: int, log: LogWriter) -> int:
             os.set_inheritable(inherited, False)  # else a process that outlives this one would keep the port
     start_logging(log, f" {facts.number}")
     siblings = Siblings(facts, lines)
-    listening = asyncio.create_task(siblings.listen(), name="what is said by the starting process")
+    listening = asyncio.create_task(siblings.listen(), name="supervisor")
     try:
         service = await make_service(facts.agent, facts.given)
         service.siblings = siblings

@@ -96,7 +96,7 @@ class Orchestrator:
         self.print_line = print_line
         self.console = console
         self.siblings: Siblings | None = None
-        """Set before the start in a process that is one of several (`orch serve --processes N`)."""
+        """Set before the start in each of several processes (`orch serve --processes N`)."""
         self._lines: LineWriter | None = None
         self._golden = GoldenLog()
         self._masked = None if self.settings.is_private else GoldenLog(mask=True)
@@ -207,7 +207,7 @@ class Orchestrator:
         await self._history.start()
 
     def _beside(self, siblings: Siblings, gateway: Gateway) -> AbstractAsyncContextManager[None]:
-        """Take calls at the doors of all processes, and tell the one that started this one what it keeps for all."""
+        """Take calls at the doors of all processes, and tell the supervisor of load, shards and metrics."""
         node, doors = self.node, self._common
 
         def look() -> None:

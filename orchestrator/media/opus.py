@@ -20,7 +20,7 @@ _COMPLEXITY = 5
 _MOST_KNOWN = 15_000
 """Packets kept to be sent again: five minutes of speech, about 4 MB."""
 _LED_IN_FRAMES = 5
-"""Frames after which a new codec is where one that has encoded all of the stream would be, as far as one can hear."""
+"""Frames after which a new codec sounds as if it had encoded the whole stream (decision 041)."""
 _FRAMES_MS = ((10, 20, 40, 60) * 3, (10, 20) * 2, (2.5, 5, 10, 20) * 4)
 _PACKET_FRAME_MS = tuple(ms for mode in _FRAMES_MS for ms in mode)
 """Length of a frame by the five upper bits of a packet's first byte (RFC 6716, 3.1): SILK, hybrid, CELT."""

@@ -1,4 +1,4 @@
-"""Messages between the process that `orch serve --processes N` starts and those that it starts: a line of JSON each."""
+"""Messages between the supervisor of `orch serve --processes N` and its processes: a line of JSON each."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ class Lines:
         return cast("dict[str, Any]", json.loads(line)) if whole else None
 
     async def close(self) -> None:
-        """Send what was said, and close."""
+        """Send the last messages, and close."""
         with contextlib.suppress(OSError, RuntimeError):  # the other process has ended
             await self._writer.drain()
         self._writer.close()

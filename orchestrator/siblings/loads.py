@@ -9,11 +9,11 @@ import time
 _SLOT = struct.Struct("=dQ")
 """Of a process: when it told its load, by the monotonic clock of the machine, and the load."""
 STALE_S = 0.5
-"""A process that has told nothing for so long hangs or has ended: the others do not wait for it."""
+"""A process that has told nothing within this time hangs or has ended: the others do not wait for it."""
 
 LATE, FULL, UNREADY = 10**6, 10**8, 10**9
-"""Added to the number of connections. A process whose event loop is late accepts after all others, one without a free
-line after those, one that is not ready last.
+"""Added to the number of connections. A process whose event loop is late accepts after all others; after those a
+process without a free line; last a process that is not ready.
 """
 
 

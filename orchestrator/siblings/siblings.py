@@ -1,4 +1,4 @@
-"""What a process of a service that runs in several knows of the others, and what it tells the one that started it."""
+"""One of several processes of a service: its load, and its messages with the supervisor (cli/processes.py)."""
 
 import asyncio
 import logging
@@ -21,11 +21,11 @@ LOOK_S = 0.05
 LATE_S, LATEST_WEIGHT = 0.02, 0.1
 """A loop that comes so much later than it wanted, on average over ten looks, is loaded, however few calls it has."""
 TELL_EVERY = 5
-"""After so many looks, the starting process is told which shards are owned, if they have changed."""
+"""At every fifth look the supervisor hears which shards this process owns, if they have changed."""
 ASK_S = 1.0
 """How long the other processes may take for their metrics pages; then the page of all is without the missing ones."""
 SILENT_S = 3.0
-"""The starting process tells the lag of the history twice a second. After this much silence the lag grows by itself."""
+"""The supervisor tells the lag of the history twice a second. After this much silence the lag grows by itself."""
 
 Page = tuple[bytes, str]
 """A metrics page and its content type."""
@@ -35,7 +35,7 @@ MakePage = Callable[[str], Awaitable[Page]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a process is told at its start. `door`, `operators` and `loads` are inherited file numbers; `operators` is
+    """The first message of the supervisor. `door`, `operators` and `loads` are inherited file numbers; `operators` is
     negative if there is no address for operators. `number` counts from 1.
     """
 
@@ -47,7 +47,7 @@ class Facts:
     """Of pages that were loaded through the common door."""
     agent: str
     given: dict[str, Any]
-    """Fields of the settings that the command line says, or the process that started this one."""
+    """Fields of the settings, from the command line and from the supervisor."""
 
 
 @dataclass(slots=True)
@@ -70,13 +70,13 @@ class Siblings:
     """One of several processes of a service."""
 
     def __init__(self, facts: Facts, lines: Lines) -> None:
-        """`lines`: the connection with the process that started this one."""
+        """`lines`: the connection with the supervisor."""
         self.facts = facts
         self.door = socket(fileno=facts.door)
         """Of callers, listening; all processes have it."""
         self.operators = socket(fileno=facts.operators) if facts.operators >= 0 else None
         self.stopping = asyncio.Event()
-        """Set when this process is to stop, also because the one that started it has ended."""
+        """Set when this process is to stop, also because the supervisor has ended."""
         self.leaving: Collection[str] = ()
         """Addresses of the nodes that stop together with this one: they get none of its calls."""
         self._beside: Collection[str] = ()
@@ -97,11 +97,11 @@ class Siblings:
         return self._lag_s + (silent_s if self.facts.number == 1 and silent_s > SILENT_S else 0)
 
     async def listen(self) -> None:
-        """Take what the process that started this one says. When it ends, this process and those beside it stop."""
+        """Take the messages of the supervisor. When it ends, all processes stop."""
         while (said := await self._lines.hear()) is not None:
             self._take(said)
         if not self.stopping.is_set():
-            logger.warning("the process that started this one has ended, so this one stops")
+            logger.warning("the supervisor has ended, so this process stops")
             self.leaving = self._beside
             self.stopping.set()
 
@@ -129,7 +129,7 @@ class Siblings:
                     _resolve(waiting, {int(number): page for number, page in pages.items()})
 
     def say(self, **words: object) -> None:
-        """Tell the process that started this one."""
+        """Tell the supervisor."""
         self._lines.say(**words)
 
     async def console(self) -> str:
@@ -205,7 +205,7 @@ class Siblings:
             looks += 1
 
     async def close(self) -> None:
-        """Say the last words, and close the connection with the process that started this one."""
+        """Send the last messages, and close the connection with the supervisor."""
         await self._lines.close()
 
 

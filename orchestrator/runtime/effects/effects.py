@@ -119,7 +119,7 @@ class Effects:
         self, live: LiveSession, command: commands.AnswerQuestion, issued: CommandIssued, say: Say
     ) -> Awaitable[None]:
         attempt = Attempt(live.state.texts, journal=QuestionJournal(live, issued, say))
-        so_far = live.conversation.until(command.conversation_to)  # what was said before the question
+        so_far = live.conversation.until(command.conversation_to)  # the lines before the question
         key, turn = issued.idempotency_key, issued.turn
         request = Request(command.text, issued.session_id, turn, key, so_far, attempt)
         return answer(self._services.answer.stream(request), attempt, live.state.policy.answering.language, say)
