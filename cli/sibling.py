@@ -17,7 +17,7 @@ from orchestrator.siblings.siblings import Facts, Siblings
 
 
 def main() -> None:
-    """Run the service until the supervisor says stop, or has ended. The argument is the number of its inherited socket."""
+    """Run the service until the supervisor says stop, or has ended. The argument: the inherited socket's number."""
     prepare_streams()
     prepare_signals()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a group of processes may get them together
