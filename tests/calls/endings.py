@@ -245,12 +245,19 @@ async def settled(service: Orchestrator) -> tuple[int, int]:
     return found
 
 
+def _is_more(now: tuple[int, int], then: tuple[int, int]) -> bool:
+    return any(more > before for more, before in zip(now, then, strict=True))
+
+
 async def measure(service: Orchestrator, name: str, calls: int) -> bool:
     """Whether all went well with so many calls that end in this way; prints the figures."""
     before = await settled(service)
     took_s = sorted([await end_ten(name, service.url) for _ in range(calls // LINES)])
     after = await settled(service)
-    is_well = took_s[-1] <= FREE_S and after[0] <= before[0] and after[1] <= before[1]
+    is_well = took_s[-1] <= FREE_S and not _is_more(after, before)
+    if took_s[-1] <= FREE_S and not is_well:  # a pool of connections may have grown, once; a leak grows with each ten
+        await end_ten(name, service.url)
+        is_well = not _is_more(await settled(service), after)
     lines = f"ten lines were free again within {took_s[-1]:.2f} s (median {took_s[len(took_s) // 2]:.2f})"
     left = f"files {before[0]} → {after[0]}, tasks {before[1]} → {after[1]}"
     print(f"{'✓' if is_well else '✗'} {name}: {LINES * len(took_s)} calls; {lines}; {left}", flush=True)

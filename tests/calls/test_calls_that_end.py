@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.calls, pytest.mark.asyncio(loop_scope="module")]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Orchestrator]:
     async with ten_lines() as service:
-        for name in ("killed", "gone while the agent speaks"):  # what is loaded and opened once
+        for name in WAYS:  # what is loaded and opened once
             await end_ten(name, service.url)
         yield service
 
