@@ -72,7 +72,9 @@ class Service:
         ]
         ended = asyncio.create_task(self.process.wait())
         await asyncio.wait([ready, ended], timeout=30, return_when=asyncio.FIRST_COMPLETED)
-        assert ready.done(), "the service did not start:\n" + "\n".join(self.words)
+        if not ready.done():
+            await self.__aexit__()
+            raise AssertionError("the service did not start:\n" + "\n".join(self.words))
         self.url = ready.result()
         ended.cancel()
         return self
