@@ -7,8 +7,8 @@ import pytest
 
 from events.derived import AnswerEnded, StateChanged, TurnEnded, TurnStarted
 from events.envelope import Event
-from events.journal import ToolReturned
-from orchestrator.session.conversation import LINES_GIVEN, ConversationSoFar
+from events.journal import ToolCalled, ToolReturned
+from orchestrator.session.conversation import LINES_GIVEN, ConversationSoFar, Line, ToolCall
 from orchestrator.session.policy import Policy
 from orchestrator.testing.conversation import Conversation
 
@@ -48,6 +48,19 @@ def test_question_and_answer_are_lines_in_their_order() -> None:
         ("agent", "Hi!", 3),
         ("user", "bye", 6),
     ]
+
+
+def test_a_request_gets_lines_with_their_tool_calls() -> None:
+    """Without a tool call, a line has role and text alone."""
+    called = ToolCalled(command_id="c", call_id="k/book/1", name="book", arguments='{"people":2}', cause="e")
+    returned = ToolReturned(command_id="r", call_id="k/book/1", result="7", cause="e")
+    log = [user("a table for two"), called, returned]
+    asked, open_call = Line("user", "a table for two"), ToolCall("k/book/1", "book", '{"people":2}', "open")
+    assert heard(log[:2]).until(9) == (asked, Line("tool", "", open_call))
+    assert heard(log).until(9) == (asked, Line("tool", "7", ToolCall("k/book/1", "book", '{"people":2}', "returned")))
+    assert asked.call is None
+    assert ToolCall("k", "book", "{}").outcome == "open"
+    assert "line=" not in repr(heard(log).said[0])
 
 
 def test_of_an_interrupted_answer_the_heard_part_alone_was_said() -> None:
