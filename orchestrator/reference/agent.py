@@ -9,7 +9,6 @@ from typing import Self
 
 from orchestrator.reference.answers import FolderAnswers
 from orchestrator.reference.content import Content, load_content
-from orchestrator.reference.intent import PhraseIntents
 from orchestrator.reference.moonshine_recognition import MoonshineRecognition
 from orchestrator.reference.recognition import ProcessRecognition
 from orchestrator.reference.server import ReferenceServer
@@ -63,7 +62,7 @@ class ReferenceAgent:
         speech = await _speech(self._voice) if "tts" in self._ports else _NoSpeech()
         answers = FolderAnswers(content)
         self._stack.callback(answers.close)
-        server = ReferenceServer(PhraseIntents(content.intents, content.fillers), answers, speech)
+        server = ReferenceServer(answers.intents, answers, speech)
         await self._stack.enter_async_context(server)
         self.base_url = server.base_url
 

@@ -32,7 +32,8 @@ class FolderAnswers:
 
     def __init__(self, content: Content) -> None:
         self._direct = {intent.name: intent.answer for intent in content.intents if intent.answer}
-        self._intents = PhraseIntents(content.intents, content.fillers)
+        self.intents = PhraseIntents(content.intents, content.fillers)
+        """The intent service of the same content: it remembers the intents of the last texts."""
         self._questions = PhraseIntents(content.questions())
         self._sections = content.sections
         self._index = _build_index(content.sections)
@@ -47,7 +48,7 @@ class FolderAnswers:
 
     def find(self, text: str) -> Answer:
         """The answer to a text. Takes well under a millisecond; the time is bounded for any text."""
-        intent = self._intents.match(text)
+        intent = self.intents.match(text)
         if intent.intent in self._direct:
             return Answer(self._direct[intent.intent])
         section = self._asked_like(text, intent) or self._search(text) or self._usual(text, intent)

@@ -10,7 +10,6 @@ from aiohttp.test_utils import make_mocked_request
 
 from orchestrator.reference.answers import FolderAnswers
 from orchestrator.reference.content import Content
-from orchestrator.reference.intent import PhraseIntents
 from orchestrator.reference.server import ReferenceServer, _errors_as_json
 from orchestrator.reference.speech import EspeakSpeech
 from orchestrator.services.failures import ServiceError
@@ -23,8 +22,8 @@ from orchestrator.session.conversation import Line
 
 @pytest.fixture
 async def url(content: Content) -> AsyncIterator[str]:
-    intents, answers = PhraseIntents(content.intents, content.fillers), FolderAnswers(content)
-    async with ReferenceServer(intents, answers, EspeakSpeech()) as server:
+    answers = FolderAnswers(content)
+    async with ReferenceServer(answers.intents, answers, EspeakSpeech()) as server:
         yield server.base_url
 
 
