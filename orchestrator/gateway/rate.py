@@ -35,6 +35,11 @@ class Bucket:
         return max(0.0, (1 - self._now()) / self.per_s)
 
     @property
+    def left(self) -> float:
+        """Tokens that can be taken now; negative while some are taken in advance."""
+        return self._now()
+
+    @property
     def is_full(self) -> bool:
         """Whether the bucket is full: nothing was taken lately."""
         return self._now() >= self._burst

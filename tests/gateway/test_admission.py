@@ -310,9 +310,7 @@ async def test_many_callers_at_the_permitted_rate_do_not_slow_down_another(
     handled = service.running.node.counters["inputs"]
     assert sent > 1_000 or service.running.node.counters["clients_dropped"], "it was a flood"
     turns = sum(len(service.running.watch.all(name, TurnStarted)) for name in service.running.watch.events)
-    assert turns < 2 * (fair_share.PER_LINE_PER_S * 20 * 1.5 + fair_share.IMPATIENT_PER_S * seconds), (
-        f"{handled} inputs"
-    )
+    assert turns < 2 * (fair_share.PER_LINE_PER_S * 20 * 1.5 + fair_share.HASTY_PER_S * seconds), f"{handled} inputs"
 
 
 async def test_who_comes_back_gets_no_more_than_who_stays(call: Connect, service: Service) -> None:
