@@ -1,8 +1,10 @@
-"""The long form: `uv run python -m tests.chaos [--only nodes …] [--rate 500] [--seed 1] [--sessions 200] [--part 1]`
+"""The long form of the chaos tests.
+
+    uv run python -m tests.chaos [--only nodes …] [--rate 500] [--seed 1] [--sessions 200] [--part 1] [--hostile]
 
 Prints what was done, what was found and what it took, and ends with exit code 1 if anything is wrong. The rate is that
 of outside producers; what each question leads to inside comes on top, as often again. A bare round trip to Redis in the
-same run says how busy the machine was.
+same run says how busy the machine was. `--hostile`: each node has hostile clients, those of the short form.
 """
 
 import argparse
@@ -11,10 +13,12 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 from cli.terminal import run as run_loop
 from tests.chaos import calls, faults
 from tests.chaos.checkers import Findings
+from tests.chaos.hostile import SHORT_FORM
 from tests.chaos.world import Size, World
 
 Plan = dict[Callable[[World], Awaitable[None]], int]
@@ -96,7 +100,7 @@ async def call(part: float) -> bool:
     return True
 
 
-async def main(only: list[str], seed: int, size: dict[str, float], part: float) -> int:
+async def main(only: list[str], seed: int, size: dict[str, Any], part: float) -> int:
     held = True
     for name in only or [*PLANS, "calls"]:
         if name == "calls":
@@ -104,7 +108,7 @@ async def main(only: list[str], seed: int, size: dict[str, float], part: float) 
             continue
         full, plan = PLANS[name]
         some = {fault: max(1, round(count * part)) for fault, count in plan.items()}
-        held &= await play(name, replace(full, **size), some, seed)  # type: ignore[arg-type]
+        held &= await play(name, replace(full, **size), some, seed)
     return 0 if held else 1
 
 
@@ -115,6 +119,8 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=float, default=FULL.rate_hz, help="events of outside producers per second")
     parser.add_argument("--sessions", type=int, default=FULL.sessions)
     parser.add_argument("--part", type=float, default=1.0, help="so much of each count of faults")
+    parser.add_argument("--hostile", action="store_true", help="hostile clients at each node")
     given = parser.parse_args()
-    sizes = {"rate_hz": given.rate, "sessions": given.sessions}
+    hostile = SHORT_FORM if given.hostile else ()
+    sizes = {"rate_hz": given.rate, "sessions": given.sessions, "hostile": hostile}
     sys.exit(run_loop(main(given.only, given.seed, sizes, given.part)))

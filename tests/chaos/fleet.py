@@ -6,9 +6,11 @@ import random
 import re
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from tests.chaos.hostile import HostileClients
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
@@ -30,6 +32,7 @@ class NodeProcess:
     url: str
     log: Path
     paused: bool = False
+    hostile: HostileClients = field(default_factory=HostileClients)
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
@@ -38,7 +41,9 @@ class NodeProcess:
 class Fleet:
     """All nodes of one Redis; `nodes` are those that live."""
 
-    def __init__(self, redis_url: str, folder: Path) -> None:
+    def __init__(self, redis_url: str, folder: Path, hostile: tuple[str, ...] = ()) -> None:
+        self._hostile = hostile
+        """Behaviours of hostile clients that each node has."""
         self.nodes: list[NodeProcess] = []
         self.notes = folder / "notes.jsonl"
         """What the ports of all nodes were asked."""
@@ -65,6 +70,7 @@ class Fleet:
             raise
         node = NodeProcess(self._started, process, line[1], log)
         self.nodes.append(node)
+        await node.hostile.start(self._hostile, node.url)
         return node
 
     async def _start(self, words: IO[str]) -> asyncio.subprocess.Process:
@@ -78,13 +84,22 @@ class Fleet:
         self.nodes.remove(node)
         node.signal(signal.SIGKILL)
         await node.process.wait()
+        await node.hostile.end()
 
     async def drain(self, node: NodeProcess) -> int:
         """As a deploy does it; returns the exit code."""
         self.nodes.remove(node)
         node.signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE_S):
-            return await node.process.wait()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await node.process.wait()
+        finally:
+            await node.hostile.end()
+
+    async def send_hostile_away(self) -> None:
+        """End the hostile clients of all nodes."""
+        for node in self.nodes:
+            await node.hostile.end()
 
     async def end(self) -> None:
         for node in list(self.nodes):

@@ -35,6 +35,8 @@ class Size:
     rate_hz: float = 200
     """Events of all producers together; each question leads to as many again inside."""
     appendfsync: str = "everysec"
+    hostile: tuple[str, ...] = ()
+    """Behaviours of bench/hostile_clients.py, each of which each node has for as long as it lives."""
 
 
 @dataclass
@@ -76,7 +78,7 @@ class World:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orch-chaos-")))
         self.server = await stack.enter_async_context(RedisServer(size.appendfsync))
         self.redis = await stack.enter_async_context(Redis.from_url(self.server.url, socket_timeout=None))
-        self.fleet = Fleet(self.server.url, folder)
+        self.fleet = Fleet(self.server.url, folder, size.hostile)
         stack.push_async_callback(self.fleet.end)
         await asyncio.gather(*(self.fleet.spawn() for _ in range(size.nodes)))
         await watch.shared(self.redis, self.keys, size.nodes)  # else all callers of the last one share its first shard
@@ -129,6 +131,7 @@ class World:
         self._stop.set()
         await asyncio.gather(*self._load)
         self.loaded_s = time.monotonic() - self._began_s
+        await self.fleet.send_hostile_away()
         await watch.all_handled(self.redis, self.keys)
         await self.fleet.end()
         await self._hang_up()
