@@ -14,6 +14,8 @@ from tests.door import joining
 FIRST_PAUSE_S, LONGEST_PAUSE_S, MOVE_S = 0.25, 8.0, 0.1
 FINAL_CODES = {1000, 1008, 1009}
 FORGOTTEN = 4404
+WRONG_REQUEST = {400, 401, 403, 404}
+"""Coming again does not help."""
 CLOSE = aiohttp.ClientWSTimeout(ws_close=1)
 
 
@@ -43,6 +45,7 @@ class Caller:
     async def listening(self) -> str:
         """The session id, as soon as the conversation is there for certain: a committed phase was shown."""
         await self._listening.wait()
+        assert not self.over, self.over
         return self.session_id
 
     @property
@@ -77,7 +80,13 @@ class Caller:
         ids = {"session_id": self.session_id, "resume_token": self._token} if self.session_id else {}
         url = urljoin(f"{address}/", "orchestrate")
         async with asyncio.timeout(5):  # a node that was stopped takes the connection and says nothing
-            socket = await self._http.ws_connect(url, **joining(ids), heartbeat=5, timeout=CLOSE)
+            try:
+                socket = await self._http.ws_connect(url, **joining(ids), heartbeat=5, timeout=CLOSE)
+            except aiohttp.WSServerHandshakeError as refusal:
+                if refusal.status in WRONG_REQUEST:
+                    self.over = f"refused with {refusal.status}"
+                    self._listening.set()
+                raise
         async with socket:
             self.connections += 1
             async for message in socket:

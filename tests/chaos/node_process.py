@@ -63,7 +63,9 @@ async def main(redis_url: str, policy: Path, notes: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     mine = notes.with_name(f"data-{os.getpid()}")
-    settings = Settings(port=0, redis_url=redis_url, data_dir=mine, policy_file=policy, max_sessions=10_000)
+    settings = Settings(
+        port=0, redis_url=redis_url, data_dir=mine, policy_file=policy, max_sessions=10_000, auth="none"
+    )
     ports = Ports(notes)
     async with Orchestrator(
         settings, intent=ports, answer=ports, text_to_speech=ports, speech_to_text=ports
