@@ -78,7 +78,7 @@ class WorkSpans:
         return self._stages.get(command_id)
 
     def adopt(self) -> None:
-        """Make the new turn the parent of requests issued before it."""
+        """Make the span of the new turn the parent of open requests that were issued before the turn began."""
         for span in self._stages.values():
             self._trace.rehome(span)
 
@@ -110,7 +110,7 @@ class WorkSpans:
             self._trace.close(span)
 
     def withdraw(self, command_id: str) -> Span | None:
-        """Return the span of a withdrawn request, for the caller to close; None: no such request is open."""
+        """Take the span of a withdrawn command from the open ones, for the caller to close; None: none is open."""
         return self._over(command_id, "cancelled")
 
     def cancel(self) -> None:

@@ -324,10 +324,11 @@ class Node:
             live.hush(DELAYED)
 
     async def promised(self, session_id: str) -> LiveSession | None:
-        """Find a session whose id was reserved, maybe by another node, or whose SESSION_OPENED is not committed yet.
+        """Return a session of this node that was promised to a client, and whose log may not have begun.
 
-        Waits up to FIND_S seconds for that commit; returns None if this node does not have the session then. If the
-        shard has changed owners meanwhile, SESSION_OPENED is in the inbox and the new owner commits it.
+        A session that another node promised is taken over from its promise in Redis. If SESSION_OPENED is under way,
+        this waits up to FIND_S seconds for the commit. None: there is no such session, or another node owns it by now
+        and commits its SESSION_OPENED.
         """
         begun = self.keys.state(session_id)
         try:

@@ -220,11 +220,11 @@ def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def _next_word(words: str, end: int) -> int:
-    """Return the index in `words` at which the next phrase of a list may begin, if one ends at `end`; -1: `end` is
-    within a word, so no phrase ends there. Used to find out whether a text consists of phrases of that list alone.
+    """Return where the next word begins after a phrase that ends at index `end` of `words`: behind the blank, or
+    len(words) at the end of the text; -1 if `end` is within a word, so that the phrase does not end there.
 
-    In scripts without blanks between words, ICU's dictionary knows a repetition such as 嗯嗯 as one word, so another
-    phrase may begin anywhere.
+    Returns `end` in scripts without blanks: ICU takes a repetition such as 嗯嗯 for one word, so a phrase may end
+    between any two characters.
     """
     if words[end : end + 1] == " ":
         return end + 1

@@ -222,7 +222,7 @@ class Policy(_Part):
 
 @cache
 def _added(policy: type[BaseModel]) -> tuple[tuple[str, str, Any], ...]:
-    """(part, field, `AsBefore` value) of each field that has one."""
+    """(section, field, value) of each field whose value in recordings older than the field is not its default."""
     found = []
     for part, info in policy.model_fields.items():
         assert info.annotation is not None, "a policy consists of parts"

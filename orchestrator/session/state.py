@@ -312,7 +312,7 @@ class State:
         return bool(event_id) and event_id in self.recent_ids
 
     def hash(self) -> str:
-        """A digest of the state's fields in the session's schema. Leaves out the policy, which never changes."""
+        """A digest of the fields that the session's state schema has. Leaves out the policy, which never changes."""
         return digest(to_json(_hashed_form(self.schema)(self)))
 
 

@@ -285,7 +285,7 @@ class History:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
     async def _move(self, connection: AsyncConnection, moves: Sequence[Move]) -> None:
-        """Update the streams' checkpoints, first in a transaction: it locks the rows in one order."""
+        """Update the streams' checkpoints. Comes first in a transaction: locks in a fixed order cannot deadlock."""
         values = [self._moving.values(_moved(move)) for move in moves]
         if values and self.url.get_backend_name() == "sqlite":  # its driver sums the row counts of executemany
             changed = (await connection.exec_driver_sql(self._moving.sql, values)).rowcount

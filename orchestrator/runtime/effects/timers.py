@@ -12,7 +12,7 @@ class Timers:
     """The armed timers of one session, by the clock of its log."""
 
     def __init__(self, session_id: str, report: Callable[[TimerFired], None], clock: SteadyClock | None = None) -> None:
-        """`clock` is the time of the session's log; the default is a new clock that starts now."""
+        """`clock` counts as the times in the session's log do. By default that of a log that begins now."""
         self.clock = clock or SteadyClock(now_us())
         self._session_id = session_id
         self._report = report

@@ -260,8 +260,9 @@ class Ownership:
     def _give_surplus(self) -> None:
         """Hand over the shards and ingresses above this node's share to nodes that joined at least a lease ago.
 
-        Hands over a few at a time, those with the fewest calls first. This share counts only nodes that joined at least
-        a lease ago. A node takes up to its share among all nodes, which is never larger: so it takes none of them back.
+        Hands over a few at a time, those with the fewest calls first. This node keeps its share among the nodes that
+        joined at least a lease ago. It never takes more than its share among all nodes, new ones included; that share
+        is not larger, so this node does not take back what it has just given.
         """
         now = asyncio.get_running_loop().time()
         if now < self._next_gift:  # the last handover is not in the table of members yet

@@ -50,7 +50,10 @@ class ServerSocket:
         return path
 
     def keep(self) -> None:
-        """Make the hard link to the socket of a running server. Raises OSError if the file system has no hard links."""
+        """Give the socket of a running server a second name, from which restore() makes it again if it is removed.
+
+        Raises OSError if the file system has no hard links.
+        """
         self._spare.unlink(missing_ok=True)
         os.link(self.path, self._spare)
 

@@ -85,9 +85,9 @@ class _CursorSubscriber(StreamBatchSubscriber):
 
 
 def broker(url: str, max_connections: int) -> RedisBroker:
-    """Make the FastStream broker. Its subscribers read on separate connections with the same options.
+    """Make the FastStream broker. Each of its subscribers reads on a connection of its own, with the same options.
 
-    The connections have no socket timeout: under Python 3.11 it costs redis-py a task per command. TCP keep-alive
+    The connections have no socket timeout: on Python 3.11 it costs redis-py a task per command. TCP keep-alive
     detects a server that is gone.
     """
     kind: type[RedisBroker] = RedisClusterBroker if is_cluster(url) else RedisBroker
