@@ -147,9 +147,7 @@ def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[s
 
 
 def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """Yield violations of I-5: questions and answers of a turn are about the user's words in this turn; the spelling
-    may differ.
-    """
+    """Yield violations of I-5: a turn asks, and is answered, what the user said in it. The spelling may differ."""
     if not any(isinstance(event, derived.TurnStarted | derived.ProcessingComplete) for event in step):
         return
     turn_text, (answer, question) = book.turn_text, book.answered

@@ -18,7 +18,7 @@ class RecordedCall:
 
 
 class RecordedTools:
-    """The recorded tool calls that ran, by name and arguments. Each can be taken once."""
+    """The recorded tool calls that ran, by name and arguments. A rerun takes each of them once, for its result."""
 
     def __init__(self, log: Iterable[Event]) -> None:
         self._calls: dict[str, RecordedCall] = {}

@@ -40,7 +40,7 @@ def redacted(events: Iterable[Event], how: Redaction) -> Iterator[Event]:
 
 
 class Hiding:
-    """Redacts events one by one, in the order of their log, without new state hashes.
+    """Redacts events one by one, in the order of their log. Leaves the state hashes as they are: they no longer fit.
 
     >>> hide = Hiding("default"); [hide(event) for event in step]
     """

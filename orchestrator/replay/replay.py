@@ -263,7 +263,10 @@ class Replayer:
         error: str = "",
         after: State | None = None,
     ) -> None:
-        """Record a divergence and go on from the recorded events. `is_done`: number of these events already folded."""
+        """Record a divergence and go on from the recorded events.
+
+        `is_done`: how many of `recorded` are folded already. `after`: the state after `replayed`, if it was decided.
+        """
         if error or not replayed:
             rule, place = RULES["ORCH1009" if error else "ORCH1007"], 0
         else:

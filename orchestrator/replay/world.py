@@ -335,8 +335,8 @@ class World:
         self._hold(command.target, command.at_us)
 
     def _hold(self, playback_id: str, paused_us: int) -> None:
-        """Hold back the queued progress and end of a paused playback. Results that the recording has come when they
-        were recorded, for they happened. Synthesis goes on.
+        """Hold back a playback that was paused at `paused_us`: its queued progress and its end, but not those that were
+        recorded, which arrive at their recorded times. Its speech is still made.
         """
         waits = (inputs.PlaybackProgress, inputs.PlaybackDone)
         held = [

@@ -249,7 +249,7 @@ class LiveSession:
                 self._part(part)
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
-        """End timers, tasks and connections. A part that hangs or fails does not keep the others from ending."""
+        """End timers, tasks and connections, and wait for `farewell`, the client's goodbye, if there is one. A part that hangs or fails does not keep the others from ending."""
         self.timers.cancel_all()
         self.cancel_task()
         for part in (self.handler.close() if self.handler else None, farewell):

@@ -324,11 +324,11 @@ class Node:
             live.hush(DELAYED)
 
     async def promised(self, session_id: str) -> LiveSession | None:
-        """Return a session of this node that was promised to a client, and whose log may not have begun.
+        """Find a promised session for a client that comes back with its id; its log need not have begun.
 
-        A session that another node promised is taken over from its promise in Redis. If SESSION_OPENED is under way,
-        this waits up to FIND_S seconds for the commit. None: there is no such session, or another node owns it by now
-        and commits its SESSION_OPENED.
+        If another node made the promise, this node makes the session from it. If neither the promise nor the log is
+        there, SESSION_OPENED is being committed: waits for it, up to FIND_S seconds. None: then, too, the session is
+        not here: there is no such session, or another node owns it.
         """
         begun = self.keys.state(session_id)
         try:

@@ -253,7 +253,7 @@ class Shard(Owned):
 
         Also closes the session if the event was TIMER_FIRED, or at the session's third such failure
         (FAILURES_BEFORE_THE_END): otherwise the session might hang forever. Returns what to commit: the dead letter,
-        and the cursor behind the entry.
+        and the cursor past the entry.
         """
         self._counters["reducer_failures"] += 1
         live.failures += 1

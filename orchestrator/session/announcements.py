@@ -55,8 +55,8 @@ def hearing_failed(step: Step) -> None:
 
 
 def ask_again(step: Step) -> bool:
-    """Apologise to a silent user for not hearing them, if speech-to-text has failed since their last words; say goodbye
-    after too many failures in a row. Returns False if nothing is said, such as while the user goes on speaking.
+    """Apologise for not having heard the user, if speech-to-text has failed since it last recognised words; say goodbye
+    after too many failures in a row. Returns whether anything is said: nothing while the user is speaking.
     """
     failures, fallback = step.state.hearing_failures, step.state.policy.fallback
     if not is_quiet(step):

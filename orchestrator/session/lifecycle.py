@@ -174,7 +174,7 @@ def _again(step: Step, command: CommandIssued) -> Command:
 
 
 def _speak_again(step: Step, command: CommandIssued, from_ms: int) -> None:
-    """Retry a Speak from the position `from_ms` of its audio. If the answer came in texts, the texts before that
+    """Retry a Speak from the position `from_ms` of its audio. If the answer came in several texts, those before that
     position are not sent again.
     """
     said, playback = read(command), step.state.playback

@@ -1,4 +1,4 @@
-"""Repairs the history of a session without its feed, by comparing its log in Redis with its archive in SQL.
+"""Repairs the history of a session without reading the feed: compares its log in Redis with the copy in SQL.
 
 Where there is a log, the log counts. Sessions whose log Redis no longer has stay as they were archived.
 """
@@ -116,7 +116,7 @@ async def resync(
 
     The ends are read before the logs, so that no step is skipped. Yields for each session: its id, the difference that
     was found (empty: none), and the total number of sessions. Raises the errors of reconcile, and PositionMovedError
-    if another process writes first again and again.
+    if another process writes first again and again. `is_from_scratch`: rewrite what is in SQL even where it is right.
     """
     end = await ends(redis, keys, shards)
     before = await history.positions([keys.feed(number) for number in shards])

@@ -40,7 +40,7 @@ class HistoryKeeper:
         owned: Callable[[], Mapping[int, str]],
         counters: Counters,
     ) -> None:
-        """`sql_url` and `data_dir` name the database (`database_url`)."""
+        """`sql_url` is the database's URL; empty: a SQLite file in `data_dir`."""
         self._where = {
             "redis": redis_url,
             "shards": keys.shards,
