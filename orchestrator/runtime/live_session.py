@@ -249,7 +249,9 @@ class LiveSession:
                 self._part(part)
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
-        """End timers, tasks and connections, and wait for `farewell`, the client's goodbye, if there is one. A part that hangs or fails does not keep the others from ending."""
+        """End timers, tasks and connections; `farewell` closes the client's. A part that hangs or fails does not keep
+        the others from ending.
+        """
         self.timers.cancel_all()
         self.cancel_task()
         for part in (self.handler.close() if self.handler else None, farewell):

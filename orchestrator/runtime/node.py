@@ -326,9 +326,8 @@ class Node:
     async def promised(self, session_id: str) -> LiveSession | None:
         """Find a promised session for a client that comes back with its id; its log need not have begun.
 
-        If another node made the promise, this node makes the session from it. If neither the promise nor the log is
-        there, SESSION_OPENED is being committed: waits for it, up to FIND_S seconds. None: then, too, the session is
-        not here: there is no such session, or another node owns it.
+        If another node made the promise, this node makes the session from it. Without promise and log, SESSION_OPENED
+        is being committed: waits up to FIND_S seconds. None: there is no such session, or another node owns it.
         """
         begun = self.keys.state(session_id)
         try:

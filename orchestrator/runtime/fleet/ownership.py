@@ -132,7 +132,7 @@ class Ownership:
         await asyncio.gather(*(task for _, task in self._leaving.values()))
 
     async def stop(self, reason: str) -> None:
-        """Hand everything over to other nodes (`drain`), then end all background work. `reason` is told to the callers."""
+        """Hand everything over to other nodes (`drain`), then end all background work. Callers get the reason."""
         await self.drain(reason)
         for task in self._tasks:
             task.cancel()

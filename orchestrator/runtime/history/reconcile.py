@@ -116,7 +116,7 @@ async def resync(
 
     The ends are read before the logs, so that no step is skipped. Yields for each session: its id, the difference that
     was found (empty: none), and the total number of sessions. Raises the errors of reconcile, and PositionMovedError
-    if another process writes first again and again. `is_from_scratch`: rewrite what is in SQL even where it is right.
+    if another process writes first again and again. `is_from_scratch`: rewrite all rows, right ones too.
     """
     end = await ends(redis, keys, shards)
     before = await history.positions([keys.feed(number) for number in shards])
