@@ -2,16 +2,18 @@
 
 The service runs on one core, the callers on the other; these send prebuilt Opus packets over real SRTP and decode
 nothing (bench/prebuilt_peer.py). Kinds: `text` (a WebSocket alone), `quiet` (WebRTC, a microphone that rests in
-silence, as browsers do), `sending` (the same, with 50 packets of silence a second), `talking` (a question every 6 s,
-answered aloud) and `streaming` (the same, answered word by word). Prints the processor milliseconds of the service per
-second of call, by process, and the time from the end of a question to the first sound of its answer.
+silence, as browsers do where the answer allows it), `sending` (the same, with 50 packets of silence a second),
+`talking` (a question every 6 s, answered aloud) and `streaming` (the same, answered word by word). Prints the processor
+milliseconds of the service per second of call, by process, and the time from the end of a question to the first sound
+of its answer.
 
 `--most KIND` adds calls until the event loop is more than 10 ms late in 1 % of the looks, or an answer comes 1.5 times
-as late (p95) as in one call. `--bare` measures bare aiortc with the same VAD (bench/bare_aiortc.py) instead of orch.
+as late (p95) as in one call. `--beside aiortc` measures bare aiortc with the same VAD instead of orch
+(bench/bare_aiortc.py), `--beside pipecat` Pipecat's WebRTC transport and VAD (bench/peers/pipecat_calls.py).
 `--processes N` lets N processes take the calls, on all cores together with the callers.
 
-Run: `uv run python -m bench.calls [CALLS] [SECONDS] [--only KIND] [--most KIND] [--bare] [--processes N]`. To compare
-two commits, run it in each in turn.
+Run: `uv run python -m bench.calls [CALLS] [SECONDS] [--only KIND] [--most KIND] [--beside NAME] [--processes N]`.
+To compare two commits, run it in each in turn.
 """
 
 import argparse
@@ -31,12 +33,17 @@ from time import monotonic
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.bare_aiortc import WORDS
+from bench.peers.environments import python_of
 from bench.prebuilt_peer import PrebuiltPeer
+from orchestrator.media.resampling import SPEECH_RATE_HZ
 from tests.calls.service import Caller, Service
-from tests.media.speech import speak
+from tests.media.speech import resample, speak
 
 SETTLED_S = 2.0
 QUESTION = "when are you open"
+PIPECAT_RATE_HZ = 24_000
+"""Of its answer: as in bench/peers/pipecat_calls.py, which needs another environment."""
 EVERY_S = 6.0
 LATE_S, LATE_SHARE, SLOWER = 0.01, 0.01, 1.5
 GROWTH = 1.5
@@ -44,7 +51,7 @@ GROWTH = 1.5
 NAMES = {"redis-server": "redis", "history.process": "history", "_worker": "recogniser"}
 """Part of a command line → what the process is called here; any other is the node."""
 TICKS_PER_MS = os.sysconf("SC_CLK_TCK") / 1000
-resting = partial(Caller, peers=partial(PrebuiltPeer, rests=True))
+resting = partial(Caller, peers=partial(PrebuiltPeer, may_rest=True))
 
 KINDS: dict[str, Callable[[Service], Caller]] = {
     "text": partial(Caller, voice=False),
@@ -54,15 +61,21 @@ KINDS: dict[str, Callable[[Service], Caller]] = {
     "streaming": resting,
 }
 ASKING = ("talking", "streaming")
-BARE = ("quiet", "sending", "talking")
+BESIDE = ("quiet", "sending", "talking")
+"""Kinds that the others can carry, too."""
 
 
-class BareAiortc(Service):
-    """The service of bench/bare_aiortc.py."""
+class OtherService(Service):
+    """A service of another kind, with the same callers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         super().__init__(folder, ORCH_AUTH="none")
         self.command = ["bench.bare_aiortc"]
+        if name == "pipecat":
+            speech = folder / "speech.pcm"
+            speech.write_bytes(resample(speak(WORDS), SPEECH_RATE_HZ, PIPECAT_RATE_HZ))
+            self.command = ["bench.peers.pipecat_calls", str(speech)]
+            self.python = python_of("pipecat")
 
 
 @dataclass(slots=True)
@@ -109,10 +122,10 @@ def tree(pid: int) -> list[int]:
 
 
 async def loop_looks(service: Service, calls: int) -> tuple[float, float]:
-    """How often the event loops were looked at, and how often they were not late; (0, 0) for bare aiortc. Checks that
+    """How often the event loops were looked at, and how often they were not late; (0, 0) if it is not orch. Checks that
     all calls are still there.
     """
-    if isinstance(service, BareAiortc):
+    if isinstance(service, OtherService):
         return 0, 0
     shown = {"Authorization": f"Bearer {service.token('operate')}"}
     async with aiohttp.ClientSession() as http, http.get(f"{service.url}/metrics", headers=shown) as answer:
@@ -141,7 +154,7 @@ class Calls:
         while len(self._callers) < calls:
             caller = await self._stack.enter_async_context(KINDS[self._kind](self._service))
             self._callers.append(caller)
-            if not isinstance(self._service, BareAiortc):
+            if not isinstance(self._service, OtherService):
                 await caller.send(type="text", text="hello")  # who says nothing at all is sent away after 30 s
             if self._kind in ASKING:
                 asking = asyncio.create_task(self._ask_now_and_then(caller))
@@ -185,8 +198,8 @@ async def most(service: Service, kind: str, seconds: float) -> None:
 
 
 def service_for(options: argparse.Namespace, kind: str, folder: Path) -> Service:
-    if options.bare:
-        return BareAiortc(folder)
+    if options.beside:
+        return OtherService(folder, options.beside)
     agent = "bench.streaming_agent:agent" if kind == "streaming" else ""
     return Service(folder, agent=agent, processes=options.processes, ORCH_MAX_SESSIONS="1000")
 
@@ -195,7 +208,7 @@ async def main(options: argparse.Namespace) -> None:
     cores = sorted(os.sched_getaffinity(0))
     speak(QUESTION)
     for kind in [options.most] if options.most else KINDS:
-        if options.only not in kind or (options.bare and kind not in BARE):
+        if options.only not in kind or (options.beside and kind not in BESIDE):
             continue
         with tempfile.TemporaryDirectory() as folder:
             os.sched_setaffinity(0, {cores[0]} if options.processes == 1 else cores)
@@ -217,7 +230,7 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("seconds", type=float, nargs="?", default=20.0, help="of each stretch")
     parser.add_argument("--only", default="", help="kinds whose name has these letters")
     parser.add_argument("--most", default="", choices=[*KINDS, ""], help="how many calls of this kind a core carries")
-    parser.add_argument("--bare", action="store_true", help="bare aiortc instead of orch")
+    parser.add_argument("--beside", default="", choices=["aiortc", "pipecat", ""], help="instead of orch")
     parser.add_argument("--processes", type=int, default=1)
     return parser.parse_args(arguments)
 

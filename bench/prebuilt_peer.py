@@ -40,7 +40,7 @@ class PacketTrack(MediaStreamTrack):
         super().__init__()
         self.ended_s = 0.0
         """When the last packet of the latest words left (time.monotonic)."""
-        self._rests = rests
+        self.rests = rests
         self._packets: deque[bytes] = deque()
         self._speaks = asyncio.Event()
         self._said = asyncio.Event()
@@ -58,7 +58,7 @@ class PacketTrack(MediaStreamTrack):
     async def recv(self) -> "av.Packet[Any]":
         now_s = time.monotonic()
         self._begun_s = self._begun_s or now_s
-        if self._packets or not self._rests:
+        if self._packets or not self.rests:
             self._tick += 1
             await asyncio.sleep(self._begun_s + self._tick * FRAME_S - now_s)
             return self._packet(self._packets.popleft() if self._packets else self._silence)
@@ -92,13 +92,21 @@ class _Unheard:
 
 
 class PrebuiltPeer(CallPeer):
-    """CallPeer, for a fifth of its processor time. `heard` stays empty."""
+    """CallPeer, for a fifth of its processor time. `heard` stays empty.
 
-    def __init__(self, *, rests: bool = False) -> None:
+    `may_rest`: it rests in silence if the service's answer says usedtx=1, as browsers do.
+    """
+
+    def __init__(self, *, may_rest: bool = False) -> None:
         super().__init__()
-        self.microphone = PacketTrack(rests=rests)
+        self._may_rest = may_rest
+        self.microphone = PacketTrack(rests=False)
         self.connection.getSenders()[0].replaceTrack(self.microphone)
         replace_jitter_buffer(self.connection.getTransceivers()[0].receiver, _Unheard(self))
+
+    async def answered(self, sdp: str, within_s: float = 10) -> None:
+        self.microphone.rests = self._may_rest and "usedtx=1" in sdp
+        await super().answered(sdp, within_s)
 
     async def say(self, pcm_16k: bytes) -> None:
         await self.microphone.say(pcm_16k)

@@ -35,6 +35,7 @@ class Service:
     def __init__(self, folder: Path, *, agent: str = "", port: int = 0, processes: int = 1, **settings: str) -> None:
         self.command = ["cli", "serve", "--port", str(port), "--processes", str(processes), *([agent] if agent else [])]
         """The module that runs, and its arguments."""
+        self.python: str | Path = sys.executable
         self.environment = os.environ | {
             "ORCH_DATA_DIR": str(folder),
             "ORCH_AUTH": "keys",
@@ -52,7 +53,7 @@ class Service:
 
     async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *self.command),
+            *(self.python, "-m", *self.command),
             cwd=ROOT,
             env=self.environment,
             stdout=asyncio.subprocess.PIPE,
