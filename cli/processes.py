@@ -38,12 +38,19 @@ async def serve_in_processes(count: int, agent: str, given: dict[str, Any], say:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
+    running: list[Children] = []
+
+    def restart() -> None:
+        for one in running:  # none while the common parts start: nothing that could be restarted
+            one.restart()
+
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        is_terminal = sys.stdin is not None and sys.stdin.isatty()  # it is closed: end, as other programs do
+        loop.add_signal_handler(signal.SIGHUP, stop.set if is_terminal else restart)
     settings = (await make_service(agent, given)).settings
     _check(settings, count)
     async with _shared(count, agent, given, settings) as service:
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            is_terminal = sys.stdin is not None and sys.stdin.isatty()  # it is closed: end, as other programs do
-            loop.add_signal_handler(signal.SIGHUP, stop.set if is_terminal else service.restart)
+        running.append(service)
         if await service.start(stop):
             say(f"orch is ready: open {service.url} and say hello ({count} processes; stop with Ctrl-C)")
             await stop.wait()

@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 from typing import Any, cast
+
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 4 * 1024 * 1024
 """Longest message; the longest is a metrics page."""
@@ -28,13 +31,17 @@ class Lines:
                 self._writer.write(json.dumps(what).encode() + b"\n")
 
     async def hear(self) -> dict[str, Any] | None:
-        """The next message of the other process; None: it has ended."""
-        try:
-            line = await self._reader.readline()
-        except ConnectionError:  # it was killed
-            return None
-        whole = line.endswith(b"\n")  # else it was killed within the message
-        return cast("dict[str, Any]", json.loads(line)) if whole else None
+        """The next message of the other process that can be read; None: it has ended."""
+        while True:
+            try:
+                line = await self._reader.readline()
+                if not line.endswith(b"\n"):  # it was killed within the message
+                    return None
+                return cast("dict[str, Any]", json.loads(line))
+            except ConnectionError:  # it was killed
+                return None
+            except (ValueError, RecursionError) as error:  # the rest of a message that is too long is no JSON, either
+                logger.warning("a message between the processes is dropped: %s", str(error)[:200])
 
     async def close(self) -> None:
         """Send the last messages, and close."""

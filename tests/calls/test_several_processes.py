@@ -253,6 +253,25 @@ async def test_all_are_started_again_one_after_the_other_while_calls_go_on(
     await check_each_answered(redis, callers, asked + 1)
 
 
+async def test_a_request_to_restart_that_comes_while_it_starts_changes_nothing(
+    tmp_path: Path, stack: AsyncExitStack
+) -> None:
+    """SIGHUP before there is anything to restart: a deploy may be fast."""
+    service = Service(tmp_path, processes=PROCESSES, **QUIET)
+    starting = asyncio.create_task(stack.enter_async_context(service))
+    async with asyncio.timeout(SOON_S):
+        while not any("redis-server" in command for command in commands_below(service)):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.001)
+    service.process.send_signal(signal.SIGHUP)
+    await starting
+    assert len(siblings(service)) == PROCESSES
+
+
+def commands_below(service: Service) -> list[str]:
+    """The command lines of the processes below the service's, as far as it has started."""
+    return list(children(service.process.pid).values()) if hasattr(service, "process") else []
+
+
 async def newcomers(service: Service) -> None:
     """One new caller after the other gets a line, none of them later than NEWCOMER_S after they came."""
     async with aiohttp.ClientSession() as http:
