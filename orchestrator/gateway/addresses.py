@@ -6,7 +6,7 @@ An IPv6 address counts as its /64, which is what one customer of a provider has.
 import asyncio
 import ipaddress
 
-from orchestrator.gateway.rate import Bucket
+from orchestrator.token_bucket import TokenBucket
 
 LONGEST_WAIT_S = 1.5
 """A client that waits longer for an answer has given up, or comes again at the same time."""
@@ -22,7 +22,7 @@ class Addresses:
     def __init__(self, per_s: float, burst: float) -> None:
         self._per_s = per_s
         self._burst = burst
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     async def may_ask(self, address: str | None) -> bool:
         """Return when this address may ask once more; False: it asks too often."""
@@ -31,11 +31,11 @@ class Addresses:
             await asyncio.sleep(wait_s)
         return wait_s is not None
 
-    def _bucket(self, customer: str) -> Bucket:
+    def _bucket(self, customer: str) -> TokenBucket:
         if customer not in self._buckets:
             if len(self._buckets) >= MOST_KNOWN:
                 self._forget()
-            self._buckets[customer] = Bucket(self._per_s, self._burst)
+            self._buckets[customer] = TokenBucket(self._per_s, self._burst)
         return self._buckets[customer]
 
     def _forget(self) -> None:

@@ -11,7 +11,6 @@ from events.envelope import Input
 from events.inputs import BargeIn, ClientDisconnected, HandlerAttached, HandlerDetached, SessionCloseRequested, SttFinal
 from orchestrator.gateway import messages
 from orchestrator.gateway.client import WebSocketClient, event_id_of
-from orchestrator.media.budget import Budget
 from orchestrator.media.handler import MediaHandler
 from orchestrator.media.offer import OfferRefused
 from orchestrator.media.settings import MediaSettings
@@ -20,6 +19,7 @@ from orchestrator.runtime.live_session import Handler, LiveSession
 from orchestrator.runtime.node import DELAYED, Node
 from orchestrator.safe_text import named_error
 from orchestrator.services.failures import ServiceError
+from orchestrator.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Call:
         self._client = client
         self._tells_details = tells_details
         self._left = False
-        self._offers = Budget(OFFERS_PER_S, MOST_OFFERS)
+        self._offers = TokenBucket(OFFERS_PER_S, MOST_OFFERS)
         self._attaching: asyncio.Task[None] | None = None
 
     async def hear(self, raw: str) -> bool:

@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from orchestrator.gateway.rate import Bucket
 from orchestrator.runtime.counters import Counters
+from orchestrator.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ LEAST = 0.25
 class Share:
     """What one conversation may send, over all its connections."""
 
-    inputs: Bucket
-    connections: Bucket = field(default_factory=lambda: Bucket(1.0, BURST))
+    inputs: TokenBucket
+    connections: TokenBucket = field(default_factory=lambda: TokenBucket(1.0, BURST))
     typed_chars: int = 0
-    turns: Bucket | None = None
+    turns: TokenBucket | None = None
     """What the grant of the conversation allows; None: any number."""
 
 
@@ -58,8 +58,8 @@ class FairShare:
 
     def __init__(self, lines: int, counters: Counters) -> None:
         self._per_s = PER_LINE_PER_S * max(lines, FEWEST_LINES)
-        self._all = Bucket(self._per_s, self._per_s / 4)
-        self._hasty = Bucket(HASTY_PER_S, HASTY_PER_S / 4)
+        self._all = TokenBucket(self._per_s, self._per_s / 4)
+        self._hasty = TokenBucket(HASTY_PER_S, HASTY_PER_S / 4)
         self._counters = counters
         self._queue: list[_Waiting] = []
         self._wake = asyncio.Event()

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from orchestrator.gateway.rate import Bucket
+from orchestrator.token_bucket import TokenBucket
 
 FRAMES_PER_S = 30
 """Far above the needs of a conversation, far below a load that other callers would notice."""
@@ -24,7 +24,7 @@ class FrameCount(asyncio.Protocol):
         self._transport = transport
         self._inner = cast("asyncio.Protocol", transport.get_protocol())
         self._refuse = refuse
-        self._bucket = Bucket(FRAMES_PER_S, BURST)
+        self._bucket = TokenBucket(FRAMES_PER_S, BURST)
         self._is_open = False
         self._is_over = False
         self._header = bytearray()

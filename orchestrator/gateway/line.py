@@ -12,7 +12,6 @@ from orchestrator.gateway.client import WebSocketClient
 from orchestrator.gateway.fair_share import FairShare, Share
 from orchestrator.gateway.lines import Lines
 from orchestrator.gateway.messages import MAX_MESSAGE_BYTES, CloseCode
-from orchestrator.gateway.rate import BAD_MESSAGES
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
 
@@ -20,6 +19,8 @@ MOST_WAITING = 60
 """Queue limit in messages per connection. Beyond it the client is disconnected."""
 MOST_WAITING_CHARS = 2 * MAX_MESSAGE_BYTES
 """Queue limit in characters: two of the longest offers, or 60 of the longest typed messages."""
+BAD_MESSAGES = 10
+"""Malformed messages accepted per connection; the next one closes it."""
 FAREWELL_S = 2.0
 """How long messages that arrived before the connection closed are still handled."""
 MOST_AHEAD_S = 60.0

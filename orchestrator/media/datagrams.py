@@ -15,7 +15,7 @@ from aioice import stun
 from aiortc import RTCPeerConnection
 
 from orchestrator.media.aiortc_private import ice_connections, override, require
-from orchestrator.media.budget import Budget
+from orchestrator.token_bucket import TokenBucket
 
 DATAGRAMS_PER_S = 250
 """Rate limit; the bucket holds one second of it. Opus in frames of 10 ms plus RTCP needs about 105 per second."""
@@ -50,8 +50,8 @@ class DatagramFilter:
     def __init__(self, connection: Any, dropped: Counter[str]) -> None:
         self._connection = connection
         self._dropped = dropped
-        self._checks = Budget(CHECKS_PER_S, MOST_CHECKS)
-        self._data = Budget(DATAGRAMS_PER_S, DATAGRAMS_PER_S)
+        self._checks = TokenBucket(CHECKS_PER_S, MOST_CHECKS)
+        self._data = TokenBucket(DATAGRAMS_PER_S, DATAGRAMS_PER_S)
         self.last_at_s = 0.0
         """When the last datagram or check of the caller came (time.monotonic)."""
         override(connection, "data_received", lambda _: self._data_without_address)

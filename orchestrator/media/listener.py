@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import av
 
-from orchestrator.media.budget import Budget
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.opus import VoiceDecoder, packet_ms, says_rest
+from orchestrator.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ class Listener:
         self._name = name
         self._dropped = dropped
         self._broke = broke
-        self._packets = Budget(1.0, _AHEAD_S)
-        self._heard = Budget(1.0, _AHEAD_S)
+        self._packets = TokenBucket(1.0, _AHEAD_S)
+        self._heard = TokenBucket(1.0, _AHEAD_S)
         self._decoder = VoiceDecoder()
         self._failures = 0
         """Packets in a row that could not be heard."""

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.gateway import fair_share
 from orchestrator.gateway.fair_share import BURST, FREE_IN_A_ROW, FairShare, Share
-from orchestrator.gateway.rate import Bucket
+from orchestrator.token_bucket import TokenBucket
 from tests.runtime.support import PATIENCE_S, soon
 
 NEVER_PER_S = 1e-6
@@ -24,7 +24,7 @@ async def shares(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FairShare]:
 
 
 def conversation() -> Share:
-    return Share(Bucket(1.0, BURST))
+    return Share(TokenBucket(1.0, BURST))
 
 
 async def test_a_patient_caller_does_not_wait_behind_a_hasty_one(shares: FairShare) -> None:
