@@ -12,11 +12,13 @@ from typing import Any
 from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver, rtcrtpreceiver
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import AnyRtcpPacket, RtcpByePacket
+from OpenSSL import SSL
 from pylibsrtp import Error as SrtpError
 
 _JITTER_BUFFER = "_RTCRtpReceiver__jitter_buffer"
 _HANDLE_RTCP = "_handle_rtcp_packet"
 _STOP_DECODER = "_RTCRtpReceiver__stop_decoder"
+_LONGEST_RECORD = 1_500
 _RTP_TIMESTAMP = "_RTCRtpSender__rtp_timestamp"
 _BY_SOURCE = tuple(f"_RTCRtpReceiver__{name}" for name in ("active_ssrc", "remote_streams", "lsr", "lsr_time"))
 
@@ -76,6 +78,42 @@ def outlive_goodbyes(receiver: RTCRtpReceiver, on_goodbye: Callable[[], None]) -
             await handle(packet)
 
     setattr(receiver, _HANDLE_RTCP, handle_but_goodbyes)
+
+
+def drain_records(transport: RTCDtlsTransport) -> None:
+    """Read all DTLS records of a datagram. Of those after the handshake aiortc reads one, and leaves the others in
+    OpenSSL's memory for the rest of the call.
+    """
+    came_in = b""
+
+    def noting(receive: Callable[[], Awaitable[bytes]]) -> Callable[[], Awaitable[bytes]]:
+        async def receive_noting() -> bytes:
+            nonlocal came_in
+            came_in = await receive()
+            return came_in
+
+        return receive_noting
+
+    def draining(receive_next: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def receive_and_drain() -> None:
+            await receive_next()
+            if came_in and 19 < came_in[0] < 64 and transport.encrypted:
+                _drop_records(_existing(transport, "_ssl"))
+
+        return receive_and_drain
+
+    override(transport.transport, "_recv", noting)
+    override(transport, "_recv_next", draining)
+
+
+def _drop_records(connection: SSL.Connection) -> None:
+    try:
+        while connection.recv(_LONGEST_RECORD):
+            pass
+    except SSL.ZeroReturnError as closed:  # as aiortc says it, for a record that it has read
+        raise ConnectionError from closed
+    except SSL.Error:  # no record is left
+        pass
 
 
 def last_rtp_timestamp(sender: RTCRtpSender) -> int:

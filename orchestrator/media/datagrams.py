@@ -14,7 +14,7 @@ from typing import Any
 from aioice import stun
 from aiortc import RTCPeerConnection
 
-from orchestrator.media.aiortc_private import ice_connections, override, require
+from orchestrator.media.aiortc_private import drain_records, ice_connections, override, require
 from orchestrator.token_bucket import TokenBucket
 
 DATAGRAMS_PER_S = 250
@@ -29,6 +29,8 @@ MOST_QUEUED = 64
 """Queue limits, in datagrams, before and after a candidate pair is nominated."""
 LONGEST = 1_500
 """Longest datagram, in bytes, that libsrtp accepts."""
+LONGEST_STUN = 600
+"""A check has 150 bytes. aioice computes a checksum over all that comes before each FINGERPRINT of a message."""
 CHECKS_OF_OURS = 1
 """Retransmissions of this server's own connectivity check. The sender of a check may have forged its address: the
 answer plus this check send at most three times the bytes received. aioice's default of six retransmissions sends eight.
@@ -69,10 +71,11 @@ class DatagramFilter:
 
     def _received(self, protocol: Any, data: bytes, address: tuple[Any, ...]) -> None:
         source = (address[0], address[1])
-        if data[4:8] == _COOKIE and data[0] < 4:
-            self._received_stun(protocol, data, source)
-        elif not data or len(data) > LONGEST:
+        is_stun = data[4:8] == _COOKIE and data[0] < 4
+        if not data or len(data) > (LONGEST_STUN if is_stun else LONGEST):
             self._dropped["malformed"] += 1
+        elif is_stun:
+            self._received_stun(protocol, data, source)
         elif not self._is_callers(source):
             self._dropped["of strangers"] += 1
         elif self._connection._queue.qsize() >= (MOST_QUEUED if self._connection._nominated else MOST_EARLY):
@@ -141,6 +144,7 @@ def filter_datagrams(peer: RTCPeerConnection, dropped: Counter[str]) -> list[Dat
     """One filter per ICE connection. Call before the peer gathers candidates; then call `watch_sockets` on each."""
     for transceiver in peer.getTransceivers():
         override(transceiver.receiver.transport.transport, "_recv", _with_a_turn_for_others)
+        drain_records(transceiver.receiver.transport)
     return [DatagramFilter(connection, dropped) for connection in ice_connections(peer)]
 
 

@@ -31,18 +31,19 @@ from orchestrator.media.settings import MediaSettings
 from orchestrator.media.sources import bound_sources
 from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.track import AgentTrack
-from orchestrator.media.utterance import Utterances
+from orchestrator.media.utterance import OPEN_WITHIN_S, Utterances
 from orchestrator.media.vad import VoiceActivity
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.ports import Speaker, SpeechToTextPort
 from orchestrator.session.commands import MicrophoneSetting
 from orchestrator.teardown import end_within
+from orchestrator.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_REASON = 500
-_OPEN_S = 10.0
-"""How long speech-to-text may take to open."""
+GOODBYES_PER_S, MOST_GOODBYES = 1.0, 5.0
+"""Ends of a caller's source (RTCP BYE) that are heard; further ones are dropped."""
 DROPPED = "dropped_media"
 """The counter of datagrams, packets and reports that were not handled."""
 
@@ -66,6 +67,7 @@ class MediaHandler:
         self.handler_id = handler_id
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._dropped: Counter[str] = Counter()
+        self._goodbyes = TokenBucket(GOODBYES_PER_S, MOST_GOODBYES)
         """Reason → number of datagrams, packets and reports dropped."""
         self._session_id = session_id
         self._report_input = report
@@ -230,11 +232,11 @@ class MediaHandler:
     async def _open_microphone(self, stt: SpeechToTextPort) -> None:
         activity = VoiceActivity(self._settings, open_speech_model())
         try:
-            async with asyncio.timeout(_OPEN_S):
+            async with asyncio.timeout(OPEN_WITHIN_S):
                 speaker = Speaker(self._session_id, self._settings.language)
                 utterances = await Utterances.open(self._settings, stt, self._say, speaker)
         except TimeoutError as error:
-            raise ServiceError(f"speech-to-text did not open within {_OPEN_S:g} s") from error
+            raise ServiceError(f"speech-to-text did not open within {OPEN_WITHIN_S:g} s") from error
         may_hear = self._listener.may_hear
         self._microphone = Microphone(self._settings, activity, self._echo, utterances, self._say, may_hear)
         self._listener.microphone = self._microphone
@@ -279,9 +281,13 @@ class MediaHandler:
 
     def _source_ended(self) -> None:
         """Handle RTCP BYE: the peer pauses its audio. A hang-up shows as a DTLS close or as lost ICE consent."""
+        if self._microphone is None or self._gone:
+            return
+        if not self._goodbyes.take():
+            self._dropped["goodbyes"] += 1
+            return
         logger.info("handler %s: the microphone's source has ended; listening for the next", self.handler_id)
-        if self._microphone is not None and not self._gone:
-            self._microphone.go_quiet()
+        self._microphone.go_quiet()
 
     def _on_connection_state(self) -> None:
         state = self._peer.connectionState

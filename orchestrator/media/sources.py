@@ -11,6 +11,8 @@ from orchestrator.media.aiortc_private import forget_source, override
 
 MOST_SOURCES = 16
 """Senders (SSRCs) of one call; a browser has one at a time. An RTCP report has room for 31."""
+MOST_REPORTS = 16
+"""RTCP packets in one datagram: browsers put in five at most, and a datagram has room for 370."""
 
 _RTP_SSRC = slice(8, 12)
 _RTCP_SSRC = slice(4, 8)
@@ -40,7 +42,9 @@ def bound_sources(transceiver: RTCRtpTransceiver, dropped: Counter[str]) -> Sour
     sources = Sources(transceiver.receiver)
     transport = transceiver.receiver.transport
     override(transport, "_handle_rtp_data", lambda handle: _noting(handle, sources, _RTP_SSRC, dropped))
-    override(transport, "_handle_rtcp_data", lambda handle: _noting(handle, sources, _RTCP_SSRC, dropped))
+    override(
+        transport, "_handle_rtcp_data", lambda handle: _few(_noting(handle, sources, _RTCP_SSRC, dropped), dropped)
+    )
     override(transceiver.sender, "_handle_rtcp_packet", _only_reports)
     override(transceiver.receiver, "_send_rtcp", lambda send: _survives(send, dropped))
     return sources
@@ -61,6 +65,22 @@ def _noting(
             dropped["malformed"] += 1
 
     return handle_noting
+
+
+def _few(handle: Callable[..., Awaitable[None]], dropped: Counter[str]) -> Callable[[bytes], Awaitable[None]]:
+    """Drop a datagram of too many RTCP packets: aiortc would parse and route them all without a pause."""
+
+    async def handle_few(data: bytes) -> None:
+        at = count = 0
+        while at + 4 <= len(data) and count <= MOST_REPORTS:
+            at += 4 + 4 * int.from_bytes(data[at + 2 : at + 4], "big")
+            count += 1
+        if count > MOST_REPORTS:
+            dropped["malformed"] += 1
+        else:
+            await handle(data)
+
+    return handle_few
 
 
 def _only_reports(handle: Callable[[AnyRtcpPacket], Awaitable[None]]) -> Callable[[AnyRtcpPacket], Awaitable[None]]:

@@ -23,6 +23,7 @@ _BYTES_PER_MS = 2 * SPEECH_RATE_HZ // 1000
 _LONGEST_ERROR = 500
 _OPEN_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _CLOSE_WITHIN_S = 5.0
+OPEN_WITHIN_S = 10.0
 _LONGEST_TEXT = 8_000
 """Longest text of an event, in characters (events.envelope.Text)."""
 
@@ -109,7 +110,8 @@ class Utterances:
             self.is_open = False
             self._awaiting_finals += 1
             self._tell(lambda recognizer: recognizer.finish())
-            self._watch_for_a_hang()
+            if self._hang_watch is None:  # else an earlier final is awaited, and its time goes on
+                self._watch_for_a_hang()
 
     def resume(self, spoken_ms: int) -> None:
         """Open another utterance after a finish in the middle of speech that began `spoken_ms` ago.
@@ -187,7 +189,8 @@ class Utterances:
                 await _closed(broken)
             while self._recognizer is None:
                 try:
-                    self._recognizer = await self._open_recognizer()
+                    async with asyncio.timeout(OPEN_WITHIN_S):
+                        self._recognizer = await self._open_recognizer()
                 except Exception as error:  # noqa: BLE001 - whatever a port of the user's raises
                     delay_s = _OPEN_AGAIN_S[min(failures, len(_OPEN_AGAIN_S) - 1)]
                     logger.warning("speech-to-text cannot be opened (%s); again in %g s", error, delay_s)
@@ -215,7 +218,7 @@ class Utterances:
             self.failed(error)
 
     def _watch_for_a_hang(self) -> None:
-        """Restart the timeout for the next final transcript; cancel it when none is awaited."""
+        """Restart the timeout for the next final transcript that is due; cancel it when none is awaited."""
         if self._hang_watch is not None:
             self._hang_watch.cancel()
             self._hang_watch = None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from events.derived import CommandIssued
 from events.envelope import Event
-from events.inputs import RagAnswered, SessionOpened
+from events.inputs import ProviderSwitched, RagAnswered, SessionOpened
 from orchestrator.replay.fold_on import rehashed
 from orchestrator.session.phrases import normal
 from orchestrator.session.policy import Policy
@@ -23,8 +23,8 @@ JSON = ("arguments", "response", "result")
 """Fields that agent, tools and model exchange as JSON. Redacted, they are still JSON."""
 _KEPT_OF_A_POLICY = {"intent", "more_words"}
 _WORD = re.compile(r"\w+")
-_OF_JSON = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\w+', re.DOTALL)
-"""A string, a number, a literal; in a text that is no JSON also any word."""
+_OF_JSON = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\w+', re.DOTALL)
+"""A string, a number, a literal; in a text that is no JSON also any word, and a string without an end."""
 _OF_A_STRING = re.compile(r'\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]|[^\\]+|\\')
 _DIGITS = 16
 """Longest redacted number."""
@@ -68,6 +68,8 @@ def _hide(event: Event, hide: Callable[[str], str]) -> Event:
         changes["payload"] = event.payload | {"text": hide(str(event.payload["text"]))}
     if isinstance(event, SessionOpened):
         changes["policy"] = {part: _hide_part(fields, hide) for part, fields in event.policy.items()}
+    if isinstance(event, ProviderSwitched):
+        changes["reason"] = hide(event.reason)
     if isinstance(event, RagAnswered):
         changes["sources"] = tuple(map(hide, event.sources))
     if words := getattr(event, "words", ()):
@@ -87,7 +89,7 @@ def _hide_json(text: str, hide: Callable[[str], str]) -> str:
         if token[0] in _LITERALS:
             return token[0]
         if token[0].startswith('"'):
-            return f'"{_OF_A_STRING.sub(hide_piece, token[0][1:-1])}"'
+            return _OF_A_STRING.sub(hide_piece, token[0])
         if token[0][0] not in "-0123456789":
             return hide(token[0])
         digits = "".join(one for one in token[0] if one in "0123456789")[:_DIGITS]

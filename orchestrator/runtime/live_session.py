@@ -254,6 +254,7 @@ class LiveSession:
         """
         self.timers.cancel_all()
         self.cancel_task()
+        self.tools.close()
         for part in (self.handler.close() if self.handler else None, farewell):
             if part is not None:
                 self._part(part)

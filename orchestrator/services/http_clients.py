@@ -42,8 +42,15 @@ def open_session() -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         limit=0, limit_per_host=_CONNECTIONS_PER_HOST, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60
     )
-    # No cookies: a service is not a web page. For the same reason `_send` follows no redirects.
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    # No cookies: a service is not a web page. For the same reason no redirects are followed.
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(_refuse_redirect)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing])
+
+
+async def _refuse_redirect(*_: object) -> None:
+    """`ws_connect` would follow a redirect, with the headers of the service it was meant for."""
+    raise aiohttp.ClientError("it redirects to another address: configure that one")
 
 
 class Endpoint:

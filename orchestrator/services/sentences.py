@@ -32,6 +32,11 @@ class Sentences:
         self._pending = ""
 
     @property
+    def waiting_chars(self) -> int:
+        """Length of what waits for the end of its sentence, words or not."""
+        return len(self._pending)
+
+    @property
     def has_words(self) -> bool:
         """Whether words wait for the end of their sentence."""
         return has_words(self._pending)
@@ -40,6 +45,8 @@ class Sentences:
         """Add a piece; returns the texts that are complete with it."""
         self._pending += piece
         texts: list[str] = []
+        if not self.has_words:
+            return texts
         while ends := self._sentence_ends(self._pending) or self._clause_end(self._pending):
             begin = 0
             for end in ends:
@@ -61,10 +68,12 @@ class Sentences:
         length_ms = guessed_ms(text)
         if length_ms > LONG_MS:
             ends = [found.end() for found in _CLAUSE_END.finditer(text)]
-            if clauses := [end for end in ends if guessed_ms(text[:end]) >= _SHORTEST_CLAUSE_MS]:
-                return clauses[-1:]
-        words = spans(text) if length_ms > TOO_LONG_MS else []
-        return [words[-2][1]] if len(words) > 1 else []
+            if ends and guessed_ms(text[: ends[-1]]) >= _SHORTEST_CLAUSE_MS:
+                return ends[-1:]
+        if length_ms <= TOO_LONG_MS:
+            return []
+        words = spans(text)
+        return [words[-2][1] if len(words) > 1 else len(text)]  # a word without an end is cut anywhere
 
     def _sentence_ends(self, text: str) -> list[int]:
         """Where sentences end for certain."""

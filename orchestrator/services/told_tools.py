@@ -20,20 +20,26 @@ _recording: set[asyncio.Task[None]] = set()
 
 
 class ToldCalls:
-    """The calls of one answer. Use it as an async context manager: at its end, open calls have failed."""
+    """The calls of one answer. Use it as an async context manager: at its end, open calls have failed. If it ends by an
+    error, calls that wait to be recorded never are: nobody asks for this answer any more.
+    """
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._open: dict[str, asyncio.Future[str]] = {}
+        self._recording: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "ToldCalls":
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for result in self._open.values():
             if not result.done():
                 result.set_exception(ToolError(_CUT_OFF, in_our_words=_CUT_OFF))
                 result.exception()  # somebody may wait for it, or nobody
+        if kind is not None:
+            for task in self._recording:
+                task.cancel()
 
     async def take(self, line: Mapping[str, Any]) -> bool:
         """Take a line of the answer that tells of a tool. False: it does not. Raises ServiceError for a bad one."""
@@ -54,6 +60,7 @@ class ToldCalls:
         arguments = as_json(told.get("arguments", {}), f"the arguments of {name}")
         self._request.attempt.speak_now()
         task = asyncio.create_task(self._record(Work(name, arguments, lambda _: result, call_id=call_id)))
+        self._recording.append(task)
         _recording.add(task)
         task.add_done_callback(_recording.discard)
 

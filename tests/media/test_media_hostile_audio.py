@@ -12,9 +12,11 @@ from aiortc.rtp import (
     RtcpRtpfbPacket,
     RtpPacket,
 )
+from OpenSSL import SSL
 
+from orchestrator.media.handler import MOST_GOODBYES
 from orchestrator.media.opus import SILENT_FRAME, VoiceEncoder, packet_ms
-from orchestrator.media.sources import MOST_SOURCES
+from orchestrator.media.sources import MOST_REPORTS, MOST_SOURCES
 from tests.media.stubs import Call
 from tests.media.test_media_connection import say, tone
 from tests.media.test_media_strangers import until
@@ -167,6 +169,43 @@ async def test_nobody_can_ask_for_retransmissions(call: Call) -> None:
     stop.set()
     assert await waiting < 0.5
     assert stream.packets_received - received < 100
+
+
+@pytest.mark.parametrize("in_a_datagram", [1, 10, 160])
+async def test_goodbyes_without_end_cost_at_most_some_lines(
+    call: Call, sentence: bytes, caplog: pytest.LogCaptureFixture, in_a_datagram: int
+) -> None:
+    """Each would be a line and a new state of the voice detector; a datagram has room for 160 of them."""
+    wire = Wire(call)
+    caplog.set_level(logging.INFO)
+    await wire.rtp(1, FRAME, ssrc=77)
+    goodbyes = bytes(RtcpByePacket(sources=[77])) * in_a_datagram
+    for _ in range(40):
+        await wire.transport._send_rtp(goodbyes)
+    dropped = call.handler._dropped
+    await until(lambda: dropped["goodbyes"] + MOST_REPORTS * dropped["malformed"] >= 30)
+    assert caplog.text.count("source has ended") <= MOST_GOODBYES + 2
+    await call.peer.say(sentence)
+    await call.reported("SPEECH_STARTED")
+
+
+async def test_records_that_nobody_asked_for_are_read_and_dropped(call: Call) -> None:
+    """Application data over DTLS, 36 records in a datagram: none stays in OpenSSL's memory, and the call goes on."""
+    await call.peer.until(lambda: bool(call.peer.heard))
+    ours, theirs = call.peer.connection.getSenders()[0].transport, call.handler._transceiver.receiver.transport
+    received = theirs._RTCDtlsTransport__rx_packets
+    for _ in range(20):
+        for _ in range(36):
+            ours._ssl.send(b"x")
+        await ours.transport._send(ours._ssl.bio_read(1_500))
+    await until(lambda: theirs._RTCDtlsTransport__rx_packets >= received + 20)
+    with pytest.raises(SSL.WantReadError):
+        theirs._ssl.recv(1_500)
+    assert "HANDLER_DETACHED" not in call.types()
+    ours._ssl.send(b"x")
+    ours._ssl.shutdown()  # behind another record, in one datagram
+    await ours.transport._send(ours._ssl.bio_read(1_500))
+    assert (await call.reported("HANDLER_DETACHED")).reason
 
 
 def _report_task(receiver) -> "asyncio.Future[None]":

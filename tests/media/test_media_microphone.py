@@ -297,6 +297,38 @@ async def test_a_recogniser_that_raises_has_broken(sentence, method, monkeypatch
     assert [event.error for event in bench.events if event.type == "HEARING_FAILED"] == ["RuntimeError: boom"]
 
 
+async def test_a_recogniser_that_hangs_is_replaced_while_the_caller_repeats_themselves(sentence, monkeypatch):
+    """Each "hello?" ends before the time for the final of the one before is over."""
+    bench = await Bench.set_up(MediaSettings(final_within_ms=1_000))
+    hanging = bench.recognizer
+    monkeypatch.setattr(hanging, "finish", lambda: None)
+    async with asyncio.timeout(5):
+        while bench.recognizer is hanging:
+            bench.hear(SILENCE_S + sentence + SILENCE_S)
+            bench.microphone.finish_utterance()
+            await asyncio.sleep(0.05)
+    assert "HEARING_FAILED" in bench.types()
+
+
+async def test_a_recogniser_that_does_not_open_again_is_tried_again(sentence, monkeypatch):
+    """An `open` that hangs has its time, as the first one of a call has."""
+    bench = await Bench.set_up()
+    monkeypatch.setattr("orchestrator.media.utterance.OPEN_WITHIN_S", 0.05)
+    opened, tried = bench.stt.open, []
+
+    async def hangs_once(*about):
+        tried.append(about)
+        if len(tried) == 1:
+            await asyncio.Event().wait()
+        return await opened(*about)
+
+    monkeypatch.setattr(bench.stt, "open", hangs_once)
+    broken = bench.recognizer
+    bench.stt.fail("the process died")
+    await until(lambda: bench.recognizer is not broken)
+    assert len(tried) == 2
+
+
 async def test_a_recogniser_that_gives_no_final_hangs(sentence, monkeypatch):
     """It is given up after a while, each time: the user is never unheard without a word."""
     bench = await Bench.set_up(MediaSettings(final_within_ms=50))

@@ -3,12 +3,14 @@
 import asyncio
 import re
 import socket
+import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
 from aioice import stun
 
 from orchestrator.media.aiortc_private import ice_connections
+from orchestrator.media.datagrams import LONGEST_STUN
 from tests.media.peer import CallPeer
 from tests.media.stubs import Call, connect
 from tests.media.test_media_connection import ON_LOOPBACK, accept
@@ -58,6 +60,29 @@ async def received_by(own: socket.socket, quiet_s: float = QUIET_S) -> list[byte
                 got.append(await asyncio.get_running_loop().sock_recv(own, 65_536))
         except TimeoutError:
             return got
+
+
+def with_many_fingerprints(length: int) -> bytes:
+    """A STUN message of so many FINGERPRINTs, each of them right: aioice checks each over all that comes before it."""
+    message = bytearray(BINDING)
+    while len(message) < length:
+        message[2:4] = (len(message) + 8 - 20).to_bytes(2, "big")
+        crc = zlib.crc32(message) ^ 0x5354554E
+        message += b"\x80\x28\x00\x04" + crc.to_bytes(4, "big")
+    return bytes(message)
+
+
+async def test_a_long_stun_message_is_not_read(call: Call, stranger: socket.socket, monkeypatch) -> None:
+    """A stranger needs no key for it, and 64 KB of it would take the event loop 80 ms."""
+    read: list[int] = []
+    parse = stun.parse_message
+    monkeypatch.setattr(stun, "parse_message", lambda data, *key: read.append(len(data)) or parse(data, *key))
+    port = call.handler._transceiver.receiver.transport.transport.iceGatherer.getLocalCandidates()[0].port
+    before = call.handler._dropped["malformed"]
+    for length in (LONGEST_STUN + 100, 1_400, 60_000):
+        stranger.sendto(with_many_fingerprints(length), ("127.0.0.1", port))
+    await until(lambda: call.handler._dropped["malformed"] >= before + 3)
+    assert max(read, default=0) <= LONGEST_STUN
 
 
 async def test_before_the_caller_is_there_nothing_of_strangers_is_kept(stranger: socket.socket) -> None:

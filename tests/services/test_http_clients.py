@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from service_peers import Handler, Serve
 
+from orchestrator.runtime.effects.tool_calls import QuestionJournal
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_clients import Endpoint, HttpAnswer, HttpIntent
 from orchestrator.services.http_speech import HttpTextToSpeech
@@ -19,6 +20,7 @@ from orchestrator.services.ports import Answer, Intent, Request
 from orchestrator.services.text_functions import whole_answer
 from orchestrator.session.conversation import Line
 from tests.question import Asked
+from tests.runtime.support import soon
 
 
 def saying(answer: object) -> Handler:
@@ -379,6 +381,39 @@ async def test_a_call_of_a_service_that_fails_is_recorded(
         await whole_answer(HttpAnswer(http, await serve(in_lines(*lines))), asked.request())
     await asyncio.wait_for(asked.tools.until(lambda: "TOOL_RETURNED" in asked.names()), 5)
     assert [line.text for line in asked.lines() if line.call] == [error]
+
+
+async def test_a_call_of_an_answer_that_nobody_waits_for_leaves_nothing_behind(
+    http: aiohttp.ClientSession, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that was asked early, and whose turn never came: its tool call waits for the turn."""
+    asked = Asked("book a table")
+    monkeypatch.setattr(QuestionJournal, "_is_asked_by_the_turn", lambda _: False)
+    never = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        await response.write(CALLED.encode() + b"\n")
+        await never.wait()
+        return response
+
+    asking = asyncio.create_task(whole_answer(HttpAnswer(http, await serve(handler)), asked.request()))
+    await soon(lambda: bool(asked.tools._waiting))
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await soon(lambda: not asked.tools._waiting)
+    assert "TOOL_CALLED" not in asked.names()
+
+
+async def test_a_session_that_is_over_leaves_nobody_waiting() -> None:
+    """For a call that was never recorded, say: the session would be held in memory by who waits."""
+    asked = Asked()
+    waiting = asyncio.create_task(asked.tools.until(lambda: False))
+    await soon(lambda: bool(asked.tools._waiting))
+    asked.tools.close()
+    await asyncio.wait([waiting], timeout=5)
+    assert waiting.cancelled()
 
 
 @pytest.mark.parametrize(

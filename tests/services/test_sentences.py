@@ -1,6 +1,7 @@
 """Answers cut into texts to speak: sentences in many languages, clauses where a sentence is long."""
 
 import re
+import time
 
 import pytest
 
@@ -93,6 +94,24 @@ def test_an_endless_sentence_is_cut_between_words() -> None:
     assert all(text.startswith(("ต้องการ", "ขอบคุณ")) for text in cut(thai))
     chinese = "我们这里有很多东西可以点" * 12
     assert len(cut(chinese)) > 1
+
+
+def test_a_word_without_an_end_is_cut_anywhere() -> None:
+    """A model that has lost its way: each piece costs as much as the one before, and nothing piles up."""
+    sentences = Sentences("en")
+    for _ in range(2_000):
+        sentences.feed("ha")
+        assert sentences.waiting_chars < 400
+    assert "".join([*cut("ha" * 2_000)]) == "ha" * 2_000
+
+
+def test_signs_without_words_are_not_looked_at_again_and_again() -> None:
+    sentences = Sentences("en")
+    began_s = time.process_time()
+    for _ in range(1_000):
+        assert sentences.feed("\n" * 8) == []
+    assert time.process_time() - began_s < 2, "it took 4 s before, and grew with the square"
+    assert sentences.waiting_chars == 8_000
 
 
 def test_what_is_left_can_be_taken_at_any_time() -> None:

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from orchestrator.services.failures import ServiceError
+from orchestrator.services.http_clients import open_session
 from orchestrator.services.ports import Speaker
 from orchestrator.services.socket_speech import SocketRecognizer, SocketSpeechToText
 
@@ -208,6 +209,28 @@ async def test_a_service_that_refuses_says_why(
         assert "t0ken" not in str(caught.value)
     with pytest.raises(ServiceError, match="cannot connect"):
         await SocketSpeechToText(http, "ws://127.0.0.1:1").open(pytest.fail, pytest.fail)
+
+
+async def test_a_redirect_is_not_followed(serve: Callable[[Any], Awaitable[str]]) -> None:
+    """The headers and the caller's sound are for the service that was configured, and for nobody else."""
+    reached: list[web.Request] = []
+
+    async def elsewhere(request: web.Request) -> web.WebSocketResponse:
+        reached.append(request)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        return socket
+
+    target = (await serve(elsewhere)).replace("ws", "http", 1)
+
+    async def redirects(request: web.Request) -> web.Response:
+        raise web.HTTPFound(target)
+
+    async with open_session() as http:
+        port = SocketSpeechToText(http, await serve(redirects), headers={"X-Api-Key": "t0ken-of-ours"})
+        with pytest.raises(ServiceError, match="redirects to another address"):
+            await port.open(pytest.fail, pytest.fail)
+    assert reached == []
 
 
 async def test_a_service_that_is_never_ready_is_given_up(

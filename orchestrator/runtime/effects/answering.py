@@ -34,6 +34,7 @@ async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, l
                         return
                     piece = piece.answer  # one more piece
                 texts.add(piece)
+                await asyncio.sleep(0)  # many pieces that are there at once must not block other tasks
         finally:
             texts.stop_waiting()
     texts.end()
@@ -63,7 +64,7 @@ class _Texts:
     def add(self, piece: str) -> None:
         self.stop_waiting()
         new = self._new(piece)
-        self._check_length(len(new))
+        self._check_length(self._sentences.waiting_chars + len(new))
         for text in self._sentences.feed(new):
             self._report(text)
         if self._sentences.has_words:
@@ -107,7 +108,7 @@ class _Texts:
         self._index += 1
 
     def _check_length(self, more: int = 0) -> None:
-        if max(self._length, more) > ANSWER_CHARS:
+        if self._length + more > ANSWER_CHARS:
             problem = f"the answer has more than {ANSWER_CHARS} characters"
             raise ServiceError(problem, in_our_words=problem)
 

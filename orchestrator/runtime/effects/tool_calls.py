@@ -52,6 +52,11 @@ class ToolCalls:
                 waiting.set_result(None)
         self._waiting.clear()
 
+    def close(self) -> None:
+        """Cancel whoever waits in `until`: the session is not here any more, so nothing of it will be committed."""
+        for waiting in self._waiting:
+            waiting.cancel()
+
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until the condition `is_so` is true. It is checked now and after each commit of events."""
         while not is_so():
