@@ -1,6 +1,9 @@
-"""What every command does first: become independent of the signals that its starter ignored or blocked."""
+"""What commands do first: become independent of the signals and the file limit that their starter left them."""
 
+import resource
 import signal
+
+MOST_FILES = 65_536
 
 
 def prepare_signals() -> None:
@@ -13,3 +16,11 @@ def prepare_signals() -> None:
             signal.signal(number, handler)
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+
+
+def raise_file_limit() -> None:
+    """Let this process open all the files that it may: a connection is one, a call some, and a shell allows 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

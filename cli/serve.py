@@ -15,6 +15,7 @@ from cli.agents import load, service_of
 from cli.console_process import ConsoleProcess
 from cli.exits import OK, UNUSABLE
 from cli.output import LogWriter, is_missing, write_of
+from cli.process import raise_file_limit
 from cli.terminal import UsageError, words
 from cli.terminal import run as run_loop
 from orchestrator.app import Orchestrator
@@ -52,6 +53,7 @@ def run(agent: str, host: str, port: int, model: str = "", *, processes: int = 1
         raise UsageError("--reload is for one process: leave out --processes")
     if is_reloaded:
         return _reloaded(agent, given)
+    raise_file_limit()
     log = LogWriter()
     start_logging(log)
     try:

@@ -194,7 +194,7 @@ _ALL = (
     ),
     Metric(
         *("orch.connection.refused", "counter", "{connection}"),
-        "Connections that were closed since too many were open: the oldest that had asked nothing.",
+        "Connections that were closed since too many were open: the oldest without a conversation.",
         counted="connections_refused",
     ),
     Metric(

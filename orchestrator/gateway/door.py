@@ -1,7 +1,6 @@
-"""Listens for connections and limits their number: at the limit, a new connection replaces the oldest silent one.
+"""Listens for connections and limits their number: at the limit, a new one replaces the oldest without a conversation.
 
-A connection is silent until it has sent a whole request. aiohttp closes a connection that is idle, or whose request
-does not arrive, after IDLE_S.
+aiohttp closes a connection that is idle, or whose request does not arrive, after IDLE_S.
 """
 
 import asyncio
@@ -37,38 +36,42 @@ SAY_EVERY_S = 60.0
 
 
 class Connections:
-    """The open connections, and which of them have not yet sent a request."""
+    """The open connections, and which of them have no conversation: pages, probes, and those that say nothing."""
 
     def __init__(self, lines: int, counters: Counters) -> None:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = min(SPARE + PER_LINE * lines, max(files - OWN_FILES, SPARE // 4))
         self._counters = counters
-        self._silent: dict[asyncio.Transport, None] = {}
-        """Open connections without a request, oldest first."""
+        self._others: dict[asyncio.Transport, None] = {}
+        """Open connections without a conversation, oldest first."""
         self._open: set[asyncio.Transport] = set()
         self._say_at_s = 0.0
         self._turned_away = 0
 
     def enters(self, transport: asyncio.Transport) -> bool:
-        """Add a new connection; at the limit, abort the oldest silent one. Returns False to refuse the new one."""
+        """Add a new connection; at the limit, abort the oldest without a conversation. Returns False to refuse the new
+        one.
+        """
         if len(self._open) >= self._most:
             self._forget_closed()
         if len(self._open) >= self._most:
             self._say()
             self._counters["connections_refused"] += 1
-            if not self._silent:
+            if not self._others:
                 return False
-            oldest = next(iter(self._silent))
-            del self._silent[oldest]
+            oldest = next(iter(self._others))
+            del self._others[oldest]
             self._open.discard(oldest)
             oldest.abort()
         self._open.add(transport)
-        self._silent[transport] = None
+        self._others[transport] = None
         return True
 
-    def asks(self, transport: asyncio.BaseTransport | None) -> None:
-        """Note that a whole request has arrived."""
-        self._silent.pop(cast("asyncio.Transport", transport), None)
+    def converses(self, transport: asyncio.Transport) -> None:
+        """Note that a conversation has begun: this connection stays. A request alone is no reason to: others could fill
+        all places with requests that are refused, or never end.
+        """
+        self._others.pop(transport, None)
 
     @property
     def count(self) -> int:
@@ -78,14 +81,14 @@ class Connections:
 
     def _forget_closed(self) -> None:
         self._open = {one for one in self._open if not one.is_closing()}
-        self._silent = {one: None for one in self._silent if one in self._open}
+        self._others = {one: None for one in self._others if one in self._open}
 
     def _say(self) -> None:
         self._turned_away += 1
         if time.monotonic() >= self._say_at_s:
             self._say_at_s = time.monotonic() + SAY_EVERY_S
             logger.warning(
-                "%d connections are open, as many as may be: the oldest that has asked nothing is closed for a new one "
+                "%d connections are open, as many as may be: the oldest without a conversation is closed for a new one "
                 "(%d until now)",
                 self._most,
                 self._turned_away,

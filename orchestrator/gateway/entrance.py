@@ -69,7 +69,7 @@ class Entrance:
 
     async def reserve(self, entry: Entry) -> Entry:
         """Reserve a session for a new caller. Raises AccessRefused (403): its token opens none, or no further one."""
-        if not self._lines.has_room():
+        if not self._lines.has_room(entry.address):
             return Entry(entry.address, entry.grant, not_now=_BUSY)
         try:
             reserved = await self._node.reserve(entry.grant)
@@ -99,6 +99,7 @@ class Entrance:
         servers = self._ice_servers.of(live.session_id) or None
         client.tell(SessionReady(session_id=live.session_id, resume_token=token, ice_servers=servers))
         self._node.connect_client(live, client)
+        self._lines.joined(live, entry.address)
         if live.open is None:
             client.tell_phase(live.state)
         else:

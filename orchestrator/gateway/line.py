@@ -56,6 +56,7 @@ class Line:
         self._waiting: asyncio.Queue[str] = asyncio.Queue(MOST_WAITING)
         self._waiting_chars = 0
         self._bad_left = BAD_MESSAGES
+        self._has_hung_up = False
 
     async def listen(self, socket: web.WebSocketResponse, call: Call) -> None:
         """Read messages until the connection closes, then up to FAREWELL_S more until the queue is handled."""
@@ -96,6 +97,8 @@ class Line:
 
     async def admits(self, message: messages.ClientMessage) -> bool:
         """Wait for this message's turn. Returns False when the message must not be carried out."""
+        if self._has_hung_up:  # each further goodbye would be an event
+            return False
         if isinstance(message, messages.PlaybackDone):  # costs nothing, and matters most on time
             return True
         if isinstance(message, messages.Goodbye):
@@ -134,6 +137,7 @@ class Line:
 
     async def _hangs_up(self) -> bool:
         """Whether a goodbye becomes an event. A session without input is withdrawn instead and leaves no events."""
+        self._has_hung_up = True
         if self._live.open is None:
             return True
         self._lines.spoke(self._live)

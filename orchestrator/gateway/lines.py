@@ -21,6 +21,8 @@ SILENT_S = 30.0
 """Timeout for a caller's first input: long enough to type a question, or to find the microphone."""
 SILENT_IN_A_CROWD_S = 5.0
 """The same timeout while more than half of the lines are held by silent callers."""
+MANY = 0.25
+"""Part of all lines. An address that holds more of them in silence is not given FRESH_S."""
 FRESH_S = 1.0
 """Least time before a silent caller is ended: programs, and pages that start a call, have sent input by then."""
 GREET_S = 0.5
@@ -49,8 +51,10 @@ class Lines:
     def __init__(self, node: Node, count: int) -> None:
         self._node = node
         self._count = count
+        self._many = max(1.0, MANY * count)
         self._silent: dict[LiveSession, _Silent] = {}
         self._away_since: dict[LiveSession, float] = {}
+        self._address_of: dict[LiveSession, str] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
 
@@ -67,14 +71,24 @@ class Lines:
     def are_taken(self) -> bool:
         return self._held() >= self._count
 
-    def has_room(self) -> bool:
-        """Whether a new caller gets a line. If all are taken, ends one silent caller to free a line."""
+    def has_room(self, address: str) -> bool:
+        """Whether a new caller of this address gets a line. If all are taken, ends one silent caller to free a line: of
+        the same address, if that has many of them.
+        """
         if self._held() < self._count:
+            return True
+        own = [one for one in self._silent.values() if one.address == address]
+        if len(own) > self._many:
+            self._end(min(own, key=lambda one: one.since_s))
             return True
         return self._end_one_silent(FRESH_S)
 
     def has_room_for_one_who_returns(self) -> bool:
         return self._held() < RETURNING * self._count
+
+    def joined(self, live: LiveSession, address: str) -> None:
+        """Note from where the caller of a session is connected."""
+        self._address_of[live] = address
 
     def silent(self, live: LiveSession, client: Client, address: str) -> None:
         """Note that a caller has a line and has sent no input yet."""
@@ -114,10 +128,12 @@ class Lines:
             pass
 
     def _end_one_silent(self, at_least_s: float) -> bool:
-        """End the longest silent caller of the address with the most silent callers; False if none is old enough."""
+        """End the longest silent caller of the address with the most silent callers; False if none is old enough. Those
+        of an address with many are always old enough: who opens conversations without a pause has no old ones.
+        """
         before_s = time.monotonic() - at_least_s
         of_address = Counter(one.address for one in self._silent.values())
-        old = [one for one in self._silent.values() if one.since_s <= before_s]
+        old = [one for one in self._silent.values() if one.since_s <= before_s or of_address[one.address] > self._many]
         if not old:
             return False
         self._end(max(old, key=lambda one: (of_address[one.address], -one.since_s)))
@@ -136,16 +152,20 @@ class Lines:
         await one.client.close(NOTHING_SAID)
 
     def _end_the_absent(self) -> None:
-        """End the longest absent sessions beyond the limit."""
+        """End the longest absent sessions beyond the limit, of the addresses that have most of them."""
         now_s = time.monotonic()
         self._away_since = {
             live: self._away_since.get(live, now_s)
             for live in self._node.sessions
             if live.client is None and live.handler is None
         }
+        self._address_of = {live: self._address_of.get(live, "") for live in self._node.sessions}
         away = [live for live, since_s in self._away_since.items() if since_s < ENDING_S]
-        too_many = max(0, len(away) - AWAY * self._count)
-        for live in sorted(away, key=self._away_since.__getitem__)[:too_many]:
+        of_address = Counter(self._address_of[live] for live in away)
+        for _ in range(len(away) - AWAY * self._count):
+            live = max(away, key=lambda one: (of_address[self._address_of[one]], -self._away_since[one]))
+            away.remove(live)
+            of_address[self._address_of[live]] -= 1
             self._away_since[live] = ENDING_S
             self._node.counters["away_ended"] += 1
             self._node.report(SessionCloseRequested(session_id=live.session_id, reason="client_gone"))

@@ -47,6 +47,10 @@ SECURITY_HEADERS = {
 }
 LONGEST_FORM = 8 * 1024
 """Limit of a posted form, in bytes; it holds a token."""
+RETURNS = 5
+"""How many callers of one address may come back for each new conversation: all of an office do at once."""
+ANSWER_S = 10.0
+"""How long a request for anything but a conversation may take, its body included."""
 ALIVE, CALLS = "/healthz", "/orchestrate"
 
 
@@ -92,6 +96,7 @@ class Gateway:
         self._entrance = Entrance(node, self._guard, own, self._lines, self._shares, ice_servers or IceServers())
         self._pages = Pages(self._guard, own, self._names, is_development=is_development)
         self._handshakes = Addresses(10 + max_sessions / 2, 20 + max_sessions)
+        self._returns = Addresses(RETURNS * (10 + max_sessions / 2), RETURNS * (20 + max_sessions))
         self._requests = Addresses(HTTP_PER_S, HTTP_BURST)
         self._dropping: set[asyncio.Task[None]] = set()
         self._metrics = metrics
@@ -152,9 +157,12 @@ class Gateway:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Refuse requests with a wrong Host, above the rate limit, or without the right; add the security headers."""
-        self.connections.asks(request.transport)
         try:
-            response = await self._answer(request, handler)
+            async with asyncio.timeout(None if request.path == CALLS else ANSWER_S):
+                response = await self._answer(request, handler)
+        except TimeoutError:  # of the body of a request that did not come, say
+            response = web.Response(status=408, text=f"the request was not complete within {ANSWER_S:g} s")
+            response.force_close()
         except AccessRefused as refused:
             self._node.counters["access_refused"] += 1
             response = self._pages.refusal(request, refused)
@@ -168,7 +176,9 @@ class Gateway:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if refusal := self._names.refusal(request.headers):
-            return web.Response(status=421, text=refusal)
+            response = web.Response(status=421, text=refusal)
+            response.force_close()
+            return response
         if request.path == CALLS:
             return await handler(request)
         if not await self._requests.may_ask(self._guard.address(request)):
@@ -217,7 +227,7 @@ class Gateway:
         if _has_spoken_early(request):
             return web.Response(status=400, text="wait for the answer to the handshake before you send frames")
         entry = await self._entrance.check(request)
-        if not entry.comes_back and not await self._handshakes.may_ask(entry.address):
+        if not await (self._returns if entry.comes_back else self._handshakes).may_ask(entry.address):
             return self._too_many("conversations")
         socket = web.WebSocketResponse(
             max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S, protocols=(PROTOCOL,)
@@ -242,10 +252,12 @@ class Gateway:
         live = await self._entrance.join(entry, client, frames)
         if live is None:
             return socket
-        await self._converse(socket, live, client)
+        await self._converse(socket, live, client, transport)
         return socket
 
-    async def _converse(self, socket: web.WebSocketResponse, live: LiveSession, client: WebSocketClient) -> None:
+    async def _converse(
+        self, socket: web.WebSocketResponse, live: LiveSession, client: WebSocketClient, transport: asyncio.Transport
+    ) -> None:
         line = Line(self._node, self._lines, self._fair_share, self._shares.of(live), live, client)
         call = Call(
             self._node,
@@ -258,12 +270,14 @@ class Gateway:
             tells_details=self._is_private,
         )
         self._clients.add(client)
+        self.connections.converses(transport)
         try:
             await line.listen(socket, call)
         finally:
             self._clients.discard(client)
             call.leave("the connection closed")
-            self._lines.left(live)
+            if live.client is None:  # else another connection has taken its place
+                self._lines.left(live)
 
     def _drop_flooder(self, clients: list[WebSocketClient], transport: asyncio.Transport) -> None:
         self._node.counters["clients_dropped"] += 1

@@ -44,6 +44,8 @@ FIND_S = 2.0
 """How long a reconnected client waits while its conversation moves to its new owner."""
 FIND_AGAIN_S = 0.05
 STOPPING = "the service is stopping"
+CALLERS_CONNECTIONS = 64
+"""Connections to Redis for what callers ask: however many ask at once, the shards have their own."""
 DELAYED = "the service cannot keep what is said right now; what was said waits, and is answered later"
 PING_S = 1.0
 
@@ -79,6 +81,7 @@ class Node:
         """Whether the agent speaks first."""
         self._observer = observer
         self._redis = connect(redis_url, 2 * self.keys.shards + 64)
+        self._callers_redis = connect(redis_url, CALLERS_CONNECTIONS, waits=True)
         self._commits = wire(self._redis)
         self._inbox = Inbox(self._redis, self.keys, self._warn_of_delay, self._hush)
         self._effects = Effects(services, self._inbox.append)
@@ -129,7 +132,8 @@ class Node:
         await end_within("FastStream's broker", self._broker.stop(), counters=self.counters)
         await self._inbox.close()
         await self._commits.close()
-        await end_within("the connections to Redis", self._redis.aclose(), counters=self.counters)
+        closing = asyncio.gather(self._redis.aclose(), self._callers_redis.aclose())
+        await end_within("the connections to Redis", closing, counters=self.counters)
 
     @property
     def address(self) -> str:
@@ -182,7 +186,7 @@ class Node:
         """Read the committed events of a session: all, or those of at most `most` steps from version `first` on. Raises
         UnknownSessionError (also if no step follows `first`), BadEventError, RedisError.
         """
-        return await read_log(self._redis, self.keys, session_id, first=first, most=most)
+        return await read_log(self._callers_redis, self.keys, session_id, first=first, most=most)
 
     def session(self, session_id: str) -> LiveSession | None:
         """The live session of this id, if it is in this process."""
@@ -195,7 +199,7 @@ class Node:
         """
         new_id = self._free_id()
         try:
-            return await openings.reserve(self._redis, self.keys, grant, new_id, self.session)
+            return await openings.reserve(self._callers_redis, self.keys, grant, new_id, self.session)
         except (RedisError, OSError) as error:
             raise NotReadyError(f"this node takes no calls now: {DELAYED}") from error
 
@@ -226,7 +230,7 @@ class Node:
         """Forget a session that was never opened, also in Redis: its client cannot come back to it."""
         self.discard(live)
         try:
-            await promises.withdraw(self._redis, self.keys, live.session_id)
+            await promises.withdraw(self._callers_redis, self.keys, live.session_id)
         except (RedisError, OSError) as error:
             logger.warning("the promise of %s could not be withdrawn (%s); it expires", live.session_id, error)
 
@@ -278,7 +282,7 @@ class Node:
 
     async def use_resume_token(self, session_id: str, number: int) -> bool:
         """Use a session's resume token by its number. False: a newer one was used. Raises RedisError, TimeoutError."""
-        return await openings.use(self._redis, self.keys, session_id, number)
+        return await openings.use(self._callers_redis, self.keys, session_id, number)
 
     def owns(self, session_id: str) -> bool:
         """Whether this node owns the session's shard now; if not, another process may have the session."""
@@ -327,19 +331,14 @@ class Node:
         """Find a promised session for a client that comes back with its id; its log need not have begun.
 
         If another node made the promise, this node makes the session from it. Without promise and log, SESSION_OPENED
-        is being committed: waits up to FIND_S seconds. None: there is no such session, or another node owns it.
+        is being committed: waits for it, 2 s at most. None: there is no such session, or another node owns it.
         """
-        begun = self.keys.state(session_id)
         try:
-            async with asyncio.timeout(FIND_S):
-                while self.owns(session_id) and not await self._redis.exists(begun):
-                    grant = await promises.promised_grant(self._redis, self.keys, session_id)
-                    if grant is not None:
-                        return self.session(session_id) or self._adopted(session_id, grant)
-                    await asyncio.sleep(FIND_AGAIN_S)
+            grant = await promises.search(self._callers_redis, self.keys, session_id, lambda: self.owns(session_id))
         except (TimeoutError, RedisError, OSError) as error:
             logger.warning("%s was promised, but has not begun: %s", session_id, error or "nothing of it is here")
-        return self.session(session_id)
+            grant = None
+        return self.session(session_id) or (self._adopted(session_id, grant) if grant else None)
 
     def _adopted(self, session_id: str, grant: Grant) -> LiveSession | None:
         shard = self.shards.get(self.keys.shard_of(session_id))
@@ -351,11 +350,11 @@ class Node:
 
     async def register_handler(self, handler_id: str, session_id: str) -> None:
         """Store a handler's session, for routing rule 2 (ingress.py). Must be called before the SDP answer is sent."""
-        await self._redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
+        await self._callers_redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
 
     async def forget_handler(self, handler_id: str) -> None:
         try:
-            await self._redis.delete(self.keys.handler(handler_id))
+            await self._callers_redis.delete(self.keys.handler(handler_id))
         except (RedisError, OSError) as error:
             logger.warning("handler %s could not be forgotten (%s); it expires", handler_id, error)
 
@@ -363,7 +362,7 @@ class Node:
         """Whether Redis answers."""
         try:
             async with asyncio.timeout(PING_S):
-                return bool(await self._redis.ping())
+                return bool(await self._callers_redis.ping())
         except (TimeoutError, RedisError):
             return False
 

@@ -4,7 +4,8 @@ Redis holds only a key that expires. With this key another node can keep the pro
 of an outside producer can open the session.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -16,6 +17,8 @@ from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.redis.connection import ask
 from orchestrator.runtime.redis.keys import Keys
 
+SEARCH_S = 2.0
+FEWEST_PAUSE_S, MOST_PAUSE_S = 0.05, 0.4
 KEPT_S = 90
 """How long a promise is kept, in seconds: longer than a silent client stays connected, and as long as the service waits
 for a client to reconnect.
@@ -77,3 +80,19 @@ async def promised_grant(redis: Redis, keys: Keys, session_id: str) -> Grant | N
         return Grant.model_validate_json(promised)
     except ValidationError:  # promised by a program of before there were grants
         return EVERYTHING
+
+
+async def search(redis: Redis, keys: Keys, session_id: str, owns: Callable[[], bool]) -> Grant | None:
+    """Look for the promise of a session whose client comes back; None: its log has begun, or this node does not own its shard.
+
+    Looks again with growing pauses while neither promise nor log is there: its SESSION_OPENED may be under way. Raises
+    TimeoutError after SEARCH_S, and RedisError.
+    """
+    pause_s = FEWEST_PAUSE_S
+    async with asyncio.timeout(SEARCH_S):
+        while owns() and not await redis.exists(keys.state(session_id)):
+            if (grant := await promised_grant(redis, keys, session_id)) is not None:
+                return grant
+            await asyncio.sleep(pause_s)
+            pause_s = min(MOST_PAUSE_S, 2 * pause_s)
+    return None

@@ -10,8 +10,8 @@ import pytest
 
 from events.codec import encode
 from events.derived import TurnStarted
-from events.inputs import ClientConnected, SessionOpened, SttFinal, SttPartial
-from orchestrator.gateway import fair_share, line, lines
+from events.inputs import ClientConnected, SessionCloseRequested, SessionOpened, SttFinal, SttPartial
+from orchestrator.gateway import fair_share, line, lines, server
 from orchestrator.session.policy import Greeting, Policy
 from tests.door import is_same, joining
 from tests.gateway.conftest import Serve
@@ -324,6 +324,51 @@ async def test_who_comes_back_gets_no_more_than_who_stays(call: Connect, service
         codes.append(first.data if first.type is aiohttp.WSMsgType.CLOSE else 0)
     assert codes.count(1013) >= fair_share.BURST
     assert len(service.running.watch.all(ids["session_id"], ClientConnected)) <= 2 * fair_share.BURST
+
+
+async def test_a_silent_caller_who_comes_back_is_still_silent(
+    serve: Serve, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a line would be held for ever by who reconnects once, before a word, and then only answers pings."""
+    monkeypatch.setattr(lines, "SILENT_S", 1.0)
+    service = await serve(max_sessions=4)
+    first = await another(http, service)
+    ids = await first.listening()
+    back = await another(http, service, session_id=ids["session_id"], resume_token=ids["resume_token"])
+    await back.until("session")
+    assert await first.closed() == 1008
+    assert await back.closed() == 1000
+    assert back.heard[-1] == {"type": "ended", "reason": "nothing was said"}
+
+
+async def test_a_goodbye_counts_once(service: Service) -> None:
+    """Each would be an input and its rejection in a log that is kept: 59 of them fit in one packet."""
+    socket = await RawSocket.connect(service.url)
+    await socket.opened()
+    goodbyes = frame(TEXT, b'{"type":"goodbye"}') * 25
+    socket.writer.write(frame(TEXT, b'{"type":"text","text":"hello"}') + goodbyes)
+    assert await socket.close_code() == 1000
+    ((_, log),) = service.running.watch.events.items()
+    assert sum(isinstance(event, SessionCloseRequested) for event in log) == 1
+
+
+async def test_who_comes_back_too_often_waits_then_is_refused(
+    serve: Serve, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one address, whatever the session: each return is some questions to Redis."""
+    monkeypatch.setattr(server, "RETURNS", 0.05)
+    service = await serve(max_sessions=20)
+    caller = await another(http, service)
+    ids = await caller.spoken()
+
+    async def comes_back() -> int:
+        try:
+            await another(http, service, session_id=ids["session_id"], resume_token=ids["resume_token"])
+        except aiohttp.WSServerHandshakeError as refused:
+            return refused.status
+        return 101
+
+    assert set(await asyncio.gather(*(comes_back() for _ in range(8)))) == {101, 429}
 
 
 async def test_who_opens_too_many_waits_then_is_refused(serve: Serve, http: aiohttp.ClientSession) -> None:

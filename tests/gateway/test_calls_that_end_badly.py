@@ -114,7 +114,7 @@ async def test_a_speech_to_text_that_never_opens_is_told_in_words(
     call: Connect, service: Service, speech_to_text: Callable[[object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The conversation goes on in text."""
-    monkeypatch.setattr(media_handler, "_OPEN_S", 0.05)
+    monkeypatch.setattr(media_handler, "OPEN_WITHIN_S", 0.05)
     speech_to_text(StuckSpeechToText())
     client, peer = await call(), CallPeer()
     await client.listening()

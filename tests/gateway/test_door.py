@@ -10,7 +10,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from orchestrator.gateway import door
+from orchestrator.gateway import door, server
 from orchestrator.gateway.door import OwnDoor, listening
 from orchestrator.gateway.server import Gateway
 from orchestrator.media.settings import MediaSettings
@@ -92,6 +92,41 @@ async def test_idle_connections_keep_nobody_out(
     said = [record for record in caplog.records if "connections are open" in record.getMessage()]
     assert [record.levelno for record in said] == [logging.WARNING]
     assert running.node.counters["connections_refused"] >= 2 * MOST - 2
+
+
+EVIL = b"GET / HTTP/1.1\r\nHost: evil\r\n\r\n"
+BODY = (
+    b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    b"Content-Length: 100\r\n\r\n"
+)
+ASKED = {"a page": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", "a wrong host": EVIL, "half a body": BODY}
+
+
+@pytest.mark.parametrize("what", ASKED)
+async def test_who_has_asked_something_keeps_nobody_out(
+    served: tuple[Running, str], http: aiohttp.ClientSession, what: str
+) -> None:
+    """A request alone is no reason to stay: as many as there may be, and a new caller gets in."""
+    _, url = served
+    kept = [await idle(url) for _ in range(MOST)]
+    for one in kept:
+        one.writer.write(ASKED[what])  # type: ignore[attr-defined]
+    if what == "a page":
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(one.readuntil(b"\r\n\r\n") for one in kept))
+    newcomer = Talker(await http.ws_connect(f"{url}/orchestrate"))
+    await newcomer.listening()
+
+
+async def test_a_body_that_never_comes_is_not_waited_for(
+    served: tuple[Running, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiohttp has no time limit for it."""
+    monkeypatch.setattr(server, "ANSWER_S", 0.1)
+    reader = await idle(served[1])
+    reader.writer.write(BODY)  # type: ignore[attr-defined]
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_connections_that_were_closed_make_room(served: tuple[Running, str], http: aiohttp.ClientSession) -> None:

@@ -1,5 +1,7 @@
 """Bounds: what was handled is trimmed, what nobody has read is not, and what goes wrong stays small."""
 
+import asyncio
+
 import pytest
 
 from events.codec import encode
@@ -135,3 +137,13 @@ def test_all_of_an_event_fits_into_what_is_kept_of_poison() -> None:
     """The longest text that an event may have, in the longest characters."""
     longest = SttFinal(session_id="s" * 200, text="😀" * 8_000, via="text", producer="p" * 200, event_id="e" * 1_000)
     assert len(encode(longest)) < shard.MOST_OF_POISON
+
+
+async def test_what_callers_ask_of_redis_costs_no_shard_its_connection(running: Running) -> None:
+    """Far more questions at once than there are connections: each waits for its turn."""
+    node = running.node
+    shards = set(node.shards)
+    asked = [node.use_resume_token(f"auto_session_{number}", 1) for number in range(1_000)]
+    assert len(await asyncio.gather(*asked)) == 1_000
+    assert len(node._redis.connection_pool._in_use_connections) < 10
+    assert set(node.shards) == shards

@@ -53,7 +53,7 @@ class ToolCalls:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Cancel whoever waits in `until`: the session is not here any more, so nothing of it will be committed."""
+        """Cancel all that wait in `until`: the session is not here any more, so nothing of it will be committed."""
         for waiting in self._waiting:
             waiting.cancel()
 

@@ -11,7 +11,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import EqualJitterBackoff, NoBackoff
@@ -39,9 +39,12 @@ def pause_s(failures: int) -> float:
     return _BACKOFF.compute(min(failures, 10))
 
 
-def connect(url: str, max_connections: int = 64) -> "Redis":
+def connect(url: str, max_connections: int = 64, *, waits: bool = False) -> "Redis":
     """Make a client for every use except reading streams. It never retries: by default redis-py re-sends silently, and
     one XADD call may add two entries. Raises RedisUrlError.
+
+    A command beyond `max_connections` at once fails; `waits`: it waits for its turn, up to TIMEOUT_S (not in a
+    cluster).
     """
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
@@ -51,7 +54,12 @@ def connect(url: str, max_connections: int = 64) -> "Redis":
         **keep_alive(url),
     }
     try:
-        client = cluster.connect(url, **options) if cluster.is_cluster(url) else Redis.from_url(url, **options)
+        if cluster.is_cluster(url):
+            client = cluster.connect(url, **options)
+        elif waits:
+            client = Redis.from_pool(BlockingConnectionPool.from_url(url, timeout=TIMEOUT_S, **options))
+        else:
+            client = Redis.from_url(url, **options)
         if not isinstance(client, RedisCluster):
             client.connection_pool.make_connection()  # opens no connection, but raises for an unknown option
             if client.connection_pool.connection_kwargs.get("decode_responses"):

@@ -1,0 +1,97 @@
+"""Whose line is freed for whom, where more callers come than there are lines: the real Lines, on a clock of our own."""
+
+from collections import Counter
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.gateway import lines as module
+from orchestrator.gateway.lines import AWAY, FRESH_S, Lines
+from orchestrator.runtime.live_session import LiveSession
+
+LINES = 20
+
+
+class Live:
+    """A session that was promised, with a connected caller."""
+
+    def __init__(self, name: str) -> None:
+        self.session_id = name
+        self.client: Any = self
+        self.handler = None
+        self.open: Any = lambda: None
+
+    async def close(self, _: str) -> None:
+        pass
+
+
+class World:
+    """A node of LINES lines, and callers who say nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now_s)
+        self.sessions: list[Live] = []
+        self.counters: Counter[str] = Counter()
+        self.greets = False
+        self.ended: list[str] = []
+        self.lines = Lines(cast("Any", self), LINES)
+
+    def comes(self, address: str, name: str = "") -> bool:
+        """Somebody comes and says nothing; whether they get a line."""
+        if not self.lines.has_room(address):
+            return False
+        live = Live(name or address)
+        self.sessions.append(live)
+        self.lines.joined(cast("LiveSession", live), address)
+        self.lines.silent(cast("LiveSession", live), cast("Any", live), address)
+        return True
+
+    def discard(self, live: Live) -> None:
+        self.sessions.remove(live)
+        self.ended.append(live.session_id)
+
+    async def withdraw(self, live: Live) -> None:
+        pass
+
+    def report(self, event: Any) -> None:
+        self.ended.append(event.session_id)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+async def test_an_address_that_floods_ends_its_own_callers(world: World) -> None:
+    """Twenty conversations a second: they are never old, and the five who think before they speak keep their lines."""
+    for number in range(5):
+        assert world.comes(f"good {number}")
+    for _ in range(100):
+        assert world.comes("evil")
+        world.now_s += 0.05
+    assert set(world.ended) == {"evil"}
+    assert world.comes("newcomer"), "and so does whoever comes then"
+    assert set(world.ended) == {"evil"}
+
+
+async def test_a_fresh_caller_of_an_address_with_few_is_not_ended(world: World) -> None:
+    """They have had no time to speak."""
+    for number in range(LINES):
+        assert world.comes(f"address {number % 10}")
+    assert not world.comes("newcomer")
+    world.now_s += FRESH_S
+    assert world.comes("newcomer")
+
+
+async def test_of_the_absent_those_of_the_address_with_most_are_ended(world: World) -> None:
+    """Who loses their connection keeps the conversation, however many others come, speak and go."""
+    for number in range(AWAY * LINES + 10):
+        live = Live(f"evil {number}" if number else "good")
+        live.client, live.open = None, None
+        world.sessions.append(live)
+        world.lines.joined(cast("LiveSession", live), live.session_id.partition(" ")[0])
+        world.lines.left(cast("LiveSession", live))
+        world.now_s += 0.05
+    world.lines._end_the_absent()
+    assert world.ended == [f"evil {number}" for number in range(1, 11)]
