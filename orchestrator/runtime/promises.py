@@ -83,7 +83,7 @@ async def promised_grant(redis: Redis, keys: Keys, session_id: str) -> Grant | N
 
 
 async def search(redis: Redis, keys: Keys, session_id: str, owns: Callable[[], bool]) -> Grant | None:
-    """Look for the promise of a session whose client comes back; None: its log has begun, or another node owns its shard.
+    """Look for the promise of a session whose client comes back; None: its log has begun, or another node owns it.
 
     Looks again with growing pauses while neither promise nor log is there: its SESSION_OPENED may be under way. Raises
     TimeoutError after SEARCH_S, and RedisError.
