@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from events.inputs import SessionCloseRequested
@@ -72,16 +73,13 @@ class Lines:
         return self._held() >= self._count
 
     def has_room(self, address: str) -> bool:
-        """Whether a new caller of this address gets a line. If all are taken, ends one silent caller to free a line: of
-        the same address, if that has many of them.
+        """Whether a new caller of this address gets a line. If all are taken, ends one silent caller to free a line; if
+        this address has many silent ones, one of them.
         """
         if self._held() < self._count:
             return True
         own = [one for one in self._silent.values() if one.address == address]
-        if len(own) > self._many:
-            self._end(min(own, key=lambda one: one.since_s))
-            return True
-        return self._end_one_silent(FRESH_S)
+        return self._end_one_silent(FRESH_S, own if len(own) > self._many else self._silent.values(), self._many)
 
     def has_room_for_one_who_returns(self) -> bool:
         return self._held() < RETURNING * self._count
@@ -124,19 +122,23 @@ class Lines:
             elif self._node.greets and now_s - one.since_s >= GREET_S:
                 del self._silent[one.live]
                 self._node.begin(one.live)
-        while len(self._silent) > max(1, self._count / 2) and self._end_one_silent(SILENT_IN_A_CROWD_S):
+        while len(self._silent) > max(1, self._count / 2) and self._end_one_silent(
+            SILENT_IN_A_CROWD_S, self._silent.values()
+        ):
             pass
 
-    def _end_one_silent(self, at_least_s: float) -> bool:
-        """End the longest silent caller of the address with the most silent callers; False if none is old enough. Those
-        of an address with many are always old enough: who opens conversations without a pause has no old ones.
+    def _end_one_silent(self, at_least_s: float, silent: Collection[_Silent], many: float = math.inf) -> bool:
+        """End the longest silent caller of the address that has most of these; False if none is old enough.
+
+        Before an old one of an address with few, a fresh one of an address with more than `many` is ended: who opens
+        conversations without a pause has no old ones.
         """
         before_s = time.monotonic() - at_least_s
-        of_address = Counter(one.address for one in self._silent.values())
-        old = [one for one in self._silent.values() if one.since_s <= before_s or of_address[one.address] > self._many]
-        if not old:
+        if not any(one.since_s <= before_s for one in silent):
             return False
-        self._end(max(old, key=lambda one: (of_address[one.address], -one.since_s)))
+        of_address = Counter(one.address for one in silent)
+        candidates = [one for one in silent if one.since_s <= before_s or of_address[one.address] > many]
+        self._end(max(candidates, key=lambda one: (of_address[one.address], -one.since_s)))
         return True
 
     def _end(self, one: _Silent) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.gateway import lines as module
-from orchestrator.gateway.lines import AWAY, FRESH_S, Lines
+from orchestrator.gateway.lines import AWAY, FRESH_S, SILENT_IN_A_CROWD_S, Lines
 from orchestrator.runtime.live_session import LiveSession
 
 LINES = 20
@@ -68,7 +68,7 @@ async def test_an_address_that_floods_ends_its_own_callers(world: World) -> None
     for number in range(5):
         assert world.comes(f"good {number}")
     for _ in range(100):
-        assert world.comes("evil")
+        world.comes("evil")
         world.now_s += 0.05
     assert set(world.ended) == {"evil"}
     assert world.comes("newcomer"), "and so does whoever comes then"
@@ -82,6 +82,32 @@ async def test_a_fresh_caller_of_an_address_with_few_is_not_ended(world: World) 
     assert not world.comes("newcomer")
     world.now_s += FRESH_S
     assert world.comes("newcomer")
+
+
+async def test_many_of_one_address_have_their_time_while_there_are_lines(world: World) -> None:
+    """An office behind one address, say: nobody else needs their lines, so they may think for some seconds."""
+    assert world.comes("one who thinks for long")
+    world.now_s += 0.2
+    for _ in range(LINES - 1):
+        assert world.comes("office")
+    world.now_s += SILENT_IN_A_CROWD_S - 0.3
+    world.lines._end_the_silent()
+    assert not world.ended
+    world.now_s += 0.2
+    world.lines._end_the_silent()
+    assert world.ended == ["one who thinks for long"]
+    world.now_s += 0.2
+    world.lines._end_the_silent()
+    assert len(world.ended) == LINES // 2
+
+
+async def test_many_who_come_at_once_from_one_address_do_not_end_each_other(world: World) -> None:
+    """All lines are taken by them, and none has had time to speak: the next one is asked to come again."""
+    for _ in range(LINES):
+        assert world.comes("office")
+    assert not world.comes("office")
+    assert not world.comes("newcomer")
+    assert not world.ended
 
 
 async def test_of_the_absent_those_of_the_address_with_most_are_ended(world: World) -> None:

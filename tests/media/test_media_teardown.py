@@ -157,7 +157,7 @@ async def test_calls_leave_no_socket_task_or_thread_behind(make_call, ending: st
 
 async def test_a_recogniser_that_never_opens_costs_the_call_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller is told, in words."""
-    monkeypatch.setattr("orchestrator.media.handler._OPEN_S", 0.05)
+    monkeypatch.setattr("orchestrator.media.handler.OPEN_WITHIN_S", 0.05)
     stt = RememberingSpeechToText()
     stt.open = never
     peer = CallPeer()
