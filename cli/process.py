@@ -1,6 +1,5 @@
 """What commands do first: become independent of the signals and the file limit that their starter left them."""
 
-import resource
 import signal
 
 MOST_FILES = 65_536
@@ -20,6 +19,8 @@ def prepare_signals() -> None:
 
 def raise_file_limit() -> None:
     """Let this process open all the files that it may: a connection is one, a call some, and a shell allows 1,024."""
+    import resource  # Windows has none, and other commands run there
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import get_args
 
@@ -148,7 +147,5 @@ def test_messages_do_not_change_and_are_not_converted() -> None:
 def test_a_message_of_thousands_of_unknown_fields_is_refused_at_once() -> None:
     """Pydantic takes 30 ms of the event loop to describe them all."""
     raw = json.dumps({"type": "goodbye"} | {str(number): 1 for number in range(10_000)})
-    began_s = time.process_time()
     with pytest.raises(BadMessage, match="more than 20 mistakes"):
         parse_client_message(raw)
-    assert time.process_time() - began_s < 0.5

@@ -1,7 +1,6 @@
 """Answers cut into texts to speak: sentences in many languages, clauses where a sentence is long."""
 
 import re
-import time
 
 import pytest
 
@@ -105,12 +104,13 @@ def test_a_word_without_an_end_is_cut_anywhere() -> None:
     assert "".join([*cut("ha" * 2_000)]) == "ha" * 2_000
 
 
-def test_signs_without_words_are_not_looked_at_again_and_again() -> None:
+def test_signs_without_words_are_not_looked_at_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for sentences in all that waits, at each piece, took 4 s for 61 KB of them."""
     sentences = Sentences("en")
-    began_s = time.process_time()
+    monkeypatch.setattr(sentences, "_sentence_ends", pytest.fail)
+    monkeypatch.setattr(sentences, "_clause_end", pytest.fail)
     for _ in range(1_000):
         assert sentences.feed("\n" * 8) == []
-    assert time.process_time() - began_s < 2, "it took 4 s before, and grew with the square"
     assert sentences.waiting_chars == 8_000
 
 
