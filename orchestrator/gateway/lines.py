@@ -23,7 +23,7 @@ SILENT_S = 30.0
 SILENT_IN_A_CROWD_S = 5.0
 """The same timeout while more than half of the lines are held by silent callers."""
 MANY = 0.25
-"""Part of all lines. An address that holds more of them in silence is not given FRESH_S."""
+"""Part of all lines. An address that holds more of them in silence is the first to lose one."""
 FRESH_S = 1.0
 """Least time before a silent caller is ended: programs, and pages that start a call, have sent input by then."""
 GREET_S = 0.5

@@ -161,6 +161,8 @@ class Gateway:
             async with asyncio.timeout(None if request.path == CALLS else ANSWER_S):
                 response = await self._answer(request, handler)
         except TimeoutError:  # of the body of a request that did not come, say
+            if request.path == CALLS:
+                raise
             response = web.Response(status=408, text=f"the request was not complete within {ANSWER_S:g} s")
             response.force_close()
         except AccessRefused as refused:
