@@ -8,7 +8,6 @@ It speaks as much of docs/websocket.md as the callers of bench/calls.py need. Ru
 
 import asyncio
 import json
-import sys
 import time
 from collections import deque
 from typing import cast
@@ -18,6 +17,7 @@ from aiohttp import WSMsgType, web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from bench.least_server import serve
 from cli.terminal import run as run_loop
 from orchestrator.media.ice import choose_addresses
 from orchestrator.media.opus import FRAME_MS, FRAME_SAMPLES, RATE_HZ, SILENT_FRAME, audio_frame
@@ -94,13 +94,7 @@ async def main() -> None:
     app = web.Application()
     cutting = ToOpusFrames()
     app[ANSWER] = [*cutting.feed(speak(WORDS), SPEECH_RATE_HZ), *cutting.flush()]
-    app.router.add_get("/orchestrate", orchestrate)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(f"open {site.name}", file=sys.stderr, flush=True)
-    await asyncio.Event().wait()
+    await serve(app, orchestrate)
 
 
 if __name__ == "__main__":

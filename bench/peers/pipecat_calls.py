@@ -24,6 +24,8 @@ from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
 from pipecat.workers.runner import WorkerRunner
 
+from bench.least_server import serve
+
 SAMPLE_RATE_HZ = 24_000
 """Of the answer: Pipecat's default for output."""
 ANSWER = web.AppKey("answer", bytes)
@@ -77,13 +79,7 @@ async def main(speech: bytes) -> None:
     aioice.ice.get_host_addresses = lambda *_, **__: ["127.0.0.1"]
     app = web.Application()
     app[ANSWER] = speech
-    app.router.add_get("/orchestrate", orchestrate)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(f"open {site.name}", file=sys.stderr, flush=True)
-    await asyncio.Event().wait()
+    await serve(app, orchestrate)
 
 
 if __name__ == "__main__":
