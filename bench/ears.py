@@ -1,10 +1,11 @@
 """Measures the demo's ears through the product's own ports: word error rate, and time from end of speech to final.
 
-Run: `uv run python bench/ears.py REFERENCES [FOLDER...]` (as long as the recordings, plus half a second each).
-REFERENCES has a line per recording: its file name, the words, the set it belongs to, separated by tabs. Recordings are
-found by name in the FOLDERs; those that are missing are named, and left out.
+Run: `uv run python -m bench.ears` for 61 sentences in the natural voice (20 open ones, 41 of the demo's phrases), or
+`-m bench.ears FOLDER...` for the recordings of people in bench/ears.tsv (path, words, set, origin, separated by tabs).
+They are found in the FOLDERs by the end of their path: check out the named repositories and unpack the named packages
+there. Missing ones are named, and left out. It takes as long as the sound, plus two seconds for each.
 
-Each recording goes in real time through Microphone, VAD, Utterances and the recogniser's process, with 0.6 s of silence
+Each sound goes in real time through Microphone, VAD, Utterances and the recogniser's process, with 0.6 s of silence
 before and 1 s after it, and is finished 500 ms after SPEECH_STOPPED, as the policy does. "final": processor time of the
 recogniser's process from the end of speech (the VAD falls silent) to the final; wall-clock time from FinishUtterance.
 Clips in pieces: a pause in the middle makes several finals, which are joined.
@@ -14,7 +15,7 @@ import asyncio
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +33,11 @@ from orchestrator.media.settings import MediaSettings
 from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.utterance import Utterances
 from orchestrator.media.vad import VoiceActivity
+from orchestrator.reference.content import load_content
 from orchestrator.reference.moonshine_recognition import MoonshineRecognition
+from tests.media.speech import speak
 
+RECORDINGS = Path(__file__).with_suffix(".tsv")
 BEFORE_S, AFTER_S = 0.6, 1.5
 ENDPOINT_MS = 500
 NUMBERS = """
@@ -41,6 +45,29 @@ NUMBERS = """
     eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
 """
 ONES, TENS = NUMBERS.split()[:20], NUMBERS.split()[20:]
+PHRASES = 41
+OPEN_SENTENCES = (
+    "the train to the coast leaves at half past seven",
+    "she put the letter back into the drawer",
+    "could you tell my brother that I will be late",
+    "it rained all night and the garden is under water",
+    "we need three more chairs for the meeting",
+    "nobody knew the name of the old song",
+    "my telephone number has changed since last year",
+    "the doctor said it would heal within two weeks",
+    "he bought a second hand bicycle for his daughter",
+    "what is the difference between these two contracts",
+    "the museum is closed on public holidays",
+    "please send the invoice to our new address",
+    "they painted the kitchen yellow and the door green",
+    "I have never been so tired in my life",
+    "there is a strange noise coming from the engine",
+    "the children are playing behind the church",
+    "which of these roads goes to the airport",
+    "her mother speaks four languages and teaches music",
+    "the price went up by twenty percent in march",
+    "turn the lights off before you leave the office",
+)
 SAME = {"mr": "mister", "dr": "doctor", "okay": "ok", "p.m": "p m", "a.m": "a m", "cannot": "can not"}
 
 
@@ -139,31 +166,49 @@ class Ear:
         return float(times.user + times.system)
 
 
-def recordings(references: Path, folders: Sequence[str]) -> Iterator[tuple[Path, str, str]]:
-    found = {path.name: path for folder in folders for path in Path(folder).rglob("*")}
-    for line in references.read_text().splitlines():
-        name, text, group = line.split("\t")
-        if path := found.get(name):
-            yield path, text, group
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """16 kHz mono PCM, and the words that it says."""
+
+    name: str
+    pcm: bytes
+    text: str
+    group: str
+
+
+def recordings(folders: Sequence[str]) -> Iterator[Sound]:
+    files = [path for folder in folders for path in Path(folder).rglob("*.*")]
+    for line in RECORDINGS.read_text().splitlines():
+        name, text, group, origin = line.split("\t")
+        if path := next((file for file in files if file.as_posix().endswith(f"/{name}")), None):
+            yield Sound(path.name, read_clip(path), text, group)
         else:
-            print(f"missing: {name}", file=sys.stderr)
+            print(f"missing: {name} of {origin}", file=sys.stderr)
 
 
-async def main(references: Path, folders: Sequence[str]) -> None:
+def sentences() -> Iterator[Sound]:
+    phrases = load_content().phrases()
+    for at in range(PHRASES):
+        text = phrases[at * len(phrases) // PHRASES]
+        yield Sound(text, speak(text), text, "the demo's phrases, natural voice")
+    for text in OPEN_SENTENCES:
+        yield Sound(text, speak(text), text, "open sentences, natural voice")
+
+
+async def main(sounds: Iterable[Sound]) -> None:
     wrong, total = defaultdict[str, int](int), defaultdict[str, int](int)
     async with MoonshineRecognition() as recognition:
         ear = Ear(recognition)
-        for path, text, group in recordings(references, folders):
-            sound = (
-                bytes(int(BEFORE_S * SPEECH_RATE_HZ) * 2) + read_clip(path) + bytes(int(AFTER_S * SPEECH_RATE_HZ) * 2)
-            )
+        for sound in sounds:
+            silence = [bytes(int(seconds * SPEECH_RATE_HZ) * 2) for seconds in (BEFORE_S, AFTER_S)]
             opus = ToOpusFrames()
-            heard = await ear.hear(opus.feed(sound, SPEECH_RATE_HZ) + opus.flush())
-            count = errors(words(text), words(heard))
-            wrong[group] += count
-            total[group] += len(words(text))
+            frames = opus.feed(sound.pcm.join(silence), SPEECH_RATE_HZ) + opus.flush()
+            truth, heard = words(sound.text), words(await ear.hear(frames))
+            count = errors(truth, heard)
+            wrong[sound.group] += count
+            total[sound.group] += len(truth)
             if count:
-                print(f"{path.name}: {' '.join(words(text))} → {' '.join(words(heard))}")
+                print(f"{sound.name}: {' '.join(truth)} → {' '.join(heard)}", flush=True)
     for group, count in total.items():
         print(f"{group}: {100 * wrong[group] / count:.1f} % of {count} words wrong")
     for name, values in (("processor", ear.cpu_ms), ("wall clock after the finish", ear.wall_ms)):
@@ -171,4 +216,4 @@ async def main(references: Path, folders: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))
+    asyncio.run(main(recordings(sys.argv[1:]) if sys.argv[1:] else sentences()))

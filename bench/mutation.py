@@ -71,7 +71,8 @@ def last_time(file: Path) -> Tried:
 def report(tried: list[Tried], reasons: dict[str, str]) -> tuple[str, float]:
     """The report, and the score in percent."""
     lines = ["# Mutation testing of orchestrator/session", ""]
-    lines += [f"Written by `bench/mutation.py` (see there for the method), for the core at commit {last_change()}.", ""]
+    lines += [f"Written by `bench/mutation.py` (see there for the method), for the core at commit {last_change()}."]
+    lines += ["Line numbers are those of that commit.", ""]
     lines += ["| File | Mutants | Survivors | Killed |", "|---|--:|--:|--:|"]
     alive = [(reasons.get(change, ""), t.file.name, line, change) for t in tried for line, change in t.alive]
     rows = [(t.file.name, t.mutants, len(t.alive)) for t in tried if t.mutants]

@@ -20,7 +20,7 @@ from events.derived import ProcessingComplete, StateChanged, TurnStarted
 from events.envelope import Event
 from events.inputs import HandlerAttached, IntentResolved, RagAnswered, SttFinal
 from orchestrator.runtime.effects.effects import Services
-from orchestrator.runtime.live_session import LiveSession, PlaybackEnd
+from orchestrator.runtime.live_session import HandlerPlaybackEnd, LiveSession
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.connection import connect
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
@@ -107,7 +107,7 @@ class StubHandler:
     async def write(self, chunk: SpeechChunk) -> None:
         self.marks.set("first audio")
 
-    async def finish(self) -> PlaybackEnd:
+    async def finish(self) -> HandlerPlaybackEnd:
         return End()
 
     def set_microphone(self, setting: MicrophoneSetting) -> None: ...

@@ -43,7 +43,7 @@ async def service_of(thing: object, name: str, settings: Settings) -> Orchestrat
 
     Raises UsageError for a thing that cannot answer, and for a factory that raises.
     """
-    thing = await made(thing, name)
+    thing = await instantiate(thing, name)
     if isinstance(thing, Orchestrator):
         return thing
     try:
@@ -52,7 +52,7 @@ async def service_of(thing: object, name: str, settings: Settings) -> Orchestrat
         raise UsageError(f"{name}: {error}") from None
 
 
-async def made(thing: object, name: str) -> object:
+async def instantiate(thing: object, name: str) -> object:
     """The agent itself. A function or class without required parameters is a factory: it is called. Raises UsageError
     for a factory that raises, or that gives nothing.
     """

@@ -76,7 +76,7 @@ class Chat:
         """Set while it is the user's turn."""
         self._printed: dict[str, str] = {}
         """Playback id → the printed part of its reply."""
-        self._unacknowledged: dict[str, messages.TextInput] = {}
+        self._unacknowledged: dict[str, messages.TextMessage] = {}
         """Message id → line without acknowledgement, sent again after a reconnection."""
 
     async def connect(self, url: str) -> None:
@@ -112,24 +112,24 @@ class Chat:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
             match messages.parse_server_message(message.data):
-                case messages.SessionReady() as session:
+                case messages.SessionMessage() as session:
                     await self._joined(session)
-                case messages.Ack(message_id=message_id):
+                case messages.AckMessage(message_id=message_id):
                     self._unacknowledged.pop(message_id, None)
-                case messages.PhaseChanged(phase="LISTENING"):
+                case messages.PhaseMessage(phase="LISTENING"):
                     self._idle.set()
-                case messages.Reply() | messages.ReplyMore() as reply:
+                case messages.ReplyMessage() | messages.ReplyMoreMessage() as reply:
                     self._reply(reply)
-                case messages.Moved(address=address):
+                case messages.MovedMessage(address=address):
                     self._moved_to = self._place = address
-                case messages.ErrorReport(message=report):
+                case messages.ErrorMessage(message=report):
                     say(f"! {report}")
-                case messages.Ended(reason=reason):
+                case messages.EndedMessage(reason=reason):
                     say(f"the conversation is over ({reason})")
                     return True
         return False
 
-    async def _joined(self, session: messages.SessionReady) -> None:
+    async def _joined(self, session: messages.SessionMessage) -> None:
         if not self._ids:
             say(f"{session.session_id}: type and press return; an empty line or end of input says goodbye")
         self._ids = {"session_id": session.session_id, "resume_token": session.resume_token}
@@ -138,11 +138,11 @@ class Chat:
         for line in list(self._unacknowledged.values()):
             await self._send(line)
 
-    def _reply(self, reply: messages.Reply | messages.ReplyMore) -> None:
+    def _reply(self, reply: messages.ReplyMessage | messages.ReplyMoreMessage) -> None:
         """Print the new part of a reply: the server repeats the running reply after a reconnection."""
         playback_id = reply.playback_id
         printed = self._printed.get(playback_id, "")
-        text = printed + reply.text if isinstance(reply, messages.ReplyMore) else reply.text
+        text = printed + reply.text if isinstance(reply, messages.ReplyMoreMessage) else reply.text
         if new := text.removeprefix(printed).strip():
             print(new, flush=True)
         self._printed[playback_id] = text
@@ -180,12 +180,12 @@ class Chat:
         await self._idle.wait()
         while text := await typed.get():
             self._idle.clear()
-            line = messages.TextInput(text=text[: messages.MAX_TEXT_CHARS], message_id=uuid4().hex)
+            line = messages.TextMessage(text=text[: messages.MAX_TEXT_CHARS], message_id=uuid4().hex)
             self._unacknowledged[str(line.message_id)] = line
             await self._send(line)
             if patient:
                 await self._idle.wait()
-        await self._send(messages.Goodbye())
+        await self._send(messages.GoodbyeMessage())
 
     async def _send(self, message: messages.ClientMessage) -> None:
         """Send a message over the current connection, or over the next one if it fails."""

@@ -9,7 +9,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 
-from orchestrator.siblings.lines import Lines
+from orchestrator.siblings.lines import JsonLinesConnection
 from orchestrator.siblings.siblings import Facts
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Child:
 
     number: int
     process: Process
-    lines: Lines
+    lines: JsonLinesConnection
     address: str = ""
     owned: dict[int, str] = field(default_factory=dict)
     error: str = ""
@@ -81,6 +81,6 @@ async def spawn(facts: Facts) -> Child:
     except BaseException:
         ours.close()
         raise
-    child = Child(facts.number, process, await Lines.over(ours))
+    child = Child(facts.number, process, await JsonLinesConnection.over(ours))
     child.lines.say(**asdict(facts))
     return child

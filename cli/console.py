@@ -15,7 +15,7 @@ from aiohttp import web
 from cli.exits import OK
 from cli.terminal import UsageError, say
 from cli.terminal import run as run_loop
-from orchestrator.console.access import Door, PublicAddressError, refuse_public
+from orchestrator.console.access import ConsoleGuard, PublicAddressError, refuse_public
 from orchestrator.console.library import Folder, Library
 from orchestrator.console.server import Console
 from orchestrator.gateway.access.credentials import Proxies
@@ -82,13 +82,13 @@ async def _serving(folder: str, host: str, port: int) -> AsyncIterator[str]:
         secret = token_bytes(32)
         if not folder:
             library, secret = await stack.enter_async_context(_stored())
-        door = Door()
+        guard = ConsoleGuard()
         if _has_keys(settings):
             check = check_of(settings, None)
             stack.push_async_callback(check.close)
-            door = Door(check.authenticate, secret, Proxies(settings.trusted_proxies))
+            guard = ConsoleGuard(check.authenticate, secret, Proxies(settings.trusted_proxies))
         names = AllowedNames(settings.allowed_hosts, settings.allowed_origins, is_private=is_loopback(host))
-        runner = web.AppRunner(Console(library, door, names).app(), shutdown_timeout=0.5)
+        runner = web.AppRunner(Console(library, guard, names).app(), shutdown_timeout=0.5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, host, port).start()

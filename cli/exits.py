@@ -16,7 +16,8 @@ MEANINGS = {
     UNUSABLE: "something cannot be read, reached or used: a file, a setting, Redis, the service, the output",
     USAGE: "the command line is wrong",
     BROKEN: "`orch replay --check` found an invariant that does not hold",
-    LEFT: "`orch doctor` found something wrong; `orch archive` and `orch purge` left some sessions as they are",
+    LEFT: "`orch doctor` found something wrong; `orch archive`, `orch purge` and `orch projections rebuild` left "
+    "some sessions as they are",
     FAULT: "a fault in orch; the traceback is on standard error, please report it",
     INTERRUPTED: "Ctrl-C before a command was done; `orch serve`, `chat` and `tail` are ended by it with 0",
     READER_GONE: "the program that read standard output has gone, as in `orch show … | head`",

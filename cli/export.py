@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from cli.sources import whole
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, no_effect, say
 from orchestrator.replay.redact import Redaction
 from projections.exports import FORMS, Form, exported
 from projections.span import Layout
@@ -15,15 +15,19 @@ def run(source: str, output: str, *, form: str, redact: str, layout: str, conten
     for option, value, known in (
         ("--format", form, FORMS),
         ("--redact", redact, get_args(Redaction)),
-        ("--layout", layout, get_args(Layout)),
+        ("--layout", layout or "session", get_args(Layout)),
     ):
         if value not in known:
             raise UsageError(f"{option} is one of {', '.join(known)}")
+    if layout and form not in ("otlp", "otlp-json"):
+        raise no_effect("--layout", f"--format {form}")
+    if content and form in ("jsonl", "mermaid"):
+        raise no_effect("--content", f"--format {form}")
     data = exported(
         whole(source),
         cast("Form", form),
         redact=cast("Redaction", redact),
-        layout=cast("Layout", layout),
+        layout=cast("Layout", layout or "session"),
         with_content=content,
     )
     if output == "-":

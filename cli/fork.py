@@ -7,7 +7,7 @@ from cli.terminal import UsageError, say
 from events.codec import encode
 from events.envelope import Input, Result
 from events.recording import Header, Recording, dump, steps
-from orchestrator.replay.place import place
+from orchestrator.replay.place import place, session_of
 from orchestrator.replay.replay import events_of, replay
 from orchestrator.session import REDUCER_VERSION
 
@@ -18,18 +18,20 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     is_there = place(at)
     if not events:
         raise UsageError(f"{source} holds no event")
-    old, new = events[0].session_id, session or f"{events[0].session_id}_fork"
+    old = session_of(at) or events[0].session_id
+    new = session or f"{old}_fork"
     taken: list[bytes] = []
     mine = [event for event in events if event.session_id == old]
+    if not mine:
+        raise UsageError(f"{source} holds no event of {old}; its first session is {events[0].session_id}")
     for step in steps(mine):
         event = step[0]
         if not isinstance(event, Input):
             continue
-        renamed = event.but(
-            session_id=new, event_id=event.event_id.replace(old, new), version=0, cause="", state_hash=""
-        )
+        event_id = _renamed(event.event_id, old, new, ":")
+        renamed = event.replace(session_id=new, event_id=event_id, version=0, cause="", state_hash="")
         if isinstance(renamed, Result):
-            renamed = renamed.but(command_id=renamed.command_id.replace(old, new))
+            renamed = renamed.replace(command_id=_renamed(renamed.command_id, old, new, "/"))
         taken.append(encode(renamed))
         if is_there(step):
             break
@@ -44,3 +46,8 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     if not output:
         say("nothing is written; say where with: --output FILE")
     return 0
+
+
+def _renamed(one_id: str, old: str, new: str, end: str) -> str:
+    """Replace the session that an id begins with. `end`: the character after the session."""
+    return new + one_id[len(old) :] if one_id.startswith(old + end) else one_id

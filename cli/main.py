@@ -62,7 +62,6 @@ app = typer.Typer(
 )
 
 Url = Annotated[str, typer.Option("--url", help="Address of the running service.")]
-Sources = Annotated[list[str], typer.Argument(help="What to replay.", metavar="SOURCE")]
 Source = Annotated[str, typer.Argument(help="A recording, - or a session id.", metavar="SOURCE")]
 
 
@@ -90,14 +89,16 @@ def serve(
         typer.Argument(help="Your agent: my_agent:agent is `agent` in my_agent.py.", metavar="[MODULE:NAME]"),
     ] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; else ORCH_HOST, else 127.0.0.1.")] = "",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one; else ORCH_PORT, else 8080.")] = -1,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0: any free one; else ORCH_PORT, else 8080.", show_default=False)
+    ] = -1,
     model: Annotated[
         str, typer.Option(help="A language model answers: address like OpenAI's; else ORCH_MODEL_URL.", metavar="URL")
     ] = "",
     processes: Annotated[int, typer.Option(min=1, help="So many processes take the calls, each on a core.")] = 1,
     reload: Annotated[bool, typer.Option("--reload", help="Start again when a file of the agent changes.")] = False,
 ) -> None:
-    """Run the service: conversations, console page, everything.
+    """Run the service: conversations, talk page, everything.
 
     MODULE:NAME is an answer function or object (docs/services.md), a function without parameters that makes one, or an
     `Orchestrator`. Without it, the services of the settings answer, or the agent that comes with orch.
@@ -134,7 +135,7 @@ def token(
 
 @app.command()
 def replay(
-    sources: Sources,
+    sources: Annotated[list[str], typer.Argument(help="What to replay.", metavar="SOURCE")],
     keep_going: Annotated[bool, typer.Option("--keep-going", "-k", help="Go on after a divergence.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Also check what must hold in every log.")] = False,
     incomplete: Annotated[str, typer.Option(help="`ok`: the file may end where its writer crashed.")] = "",
@@ -163,7 +164,9 @@ def replay(
 def rerun(
     sources: Annotated[list[str], typer.Argument(help="What to rerun.", metavar="SOURCE")],
     agent: Annotated[str, typer.Option("--agent", help="Your agent, as of orch serve.", metavar="MODULE:NAME")],
-    policy: Annotated[str, typer.Option(help="The policy file of today; none: as recorded.")] = "",
+    policy: Annotated[
+        str, typer.Option(help="The policy file of today; none: as recorded, also with a policy in the settings.")
+    ] = "",
     late_ms: Annotated[int, typer.Option("--late-ms", help="So much later than recorded is late.")] = 300,
     ask_model: Annotated[bool, typer.Option("--ask-model", help="Ask the model where it is recorded, too.")] = False,
     run_tools: Annotated[bool, typer.Option("--run-tools", help="Run the tools: they act in the world.")] = False,
@@ -195,7 +198,9 @@ def show(
 @app.command("import")
 def import_(
     source: Source,
-    as_fixture: Annotated[str, typer.Option("--as-fixture", help="What the test is called.", metavar="NAME")] = "",
+    as_fixture: Annotated[
+        str, typer.Option("--as-fixture", help="Required: the name of the test.", metavar="NAME")
+    ] = "",
     story: Annotated[str, typer.Option(help="What it is for, in a sentence.")] = "",
     folder: Annotated[str, typer.Option(help="Where the recordings of your tests are: tests/recordings.")] = "",
     rehash: Annotated[bool, typer.Option("--rehash", help="Upgrade to today's format, with new state hashes.")] = False,
@@ -237,7 +242,9 @@ def tail(
 
 @app.command()
 def sessions() -> None:
-    """List the sessions, the oldest first: state, beginning, turns and duration."""
+    """List the sessions, the oldest first: state, beginning, turns, duration, outcome, slowest turn, interruptions and
+    failures.
+    """
     _run("sessions")
 
 
@@ -271,8 +278,10 @@ def export(
     redact: Annotated[
         str, typer.Option(help="none, default (letters become x) or hash (words become others).")
     ] = "none",
-    layout: Annotated[str, typer.Option(help="Of a trace: session (one in all) or turn (one per turn).")] = "session",
-    content: Annotated[bool, typer.Option("--content", help="Of a trace: also what was said.")] = False,
+    layout: Annotated[
+        str, typer.Option(help="Of otlp and otlp-json: session (one trace in all; the default) or turn (one per turn).")
+    ] = "",
+    content: Annotated[bool, typer.Option("--content", help="Of a trace: also the words that were said.")] = False,
 ) -> None:
     """Write a conversation as a recording, as a diagram or as a trace."""
     _run("export", source, output, form=form, redact=redact, layout=layout, content=content)
@@ -292,7 +301,7 @@ def projections_status() -> None:
 def projections_rebuild(
     name: Annotated[str, typer.Argument(help="Which: history.", metavar="NAME")],
 ) -> None:
-    """Make a projection anew from the logs, and from the archive where Redis has none. A service may run beside it."""
+    """Make a projection anew from logs and archive, also beside a service. Exit code 5: a log cannot be read."""
     _run("projections", "rebuild", name)
 
 
@@ -310,23 +319,25 @@ def archive(older_than: OlderThan = "1d", dry_run: DryRun = False) -> None:
 def purge(
     session_ids: Annotated[list[str], typer.Argument(help="Only these sessions.", metavar="[SESSION]...")] = [],  # noqa: B006
     older_than: Annotated[
-        str, typer.Option("--older-than", help="All that ended so long ago: 90d, 12h.", metavar="AGE")
+        str, typer.Option("--older-than", help="All that are over since so long ago: 90d, 12h.", metavar="AGE")
     ] = "",
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Forget sessions that ended, everywhere and for good. Exit code 5: some were left."""
+    """Forget sessions that ended, or that Redis lost before their end, for good. Exit code 5: something was left."""
     _run("purge", session_ids, older_than, is_dry=dry_run, is_confirmed=yes)
 
 
 @app.command()
 def diff(one: Source, other: Annotated[str, typer.Argument(help="The other.", metavar="OTHER")]) -> None:
-    """Compare two conversations. Exit code 1: they decide otherwise."""
+    """Compare two conversations. Exit code 1: other decisions, words or tool calls; times alone do not count."""
     _run("diff", one, other)
 
 
 @app.command()
-def verify(sources: Sources) -> None:
+def verify(
+    sources: Annotated[list[str], typer.Argument(help="Recordings or folders to check.", metavar="SOURCE")],
+) -> None:
     """Check that recordings are sound: lines, versions, state hashes, invariants, checksum. Exit code 2: one is not."""
     _run("verify", sources)
 

@@ -1,8 +1,7 @@
-"""`orch serve --processes N`: the supervisor. It starts the processes, which listen at one port, and runs their common
-parts: the embedded Redis, the history and the console.
+"""`orch serve --processes N`: the supervisor, which starts the processes; all of them listen at one port.
 
-A process that ends or hangs is started again. SIGHUP restarts
-all, one after the other: each hands its calls over to the rest before it ends.
+The supervisor runs their common parts: the embedded Redis, the history and the console. A process that ends or hangs is
+started again. SIGHUP restarts all, one after the other: each hands its calls over to the rest before it ends.
 """
 
 import asyncio

@@ -1,11 +1,13 @@
 """`orch projections`: how far each projection is, and making the history anew."""
 
+from cli.archive import summed_up, tell
 from cli.progress import Progress
 from cli.store import history, store
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError
 from cli.terminal import run as run_loop
 from orchestrator.runtime.history.archiver import NAME, published
-from orchestrator.runtime.history.reconcile import ends, resync
+from orchestrator.runtime.history.reconcile import ends, rebuild
+from orchestrator.safe_text import one_line
 
 
 def run(action: str, name: str = "") -> int:
@@ -36,14 +38,18 @@ async def _status() -> int:
 
 
 async def _rebuild() -> int:
-    done, progress = 0, Progress(0)
+    """Rebuild the history. Returns LEFT if the log of any session cannot be read."""
+    done, progress, bad = 0, Progress(0), dict[str, str]()
     async with store() as (redis, keys), history() as archive:
         try:
-            async for _, _, total in resync(redis, keys, archive, set(range(keys.shards)), is_from_scratch=True):
+            async for session_id, problem, total in rebuild(redis, keys, archive):
                 progress = progress if done else Progress(total)
                 done += 1
                 progress.reach(done)
+                if problem:
+                    bad[session_id] = problem
         finally:
             progress.close()
-    say(f"{done} sessions made anew")
-    return 0
+    for session_id, problem in bad.items():
+        tell(session_id, "", f"its log cannot be read: {one_line(problem)}")
+    return summed_up(f"{done - len(bad)} sessions made anew", len(bad))

@@ -1,4 +1,4 @@
-"""`orch purge`: removes ended sessions from Redis and from the history, for good."""
+"""`orch purge`: removes sessions that are over from Redis and from the history, for good."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from orchestrator.runtime.redis.connection import load_scripts
 
 
 def run(session_ids: list[str], older_than: str, *, is_dry: bool, is_confirmed: bool) -> int:
-    """Purge ended sessions after a confirmation. Returns LEFT if any session was left as it is."""
+    """Purge sessions that are over, after a confirmation. Returns LEFT if any session was left as it is."""
     if bool(session_ids) == bool(older_than):
         raise UsageError("say which: session ids, or --older-than AGE, such as 90d")
     if not (is_dry or is_confirmed or sys.stdin.isatty()):
@@ -25,21 +25,25 @@ def run(session_ids: list[str], older_than: str, *, is_dry: bool, is_confirmed: 
 async def _purge(before: int, session_ids: list[str], *, is_dry: bool, is_confirmed: bool) -> int:
     async with store() as (redis, keys), history() as archive:
         await load_scripts(redis)
-        ended = await archive.ended_before(before)
+        over = set(await archiver.purgeable(redis, keys, archive, before))
         if session_ids:
-            ended = {session_id: version for session_id, version in ended.items() if session_id in session_ids}
+            over &= set(session_ids)
         letters = 0 if session_ids else await archive.dead_letters_before(before // 1_000)
-        what = f"{len(ended)} sessions" + (f" and {letters} dead letters" if letters else "")
-        if not (is_dry or is_confirmed) and (ended or letters) and not _agrees(what):
+        what = f"{len(over)} sessions" + (f" and {letters} dead letters" if letters else "")
+        if not (is_dry or is_confirmed) and (over or letters) and not _agrees(what):
             say("nothing is purged")
             return LEFT
-        left = _missing(session_ids, ended)
+        left = _missing(session_ids, over)
         done, only = 0, frozenset(session_ids)
         async for session_id, reason in archiver.purge(redis, keys, archive, before, is_dry=is_dry, only=only):
             done, left = done + (not reason), left + bool(reason)
             tell(session_id, "would be purged" if is_dry else "purged", reason)
+        words = "" if is_dry else await archive.overwrite()
+    if words:
+        say(f"⚠ {words}")
     word = "would be purged" if is_dry else "purged"
-    return summed_up(f"{done} sessions{f' and {letters} dead letters' if letters else ''} {word}", left)
+    code = summed_up(f"{done} sessions{f' and {letters} dead letters' if letters else ''} {word}", left)
+    return LEFT if words else code
 
 
 def _agrees(what: str) -> bool:
@@ -48,10 +52,8 @@ def _agrees(what: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _missing(session_ids: list[str], ended: dict[str, int]) -> int:
-    missing = [session_id for session_id in session_ids if session_id not in ended]
+def _missing(session_ids: list[str], over: set[str]) -> int:
+    missing = [session_id for session_id in session_ids if session_id not in over]
     for session_id in missing:
-        tell(
-            session_id, "", "the history knows no session of this id that ended; `orch sessions` lists those there are"
-        )
+        tell(session_id, "", "it is live, goes on in Redis, or the history does not know it; see `orch sessions`")
     return len(missing)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cli.replay_files import How, replay_sources
 from cli.sources import expand
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, no_effect, say
 from orchestrator.replay import report
 from orchestrator.replay.verdict import Verdict, worst
 
@@ -42,7 +42,13 @@ _CHANGES = {"without": "--without", "insert": "--insert", "settings": "--set", "
 """Options that change the replay (what if)."""
 _WATCHES = {"until": "--until", "step": "--step", "speed": "--speed", "dump_state": "--dump-state"}
 """Options that look at one recording."""
-_REPORTS = {"check": "--check", "keep_going": "--keep-going", "incomplete": "--incomplete", "quiet": "--quiet"}
+_REPORTS = {
+    "check": "--check",
+    "incomplete": "--incomplete",
+    "jobs": "--jobs",
+    "keep_going": "--keep-going",
+    "quiet": "--quiet",
+}
 _FORMS = {"as_json": "--json", "as_jsonl": "--jsonl"}
 
 
@@ -53,9 +59,12 @@ def run(**chosen: Any) -> int:
     if options.incomplete not in ("", "ok"):
         raise UsageError(f"--incomplete {options.incomplete}: the only word is ok")
     changes, watches = options.given(_CHANGES), options.given(_WATCHES)
-    in_vain = options.given(_REPORTS) + (watches if changes else options.given(_FORMS) if watches else [])
+    forms = options.given(_FORMS)
+    in_vain = options.given(_REPORTS) + (watches if changes else forms if watches else [])
     if (changes or watches) and in_vain:
-        raise UsageError(f"{in_vain[0]} has no effect beside {(changes or watches)[0]}; leave one of them out")
+        raise no_effect(in_vain[0], (changes or watches)[0])
+    if len(forms) > 1:
+        raise no_effect(*forms)
     if changes:
         return _what_if(sources, options)
     if watches:
@@ -83,7 +92,7 @@ def _replay(sources: list[str], options: Options) -> int:
 
 
 def _what_if(sources: list[str], options: Options) -> int:
-    """Replay with a change. A different outcome is expected, so it is no failure."""
+    """Replay with a change. A different outcome is expected, so it is no failure; an unreadable recording is one."""
     from cli.what_if import run
 
     return run(

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cli.agents import load, made
+from cli.agents import instantiate, load
 from cli.sources import expand, whole
 from cli.terminal import UsageError, say, words
 from events.recording import BadRecordingError
@@ -11,9 +11,10 @@ from orchestrator.app import Orchestrator
 from orchestrator.policy_file import PolicyFileError, read_policy
 from orchestrator.replay import rerun_report
 from orchestrator.replay.fold_on import UnsoundLogError
+from orchestrator.replay.replay import events_of
 from orchestrator.replay.rerun_report import Rerun, report_lines
 from orchestrator.reruns.agent import RunningAgent
-from orchestrator.reruns.rerun import events_of, rerun_log
+from orchestrator.reruns.rerun import rerun_log
 from orchestrator.reruns.virtual_loop import VirtualLoop
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings
@@ -33,7 +34,7 @@ def run(
     """Returns 0: as recorded, 1: something differs, 2: a recording is unreadable. Raises UsageError."""
     files = expand(sources)
     loop = VirtualLoop()
-    thing = loop.run_until_complete(made(load(agent), agent))
+    thing = loop.run_until_complete(instantiate(load(agent), agent))
     rules = _policy(policy, thing.settings if isinstance(thing, Orchestrator) else Settings.from_environment())
     try:
         running = RunningAgent(
@@ -68,10 +69,13 @@ def _answering(thing: object, name: str) -> object:
 
 
 def _policy(file: str, settings: Settings) -> Policy | None:
-    """The policy of today: this file, or that of the settings; None: as recorded. Raises UsageError."""
-    path = Path(file) if file else settings.policy_file
+    """Read the policy of today; None: as recorded, as for `rerun()`. Raises UsageError."""
+    if not file:
+        if (unused := settings.policy_file) is not None:
+            say(f"each recording keeps its own policy; {unused}, the policy of the settings, is in force with --policy")
+        return None
     try:
-        return None if path is None else read_policy(path)
+        return read_policy(Path(file))
     except PolicyFileError as error:
         raise UsageError(str(error)) from error
 

@@ -19,7 +19,7 @@ from cli.process import raise_file_limit
 from cli.terminal import UsageError, words
 from cli.terminal import run as run_loop
 from orchestrator.app import Orchestrator
-from orchestrator.runtime.node import UnusableRedisError
+from orchestrator.runtime.node import RedisSetupError
 from orchestrator.runtime.redis.embedded import NoRedisServerError
 from orchestrator.safe_log import SAFE_LOG
 from orchestrator.services.failures import ServiceError
@@ -32,7 +32,7 @@ CANNOT_START = (
     UsageError,
     SettingsError,
     NoRedisServerError,
-    UnusableRedisError,
+    RedisSetupError,
     ServiceError,
     RedisError,
     RedisClusterException,
@@ -112,15 +112,33 @@ async def _service(agent: str, given: dict[str, Any]) -> Orchestrator:
 
 
 async def _serve(agent: str, given: dict[str, Any], say: Callable[[str], None]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    """Serve until the first signal. A signal before the service is ready cancels the start, such as that of a port that
+    never opens.
+    """
+    ready, stop = asyncio.Event(), asyncio.Event()
+
+    async def serving() -> None:
+        service = await make_service(agent, given)
+        settings = service.settings
+        console = ConsoleProcess(settings.port + 1 if settings.port else 0)
+        service.console = console.url if settings.is_private else None
+        async with console, service:
+            ready.set()
+            say(f"orch is ready: open {service.url} and say hello (stop with Ctrl-C)")
+            await stop.wait()
+            say("stopping")
+
+    def stopping() -> None:
+        if not (stop.is_set() or ready.is_set()):
+            task.cancel()
+        stop.set()
+
+    task = asyncio.create_task(serving(), name="serve")
     for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop.set)
-    service = await make_service(agent, given)
-    settings = service.settings
-    console = ConsoleProcess(settings.port + 1 if settings.port else 0)
-    service.console = console.url if settings.is_private else None
-    async with console, service:
-        say(f"orch is ready: open {service.url} and say hello (stop with Ctrl-C)")
-        await stop.wait()
-        say("stopping")
+        asyncio.get_running_loop().add_signal_handler(name, stopping)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        say("stopped before it was ready")

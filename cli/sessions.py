@@ -14,15 +14,16 @@ from projections.summary import MOST, Summary, Wanted
 
 
 def run() -> int:
-    """Print the list. Returns UNUSABLE if the archive cannot be read: the list then holds only sessions in Redis."""
-    found, problem = run_loop(_list())
+    """Print the list. Returns UNUSABLE if a log or the archive cannot be read: their sessions are not in the list."""
+    found, problems = run_loop(_list())
     for one in found:
         print(line(one))
-    if problem:
-        say(f"✗ archived sessions are not listed: {problem}")
+    for problem in problems:
+        say(f"✗ {one_line(problem)}")
+    if problems:
         return UNUSABLE
     if not found:
-        say("no sessions yet; start one at the console page of `orch serve`, or with `orch chat`")
+        say("no sessions yet; start one at the talk page of `orch serve`, or with `orch chat`")
     return OK
 
 
@@ -46,15 +47,16 @@ def line(one: Summary) -> str:
     return "\t".join(columns)
 
 
-async def _list() -> tuple[list[Summary], str]:
+async def _list() -> tuple[list[Summary], list[str]]:
     try:
-        return await _read(with_history=True), ""
+        return await _read(with_history=True)
     except UnusableHistoryError as error:
-        return await _read(with_history=False), str(error)
+        found, problems = await _read(with_history=False)
+        return found, [*problems, f"archived sessions are not listed: {error}"]
 
 
-async def _read(*, with_history: bool) -> list[Summary]:
-    """All sessions, the oldest first. Raises UnusableHistoryError."""
+async def _read(*, with_history: bool) -> tuple[list[Summary], list[str]]:
+    """All sessions, the oldest first, and why logs cannot be read. Raises UnusableHistoryError."""
     async with AsyncExitStack() as stack:
         archive = None
         with suppress(NoHistoryError):  # a service that has never run
@@ -65,6 +67,6 @@ async def _read(*, with_history: bool) -> list[Summary]:
             page, cursor = await library.page(wanted)
             found += page
             if not cursor:
-                return found[::-1]
+                return found[::-1], [f"unreadable: {why}" for why in library.unreadable.values()]
             *after, key = wanted.place(page[-1])
             wanted = replace(wanted, after=tuple(map(int, after)), after_key=str(key))

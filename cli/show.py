@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from cli.sources import whole
+from cli.terminal import UsageError, no_effect
 from events.codec import encode
 from events.envelope import Derived, Event
 from orchestrator.replay.replay import events_of
@@ -16,6 +17,14 @@ from projections.golden_log import golden
 
 
 def run(source: str, *, tools: bool, detailed: bool, timeline: bool, said: bool, as_json: bool, full: bool) -> int:
+    forms = {"--json": as_json, "--timeline": timeline, "--said": said, "--detailed": detailed}
+    given = [form for form, is_given in forms.items() if is_given]
+    if len(given) > 1:
+        raise no_effect(given[1], given[0])
+    if said and tools:
+        raise no_effect("--tools", "--said")
+    if full and not (timeline or detailed):
+        raise UsageError("--full has an effect only with --timeline or --detailed")
     events = events_of(whole(source))
     shown = _lines(events, tools=tools, detailed=detailed, lanes=timeline, said=said, as_json=as_json, full=full)
     for line in shown:

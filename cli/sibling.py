@@ -12,7 +12,7 @@ from cli.process import prepare_signals
 from cli.serve import CANNOT_START, make_service, start_logging
 from cli.terminal import prepare_streams, words
 from cli.terminal import run as run_loop
-from orchestrator.siblings.lines import Lines
+from orchestrator.siblings.lines import JsonLinesConnection
 from orchestrator.siblings.siblings import Facts, Siblings
 
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 async def _run(file: int, log: LogWriter) -> int:
-    lines = await Lines.over(socket(fileno=file))
+    lines = await JsonLinesConnection.over(socket(fileno=file))
     told = await lines.hear()
     if told is None:  # the supervisor has ended
         return UNUSABLE

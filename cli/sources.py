@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.terminal import UsageError
 from cli.terminal import run as run_loop
-from events.recording import Header, Recording, stream
+from events.recording import Header, Recording, is_recording, stream
 
 BLOCK_BYTES = 1 << 16
 STDIN = "-"
@@ -19,7 +19,7 @@ def expand(sources: list[str]) -> list[str]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*.jsonl"))
+            inside = sorted(str(file) for file in path.rglob("*") if is_recording(file.name))
         elif has_magic(source) and not path.exists():
             inside = sorted(glob(source, recursive=True))  # noqa: PTH207 - a pattern may begin at the root
         else:
@@ -36,16 +36,22 @@ def is_file(source: str) -> bool:
 
 
 def opened(
-    source: str, *, may_be_cut: bool = False, advance: Callable[[int], None] = lambda _: None
+    source: str,
+    *,
+    may_be_cut: bool = False,
+    keeps_all: bool = False,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[Header, Iterator[bytes]]:
     """Header and lines of a source, read lazily; `advance` is called with the size of each block read, in bytes.
+    `may_be_cut` and `keeps_all`: see events.recording.stream.
 
     Raises BadRecordingError, UnknownSessionError, OSError.
     """
     if source == STDIN:
-        return stream(_blocks(sys.stdin.buffer.read, advance), "standard input", may_be_cut=may_be_cut)
+        blocks, name = _blocks(sys.stdin.buffer.read, advance), "standard input"
+        return stream(blocks, name, may_be_cut=may_be_cut, keeps_all=keeps_all)
     if is_file(source):
-        return stream(_of_file(Path(source), advance), source, may_be_cut=may_be_cut)
+        return stream(_of_file(Path(source), advance), source, may_be_cut=may_be_cut, keeps_all=keeps_all)
     from cli.store import recording_of  # only a session needs Redis
 
     return stream([run_loop(recording_of(source))], source)

@@ -1,6 +1,7 @@
 """Terminal functions of all commands: data goes to standard output, messages to standard error."""
 
 import codecs
+import io
 import os
 import sys
 from collections.abc import Coroutine
@@ -14,6 +15,11 @@ ESCAPED = "orch.escaped"
 
 class UsageError(Exception):
     """The command line is wrong; the message says what to write instead."""
+
+
+def no_effect(option: str, beside: str) -> UsageError:
+    """The error of an option that another one makes useless."""
+    return UsageError(f"{option} has no effect beside {beside}; leave one of them out")
 
 
 def say(words: str) -> None:
@@ -43,7 +49,9 @@ def prepare_streams() -> None:
     r"""Make the standard streams usable for any parent process and encoding.
 
     A closed stream becomes /dev/null: otherwise the next socket would take its number. A character that the encoding
-    of a stream lacks is written as in JSON (`\u2713`), so that JSON stays valid and a golden log stays readable.
+    of a stream lacks is written as in JSON (`\u2713`), so that JSON stays valid and a golden log stays readable. With
+    PYTHONUNBUFFERED, the streams of Python lose the rest of a write that is done in part, as on a full disk; a buffer
+    with flushed lines writes the rest, or raises.
     """
     codecs.register_error(ESCAPED, _escaped)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -53,7 +61,11 @@ def prepare_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(raw := getattr(stream, "buffer", None), io.RawIOBase):
+            stream = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, line_buffering=True)
+            setattr(sys, name, stream)
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors=ESCAPED)
     if (reconfigure := getattr(sys.stdin, "reconfigure", None)) is not None:

@@ -11,7 +11,7 @@ def run(sources: list[str]) -> int:
     code = OK
     for name in expand(sources):
         try:
-            found = verify(*opened(name))
+            found = verify(*opened(name, keeps_all=True))
         except (BadRecordingError, LookupError, OSError) as error:
             say(f"✗ {words(error)}")
             code = UNUSABLE

@@ -10,7 +10,7 @@ from cli.sources import opened
 from cli.terminal import UsageError, say
 from events.envelope import Event
 from orchestrator.replay.divergence import differences
-from orchestrator.replay.place import place
+from orchestrator.replay.place import NoSuchEventError, place
 from orchestrator.replay.replay import Replayer
 from orchestrator.replay.verdict import Verdict, verdict_of
 from orchestrator.replay.words import short, state_fields, value
@@ -31,7 +31,7 @@ def watch(
 ) -> tuple[Verdict, Replayer, list[tuple[State, Step]]]:
     """Replay up to a place. With a speed, the golden log is printed as it would have been live.
 
-    Raises UsageError, BadPlaceError, and what opening a source raises.
+    Raises UsageError, BadPlaceError, NoSuchEventError, and what opening a source raises.
     """
     began = time.perf_counter()
     is_there = place(until) if until else None
@@ -39,6 +39,7 @@ def watch(
     header, lines = opened(source)
     replayer = Replayer(header, source)
     steps: list[tuple[State, Step]] = []
+    ends = ""
 
     def listen(before: State, step: Step) -> None:
         if play is not None:
@@ -47,6 +48,8 @@ def watch(
             steps.append((before, step))
 
     def look(step: Sequence[Event]) -> None:
+        nonlocal ends
+        ends = f"; it ends at version {step[-1].version}"
         if is_there is not None and is_there(step):
             raise _ReachedError
 
@@ -55,6 +58,9 @@ def watch(
         replayer.run(lines)
     except _ReachedError:
         say(f"stopped at {until}")
+    else:
+        if is_there is not None and not replayer.found.divergences:  # else the place may lie beyond the replayed steps
+            raise NoSuchEventError(f"nothing in this log is at {until}{ends}")
     verdict = verdict_of(replayer.found, [])
     verdict.elapsed_s = time.perf_counter() - began
     return verdict, replayer, steps

@@ -1,26 +1,31 @@
 """`orch replay --set`, `--policy`, `--without`, `--insert`: compares conversations with the same ones changed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from cli.exits import OK, UNUSABLE
 from cli.show import log_of
 from cli.side_by_side import WAIT, row, side_by_side
 from cli.sources import whole
-from cli.terminal import UsageError
+from cli.terminal import UsageError, say, words
 from events.codec import BadEventError, decode_input
 from events.envelope import Event, Input
 from events.file_kinds import BOM, other_kind
 from events.recording import BadRecordingError
 from orchestrator.policy_file import PolicyFileError, read_policy, setting_problem
 from orchestrator.replay import comparison
-from orchestrator.replay.change import Change, WhatIf
+from orchestrator.replay.change import Change
 from orchestrator.replay.comparison import Comparison
+from orchestrator.replay.fold_on import UnsoundLogError
 from orchestrator.replay.replay import events_of
 from orchestrator.replay.what_if import what_if
 
+Known = dict[str, list[Event]]
+"""The events of standard input, if it is a source: it can be read once."""
 COLUMNS = "as it was", "as it would be"
 MOST_NAMED = 40
 """Recordings named below the table; those that decide otherwise come first."""
@@ -36,45 +41,95 @@ def run(
     as_json: bool,
     as_jsonl: bool,
 ) -> int:
-    """Print the comparison. Raises UsageError and the errors of `sources.opened`."""
-    found = []
+    """Print the comparison. Returns 0, or 2 if a recording is unreadable. Raises UsageError, BadRecordingError and
+    OSError.
+    """
+    change, code, found = _change(insert, settings, policy), OK, []
+    known: Known = {}
+    if change.insert:
+        _check_insertion(sources, change, insert, known)
     for source in sources:
-        old = events_of(whole(source))
-        one = Comparison.of(source, old, _changed(old, without, insert, settings, policy))
+        try:
+            one = _compared(source, without, change, known)
+        except (BadRecordingError, UnsoundLogError, OSError) as error:
+            say(f"✗ {words(error)}")
+            code = UNUSABLE
+            continue
         if as_jsonl:
             print(json.dumps(one.as_json(), ensure_ascii=False), flush=True)
         else:
             found.append(one)
     if as_json:
         print(json.dumps(comparison.as_json(found), ensure_ascii=False, indent=2))
-    if as_json or as_jsonl:
-        return 0
+    if as_json or as_jsonl or not found:
+        return code
     for line in (*_judged(found), "", *_table(found)):
         print(line)
     if len(found) == 1:
         print()
         for line in side_by_side(*found[0].golden, *COLUMNS):
             print(line)
-    return 0
+    return code
 
 
-def _changed(old: list[Event], without: tuple[str, ...], insert: str, settings: tuple[str, ...], policy: str) -> WhatIf:
+def _change(insert: str, settings: tuple[str, ...], policy: str) -> Change:
+    """The change for every recording. Raises UsageError, BadRecordingError, OSError."""
     try:
-        change = Change(
+        return Change(
             policy=read_policy(Path(policy)) if policy else None,
             settings=_settings(settings),
-            without=frozenset(_input(old, text).event_id for text in without),
             insert=_inputs(insert) if insert else (),
         )
-        return what_if(old, change)
     except PolicyFileError as error:
         raise UsageError(str(error)) from error
+
+
+def _check_insertion(sources: list[str], change: Change, insert: str, known: Known) -> None:
+    """Raise UsageError, before anything is printed, if an event to insert has no effect: its session is in none of the
+    readable recordings, or opens later.
+    """
+    opened_us: dict[str, int] = {}
+    unreadable = 0
+    for source in sources:
+        try:
+            for event in _read(source, known):
+                opened_us.setdefault(event.session_id, event.at_us)
+        except (BadRecordingError, OSError):
+            unreadable += 1
+    for new in change.insert:
+        if new.session_id and new.session_id not in opened_us:
+            where = f"the recordings, of which {unreadable} cannot be read" if unreadable else "the recordings"
+            raise UsageError(f"--insert {insert}: session {new.session_id} is not in {where}")
+        for session_id in [new.session_id] if new.session_id else opened_us:
+            if new.at_us < (at_us := opened_us[session_id]):
+                raise UsageError(f"--insert: at_us {new.at_us} is before session {session_id} opens, at {at_us}")
+
+
+def _read(source: str, known: Known) -> list[Event]:
+    """The events of a source. Raises BadRecordingError, also for a session that is not known, and OSError."""
+    if source in known:
+        return known[source]
+    try:
+        events = events_of(whole(source))
+    except LookupError as error:
+        raise BadRecordingError(str(error)) from error
+    if source == "-":
+        known[source] = events
+    return events
+
+
+def _compared(source: str, without: tuple[str, ...], change: Change, known: Known) -> Comparison:
+    """Run a recording with the change. Raises BadRecordingError, UnsoundLogError, OSError, UsageError."""
+    old = _read(source, known)
+    left_out = frozenset(_input(old, text).event_id for text in without)
+    try:
+        return Comparison.of(source, old, what_if(old, replace(change, without=left_out)))
     except ValidationError as error:
         raise UsageError(f"--set {setting_problem(error)}") from error
 
 
 def _inputs(file: str) -> tuple[Input, ...]:
-    """The events of a file, one a line. Raises BadRecordingError, OSError."""
+    """The events of a file, one a line. Raises BadRecordingError, OSError, UsageError."""
     data = Path(file).read_bytes()
     if kind := other_kind(data):
         raise BadRecordingError(f"{file} is no file of events but {kind}")
@@ -84,6 +139,8 @@ def _inputs(file: str) -> tuple[Input, ...]:
             found += [decode_input(line)] if line.strip() else []
         except BadEventError as error:
             raise BadRecordingError(f"{file}, line {number}: {error}") from error
+    if not found:
+        raise UsageError(f"--insert {file}: the file is empty; write one event a line")
     return tuple(found)
 
 
@@ -119,7 +176,7 @@ def _judged(found: list[Comparison]) -> list[str]:
     if moved:
         lines.append(f"{moved} finals come at another time: by the recogniser's recorded delay after the endpoint")
     if unjudged := sum(one.unjudged for one in found):
-        lines.append(f"cannot be judged: {unjudged} utterances that are cut or never complete; their words are guessed")
+        lines.append(f"cannot be judged: {unjudged} utterances that never complete or are cut (words guessed)")
     return lines
 
 

@@ -32,6 +32,8 @@ def lines(found: Why, opened_us: int) -> list[str]:
     shown = [_event(first.event, opened_us)]
     for depth, cause in enumerate(rest, 1):
         shown.append(f"{'  ' * depth}because {_event(cause.event, opened_us)}{_proof(cause)}")
+    if not found.is_decided:
+        return [*shown, "today's reducer does not decide this event; `orch replay` names the first difference"]
     shown += [f"and because of {_event(event, opened_us)}{NEEDED}" for event in found.also]
     if found.beside is not None:
         shown.append(f"not because of {_event(found.beside, opened_us)}   (without it, the same is decided)")

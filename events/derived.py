@@ -18,14 +18,14 @@ class TurnStarted(Derived):
     """
 
     speculation: Count = 0
-    """The try that asked about these words before, and whose results count for the turn; 0: none."""
+    """Number of the speculation about these words, whose results count for the turn; 0: none."""
     text: Text
     type: Literal["TURN_STARTED"] = "TURN_STARTED"
     via: Via
 
 
 class StateChanged(Derived):
-    """The phase changed; `reason` is named where no line just above says it.
+    """The phase changed. `reason` is given where the lines above it in the golden log do not show why.
 
     Says: the reducer. Changes: the phase. Prints: the phase with its colour, the reason in brackets.
     Late or twice: cannot be. Test: test_case_1_is_a_whole_log.
@@ -38,7 +38,7 @@ class StateChanged(Derived):
 
 
 class CommandIssued(Derived):
-    """The reducer wants something done; its effect starts after the commit.
+    """The reducer requests an effect, which starts after the commit.
 
     Says: the reducer. Changes: a command that expects a result is outstanding from here. Prints: CancelTask prints
     `Cancelling current task`, others nothing. Late or twice: command ids are unique within a session.
@@ -55,9 +55,9 @@ class CommandIssued(Derived):
 
 
 class ProcessingComplete(Derived):
-    """Intent and answer are joined; `saved_us` is what running them in parallel saved.
+    """Intent and answer are joined. `saved_us`: time saved because both ran in parallel.
 
-    Says: the reducer on the later of both, or on a deadline (`fallback` names why the answer is not the service's).
+    Says: the reducer on the later of both, or on a deadline (`fallback`: why the answer is not from the service).
     Changes: the answer to be spoken. Prints: `Processing complete in Nms`. Late or twice: cannot be.
     Test: test_step_5_both_results_are_awaited.
     """
@@ -65,7 +65,7 @@ class ProcessingComplete(Derived):
     answer: Text
     elapsed_us: Count
     ends: Note = ""
-    """With this answer the session ends, for this reason; empty: it goes on."""
+    """The reason for which the session ends after this answer; empty: it continues."""
     fallback: Note = ""
     intent: Note
     saved_us: Count
@@ -90,7 +90,7 @@ class UserInterrupted(Derived):
 
 
 class AnswerEnded(Derived):
-    """An answer is over: played to its end, interrupted after `heard_ms`, or failed.
+    """A playback is over: played to its end, interrupted after `heard_ms`, or failed.
 
     Says: the reducer. Changes: the playback is forgotten. Prints: finished `TTS stream | chunks=N`, interrupted
     `[TTS] Playing...`, failed nothing (the phase names the reason). Late or twice: cannot be.

@@ -53,22 +53,22 @@ class Event(BaseModel):
         cls.blank = {name: field.default for name, field in cls.__pydantic_fields__.items()}
 
     @classmethod
-    def made(cls, fields: dict[str, Any]) -> Self:
+    def unchecked(cls, fields: dict[str, Any]) -> Self:
         """Create an event without validation, in a third of the time. Only for values from this program: pass every
         field without a default, with a valid value. Read events from outside with codec.decode, which validates them.
         """
-        return holding(cls, cls.blank | fields)
+        return unchecked_event(cls, cls.blank | fields)
 
-    def but(self, **fields: Any) -> Self:
-        """A copy with some fields replaced; unchecked, like `made`."""
-        return holding(type(self), {**self.__dict__, **fields})
+    def replace(self, **fields: Any) -> Self:
+        """A copy with some fields replaced; unchecked, like `unchecked`."""
+        return unchecked_event(type(self), {**self.__dict__, **fields})
 
 
 E = TypeVar("E", bound=Event)
 
 
-def holding(kind: type[E], fields: dict[str, Any]) -> E:
-    """Create an event by filling pydantic's slots, as model_construct does: a frozen model refuses setattr."""
+def unchecked_event(kind: type[E], fields: dict[str, Any]) -> E:
+    """Create an event without validation: fill pydantic's slots, as model_construct does. `fields` has every field."""
     event = _new(kind)
     _set_fields(event, fields)
     _set_fields_set(event, _NONE_SET)
@@ -98,12 +98,12 @@ class Input(Event):
 
 
 class ConnectionInput(Input):
-    """An input that only the session's owner node can report: from another node, it is late."""
+    """An input that only the session's owner node can report. From another node it is late, and rejected."""
 
 
 class Result(Input):
-    """An input that answers a command. It counts only while its command is outstanding, and only if it is of the
-    kind that the command waits for, about the same timer or playback; else it is stale.
+    """An input that answers a command. It counts only while the command is outstanding, and only if the command waits
+    for this type of result, about the same timer or playback. Otherwise it is stale.
     """
 
     answers: ClassVar[frozenset[str] | None] = None

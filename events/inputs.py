@@ -36,10 +36,10 @@ class SpokenWord(BaseModel):
 
 
 class SessionOpened(Input):
-    """A conversation begins, under this policy (whole, nothing left to defaults).
+    """A conversation begins, under this policy, which has every field written out.
 
-    Says: the gateway that accepted the call. Changes: NEW becomes IDLE. Prints: `🟢 IDLE`.
-    Late or twice: rejected, the first policy stays; so is one whose policy or state schema cannot be read.
+    Says: the gateway that accepted the call. Changes: NEW becomes IDLE; an event whose policy or state schema cannot be
+    read is rejected. Prints: `🟢 IDLE`. Late or twice: rejected; the first policy stays.
     Test: test_case_1_is_a_whole_log.
     """
 
@@ -58,9 +58,9 @@ class SessionOpened(Input):
 class ClientConnected(ConnectionInput):
     """A browser or terminal is connected to the session's control channel.
 
-    Says: the gateway. Changes: IDLE becomes LISTENING, and the greeting is due; later it only takes note (a reconnect).
-    Prints: `🔵 LISTENING (client_connected)` the first time. Late or twice: a second client replaces the first; one
-    of a node that lost the session is rejected.
+    Says: the gateway. Changes: IDLE becomes LISTENING, and the greeting is due; in a later phase the client is noted,
+    and the `reconnect` timer stops. Prints: `🔵 LISTENING (client_connected)` the first time. Late or twice: a second
+    client replaces the first; a client of a node that lost the session is rejected.
     Test: test_client_connected_gives_listening.
     """
 
@@ -69,10 +69,10 @@ class ClientConnected(ConnectionInput):
 
 
 class ClientDisconnected(ConnectionInput):
-    """The control channel is gone; the client may come back within the policy's grace.
+    """The control channel is gone; the client may come back within the policy's `reconnect_ms`.
 
-    Says: the gateway. Changes: arms the `reconnect` timer; no audio is awaited meanwhile. Prints: nothing.
-    Late or twice: ignored when it names a client that was replaced.
+    Says: the gateway. Changes: the `reconnect` timer starts; without a media connection, the deadlines of the audio
+    stop. Prints: nothing. Late or twice: ignored when it names a client that was replaced.
     Test: test_a_client_that_stays_away_ends_the_session.
     """
 
@@ -84,8 +84,8 @@ class ClientDisconnected(ConnectionInput):
 class HandlerAttached(ConnectionInput):
     """A media connection (mic in, agent audio out) serves the session; `handler_id` names it.
 
-    Says: the gateway, before the SDP answer leaves. Changes: answers are spoken, no longer only shown; a greeting that
-    waited for the voice is said. Prints: of a greeting, `🔴 SPEAKING (greeting)`.
+    Says: the gateway, once ICE and DTLS have connected. Changes: answers are spoken, no longer only shown; a greeting
+    that waited for the media connection is spoken. Prints: for a greeting, `🔴 SPEAKING (greeting)`.
     Late or twice: the newer handler replaces the older.
     Test: test_a_new_handler_gets_the_microphone_setting_of_the_phase.
     """
@@ -96,24 +96,26 @@ class HandlerAttached(ConnectionInput):
 class HandlerDetached(ConnectionInput):
     """The media connection ended.
 
-    Says: the media layer. Changes: what is being said goes on where it was heard, over the call that follows, else as
-    text. A filler is over. Prints: nothing. Late or twice: ignored when the handler was replaced.
+    Says: the media layer. Changes: the answer goes on from the heard position, over the next media connection or as
+    text; a filler stops. Prints: nothing. Late or twice: rejected when another handler serves the session by now.
     Test: test_a_lost_call_is_spoken_on_from_where_it_was_heard.
     """
 
     reason: Note = ""
     unheard_ms: Annotated[Milliseconds, ADDED] = 0
-    """How long the caller had not heard the agent by then, as its silence shows: speech of that time is repeated."""
+    """How long the caller's connection was silent before, so that the caller did not hear the agent. The speech of that
+    time is repeated.
+    """
     type: Literal["HANDLER_DETACHED"] = "HANDLER_DETACHED"
 
 
 class SpeechStarted(Input):
     """Voice activity began; `media_ms` is the position in the microphone's own time.
 
-    Says: the VAD. Changes: a waiting endpoint is withdrawn, a filler is silent; SPEAKING pauses until it is decided
-    whether this is an interruption, or is interrupted, by policy. Prints: of an interruption, `🔴 User interrupted
-    (barge_in)`. Late or twice: the pause is extended; without effect elsewhere.
-    Test: test_speech_interrupts_speaking.
+    Says: the VAD. Changes: the wait for the end of the utterance stops, and so does a filler. In SPEAKING, by policy,
+    the playback pauses until it is decided whether the user interrupts, or the agent is interrupted at once. Prints:
+    for an interruption, `🔴 User interrupted (barge_in)`. Late or twice: the pause is extended; without effect
+    elsewhere. Test: test_speech_interrupts_speaking.
     """
 
     told_by = "Speech"
@@ -126,9 +128,9 @@ class SpeechStarted(Input):
 class SpeechStopped(Input):
     """Voice activity ended; `duration_ms` is the length of the speech in media time.
 
-    Says: the VAD. Changes: the `endpoint` timer is armed; in LISTENING the words so far may be asked about early; in
-    SPEAKING a paused playback will go on unless words follow. Prints: nothing.
-    Late or twice: the timer is armed anew. Test: test_endpointing_waits_then_finishes_the_utterance.
+    Says: the VAD. Changes: the `endpoint` timer starts; in LISTENING the services may be asked early about the words so
+    far; in SPEAKING a paused playback will resume unless words follow. Prints: nothing.
+    Late or twice: the timer restarts. Test: test_endpointing_waits_then_finishes_the_utterance.
     """
 
     told_by = "Speech"
@@ -140,19 +142,18 @@ class SpeechStopped(Input):
 
 
 class SttPartial(Input):
-    """What speech-to-text has understood so far; it may still revise it.
+    """A partial transcript: the words of the utterance so far, which speech-to-text may still revise.
 
-    Says: the STT service. Changes: the text buffer, and with it how long the endpoint waits, what is asked early, and
-    whether speech over the agent interrupts. Prints: of an interruption, `🔴 User interrupted (barge_in)`.
-    Late or twice: the last one counts.
-    Test: test_step_1_a_partial_opens_no_turn.
+    Says: the STT service. Changes: the partial transcript, and with it the wait for the end of the utterance, the early
+    questions, and whether speech over the agent interrupts. Prints: for an interruption, `🔴 User interrupted
+    (barge_in)`. Late or twice: the last partial counts. Test: test_step_1_a_partial_opens_no_turn.
     """
 
     told_by = "Speech"
     lane = "STT"
 
     is_complete: bool = False
-    """The recogniser itself thinks that the utterance is complete (a final grammar state, an eager end of turn)."""
+    """Whether the recogniser itself considers the utterance complete (a final grammar state, an eager end of turn)."""
     text: Text
     type: Literal["STT_PARTIAL"] = "STT_PARTIAL"
     via: Via = "speech"
@@ -163,8 +164,8 @@ class SttFinal(Input):
 
     Says: the STT service, or the gateway for typed text. Changes: LISTENING becomes THINKING; THINKING starts over,
     with the joined words or the new ones; SPEAKING is interrupted and the words wait for LISTENING, unless they are a
-    backchannel. Prints: through TURN_STARTED. Late or twice: an empty one is rejected, and so are words that another
-    producer has just said; one in INTERRUPT is held. Test: test_step_3_listening_becomes_thinking.
+    backchannel. Prints: through TURN_STARTED. Late or twice: an empty final is rejected, and so are words that another
+    producer has just reported; in INTERRUPT the words are held. Test: test_step_3_listening_becomes_thinking.
     """
 
     told_by = "Speech"
@@ -178,8 +179,8 @@ class SttFinal(Input):
 class HearingFailed(Input):
     """Speech-to-text broke, or gave no final in time; it is opened again.
 
-    Says: the media layer. Changes: where an utterance was lost, LISTENING asks for it again; when that happens too
-    often in a row, the agent says goodbye. Elsewhere it counts. Prints: `🔴 SPEAKING (unheard)`.
+    Says: the media layer. Changes: lost utterances are counted. In LISTENING, the agent asks the user to repeat a lost
+    utterance; after too many in a row, it says goodbye. Prints: `🔴 SPEAKING (unheard)`.
     Late or twice: counts again. Test: test_an_utterance_that_was_lost_is_asked_for_again.
     """
 
@@ -190,10 +191,10 @@ class HearingFailed(Input):
 
 
 class ProviderSwitched(Input):
-    """A service of this session is another provider's from now on: of several, one failed, was late, or is back.
+    """Failover: another provider serves this session from now on, because a provider failed, was late, or is back.
 
-    Says: the ports. Changes: nothing; it tells readers of the log who said what follows. Prints: nothing.
-    Late or twice: counts again. Test: test_a_switch_of_providers_changes_nothing.
+    Says: the ports. Changes: nothing; readers of the log see which provider the next results are from. Prints: nothing.
+    Late or twice: recorded again. Test: test_a_switch_of_providers_changes_nothing.
     """
 
     told_by = "Services"
@@ -222,11 +223,11 @@ class IntentResolved(ServiceResult):
 
 
 class AnswerText(ServiceResult):
-    """A sentence or clause of an answer that is still being written, with its blanks: the texts join without more.
+    """A sentence or clause of an answer that is still being written. It includes its blanks: join texts as they are.
 
-    Says: the AnswerQuestion effect. Changes: the first is half of the join that ends THINKING, and SPEAKING says the
-    others after it; asked early, they are kept for the turn. Prints: the first through PROCESSING_COMPLETE.
-    Late or twice: stale; one whose index is not the next is rejected.
+    Says: the AnswerQuestion effect. Changes: the first text is half of the join that ends THINKING, and SPEAKING says
+    the other texts after it; asked early, they are kept for the turn. Prints: the first through PROCESSING_COMPLETE.
+    Late or twice: stale; a text whose `index` is not the next is rejected.
     Test: test_an_answer_is_spoken_while_it_is_written.
     """
 
@@ -240,9 +241,9 @@ class AnswerText(ServiceResult):
 
 
 class RagAnswered(ServiceResult):
-    """The answer service answered; after texts (ANSWER_TEXT), their answer is complete and `answer` is empty.
+    """The answer is complete. `answer` is empty if the answer came in texts (ANSWER_TEXT).
 
-    Says: the AnswerQuestion effect. Changes: half of the join that ends THINKING, or the end of what SPEAKING says;
+    Says: the AnswerQuestion effect. Changes: half of the join that ends THINKING; in SPEAKING, no more text follows;
     asked early, it is kept for the turn. Prints: through PROCESSING_COMPLETE.
     Late or twice: stale, recorded without effect. Test: test_step_5_both_results_are_awaited.
     """
@@ -255,10 +256,10 @@ class RagAnswered(ServiceResult):
 
 
 class ServiceFailed(ServiceResult):
-    """A service refused, broke or timed out; `error` says how, in words.
+    """A service refused, broke or timed out; `error` says how.
 
-    Says: the effect that asked. Changes: intent: go on without; answer: the fallback; speech: back to LISTENING; the
-    third in a row ends the session; asked early: the guess is dropped.
+    Says: the effect that asked. Changes: intent: the turn goes on without it; answer: the fallback answer is spoken;
+    speech: back to LISTENING; too many failures in a row end the session; asked early: the speculation is dropped.
     Prints: the phase it leads to, with `(service_failed)`. Late or twice: stale.
     Test: test_a_failed_answer_speaks_the_fallback.
     """
@@ -270,9 +271,9 @@ class ServiceFailed(ServiceResult):
 class TtsChunkReady(PlaybackResult):
     """A chunk of synthesised speech is there; the audio itself never enters the log.
 
-    Says: the Speak effect. Changes: the first withdraws the `tts` deadline; each counts, and its words tell later what
-    was heard. Prints: through ANSWER_ENDED.
-    Late or twice: stale; said again of an answer in texts, it counts once. Test: test_chunks_are_counted.
+    Says: the Speak effect. Changes: the first chunk stops the timer `tts_deadline`; each chunk is counted, and its
+    words show later how much the user heard. Prints: through ANSWER_ENDED.
+    Late or twice: stale; a repeated chunk of an answer in texts counts once. Test: test_chunks_are_counted.
     """
 
     duration_ms: Milliseconds
@@ -285,9 +286,9 @@ class TtsChunkReady(PlaybackResult):
 
 
 class TtsComplete(PlaybackResult):
-    """All speech of an answer is synthesised: so many chunks, so much audio.
+    """All speech of an answer is synthesised: the number of its chunks, and the length of its audio.
 
-    Says: the Speak effect. Changes: the `playback` deadline is set from the known length. Prints: nothing.
+    Says: the Speak effect. Changes: the timer `playback_deadline` restarts with the known length. Prints: nothing.
     Late or twice: stale. Test: test_the_playback_deadline_follows_the_audio.
     """
 
@@ -302,7 +303,7 @@ class TtsComplete(PlaybackResult):
 class PlaybackStarted(PlaybackResult):
     """The first audio frame of a playback left for the client (or the text was shown).
 
-    Says: the player. Changes: the playback's position begins. Prints: nothing. Late or twice: stale.
+    Says: the player. Changes: the heard position begins to advance. Prints: nothing. Late or twice: stale.
     Test: test_playback_progress_is_remembered.
     """
 
@@ -312,10 +313,10 @@ class PlaybackStarted(PlaybackResult):
 
 
 class PlaybackProgress(PlaybackResult):
-    """So much of a playback has been played, in media time.
+    """A playback has been played up to `position_ms` of its audio.
 
     Says: the player, about once a second. Changes: the heard position. Prints: nothing.
-    Late or twice: the highest counts. Test: test_playback_progress_is_remembered.
+    Late or twice: the highest position counts. Test: test_playback_progress_is_remembered.
     """
 
     position_ms: Milliseconds
@@ -325,9 +326,8 @@ class PlaybackProgress(PlaybackResult):
 class PlaybackDone(PlaybackResult):
     """A playback ended by itself; `confirmed_by` says whether the client said so or a timer had to.
 
-    Says: the player. Changes: the answer's end: SPEAKING becomes LISTENING, after the last words ENDED; a filler's:
-    nothing.
-    Prints: `TTS stream | chunks=N` and `🔵 LISTENING (playback_done)`. Late or twice: stale.
+    Says: the player. Changes: SPEAKING becomes LISTENING or, after a farewell, ENDED; the end of a filler changes
+    nothing. Prints: `TTS stream | chunks=N` and `🔵 LISTENING (playback_done)`. Late or twice: stale.
     Test: test_playback_done_returns_to_listening.
     """
 
@@ -339,11 +339,11 @@ class PlaybackDone(PlaybackResult):
 
 
 class BargeIn(Input):
-    """The user spoke over the agent, says the browser or an STT service; `playback_id` names what was interrupted.
+    """The user spoke over the agent, says the browser or an STT service. `playback_id` names the interrupted playback.
 
     Says: the browser through the gateway, or an outside service through the ingress. Changes: SPEAKING becomes
-    INTERRUPT; in THINKING it stops the filler. `position_ms` is how far the user heard it. Prints: `🔴 User interrupted
-    (barge_in)`. Late or twice: stale when it names another playback. Test: test_a_late_barge_in_is_stale.
+    INTERRUPT, and `position_ms` is the heard position; in THINKING the filler stops. Prints: `🔴 User interrupted
+    (barge_in)`. Late or twice: rejected when it names another playback. Test: test_a_late_barge_in_is_stale.
     """
 
     playback_id: Id = ""
@@ -355,8 +355,8 @@ class BargeIn(Input):
 class TimerFired(Result):
     """A timer that the reducer armed came due.
 
-    Says: the timers of the owner. Changes: whatever its `target` is for. Prints: the phase it leads to, a deadline
-    with its name in brackets. Late or twice: stale. Test: test_a_withdrawn_timer_is_stale.
+    Says: the timers of the owner. Changes: see the decision about the timer that `target` names. Prints: the phase it
+    leads to; for a deadline, with its name in brackets. Late or twice: stale. Test: test_a_withdrawn_timer_is_stale.
     """
 
     answers = frozenset({"StartTimer"})
@@ -369,10 +369,10 @@ class TimerFired(Result):
 
 
 class SessionResumed(Input):
-    """A new owner took the session's shard: what another incarnation left outstanding is asked again.
+    """A new owner took the session's shard: the outstanding commands of another incarnation are issued again.
 
-    Says: the new owner. Changes: the epoch rises; outstanding commands get new ids. Prints: nothing.
-    Late or twice: what this incarnation asked itself is not repeated. Test: test_resumed_twice_repeats_nothing.
+    Says: the new owner. Changes: the epoch rises; the commands issued again get new ids. Prints: nothing.
+    Late or twice: rejected; this incarnation's own commands are not repeated. Test: test_resumed_twice_repeats_nothing.
     """
 
     reducer_version: Id

@@ -1,6 +1,6 @@
 """The facts of an agent's work on a question: its tool calls with their results, and the responses of its model.
 
-They are what must not happen twice: a question that is asked again gets them from the log. Docstrings as in inputs.py.
+None of them may happen twice: a question that is asked again gets them from the log. Docstrings as in inputs.py.
 """
 
 from typing import Annotated, Literal
@@ -16,9 +16,10 @@ class ToolCalled(ServiceResult):
     """The agent wants to call a tool; the call runs after the commit of this fact.
 
     Says: the answer function, by `request.once`. Changes: the call runs; the answer's deadline waits for it, and the
-    agent may say that it takes a while. Prints: nothing; with tools `Tool NAME(arguments)`.
-    Late or twice: stale, and nothing runs. So is the call of a guess, or one too many: rejected with the reason, which
-    the agent gets. Test: test_a_tool_runs_after_its_call_is_committed.
+    agent may say that it takes a while. Prints: nothing; with tools `Tool NAME(arguments)`, and `as before` where it
+    gets the result of an earlier call.
+    Late or twice: stale, and nothing runs. The call of a speculation, or a call beyond the limit, is rejected with a
+    reason, which the agent gets. Test: test_a_tool_runs_after_its_call_is_committed.
     """
 
     answers = frozenset({"AnswerQuestion"})
@@ -31,15 +32,18 @@ class ToolCalled(ServiceResult):
     is_cancellable: Annotated[bool, ADDED] = False
     """Whether the call ends with its turn. Otherwise it runs to its end, also if the user interrupts."""
     name: Id
+    same_as: Annotated[Id, ADDED] = ""
+    """Id of the same call of an earlier question, whose result this call gets: the tool does not run again. Empty: the
+    tool runs."""
     type: Literal["TOOL_CALLED"] = "TOOL_CALLED"
 
 
 class ToolReturned(Result):
     """A tool call is over: with a result, or with an error message.
 
-    Says: the RunTool effect. Changes: the call is no longer open; the deadline of its answer runs again. It counts
-    in any turn, and the next question has it in its conversation. Prints: nothing; with tools `Tool NAME → result`
-    or `Tool NAME ✗ error`. Late or twice: stale. Test: test_a_result_counts_after_an_interruption.
+    Says: the RunTool effect. Changes: the call is no longer open; the deadline of its answer runs again. The result
+    counts in any turn, and the next question gets it with the conversation. Prints: nothing; with tools
+    `Tool NAME → result` or `Tool NAME ✗ error`. Late or twice: stale. Test: test_a_result_counts_after_an_interruption.
     """
 
     answers = frozenset({"RunTool"})
@@ -58,10 +62,11 @@ class ToolReturned(Result):
 
 
 class ModelResponded(ServiceResult):
-    """The agent's model has given a response, which an agent that is asked the same question again gets from here.
+    """The agent's model has given a response. If the question is asked again, the agent gets the response from the log.
 
-    Says: the answer function, by `request.ask_model`. Changes: nothing. Prints: nothing; with tools
-    `Model NAME (in→out tokens)`. Late or twice: stale. Test: test_a_response_of_the_model_changes_nothing.
+    Says: the answer function, by `request.ask_model`. Changes: nothing in the conversation; the state notes where the
+    journal of the question begins. Prints: nothing; with tools `Model NAME (in→out tokens)`. Late or twice: stale.
+    Test: test_a_response_of_the_model_changes_nothing.
     """
 
     answers = frozenset({"AnswerQuestion"})
@@ -73,7 +78,7 @@ class ModelResponded(ServiceResult):
     model: Note = ""
     output_tokens: Annotated[Count, ADDED] = 0
     request: Annotated[Id, ADDED] = ""
-    """A digest of the request: a rerun gives the response to the same request alone. Empty: it is not known."""
+    """A digest of the request: a rerun reuses the response only for the same request. Empty: not known."""
     response: Response
     """JSON."""
     took_us: Annotated[Count, ADDED] = 0

@@ -3,7 +3,7 @@
 The first line is a header, each further line one event in canonical encoding. The events of a step are consecutive,
 starting with an input. A recording with `"derived": false` has only inputs; replay derives the other events.
 
-The encoding is UTF-8. A byte order mark and Windows line ends, which editors and git add, are ignored.
+The encoding is UTF-8. A byte order mark and Windows line ends, as editors or git may insert them, are ignored.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,15 +59,24 @@ class Recording:
         return (self.event(index) for index in range(len(self.lines)))
 
 
+def is_recording(name: str) -> bool:
+    """Whether a file of this name, found in a folder, is a recording: *.jsonl, and not hidden, as lock files are."""
+    return name.endswith(".jsonl") and not name.startswith(".")
+
+
 def parse(data: bytes, name: str) -> Recording:
     """Read a recording from bytes. Does not decode its events. Raises BadRecordingError."""
     header, lines = stream([data], name)
     return Recording(name, header, tuple(lines))
 
 
-def stream(blocks: Iterable[bytes], name: str, *, may_be_cut: bool = False) -> tuple[Header, Iterator[bytes]]:
+def stream(
+    blocks: Iterable[bytes], name: str, *, may_be_cut: bool = False, keeps_all: bool = False
+) -> tuple[Header, Iterator[bytes]]:
     """Read a recording from a stream: the header, and an iterator of the lines after it. `may_be_cut`: leave out a last
-    line without a line end, as a crashed writer leaves it. Raises BadRecordingError, also from the iterator.
+    line without a line end, as a crashed writer leaves it. `keeps_all`: for a check that names every place,
+    also yield empty lines, and a last event without a line end before refusing it. Raises BadRecordingError, also from
+    the iterator.
     """
     data, rest = b"", iter(blocks)
     while b"\n" not in data and len(data) <= MOST_LINE_BYTES and (block := next(rest, b"")):
@@ -78,7 +87,8 @@ def stream(blocks: Iterable[bytes], name: str, *, may_be_cut: bool = False) -> t
     if not data.strip() and not any(block.strip() for block in rest):
         raise BadRecordingError(f"{name}: the file is empty; a recording starts with a header line")
     head, _, data = data.partition(b"\n")
-    return _header(head, name), chain.from_iterable(_lines(chain((data,), rest), name, may_be_cut=may_be_cut))
+    lines = _lines(chain((data,), rest), name, may_be_cut=may_be_cut, keeps_all=keeps_all)
+    return _header(head, name), chain.from_iterable(lines)
 
 
 def _header(line: bytes, name: str) -> Header:
@@ -95,7 +105,7 @@ def _header(line: bytes, name: str) -> Header:
         ) from error
 
 
-def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool) -> Iterator[list[bytes]]:
+def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool, keeps_all: bool) -> Iterator[list[bytes]]:
     """For each block, the lines that end in it, without their line ends. Raises BadRecordingError."""
     number, cut = 1, b""
     for block in blocks:
@@ -107,13 +117,26 @@ def _lines(blocks: Iterable[bytes], name: str, *, may_be_cut: bool) -> Iterator[
             raise BadRecordingError(
                 f"{name}, line {number + at + 1}: longer than {MOST_LINE_BYTES // 1024} KiB, which no event is"
             )
-        if not all(whole):
+        if not (keeps_all or all(whole)):
             yield whole[: whole.index(b"")]
             raise BadRecordingError(f"{name}, line {number + whole.index(b'') + 1}: empty line")
         yield whole
         number += len(whole)
-    if cut and not may_be_cut:
+    if not cut or may_be_cut:
+        return
+    if not _is_event(cut):
         raise BadRecordingError(f"{name}, line {number + 1}: the file ends in the middle of a line")
+    if keeps_all:
+        yield [cut]
+    raise BadRecordingError(f"{name}, line {number + 1}: the last line has no line end; add one")
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        decode(line)
+    except BadEventError:
+        return False
+    return True
 
 
 def dump(header: Header, lines: Iterable[bytes]) -> bytes:

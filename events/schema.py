@@ -11,7 +11,9 @@ SCHEMA_VERSION = 1
 
 
 def json_schema(ref_template: str = DEFAULT_REF_TEMPLATE) -> dict[str, Any]:
-    """One document: `oneOf` all events, each under `$defs` with its meaning; `ref_template` is how they refer to it."""
+    """Return one JSON Schema: `oneOf` all events, each defined under `$defs` and described by its docstring.
+    `ref_template`: form of the references to the definitions.
+    """
     models = [*INPUTS.values(), *DERIVED.values()]
     refs, document = models_json_schema(
         [(model, "serialization") for model in models], title="orch events", ref_template=ref_template

@@ -46,7 +46,7 @@ from orchestrator.services.fallback import Health, Switch
 from orchestrator.services.ports import AnswerPort
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings, SettingsError
-from orchestrator.siblings.siblings import Siblings, Work, with_port_of
+from orchestrator.siblings.siblings import ServiceProbes, Siblings, with_port_of
 from orchestrator.web_names import url_of
 from projections.golden_log import GoldenLog
 from projections.quiet import Quiet
@@ -84,7 +84,6 @@ class Orchestrator:
         console: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environment()
-        SAFE_LOG.mask = not self.settings.is_private
         guard_our_loggers()
         self.url = ""
         self.operators_url = ""
@@ -99,7 +98,7 @@ class Orchestrator:
         """Set before the start in each of several processes (`orch serve --processes N`)."""
         self._lines: LineWriter | None = None
         self._golden = GoldenLog()
-        self._masked = None if self.settings.is_private else GoldenLog(mask=True)
+        self._masked: GoldenLog | None = GoldenLog(mask=True)
         self._stack = AsyncExitStack()
         self._history: HistoryKeeper | None = None
         self._common: list[SharedDoor] = []
@@ -126,6 +125,9 @@ class Orchestrator:
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
+        # Known only now: `orch serve --host` changes the settings of a user's service.
+        SAFE_LOG.mask = not settings.is_private
+        self._masked = None if settings.is_private else GoldenLog(mask=True)
         if self.print_line is not None:
             self._lines = LineWriter(self.print_line, "the golden log", logger.warning)
             stack.push_async_callback(asyncio.to_thread, self._lines.close)
@@ -214,7 +216,7 @@ class Orchestrator:
             for door in doors:
                 door.look()
 
-        work = Work(
+        probes = ServiceProbes(
             connections=lambda: gateway.connections.count + sum(len(door.entering) for door in doors),
             has_room=lambda: gateway.has_room and not any(door.is_out_of_files for door in doors),
             is_ready=lambda: node.ready,
@@ -222,7 +224,7 @@ class Orchestrator:
             count=node.counters.update,
             page=self._own_pages.page,
         )
-        return siblings.working(work, look)
+        return siblings.working(probes, look)
 
     async def _drain(self) -> None:
         await self.node.drain(self.siblings.leaving if self.siblings else ())

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Scope = Literal["voice", "text", "read_sessions", "read_words", "operate"]
 """voice, text: open conversations and speak or type in them. read_sessions: see which sessions there are and their
-events without words. read_words: also the words. operate: metrics, readiness details and the console page.
+events without words. read_words: also the words. operate: metrics, readiness details and the talk page.
 """
 SCOPES = frozenset(get_args(Scope))
 CALLING = frozenset({"voice", "text"})
@@ -34,7 +34,7 @@ class Grant(BaseModel):
     token_id: Annotated[str, Field(max_length=200)] = ""
     """The token's id (jti), bound to one session. Empty: the bearer may open any number of sessions."""
     expires_at_s: Annotated[float, Field(ge=0)] = 0
-    """Unix time until which the binding of `token_id` is kept."""
+    """Unix time until which the binding of `token_id` is kept. 0: for a week."""
 
     @property
     def may_call(self) -> bool:

@@ -1,11 +1,13 @@
-"""Fills the four ports: with the user's functions and objects, with the services of the settings, or with the reference
-agent's. Several services for one port are a fallback.
+"""Chooses the service for each port: the user's function or object, the settings' service, or the reference agent's.
+
+Several services for one port are a fallback.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Self
 
 from orchestrator.adapters import adapted
 from orchestrator.reference import what_to_install
@@ -31,6 +33,11 @@ from orchestrator.services.text_functions import answer_port, intent_port
 from orchestrator.session.policy import Policy
 from orchestrator.settings import Settings
 
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 10.0
+"""How long a port of the user's may take to close."""
+
 Ports = Mapping[str, Sequence[Any]]
 """Name of a port ("intent", "answer", "tts", "stt") → its services, first choice first; none: nobody has named one."""
 
@@ -55,7 +62,36 @@ def users_ports(**given: object) -> Ports:
 
     Raises TypeError for a thing that cannot fill its port.
     """
-    return {name: [_PORTS[name](adapted(thing)) for thing in _several(things)] for name, things in given.items()}
+    return {name: [_users_port(name, adapted(thing)) for thing in _several(things)] for name, things in given.items()}
+
+
+def _users_port(name: str, thing: object) -> Any:
+    port = _PORTS[name](thing)
+    return port if port is thing or not _is_opened(thing) else _Opened(port, thing)
+
+
+class _Opened:
+    """A port that is made from a user's object, such as one with a method `answer`, and opened as that object is."""
+
+    def __init__(self, port: Any, thing: Any) -> None:
+        self.name = name_of(port)
+        self.thing = thing
+        self._port = port
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
+
+    async def __aenter__(self) -> Self:
+        await self.thing.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.thing.__aexit__(*error)
+
+
+def _is_opened(thing: object) -> bool:
+    """Whether it is an async context manager."""
+    return hasattr(type(thing), "__aenter__") and hasattr(type(thing), "__aexit__")
 
 
 def _several(things: object) -> Sequence[object]:
@@ -69,8 +105,12 @@ async def fill_ports(
 ) -> Services:
     """Open the services for all four ports; `stack` closes them. Raises ServiceError."""
     ports = {name: list(services) for name, services in given.items()}
+    opened = set[int]()
     for port in (port for services in ports.values() for port in services):
-        await enter(port, stack)
+        thing = port.thing if isinstance(port, _Opened) else port
+        if id(thing) not in opened:  # one object may fill several ports
+            opened.add(id(thing))
+            await enter(port, stack)
     http = await stack.enter_async_context(open_session())
     ports["intent"] += [
         HttpIntent(http, url, headers=settings.intent_headers) for url in _named(ports["intent"], settings.intent_url)
@@ -116,14 +156,28 @@ def _named(services: Sequence[Any], urls: str) -> list[str]:
 
 
 async def enter(port: Any, stack: AsyncExitStack) -> None:
-    """Open a port that is an async context manager. Raises ServiceError."""
-    if hasattr(type(port), "__aenter__") and hasattr(type(port), "__aexit__"):
+    """Open a port that is an async context manager, and close it with the stack. Raises ServiceError."""
+    if _is_opened(port):
         try:
-            await stack.enter_async_context(port)
+            await port.__aenter__()
         except ServiceError:
             raise
         except Exception as error:
             raise ServiceError(f"{name_of(port)} cannot be opened: {named_error(error)}") from error
+        stack.push_async_callback(_close, port)
+
+
+async def _close(port: Any) -> None:
+    """Close a port within CLOSE_S, in the task that opened it, as libraries such as anyio demand. A port that hangs or
+    raises does not keep other ports, or the process, from ending.
+    """
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await port.__aexit__(None, None, None)
+    except TimeoutError:
+        logger.error("%s did not close within %g s; going on without it", name_of(port), CLOSE_S)  # noqa: TRY400
+    except Exception:
+        logger.exception("%s broke while it was closed", name_of(port))
 
 
 async def _fill_with_reference(

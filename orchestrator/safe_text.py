@@ -12,6 +12,7 @@ MOST_OF_AN_ERROR = 500
 SHORTEST_SECRET = 6
 """Shorter secrets cannot be distinguished from ordinary text, so they are hidden in URLs alone."""
 
+_NAME = re.compile(r"[\w.:/-]{1,64}")
 _URL = re.compile(r"""[A-Za-z][\w+.-]{0,40}://[^\s<>"'`]{1,4096}""")
 _PAIR = re.compile(
     r"(?i)\b([\w-]{0,40}(?:passw(?:or)?d|pwd|secret|token|api[-_]?key|access[-_]?key|authorization|credentials?)"
@@ -134,6 +135,13 @@ def escaped(text: str) -> str:
 def one_line(text: str) -> str:
     """The text as one printable line: users' words must never forge a line or drive a terminal."""
     return " ".join(printable(text).split())
+
+
+def is_name(text: str) -> bool:
+    """Whether a text looks like the name of an intent. Any other text may hold the user's words: an intent service may
+    return them as a name, and then traces and redacted recordings must not contain it.
+    """
+    return _NAME.fullmatch(text) is not None
 
 
 def _shown(character: str) -> str:

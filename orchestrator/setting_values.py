@@ -150,7 +150,7 @@ def port_range(value: Any) -> tuple[int, int] | None:
 
 
 def host_and_port(value: Any) -> str:
-    """Such as 127.0.0.1:9090, or [::1]:9090; a port alone is one of loopback."""
+    """Such as 127.0.0.1:9464, or [::1]:9464; a port alone is one of loopback."""
     found = text(value).strip()
     if not found:
         return ""
@@ -161,7 +161,7 @@ def host_and_port(value: Any) -> str:
     except ValueError:
         is_whole = False
     if not is_whole:
-        raise _wrong(value, "it must be HOST:PORT, such as 127.0.0.1:9090")
+        raise _wrong(value, "it must be HOST:PORT, such as 127.0.0.1:9464")
     return found
 
 

@@ -1,1 +1,1 @@
-"""Projections: views computed from committed events. They can be thrown away and rebuilt."""
+"""Projections: views computed from committed events. A projection can be thrown away and rebuilt."""

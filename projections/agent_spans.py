@@ -1,4 +1,4 @@
-"""Spans of the agent's work on a question: tool calls, which may outlive their turn, and requests to its model."""
+"""Spans of the agent's work on a question: tool calls and requests to a model. A tool call may outlive its turn."""
 
 import re
 
@@ -16,10 +16,13 @@ class AgentSpans:
     def __init__(self, trace: TraceBuilder) -> None:
         self._trace = trace
         self._calls: dict[str, Span] = {}
-        """Open tool calls by command id."""
+        """Command id → open span of the tool call."""
 
     def call(self, event: CommandIssued, question: Span | None) -> None:
-        """Open the span of a RunTool command. `question`: the span of the AnswerQuestion command that led to it."""
+        """Open the span of a RunTool command. If the command is a retry, link the span to the span of the earlier
+        attempt, and end that span. Otherwise link it to `question`: the open span of the AnswerQuestion command that
+        led to the tool call; None: there is none.
+        """
         tool = plain(str(event.payload.get("tool")))
         span = self._trace.open(names.EXECUTE_TOOL, event, of=tool)
         span.attributes |= {names.TOOL_NAME: tool, names.TOOL_CALL_ID: plain(event.target)}
@@ -31,22 +34,22 @@ class AgentSpans:
         self._calls[event.command_id] = span
 
     def returned(self, event: ToolReturned) -> None:
-        """End the span of a call with its result or its error. A late result changes nothing."""
+        """End the span of a tool call as "returned" or, with an error, as "failed". A stale result changes nothing."""
         span = self._calls.get(event.command_id)
-        if span is None or not event.cause:  # without a cause it was stale
+        if span is None or not event.cause:  # a result without a cause is stale
             return
         if event.error:
             span.error = span.attributes[names.ERROR_TYPE] = "tool_failed"
         self._over(event.command_id, "failed" if event.error else "returned")
 
     def withdraw(self, command_id: str) -> None:
-        """End the span of a tool call that was withdrawn; does nothing if the command is not an open tool call."""
+        """End the span of a tool call that was cancelled. Does nothing if the command is not an open tool call."""
         self._over(command_id, "cancelled")
 
     def responded(self, event: ModelResponded, question: Span | None) -> Span:
-        """Make the span of a request to the model, from its response. The caller must close the span.
+        """Make the span of a request to the model, from the model's response. The calling code must close the span.
 
-        `question`: the span of the AnswerQuestion command that led to the request.
+        `question`: the span of the AnswerQuestion command that led to the request; None: there is none.
         """
         model = plain(event.model) if event.model else ""
         span = self._trace.open(names.CHAT, event, of=model, is_call=True)
@@ -78,12 +81,13 @@ class AgentSpans:
         turn = self._trace.turn
         if turn is not None and span.parent is turn.context:
             self._trace.close(span)
-        else:  # its turn is over: a span lies within its parent
+        else:  # the turn of the call is over, and a span must lie within its parent: the session is the parent
             self._trace.close_outside(span)
 
 
 def plain(name: str) -> str:
-    """Return the name or id if it looks like one, otherwise UNNAMED: a failing service may return the user's words as a
-    name, and traces must not contain them.
+    """Return the name of a tool or model, or the id of a call, if it has only letters, digits and `_.:/@+-`, at most
+    200 of them. Otherwise return UNNAMED: a failing service may return the user's words as a name, and traces must not
+    contain the user's words.
     """
     return name if _NAME.fullmatch(name) else names.UNNAMED

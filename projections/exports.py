@@ -24,14 +24,18 @@ def exported(
 ) -> bytes:
     """Encode a recording in a format of `orch export`; returns the bytes of the file.
 
-    Raises BadRecordingError, UnsoundLogError.
+    `redact`: how to hide the words, in every format. `layout`: one trace per session or one per turn; has an effect
+    only in otlp and otlp-json. `with_content`: add the words of user and agent to the spans; has an effect only in
+    otlp, otlp-json and perfetto.
+
+    Raises BadRecordingError if the recording cannot be read, and UnsoundLogError if it is damaged or of a newer orch.
 
     >>> exported(recording, "mermaid", redact="default")
     """
     if form == "jsonl":
         if redact == "none":
             return sealed(recording.header, recording.lines)
-        header = recording.header.model_copy(update={"derived": True})
+        header = recording.header.model_copy(update={"derived": True, "story": ""})
         return sealed(header, map(encode, redacted(events_of(recording), redact)))
     events = list(redacted(events_of(recording), redact))
     if form == "mermaid":

@@ -1,4 +1,4 @@
-"""The golden log: formats events as the lines of docs/target-flow.md. The service, `orch tail` and replay share it."""
+"""The golden log: formats events as lines, as in docs/target-flow.md. The service, `orch tail` and replay share it."""
 
 from collections.abc import Callable, Iterable
 
@@ -17,8 +17,9 @@ MARKS = {
 
 
 class GoldenLog:
-    """Formats committed events as lines. `mask` replaces users' words with their length. `with_tools` adds lines of
-    tool calls and of responses of the agent's model.
+    """Formats committed events as lines. `mask`: replace the users' words with their length, and likewise the
+    arguments, results and errors of tool calls. `with_tools`: add lines for tool calls and for responses of the agent's
+    model.
     """
 
     def __init__(self, *, mask: bool = False, with_tools: bool = False) -> None:
@@ -28,7 +29,7 @@ class GoldenLog:
         """Sessions interrupted since their last turn; their next turn is marked `(new user input)`."""
 
     def line(self, event: Event) -> str | None:
-        """Return the line for an event; None: most types of events have no line."""
+        """Return the line for an event; None: the event has no line. Most types of events have no line."""
         said = self._say(event) or (self._work.line(event) if self._work is not None else None)
         return None if said is None else f"[{one_line(event.session_id)}] {said}"
 
@@ -50,7 +51,7 @@ class GoldenLog:
                 self._interrupted.add(event.session_id)
                 return f"🔴 User interrupted ({event.reason})"
             case derived.SessionEnded():
-                self._interrupted.discard(event.session_id)  # or the set would grow for months
+                self._interrupted.discard(event.session_id)  # otherwise the set would grow for months
                 return None
             case derived.CommandIssued(name="CancelTask"):
                 return "Cancelling current task"
@@ -70,7 +71,8 @@ class GoldenLog:
 class WorkLines:
     """Formats the agent's work as lines of the golden log: tool calls, their results, responses of the model.
 
-    `words` formats or masks a text.
+    `words`: a function that formats the arguments, result or error of a tool call. It masks these texts if the
+    GoldenLog has `mask`.
     """
 
     def __init__(self, words: Callable[[str], str]) -> None:
@@ -78,14 +80,15 @@ class WorkLines:
         self._tools: dict[tuple[str, str], str] = {}
         """(session id, call id) → name of the tool, for calls that are still running."""
         self._asked: journal.ToolCalled | None = None
-        """The last tool call: an EVENT_REJECTED after it may refuse it."""
+        """The last TOOL_CALLED. The next EVENT_REJECTED may refuse this call."""
 
     def line(self, event: Event) -> str | None:
         """Return the line for an event, without the session's id; None: the event has no line."""
         match event:
             case journal.ToolCalled():
                 self._asked = event
-                return f"Tool {one_line(event.name)}({self._words(event.arguments)})"
+                how = " as before" if event.same_as else ""  # the tool does not run again
+                return f"Tool {one_line(event.name)}({self._words(event.arguments)}){how}"
             case derived.EventRejected() if self._asked is not None and event.cause == self._asked.event_id:
                 return f"Tool {one_line(self._asked.name)} ✗ {one_line(event.reason)}"
             case derived.CommandIssued(name="RunTool", payload=payload):
@@ -93,7 +96,7 @@ class WorkLines:
             case derived.CommandIssued(name="CancelStage"):
                 tool = self._tools.pop((event.session_id, event.target), None)
                 return tool and f"Tool {tool} ✗ cancelled"
-            case journal.ToolReturned() if event.cause:  # without a cause it was stale
+            case journal.ToolReturned() if event.cause:  # a result without a cause is stale
                 tool = self._tools.pop((event.session_id, event.call_id), "")
                 outcome = f"✗ {self._words(event.error)}" if event.error else f"→ {self._words(event.result)}"
                 return f"Tool {tool} {outcome}"
@@ -103,6 +106,6 @@ class WorkLines:
 
 
 def golden(events: Iterable[Event], *, with_tools: bool = False) -> list[str]:
-    """The golden log of these events."""
+    """Return the lines of the golden log for these events."""
     formatter = GoldenLog(with_tools=with_tools)
     return [line for event in events if (line := formatter.line(event)) is not None]

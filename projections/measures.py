@@ -22,11 +22,11 @@ class Measurement:
     value: float
     labels: Labels = ()
     of: Span | None = None
-    """The span to attach as an exemplar."""
+    """The span to attach as an exemplar (an example trace for the value); None: no span."""
 
 
 def of_events(events: Iterable[Event]) -> Iterator[Measurement]:
-    """Count events by type, and phase changes."""
+    """Count events by type. Count phase changes by the phase before and the phase after."""
     found = Counter[tuple[str, Labels]]()
     for event in events:
         found["orch.event.count", (("type", event.type),)] += 1  # type: ignore[attr-defined] # every concrete event has a type
@@ -36,7 +36,7 @@ def of_events(events: Iterable[Event]) -> Iterator[Measurement]:
 
 
 def of_span(span: Span) -> Iterator[Measurement]:
-    """Measure the durations and outcomes that a closed span shows."""
+    """Yield the durations and outcomes that a closed span shows."""
     length_s = (span.end_us - span.start_us) / 1e6
     match span.name:
         case names.TURN:
@@ -55,7 +55,7 @@ def of_span(span: Span) -> Iterator[Measurement]:
             yield _measured("orch.tool.duration", length_s, span, outcome=outcome, tool=tool)
         case _ if span.attributes.get(names.OPERATION) == names.CHAT:
             yield from _of_request(span, length_s)
-        case name if name in _SERVICES:
+        case name if name in _SERVICES and span.attributes[names.OUTCOME] != names.SHOWN:
             outcome = str(span.attributes[names.OUTCOME])
             yield _measured("orch.service.duration", length_s, span, outcome=outcome, service=name)
             if names.FIRST_CHUNK_MS in span.attributes:

@@ -1,5 +1,7 @@
-"""Records measurements in OpenTelemetry instruments, one per metric of registry.py. metrics_page.py serves them; they
-are also pushed over OTLP if the standard OTEL_… variables name a collector.
+"""Records measurements in OpenTelemetry instruments, one per metric of registry.py, and pushes them over OTLP.
+
+metrics_page.py serves the same values at /metrics. The values are pushed only if the standard OTEL_… variables name a
+collector.
 """
 
 import logging
@@ -26,14 +28,15 @@ from projections.span import Span
 logger = logging.getLogger(__name__)
 
 CLOSE_MS = 1_000
-"""Timeout for the shutdown of the meter provider."""
+"""Time limit for the shutdown of the meter provider, in milliseconds."""
 PUSH_EVERY_MS = 60_000
 SPOKEN = "http/protobuf"
+"""The only OTLP protocol with which orch exports."""
 
 
 def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the standard OTEL_… variables name a collector for a signal (`TRACES` or `METRICS`), and do not disable
-    the export to it.
+    the export of this signal.
     """
     told = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -41,7 +44,7 @@ def collector(signal: str, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def check_protocol(environment: Mapping[str, str] = os.environ) -> None:
-    """Log a warning if the OTEL_… variables ask for a protocol other than http/protobuf: orch uses only that."""
+    """Log a warning if the OTEL_… variables ask for another protocol than http/protobuf: orch supports no other."""
     is_named = collector("TRACES", environment) or collector("METRICS", environment)
     for signal in ("_TRACES", "_METRICS", ""):
         name = f"OTEL_EXPORTER_OTLP{signal}_PROTOCOL"
@@ -50,7 +53,7 @@ def check_protocol(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def push_every_s(environment: Mapping[str, str] = os.environ) -> float:
-    """Interval between pushes of metrics, in seconds, from OTEL_METRIC_EXPORT_INTERVAL."""
+    """Return the interval between pushes of metrics, in seconds (OTEL_METRIC_EXPORT_INTERVAL is in milliseconds)."""
     said = environment.get("OTEL_METRIC_EXPORT_INTERVAL", "")
     if said and not (said.isdecimal() and int(said)):
         logger.warning("OTEL_METRIC_EXPORT_INTERVAL=%s: not a number of milliseconds; using %d", said, PUSH_EVERY_MS)
@@ -59,8 +62,8 @@ def push_every_s(environment: Mapping[str, str] = os.environ) -> float:
 
 
 class Meters:
-    """All instruments of OpenTelemetry. `now` returns the current values of gauges and runtime counters: metric's name
-    in registry.py → value.
+    """The OpenTelemetry instruments of all metrics in registry.py. `now` returns the current values of gauges and
+    runtime counters: name of the metric → value.
     """
 
     def __init__(self, now: Callable[[], Mapping[str, float]]) -> None:
@@ -72,7 +75,7 @@ class Meters:
         if collector("METRICS"):
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-            # Never on its own timer: the reader's thread restarts in forked children and would push inherited values.
+            # math.inf: only `push` pushes. A timer's thread would restart in forked children and push inherited values.
             self._pushing = PeriodicExportingMetricReader(OTLPMetricExporter(), math.inf)
             readers.append(self._pushing)
         self._provider = MeterProvider(readers, resource=_instance(), shutdown_on_exit=False)
@@ -134,11 +137,11 @@ class Meters:
 
 
 def _instance() -> Resource:
-    """Resource with an id of this process, so that several processes push separate series."""
+    """Return a resource with an id of this process, so that several processes push separate series."""
     return Resource({"service.instance.id": str(uuid4())}).merge(resource())
 
 
 def _example(span: Span) -> Context:
-    """The span's OpenTelemetry context, from which the SDK takes the exemplar of a histogram value."""
+    """Return the span's OpenTelemetry context. The SDK makes the exemplar of a histogram value from this context."""
     context = SpanContext(span.context.trace_id, span.context.span_id, False, TraceFlags(TraceFlags.SAMPLED))
     return set_span_in_context(NonRecordingSpan(context))

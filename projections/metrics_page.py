@@ -1,7 +1,8 @@
 """The /metrics page: values of the OpenTelemetry SDK in Prometheus formats, with exemplars.
 
-The SDK's own Prometheus exporter drops exemplars and series without a value; a series that first appears with a value
-above 0 hides that increase from `rate`. prometheus_client writes the formats.
+Replaces the SDK's own Prometheus exporter. That exporter drops exemplars. It also drops series without a value, so a
+series first appears with a value above 0, and `rate` misses this first increase. The library prometheus_client writes
+the formats.
 """
 
 from bisect import bisect_left
@@ -30,8 +31,8 @@ class MetricsPage(Collector):
         self._reader = reader
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """The page and its content type, in the format that the Accept header asks for. Only OpenMetrics, which
-        Prometheus asks for, has exemplars.
+        """Return the page and its content type, in the format that the Accept header asks for. Only the OpenMetrics
+        format has exemplars. Prometheus asks for this format.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self), content_type

@@ -1,6 +1,4 @@
-"""The names of spans, attributes and links in traces. All other files use these constants, because the `gen_ai.`
-conventions may still change.
-"""
+"""Names of spans, attributes and links in traces, in one place because the `gen_ai.` conventions may still change."""
 
 SCOPE = "orch"
 
@@ -18,12 +16,12 @@ TEXT_TO_SPEECH = "text_to_speech"
 PLAYBACK = "playback"
 BARGE_IN = "barge_in"
 EXECUTE_TOOL = "execute_tool"
-"""Begins the name of a tool call's span; the tool's name follows."""
+"""Beginning of the name of a tool call's span; the tool's name follows."""
 CHAT = "chat"
-"""Begins the name of a span of a request to a model; the model's name follows."""
+"""Beginning of the name of the span of a request to a model; the model's name follows."""
 
 UNNAMED = "(no name)"
-"""Replaces a name in spans and attributes that does not look like a name: it may contain the user's words."""
+"""Replaces the name of a span or attribute that does not look like a name: it may contain the user's words."""
 
 # Span events.
 TRANSITION = "orch.transition"
@@ -64,6 +62,10 @@ RESPONSE_LATENCY_US = "orch.turn.response_latency_us"
 STAGE_US = "orch.turn.stage.{}_us"
 COMMAND_ID = "orch.command.id"
 OUTCOME = "orch.outcome"
+SHOWN = "shown"
+"""Outcome of a filler or an answer that the client shows as text, because the session has no media connection: no
+speech is synthesised.
+"""
 SPECULATION = "orch.speculation"
 PARTIALS = "orch.stt.partial_count"
 FINALIZE_MS = "orch.stt.finalize_ms"
@@ -86,4 +88,4 @@ TO_PHASE = "orch.transition.to"
 
 # Resource attributes.
 REEXPORTED = "orch.reexported"
-"""Set on spans exported from a log, so that a collector does not count them as new."""
+"""Set on the resource of spans exported from a log, so that a collector does not count these spans as new."""

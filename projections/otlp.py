@@ -21,8 +21,8 @@ _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
 
 
 def resource(*, is_reexport: bool = False) -> Resource:
-    """Return the OpenTelemetry resource that exported spans belong to, from OTEL_SERVICE_NAME and
-    OTEL_RESOURCE_ATTRIBUTES. It is equal from run to run. `is_reexport` marks it as exported from a log.
+    """Return the OpenTelemetry resource of exported spans, from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. All
+    runs of a program get equal resources. `is_reexport`: mark the resource as exported from a log.
     """
     told = OTELResourceDetector().detect().attributes
     return Resource({"service.name": names.SCOPE, **told, **({names.REEXPORTED: True} if is_reexport else {})})
@@ -34,8 +34,8 @@ def otlp(spans: Sequence[Span]) -> bytes:
 
 
 def otlp_json(spans: Sequence[Span]) -> bytes:
-    """Encode spans as an ExportTraceServiceRequest in one line of JSON, the format of Jaeger's page and of a
-    collector's file exporter.
+    """Encode spans as an ExportTraceServiceRequest in one line of JSON. Jaeger's page reads this format, and a
+    collector's file exporter writes it.
     """
     request = MessageToDict(_request(spans), use_integers_for_enums=True)  # type: ignore[no-untyped-call]
     return json.dumps(_with_hex_ids(request), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

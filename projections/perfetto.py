@@ -47,7 +47,7 @@ def _phases(events: Sequence[Event], pid: int, zero_us: int) -> Iterator[dict[st
 
 
 def _work(span: Span, pid: int, number: int, zero_us: int) -> Iterator[dict[str, Any]]:
-    """Yield a span as an asynchronous slice with an id of its own, because spans overlap."""
+    """Yield a span as an asynchronous slice with an id of its own, because spans may overlap."""
     what = {"pid": pid, "tid": WORK, "cat": span.name, "name": span.name, "id": f"{span.context.span_id:016x}"}
     args = _shown(span.attributes) | ({"error": span.error} if span.error else {}) | {"number": number}
     yield what | {"ph": "b", "ts": span.start_us - zero_us, "args": args}

@@ -1,18 +1,22 @@
-"""Delays background work until no turn needs the event loop: history and telemetry run then, in small slices."""
+"""Delays background work until no turn needs the event loop. History and telemetry then work, in small slices."""
 
 import asyncio
 import time
 
 QUIET_S = 0.004
-"""Idle time that counts as quiet. Events within a turn follow faster, except while a service is asked."""
+"""Time without a committed event that counts as quiet, in seconds. Within a turn, less time passes between two events,
+except while the turn waits for a service.
+"""
 LOOK_S = 0.002
 MOST_S = 0.02
-"""Longest wait: with many calls, some turn is always under way."""
+"""Longest wait for a quiet moment, in seconds. The limit is needed with many calls: some turn is always open then, and
+no moment is quiet.
+"""
 
 
 class Quiet:
-    """Finds moments without commits for background work, which awaits `moment` before each slice of its work. `note`
-    must be called for each committed event.
+    """Finds moments without commits for background work. The background work awaits `moment` before each slice. The
+    calling code must call `note` for each committed event.
     """
 
     def __init__(self) -> None:
@@ -23,8 +27,10 @@ class Quiet:
         self._last_s = time.monotonic()
 
     async def moment(self) -> None:
-        """Wait until no event was committed for QUIET_S, MOST_S at most. Always lets other tasks run first."""
+        """Let other tasks run once, then wait until no event was committed for QUIET_S. Returns after MOST_S at the
+        latest, even if events keep coming.
+        """
         await asyncio.sleep(0)
         until_s = time.monotonic() + MOST_S
-        while time.monotonic() < min(until_s, self._last_s + QUIET_S):  # noqa: ASYNC110 - silence sets no event
+        while time.monotonic() < min(until_s, self._last_s + QUIET_S):  # noqa: ASYNC110 - no asyncio.Event to await
             await asyncio.sleep(LOOK_S)

@@ -1,4 +1,4 @@
-"""Registry of metrics, as data: name, kind, unit, labels, buckets, meaning. Meters, docs and dashboards use it."""
+"""All metrics, as data. Instruments, docs, dashboards and alert rules (deploy/alerts.py) are made from this data."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,13 +18,16 @@ LOOP_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 OTHER = "other"
 """Replaces label values that the registry does not list, so that clients cannot create new series."""
 MOST_NAMES = 50
-"""Limit for the names of tools and models that a node shows; agents choose them. Later ones count as OTHER."""
+"""Largest number of tool names, and of model names, that a node shows as label values. Later names count as OTHER:
+agents choose the names, and each name makes a new series.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `labels`: name of a label → its allowed values. Empty: any value is allowed, because the label is
-    `named`, or shows event types or phases, whose number is limited.
+    """One metric. `labels`: name of a label → its allowed values. An empty tuple allows any value. Two kinds of labels
+    have an empty tuple. First, the label of tool names or of model names: each node shows the first MOST_NAMES names,
+    and counts all later names as OTHER. Second, labels of event types or phases, because few of them exist.
     """
 
     name: str
@@ -34,19 +37,19 @@ class Metric:
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
     counted: str = ""
-    """Name of the runtime counter that fills it (orchestrator/runtime/counters.py); empty: measures.py fills it."""
+    """The runtime counter (orchestrator/runtime/counters.py) that gives the metric's value; empty: there is none."""
 
     named: str = ""
-    """Label whose values agents choose; each node shows the first MOST_NAMES of them."""
+    """The label whose values are names that agents choose: "tool" or "model"; empty: the metric has no such label."""
 
     @property
     def prometheus(self) -> str:
-        """The metric's name at /metrics and in queries. For a histogram, it has no suffix _bucket, _sum or _count."""
+        """The metric's name at /metrics and in queries; for a histogram, without _bucket, _sum or _count at the end."""
         name = self.name.replace(".", "_") + _SUFFIX.get(self.unit, "")
         return f"{name}_total" if self.kind == "counter" else name
 
     def label(self, name: str, value: str) -> str:
-        """The value if the label allows it, otherwise OTHER."""
+        """Return `value` if the label allows it, otherwise OTHER."""
         known = self.labels[name]
         return value if not known or value in known else OTHER
 
@@ -57,6 +60,7 @@ ENDINGS = (
     "time_limit",
     "too_many_failures",
     "turn_limit",
+    "quota",
     "client_gone",
     "close_requested",
     "internal_error",
@@ -155,7 +159,7 @@ _ALL = (
     Metric("orch.input.duplicate", "counter", "{event}", "Duplicate inputs, ignored.", counted="duplicates"),
     Metric(
         *("orch.input.late", "counter", "{event}"),
-        "Inputs of nodes for conversations that had just ended; dropped.",
+        "Inputs of nodes for conversations that had ended or have another owner by now; dropped.",
         counted="late",
     ),
     Metric(

@@ -1,4 +1,4 @@
-"""Spans as data. Their ids depend only on the session, the span's name and the event that opened the span."""
+"""Spans as data. The ids of a span depend only on the session, the span's name and the event that opened the span."""
 
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,13 +19,13 @@ _OPERATION = {
 }
 """Kind of span → its operation in the gen_ai conventions of OpenTelemetry."""
 MOST_MOMENTS = 128
-"""Limit of events per span; the OpenTelemetry SDK's default."""
+"""Limit of events per span. It is the default of the OpenTelemetry SDK."""
 
 
 @dataclass(slots=True)
 class Context:
-    """The ids of a span. Spans that link to this span hold the same object. It is mutable, because a span may open
-    before its turn: its trace id is filled in when the turn starts.
+    """The ids of a span. It is mutable: a span may open before its turn, and then gets the trace id of the turn later.
+    Links to the span hold the same Context object, so they get this trace id too.
     """
 
     trace_id: int
@@ -51,7 +51,7 @@ class SpanEvent:
 
 @dataclass(slots=True)
 class Span:
-    """A span; times are microseconds since 1970, `end_us` is 0 while it is open."""
+    """A span. Times are microseconds since 1970. `end_us` is 0 while the span is open."""
 
     name: str
     session_id: str
@@ -69,7 +69,7 @@ class Span:
     error: str = ""
 
     def happened(self, moment: SpanEvent) -> None:
-        """Add an event to the span. A span with MOST_MOMENTS events only counts further ones in an attribute."""
+        """Add an event to the span. If the span has MOST_MOMENTS events, count the event in an attribute instead."""
         if len(self.moments) < MOST_MOMENTS:
             self.moments.append(moment)
         else:
@@ -81,6 +81,8 @@ class TraceBuilder:
 
     def __init__(self, root: Event, layout: Layout) -> None:
         self.at_us = root.at_us
+        """Time of the current event, set by the calling code. A span that is closed without an end ends at this time.
+        """
         self.turn: Span | None = None
         self._session_id = root.session_id
         self._layout = layout
@@ -88,7 +90,9 @@ class TraceBuilder:
         self.root = self.open(names.SESSION, root)
 
     def open(self, kind: str, event: Event, *, of: str = "", is_call: bool = False) -> Span:
-        """Open a span that starts with an event. Its name is `kind`, followed by `of`, if given (such as a tool)."""
+        """Open a span that starts with an event. The span's name is `kind`, followed by `of` (the name of a tool or
+        model) if it is given. `is_call`: the span is a request to an external service.
+        """
         name = f"{kind} {of}" if of else kind
         span = Span(name, self._session_id, event.event_id, event.at_us, is_call)
         span.context = Context(trace_id(self._session_id), span_id(self._session_id, name, event.event_id))
@@ -100,7 +104,7 @@ class TraceBuilder:
         return span
 
     def open_turn(self, event: Event) -> Span:
-        """Open the span of a turn. It is the parent of all spans that are opened until the turn's span is closed."""
+        """Open the span of a turn. While the turn is open, it is the parent of each span that begins and is closed."""
         self.turn = None
         turn = self.open(names.TURN, event)
         if self._layout == "turn":
@@ -109,15 +113,20 @@ class TraceBuilder:
         return turn
 
     def rehome(self, span: Span) -> None:
-        """Set the parent of a span: the open turn; or the session, if no turn is open or the span began before the turn
-        (the user spoke, then typed).
+        """Set the parent of a span. The parent is the open turn; it is the session if no turn is open, or if the span
+        began before the turn. Example: the user speaks, then types; the typed words open the turn, and the speech
+        precedes the turn.
         """
         turn = self.turn
         parent = turn if turn is not None and span.start_us >= turn.start_us else self.root
         span.parent, span.context.trace_id = parent.context, parent.context.trace_id
 
     def close(self, span: Span) -> None:
-        """End the span now, unless it has ended already, and queue it for `take`."""
+        """Close a span and queue it for `take`. A span without an end ends at the time of the current event (`at_us`).
+
+        Its parent is decided now, and replaces an earlier parent. For a turn: the session or, if each turn has a trace
+        of its own, none. For any other span: the open turn or, if the span began before the turn, the session.
+        """
         span.end_us = span.end_us or max(span.start_us, self.at_us)
         if span is self.turn:
             self.turn = None
@@ -145,11 +154,11 @@ def trace_id(session_id: str, key: str = "") -> int:
 
 
 def span_id(session_id: str, name: str, key: str) -> int:
-    """Compute the id of a span; `key` is the id of the event that opened it. Never zero, which is invalid in OTLP."""
+    """Compute the id of a span; `key` is the id of the event that opened the span. Never zero: OTLP forbids zero."""
     digest = sha256(f"orch/span/v1|{session_id}|{name}|{key}".encode()).digest()
     return int.from_bytes(digest[:8]) or 1
 
 
 def in_order(spans: list[Span]) -> list[Span]:
-    """Sort for export: by start, longer spans first, then by id."""
+    """Sort for export: by start; with the same start, the longest first; with the same length, by id."""
     return sorted(spans, key=lambda span: (span.start_us, -span.end_us, span.context.span_id))

@@ -1,4 +1,4 @@
-"""Computes a session's spans from its committed events: a pure fold; times and ids come from the events alone.
+"""Computes a session's spans from its committed events. The fold is pure: times and ids come from the events alone.
 
 A span is returned once, when it closes, and never changes afterwards. So the live export and an export from the log
 years later give the same spans.
@@ -18,7 +18,10 @@ from projections.work_spans import STAGES, WorkSpans
 
 
 def spans_of(events: Iterable[Event], layout: Layout = "session", *, with_content: bool = False) -> list[Span]:
-    """Compute all spans of the events of one or more sessions. Spans still open at the end are marked as incomplete."""
+    """Compute all spans of the events of one or more sessions. Spans still open at the end are marked as incomplete.
+
+    `layout`: one trace per session, or one per turn. `with_content`: add the words of user and agent to the turns.
+    """
     sessions: dict[str, SessionSpans] = {}
     found: list[Span] = []
     for event in events:
@@ -31,7 +34,7 @@ def spans_of(events: Iterable[Event], layout: Layout = "session", *, with_conten
 
 
 class SessionSpans:
-    """Folds the events of one session into spans. `with_content` adds the conversation's text to the turns."""
+    """Folds the events of one session into spans. `with_content` adds the conversation's text to the spans of turns."""
 
     def __init__(self, first: Event, layout: Layout = "session", *, with_content: bool = False) -> None:
         self.is_over = False
@@ -61,14 +64,14 @@ class SessionSpans:
         return self._trace.take()
 
     def open_spans(self) -> list[Span]:
-        """The spans that have not ended, in no order."""
+        """Return the spans that have not ended, in any order."""
         trace = self._trace
         ours = [span for span in (self._call, trace.turn, trace.root) if span is not None]
         parts = (self._user, self._work, self._agent)
         return [] if self.is_over else [*(span for part in parts for span in part.open_spans()), *ours]
 
     def finish(self) -> list[Span]:
-        """Close the spans still open and mark them as incomplete, because the log ends before the session."""
+        """Close and return the spans still open, marked as incomplete: the log ends, but the session has not ended."""
         if self.is_over:
             return []
         for span in self.open_spans():
@@ -86,7 +89,7 @@ class SessionSpans:
                 self._trace.root.attributes.setdefault(names.REDUCER_VERSION, event.reducer_version)
             case inputs.HandlerAttached() | inputs.HandlerDetached():
                 self._connect(event)
-            case inputs.TimerFired(target="stt_deadline"):
+            case inputs.TimerFired(target="stt_deadline") if event.cause:  # else stale: the timer was withdrawn
                 self._user.give_up()
             case Result():
                 self._answered(event)
@@ -103,6 +106,8 @@ class SessionSpans:
                 self._end_turn(event.outcome)
             case derived.ProcessingComplete():
                 self._processed(event)
+            case derived.UserInterrupted(via="text"):  # an earlier sound has not interrupted: the typed words have
+                self._user.decide("undecided")
             case derived.UserInterrupted():
                 self._user.silence()
                 self._user.decide("interruption")
@@ -115,8 +120,8 @@ class SessionSpans:
                 self._end_session()
 
     def _let_go(self, span: Span) -> None:
-        """Close the span of a finished request. The span of a speculative request, asked before its turn, is kept until
-        the turn is known.
+        """Close the span of a finished request. If the request belongs to a speculation, keep its span until the turn
+        is known (`UserSpans.hold`).
         """
         if names.SPECULATION in span.attributes:
             self._user.hold(span)
@@ -157,15 +162,15 @@ class SessionSpans:
                 span = self._agent.responded(event, self._work.asked(event.command_id))
                 if event.cause:
                     self._let_go(span)
-                else:  # stale: of a question that is over
+                else:  # the response is stale: its question is over
                     self._trace.close_outside(span)
             case _:
                 if (ended := self._work.answered(event)) is not None:
                     self._let_go(ended)
 
     def _connect(self, event: inputs.HandlerAttached | inputs.HandlerDetached) -> None:
-        """Open the span of a call when a handler is attached, close it when that handler is detached. A session has one
-        call at a time: a newer call ends the span of the older one.
+        """Open the span of a call when a handler is attached. Close it when this handler is detached, or when another
+        handler is attached: a session has one call at a time.
         """
         call = self._call
         is_new = isinstance(event, inputs.HandlerAttached)

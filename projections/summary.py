@@ -1,4 +1,4 @@
-"""Summaries of sessions for lists: computes them from logs or rows of the history, filters, sorts and pages them."""
+"""Summaries of sessions for lists: computed from logs or from rows of the history, then filtered, sorted and paged."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,11 @@ from events.recording import steps
 from projections.history.fold import Changes, Row, SessionHistory, new_session
 
 State = Literal["live", "ended", "archived", "file"]
+"""Where a session's log is. live, ended: in Redis. archived: only in the history (SQL). file: in a recording."""
 Sort = Literal["time", "slowest"]
 PAGE = 50
 MOST = 500
-"""Limit for the sessions of a page."""
+"""Limit of the number of sessions on a page."""
 
 
 class BadQueryError(ValueError):
@@ -30,11 +31,13 @@ class Summary:
     """
 
     key: str
-    """Name of the session in links and commands: its id, or the file that holds it."""
+    """Name of the session in links and commands: its id; for a recording, the file's name (FILE:ID if the file has more
+    than one session).
+    """
     session_id: str
     state: State
     outcome: str
-    """Why the session ended, or the phase that it is in."""
+    """Why the session ended; for a session that has not ended, its phase."""
     opened_us: int
     last_us: int
     turns: int
@@ -42,7 +45,7 @@ class Summary:
     slowest_us: int | None
     interruptions: int
     failures: int
-    """Turns that failed, or that were answered with a fallback."""
+    """Number of turns that failed, or that were answered with a fallback."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,20 +53,23 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The sessions that a page shows: filters, order, size. `after` and `after_key`: the page begins behind the session
-    with this place (see `place`).
-    """
+    """A query for one page of the list of sessions: filters, order, size, and the position at which the page begins."""
 
     text: str = ""
+    """Part of a session's id or key, in lower case; empty: all sessions."""
     state: str = ""
     outcome: str = ""
     day: str = ""
     slower_us: int = 0
+    """Lower limit for the latency of the slowest turn, in microseconds."""
     is_failed: bool = False
     is_interrupted: bool = False
     sort: Sort = "time"
     after: tuple[int, ...] = ()
     after_key: str = ""
+    """`after` (numbers) and `after_key` (the session's key) are the sort key of the last session on the previous page.
+    `place` returns this sort key. Empty: this is the first page.
+    """
     size: int = PAGE
     between_us: tuple[int, int] = field(default=(0, 2**63 - 1))
     """(from, before): limits for the time when a session was opened, in microseconds since 1970."""
@@ -72,12 +78,15 @@ class Wanted:
     def from_query(cls, query: Mapping[str, str]) -> "Wanted":
         """Read the filters from the query of a URL, such as `?day=2026-11-29&failed=1&sort=slowest`.
 
-        Raises BadQueryError.
+        Raises BadQueryError if a filter cannot be read.
         """
-        sort = query.get("sort", "time")
-        if sort not in ("time", "slowest"):
-            raise BadQueryError(f"sort={sort[:40]}: write time or slowest")
-        after, after_key = _cursor(query.get("after", ""))
+        if has_nul := [name for name, text in query.items() if "\0" in text]:
+            raise BadQueryError(f"{has_nul[0][:40]}: leave out the NUL")
+        order = query.get("sort", "time")
+        if order not in ("time", "slowest"):
+            raise BadQueryError(f"sort={order[:40]}: write time or slowest")
+        sort: Sort = "slowest" if order == "slowest" else "time"
+        after, after_key = _cursor(query.get("after", ""), sort)
         return cls(
             text=query.get("q", "").casefold(),
             state=query.get("state", ""),
@@ -86,7 +95,7 @@ class Wanted:
             slower_us=_number(query, "slower_ms") * 1_000,
             is_failed=query.get("failed", "") == "1",
             is_interrupted=query.get("interrupted", "") == "1",
-            sort="slowest" if sort == "slowest" else "time",
+            sort=sort,
             after=after,
             after_key=after_key,
             size=min(MOST, _number(query, "size") or PAGE),
@@ -94,9 +103,7 @@ class Wanted:
         )
 
     def matches(self, one: Summary) -> bool:
-        """Whether a session passes the filters and belongs below the last session of the previous page (`after`,
-        `after_key`).
-        """
+        """Whether a session passes the filters, and comes after the previous page (`after`, `after_key`)."""
         return (
             self.between_us[0] <= one.opened_us < self.between_us[1]
             and (not self.text or self.text in one.key.casefold() or self.text in one.session_id.casefold())
@@ -113,11 +120,11 @@ class Wanted:
         return (one.slowest_us or 0, one.opened_us, one.key) if self.sort == "slowest" else (one.opened_us, one.key)
 
     def cursor(self, one: Summary) -> str:
-        """Return the cursor of a session: with it as `after` in a URL's query, a page begins behind this session."""
+        """Return the cursor of a session. A URL with it as `after` gives the page that begins after this session."""
         return "~".join(map(str, self.place(one)))
 
     def page(self, found: Iterable[Summary]) -> tuple[list[Summary], str]:
-        """Return a page of the matching sessions, and the cursor of the next page; empty: there is no next page."""
+        """Return the page of the matching sessions, and the cursor for the next page; an empty cursor: no next page."""
         matching = sorted((one for one in found if self.matches(one)), key=self.place, reverse=True)
         page = matching[: self.size]
         return page, self.cursor(page[-1]) if len(matching) > len(page) else ""
@@ -136,7 +143,10 @@ def summaries(events: Iterable[Event], name: str) -> list[Summary]:
 
 
 def summary_of(log: Sequence[Event], key: str, state: State) -> Summary:
-    """Summarise the log of one session. Versions may be missing or out of order, as in a damaged file."""
+    """Summarise the log of one session. Versions may be missing or out of order, as in a damaged file.
+
+    `key`: name of the session in links and commands. `state`: live, ended, archived or in a file (State).
+    """
     changes, history = Changes(), SessionHistory(new_session(log[0].session_id, 0))
     for step in steps(log):
         history.take([(event, b"") for event in step], changes, may_have_gaps=True)
@@ -144,7 +154,7 @@ def summary_of(log: Sequence[Event], key: str, state: State) -> Summary:
 
 
 def summary(session: Row, turns: Iterable[Row], key: str, state: State) -> Summary:
-    """Summarise a session from its row and the rows of its turns in the history."""
+    """Summarise a session from its row and the rows of its turns in the history. `key`, `state`: as in `summary_of`."""
     turns = list(turns)
     timed = [(row["response_us"], -row["turn"]) for row in turns if row["response_us"] is not None]
     slowest_us, slowest_turn = max(timed, default=(None, None))
@@ -181,13 +191,18 @@ def _day(text: str) -> tuple[int, int]:
     return int(begin.timestamp()) * 1_000_000, int(end.timestamp()) * 1_000_000
 
 
-def _cursor(text: str) -> tuple[tuple[int, ...], str]:
+def _cursor(text: str, sort: Sort) -> tuple[tuple[int, ...], str]:
+    """Parse a cursor into the numbers and the key that `Wanted.place` returned. Raises BadQueryError if the text is not
+    a cursor of this order.
+    """
     if not text:
         return (), ""
-    numbers: list[int] = []
-    while (part := text.partition("~"))[1] and part[0].isdigit() and part[0].isascii() and len(numbers) < 2:
-        numbers.append(int(part[0]))
-        text = part[2]
-    if not numbers or not text:
-        raise BadQueryError(f"after={text[:40]}: take `next` of the page before")
-    return tuple(numbers), text
+    count = 2 if sort == "slowest" else 1
+    *numbers, key = text.split("~", count)
+    if len(numbers) != count or not key or not all(map(_fits_in_sql, numbers)):
+        raise BadQueryError(f"after={text[:40]}: take `next` of the page before, in the same order")
+    return tuple(map(int, numbers)), key
+
+
+def _fits_in_sql(number: str) -> bool:
+    return number.isascii() and number.isdigit() and len(number) < 20 and int(number) < 2**63

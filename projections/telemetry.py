@@ -1,5 +1,7 @@
-"""Telemetry of the running service: metrics, and traces if a collector is configured. Runs in the background: `note`
-only appends to a queue; folding and exporting happen later, in small slices. Dropped events and spans are counted.
+"""Metrics and traces of the running service, computed and exported in the background.
+
+`note` only appends an event to a queue. Folding and exporting happen later, in small slices. Dropped events and spans
+are counted. Traces are exported only if a collector is configured.
 """
 
 import asyncio
@@ -25,24 +27,28 @@ logger = logging.getLogger(__name__)
 
 EVERY_S = 0.25
 SLICE = 16
-"""Events folded before yielding to the event loop: some tenths of a millisecond."""
+"""Number of events folded before yielding to the event loop; this takes some tenths of a millisecond."""
 BACKLOG = 1_000
-"""Queued events above which folding no longer waits for a quiet moment."""
+"""If more events than this are queued, folding no longer waits for a quiet moment."""
 MOST_EVENTS = 50_000
 MOST_SPANS = 20_000
-"""Queue limits. Beyond them, new events and spans are dropped and counted."""
+"""Limits of the queues of events (MOST_EVENTS) and of closed spans (MOST_SPANS). If a queue is full, new entries are
+dropped and counted.
+"""
 EXPORT_EVERY_S = 1.0
 BATCH = 64
-"""Spans per request. A thread encodes them for some milliseconds and competes with calls for the interpreter."""
+"""Number of spans per request to the collector. A thread encodes a batch for some milliseconds, and competes with the
+calls for the Python interpreter: a larger batch would delay calls.
+"""
 CLOSE_S = 2.0
-"""Timeout for the collector when the service stops."""
+"""Time limit for the collector when the service stops, in seconds."""
 
 FORGET_S = 60.0
-"""Interval for dropping the state of sessions that other nodes own now."""
+"""Interval, in seconds, between two drops of the state of sessions that other nodes own now."""
 
 ReadLog = Callable[[str, int], Awaitable[list[Event]]]
-"""(session id, version) → a page of the session's committed events from this version on. Empty: the log has ended or
-cannot be read.
+"""(session id, version) → a page of the session's committed events from this version on. An empty page: the log has
+ended or cannot be read.
 """
 T = TypeVar("T")
 
@@ -59,8 +65,8 @@ def span_exporter() -> SpanExporter | None:
 class Telemetry:
     """Computes and exports the metrics and traces of the running service. Call `note` with every committed event.
 
-    `now` returns the current values of gauges and counters by their names in registry.py. `lives_here` says whether
-    this node owns the session with an id.
+    `now` returns the current values of gauges and counters: name of the metric in registry.py → value. `lives_here`
+    returns whether this node owns the session with this id.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class Telemetry:
     ) -> None:
         self._now = now
         self._present: Mapping[str, float] = now()
-        self.meters = Meters(lambda: self._present)  # called from threads, so not `now` itself
+        self.meters = Meters(lambda: self._present)  # not `now` itself, because threads call the lambda
         self._read_log = read_log
         self._lives_here = lives_here
         self._quiet = quiet or Quiet()
@@ -84,12 +90,12 @@ class Telemetry:
         self._exporter = span_exporter()
         self._events: deque[Event] = deque()
         self._spans: deque[tuple[Span, bool]] = deque()
-        """Each span, with whether another process may have exported it before."""
+        """Spans to export: (span, whether another process may have exported it before)."""
         self._resources = {is_reexport: resource(is_reexport=is_reexport) for is_reexport in (False, True)}
         self._sessions: dict[str, SessionSpans | None] = {}
         """Session → its spans so far; None: its log could not be read, or folding it failed."""
         self._behind: dict[str, tuple[int, int]] = {}
-        """Session whose log must be read → first and last version that `note` got since this was found out."""
+        """Session whose log must be read → (version of the first event after the gap, newest version noted since)."""
         self._is_behind = asyncio.Event()
         self._reading = asyncio.Lock()
         self._working = asyncio.Lock()
@@ -108,7 +114,7 @@ class Telemetry:
             self._tasks.append(asyncio.create_task(self._export_all(), name="telemetry:traces"))
 
     async def close(self) -> None:
-        """Fold the queued events, then export for at most CLOSE_S."""
+        """Fold the queued events. Then export spans for at most CLOSE_S, and push metrics for at most CLOSE_S."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -124,22 +130,24 @@ class Telemetry:
             await asyncio.wait_for(_in_a_thread(self.meters.close), CLOSE_S)
 
     def note(self, event: Event) -> None:
-        """Queue a committed event; drops and counts it if the queue is full."""
+        """Queue a committed event. If the queue is full, drop the event and count it."""
         if len(self._events) < MOST_EVENTS:
             self._events.append(event)
         else:
             self.meters.record(Measurement("orch.telemetry.event.dropped", 1))
 
     async def page(self, accept: str = "") -> tuple[bytes, str]:
-        """The /metrics page and its content type, including all events noted so far."""
+        """The /metrics page and its content type. `accept`: the request's Accept header, which chooses the format. The
+        page counts all events noted so far.
+        """
         await self.work_off()
         self._present = self._now()
-        async with self._paging:  # it takes some milliseconds
+        async with self._paging:  # one page at a time: each takes some milliseconds
             return await _in_a_thread(lambda: self.meters.page(accept))
 
     async def work_off(self, *, is_urgent: bool = True) -> None:
-        """Fold all queued events, in slices. Unless `is_urgent`, wait before each slice until no turn needs the event
-        loop.
+        """Fold all queued events, in slices. Waits for a quiet moment before each slice, so that turns are not delayed;
+        does not wait if `is_urgent`, or while more than BACKLOG events are queued.
         """
         async with self._working:
             while self._events:
@@ -172,8 +180,8 @@ class Telemetry:
             del self._sessions[session_id]
 
     def _tell(self, event: Event) -> None:
-        """Fold one event into the spans of its session, and queue the spans that it closes. An exception ends only the
-        trace of this session.
+        """Fold one event into the spans of its session, and queue the spans that are closed by it. An exception ends
+        only the trace of this session.
         """
         session_id = event.session_id
         if session_id in self._behind:
@@ -207,7 +215,7 @@ class Telemetry:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Read and fold the logs of sessions of which this node has not seen all events, such as after a takeover."""
+        """Read and fold the logs of sessions for which `note` did not get all events, such as after a takeover."""
         async with self._reading:
             while self._behind:
                 session_id, session, is_over = next(iter(self._behind)), None, False
@@ -221,12 +229,14 @@ class Telemetry:
                     del self._sessions[session_id]
 
     async def _read_on(self, session_id: str) -> tuple[SessionSpans | None, bool]:
-        """Fold a session's log up to the last event that `note` got. Returns the session's spans (None: the log ends
-        before that event) and whether the session has ended.
+        """Read and fold a session's log after a gap: `note` did not get all events of the session. Folds up to the
+        newest event that `note` got. Returns (the session's spans, whether that event is the session's end). The spans
+        are None if the log cannot be read or is gone: the session then has no trace.
 
-        Reads page by page: a log may be an hour long, and a takeover brings many logs. All spans are exported again
-        with the same ids, because the old owner may not have exported all of them. Spans from before the first noted
-        event are not measured, and are marked as re-exported, so that a collector does not count them.
+        Reads page by page, because a log may be an hour long, and a takeover brings many logs. Exports all spans again,
+        with the same ids, because the old owner may not have exported them all. A span that closed before the first
+        event after the gap may be in the old owner's metrics. This node does not measure such a span, and marks it as
+        re-exported, so that a collector does not count it twice.
         """
         session, is_over = self._sessions.get(session_id), False
         while session is None or session.version < self._behind[session_id][1]:
@@ -246,7 +256,8 @@ class Telemetry:
                         self._queue(span, is_reexport=True)
                 is_over = isinstance(event, SessionEnded)
             await self._quiet.moment()
-        return session, is_over
+        # If events up to the end are still queued, the session must stay: they would cause another reading of the log.
+        return session, is_over and session.version == self._behind[session_id][1]
 
     def _record(self, measured: Iterable[Measurement]) -> None:
         for one in measured:
@@ -296,8 +307,10 @@ class Telemetry:
 
 
 def _is_next(session: SessionSpans | None, event: Event) -> bool:
-    """Whether no version is missing between the session's spans and the event. True also if the event is folded
-    already, or the session has no spans (None).
+    """Whether the event can be folded without the log: it follows the last folded event directly, or is folded already.
+
+    `session`: the spans of the event's session; None: the session has no trace, because folding failed or its log could
+    not be read. Returns True for None, because further events of such a session are ignored.
     """
     return session is None or event.version <= session.version + 1
 

@@ -6,15 +6,18 @@ from events import derived, inputs
 from events.envelope import Event
 
 STAGES = ("endpointing", "transcription", "thinking", "floor", "synthesis", "playout")
-"""In order. endpointing: from silence to the endpoint. transcription: until the turn starts. thinking: until intent and
-answer are joined. floor: the answer waits for a speaking user. synthesis: until the first audio chunk. playout: until
-the first frame is sent.
+"""Latency stages, in order; each stage begins when the stage before it ends. endpointing: from the user's silence to
+the endpoint. transcription: until the turn starts. thinking: until intent and answer are both there. floor: until the
+answer may be spoken, if the user is speaking. synthesis: until the first audio chunk. playout: until the first frame is
+sent.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Latency of one turn, in microseconds. The stages add up to the total: each begins where the last one ended."""
+    """Response latency of one turn, in microseconds. `stages_us`: latency stage → its length. The lengths add up to
+    `total_us`, because each stage begins when the stage before it ends.
+    """
 
     total_us: int
     stages_us: dict[str, int]
@@ -22,37 +25,41 @@ class Latency:
 
 @dataclass(slots=True)
 class TurnTimes:
-    """Times of a turn whose answer has not started playing yet."""
+    """Times of a turn whose answer has not started playing yet. `began_us`: when the first latency stage began.
+    `stages_us`: latency stage → its length, for the stages that have ended.
+    """
 
     began_us: int
     stages_us: dict[str, int] = field(default_factory=dict)
     playback_id: str = ""
-    """Playback of the answer, once issued."""
+    """Id of the playback of the answer; empty until the Speak command is issued."""
 
     @property
     def reached_us(self) -> int:
-        """When the last stage recorded so far has ended."""
+        """Time in microseconds at which the last recorded stage ended; if no stage is recorded, `began_us`."""
         return self.began_us + sum(self.stages_us.values())
 
     def until(self, stage: str, at_us: int) -> None:
-        """Record that a stage ended at this time, unless it is recorded already. A stage that ended before the last
-        recorded one gets length 0.
+        """Record that a latency stage ended at `at_us`. The stage began when the last recorded stage ended. If `at_us`
+        is earlier than this beginning, the stage gets length 0. If the stage is recorded already, do nothing.
         """
         if stage not in self.stages_us:
             self.stages_us[stage] = max(0, at_us - self.reached_us)
 
 
 class TurnTiming:
-    """Folds the events of one session into the response latency of its turns. A turn whose start it has not seen has
-    none. The fields are public: the history stores them and continues from them.
+    """Folds the events of one session into the response latency of its turns. A turn whose start was not folded has no
+    latency. The fields are public: the history stores them and continues from them.
     """
 
     def __init__(self, quiet_us: int = 0, finished_us: int = 0, turn: TurnTimes | None = None) -> None:
         self.quiet_us = quiet_us
-        """When the user stopped speaking; 0 while speaking, or if silent since the last turn."""
+        """When the user stopped speaking; 0: the user is speaking, or has said nothing since the last turn."""
         self.finished_us = finished_us
-        """When the reducer took the user's silence for the end of the utterance (the endpoint); 0 before that."""
+        """When the reducer finished the utterance (the endpoint); 0: it has not finished the utterance."""
         self.turn = turn
+        self._wordless = ""
+        """Id of the latest input that is an empty final or was rejected. Needed only within its step."""
 
     def see(self, event: Event) -> Latency | None:
         """Fold one event. Returns the latency of the turn if its answer starts playing with this event, else None."""
@@ -67,9 +74,10 @@ class TurnTiming:
                 self._begin(event)
             case derived.TurnEnded():
                 self.turn = None
+            case inputs.SttFinal():
+                self._wordless = "" if event.text.strip() else event.event_id
             case derived.EventRejected():
-                if self.finished_us:  # an utterance without words: start over
-                    self.quiet_us = self.finished_us = 0
+                self._wordless = event.cause
             case _:
                 return self._answered(event)
         return None
@@ -77,6 +85,8 @@ class TurnTiming:
     def _issued(self, event: derived.CommandIssued) -> None:
         if event.name == "FinishUtterance":
             self.finished_us = event.at_us
+        elif event.name == "CancelTimer" and event.target == "stt_deadline" and event.cause == self._wordless:
+            self.quiet_us = self.finished_us = 0  # the utterance waited for this final, and has no words
         elif event.name == "Speak" and self.turn is not None and not self.turn.playback_id:
             self.turn.playback_id = event.target
             if event.at_us > self.turn.reached_us:

@@ -8,7 +8,9 @@ from projections import names
 from projections.span import Link, Span, TraceBuilder
 
 FAR_US = 10_000_000
-"""Largest accepted offset of a producer's clock. Beyond it, the time in the log is used instead of the producer's."""
+"""Largest accepted offset of a producer's clock, in microseconds. Beyond this offset, the time in the log is used in
+place of the producer's time.
+"""
 
 
 @dataclass(slots=True)
@@ -38,11 +40,14 @@ class UserSpans:
         self._onset_us = 0
 
     def hear(self, event: Event, playing: Span | None) -> None:
-        """Fold speech or a transcript; `playing` is the span of the agent's playback, if any."""
+        """Fold speech or a transcript. `playing`: the span of the agent's playback; None: nothing plays. Speech during
+        a playback opens a barge-in span.
+        """
         match event:
             case inputs.SpeechStarted():
                 self._end_speech()
                 self._listen(event).quiet = None
+                self._speak_anew(playing)
                 self._speech = self._trace.open(names.USER_SPEECH, event)
                 self.speak_over(event, playing)
             case inputs.SpeechStopped():
@@ -57,9 +62,7 @@ class UserSpans:
                 utterance.is_over = True
 
     def finish_utterance(self, at_us: int) -> None:
-        """Note the endpoint, at which the reducer takes the user's silence for the end of the utterance, and add the
-        endpointing span.
-        """
+        """Record the endpoint, and add the endpointing span. `at_us`: when the reducer finished the utterance."""
         utterance = self._utterance
         if utterance is not None:
             utterance.finished_us = at_us
@@ -67,13 +70,15 @@ class UserSpans:
                 self.hold(self._trace.open(names.ENDPOINTING, utterance.quiet))
 
     def give_up(self) -> None:
-        """Mark the utterance as over, because speech-to-text gave no final transcript before its deadline."""
+        """End the span of speech-to-text, because no final came before the deadline."""
         if self._utterance is not None:
+            self._understood(self._utterance, "no_final")
             self._utterance.is_over = True
 
     def hold(self, span: Span) -> None:
-        """Set the span's end to now, and close it: its export may follow. While an utterance has no turn yet, keep the
-        span until that turn is known, and close it then.
+        """Set the end of the span to now. If no utterance is open, or if a turn is open, close the span. Otherwise keep
+        the span: the turn that the utterance opens may become its parent, so `_let_go` closes it once the turn is
+        known.
         """
         span.end_us = self._trace.at_us
         if self._utterance is None or self._trace.turn is not None:
@@ -82,13 +87,15 @@ class UserSpans:
             self._utterance.held.append(span)
 
     def begin_turn(self, turn: Span) -> None:
-        """Move the start of a turn to the start of the utterance that opened it, and close the spans kept for it."""
+        """Move the start of a turn to the start of the utterance that opened it, and close the utterance's spans."""
         if self._utterance is not None:
             turn.start_us = min(turn.start_us, self._utterance.began_us)
             self._let_go(self._utterance)
 
     def speak_over(self, event: Event, playing: Span | None) -> None:
-        """Open a barge-in span if the agent is speaking. `playing`: the span of the agent's playback, if any."""
+        """Open a barge-in span if the agent is speaking. `playing`: the span of its playback; None: nothing plays."""
+        if self._speech is None:  # BARGE_IN without speech: a sound that the VAD has not reported
+            self._speak_anew(playing)
         if playing is not None and self._barge_in is None:
             self._barge_in = self._trace.open(names.BARGE_IN, event)
             self._barge_in.links.append(Link(playing.context, names.INTERRUPTED))
@@ -96,8 +103,19 @@ class UserSpans:
             is_believed = 0 <= event.at_us - observed_us <= FAR_US
             self._onset_us = observed_us if is_believed else event.at_us
 
+    def _speak_anew(self, playing: Span | None) -> None:
+        """A new sound begins: close the barge-in span of an earlier sound as undecided. Exception: the earlier sound
+        has paused the agent's playback, which is `playing`. Then both sounds are one barge-in, and the span stays open.
+        """
+        span = self._barge_in
+        if span is None:
+            return
+        is_over_it = playing is not None and span.links[0].to == playing.context
+        if not is_over_it or names.STOP_LATENCY_MS not in span.attributes:
+            self.decide("undecided")
+
     def silence(self) -> None:
-        """Note in the barge-in span how long the agent spoke on, because its playback is now paused or stopped."""
+        """Record in the barge-in span how long the agent spoke on. Call this when the playback is paused or stopped."""
         if self._barge_in is not None:
             latency_ms = (self._trace.at_us - self._onset_us) // 1000
             self._barge_in.attributes.setdefault(names.STOP_LATENCY_MS, latency_ms)
@@ -110,7 +128,8 @@ class UserSpans:
             self._trace.close(span)
 
     def open_spans(self) -> list[Span]:
-        return [span for span in (self._speech, self._barge_in) if span is not None]
+        recognition = self._utterance.recognition if self._utterance is not None else None
+        return [span for span in (self._speech, self._barge_in, recognition) if span is not None]
 
     def end(self) -> None:
         """Close all spans, because the session is over."""
@@ -142,7 +161,7 @@ class UserSpans:
             self.hold(span)
 
     def _let_go(self, utterance: UtteranceSpans) -> None:
-        """Close the spans kept for an utterance, as children of the open turn, or of the session if there is none."""
+        """Close the spans kept for an utterance. Their parent is the open turn or, if no turn is open, the session."""
         self._understood(utterance, "no_final")
         self._utterance = None
         for span in utterance.held:

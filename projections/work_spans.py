@@ -1,17 +1,18 @@
 """Spans of the agent's side: requests to services, synthesis, playback, and their errors."""
 
-import re
-
 from events import inputs
 from events.derived import CommandIssued
 from events.envelope import Event, Result
+from orchestrator.safe_text import is_name
 from orchestrator.session.commands import ANSWERS, COMMANDS, OF_THE_TURN, PLAYS
 from projections import names
 from projections.span import Context, Link, Span, TraceBuilder, Value
 
 _OTHER_NAMES = {"speech": names.TEXT_TO_SPEECH}
 STAGES = {name: _OTHER_NAMES.get(COMMANDS[name].stage, COMMANDS[name].stage) for name in sorted(OF_THE_TURN)}
-"""Command of the current task → name of its span: the name in the gen_ai conventions, otherwise that of its stage."""
+"""Name of a command with a stage that ends with its turn → name of the command's span: the name in the gen_ai
+conventions, else the name of the stage.
+"""
 _DEADLINES = {  # timer → the span that has timed out, if it is still open
     "intent_deadline": names.INTENT,
     "answer_deadline": names.ANSWER,
@@ -19,8 +20,6 @@ _DEADLINES = {  # timer → the span that has timed out, if it is still open
 }
 
 
-_NAME = re.compile(r"[\w.:/-]{1,64}")
-"""Names of intents that traces show. Another name may hold the user's words, which traces must not contain."""
 MOST_COUNT = 2**53
 """Largest number taken from a payload. A payload may hold any JSON number, but OTLP integers have 64 bits."""
 
@@ -31,30 +30,37 @@ class WorkSpans:
     def __init__(self, trace: TraceBuilder) -> None:
         self._trace = trace
         self._stages: dict[str, Span] = {}
-        """Open spans by command id."""
+        """Command id → the open span of the command."""
         self._playbacks: dict[str, Span | None] = {}
         """Playback id → the span of the playback; None until the playback starts."""
         self._fillers: set[str] = set()
         self._overdue = ""
-        """Name of the span whose deadline is the current input; otherwise empty."""
+        """If the input is the deadline of a stage: name of the span that will end as timed out. Otherwise empty."""
         self._asked: dict[str, Context] = {}
         """Id of the COMMAND_ISSUED event → context of its span, for links from results."""
 
     @property
     def playing(self) -> Span | None:
-        """Span of the running playback, if any."""
+        """Span of the running playback; None: nothing plays."""
         return next((span for span in self._playbacks.values() if span is not None), None)
 
     def consider(self, event: Event, *, is_in_a_call: bool) -> None:
-        """Note whether an input is the deadline of a stage. If it is, the span of that stage ends as timed out.
+        """If the input is the deadline of a stage, remember the name of the stage's span. No span ends here: a later
+        event of the step cancels the stage, and the span then ends as timed out, not as cancelled.
 
-        Without a call, `tts_deadline` does not count: nothing is synthesised, and the client did not show the answer.
+        `is_in_a_call`: a handler is attached. Without a handler, the answer is shown as text, and `tts_deadline` means
+        that the client did not show the text in time. The service was not late, so the span ends as cancelled.
         """
         overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
         self._overdue = overdue if is_in_a_call or overdue != names.TEXT_TO_SPEECH else ""
 
     def ask(self, event: CommandIssued, because: Event | None) -> None:
-        """Open the span of a command that starts a stage; `because` is the input that led to the command."""
+        """Open the span of a command that starts a stage. If the command is a retry, the new span links to the span of
+        the earlier attempt, and the earlier span ends. Otherwise, if the command follows from the result of another
+        command, the new span links to the span of that command.
+
+        `because`: the input that led to the command; None: the input has not been folded.
+        """
         span = self._trace.open(STAGES[event.name], event, is_call=True)
         span.attributes[names.COMMAND_ID] = event.command_id
         number = event.payload.get("speculation")
@@ -74,18 +80,19 @@ class WorkSpans:
             self._fillers.add(event.target)
 
     def asked(self, command_id: str) -> Span | None:
-        """The open span of a request, by the id of its command."""
+        """Return the open span of a request by the id of its command; None: no such span is open."""
         return self._stages.get(command_id)
 
     def adopt(self) -> None:
-        """Make the span of the new turn the parent of open requests that were issued before the turn began."""
+        """Set the parent of each open span again, because a turn begins. The parent becomes the turn or, for a span
+        that began before the turn, the session.
+        """
         for span in self._stages.values():
             self._trace.rehome(span)
 
     def answered(self, event: Result) -> Span | None:
-        """Fold a result. Returns the span of the stage that it ends, for the caller to close; None: it ends no stage.
-
-        A late result changes nothing.
+        """Fold a result. If the result ends a stage, return the span of the stage: the calling code must close it.
+        Otherwise return None. If the span has ended already, the result changes nothing.
         """
         span = self._stages.get(event.command_id)
         if isinstance(event, inputs.PlaybackStarted | inputs.PlaybackDone):
@@ -101,7 +108,7 @@ class WorkSpans:
 
     @staticmethod
     def _answers(event: Result, span: Span) -> bool:
-        """Whether the span's stage expects this result. Logs of other reducer versions may hold unexpected ones."""
+        """Whether this result answers the span's command. Logs of other reducers may hold unexpected results."""
         return span.name in {STAGES.get(name) for name in ANSWERS[type(event)]}
 
     def end_stage(self, command_id: str, outcome: str) -> None:
@@ -110,16 +117,19 @@ class WorkSpans:
             self._trace.close(span)
 
     def withdraw(self, command_id: str) -> Span | None:
-        """Take the span of a withdrawn command from the open ones, for the caller to close; None: none is open."""
+        """Set the outcome of a cancelled command's span: timed out if the current input is the command's deadline,
+        otherwise cancelled. Returns the span, still open: the calling code must close it. None: the command has no open
+        span.
+        """
         return self._over(command_id, "cancelled")
 
     def cancel(self) -> None:
-        """End the spans of the current task as cancelled."""
+        """End the open spans of all requests as cancelled."""
         for command_id in list(self._stages):
             self.end_stage(command_id, "cancelled")
 
     def stop(self, playback_id: str) -> None:
-        """End the spans of a playback."""
+        """End the spans of a playback: the span of its synthesis, if still open, and the span of the playback."""
         for command_id, span in list(self._stages.items()):
             if span.attributes.get(names.PLAYBACK_ID) == playback_id:
                 self.end_stage(command_id, "cancelled")
@@ -128,8 +138,8 @@ class WorkSpans:
             self._trace.close(played)
 
     def end_answer(self, playback_id: str, facts: dict[str, Value]) -> Context | None:
-        """End the spans of an answer; `facts` become attributes of its playback's span. Returns the context (ids) of
-        that span; None: the answer never played.
+        """End the spans of an answer. `facts` become attributes of the span of its playback. Returns the context (ids)
+        of this span; None: the answer never played.
         """
         played = self._playbacks.get(playback_id)
         if played is not None:
@@ -168,6 +178,9 @@ class WorkSpans:
                 span.attributes[names.PLAYBACK_ID] = playback_id
                 if event.cause in self._asked:
                     span.links.append(Link(self._asked[event.cause], names.CAUSED_BY))
+            request = self._stages.get(event.command_id)
+            if request is not None and names.FIRST_CHUNK_MS not in request.attributes:
+                self.end_stage(event.command_id, names.SHOWN)  # speech has a chunk before its playback starts
         else:
             if span is not None:
                 span.attributes |= {names.CONFIRMED_BY: event.confirmed_by, names.PLAYED_MS: event.position_ms}
@@ -180,7 +193,7 @@ def _said(event: Event) -> dict[str, Value]:
     match event:
         case inputs.IntentResolved():
             return {
-                names.INTENT_NAME: event.intent if _NAME.fullmatch(event.intent) else names.UNNAMED,
+                names.INTENT_NAME: event.intent if is_name(event.intent) else names.UNNAMED,
                 names.INTENT_CONFIDENCE: event.confidence_permille,
             }
         case inputs.RagAnswered():

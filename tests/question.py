@@ -44,7 +44,7 @@ class Asked:
         so_far.hear(self.talk.log)
         return so_far.until(to)
 
-    def does(self, name: str, *args: Any, **kwargs: Any) -> None:
+    def does(self, name: str, /, *args: Any, **kwargs: Any) -> None:
         """Something happens in the conversation, by the method of Conversation with this name."""
         getattr(self.talk, name)(*args, **kwargs)
         self._perform()

@@ -4,7 +4,11 @@ All ask the model of bench/streaming.py (a process of its own: first token after
 sentences of 12) through OpenAI's client library, and speak with a stub that gives 200 ms of sound after 50 ms. Each
 framework is a process of its own; they take turns, in one run. Run:
 
-    uv run --group adapters python -m bench.peers [ROUNDS]
+    uv run --group adapters python -m bench.peers [ROUNDS] [--sessions N]
+
+With --sessions, N sessions of one process on one core ask a question each 6 s, three in a round, while the model has
+another core; each framework is started for its round and ended after it, for what it does at rest costs the next one.
+Said of these turns is what goes beyond the least time of model and voice.
 
 Each turn is the first of its conversation. OpenAI's client spends 4 ms on a request of one message, 22 on one of
 40, 49 on one of 120 (medians of 10, load 6); of a long conversation orch sends the last 40 lines, the others all.
@@ -15,7 +19,7 @@ interruption in the second sentence to the end of the request, as the model sees
 one before was aborted) have a line of their own.
 
 Not comparable, and not measured: microphone, VAD, turn detection and endpointing (delays 0 in all three), network and
-sound card; calls at the same time; memory. The frameworks differ in their work: orch commits each event to Redis before
+sound card; memory. The frameworks differ in their work: orch commits each event to Redis before
 it acts, and the others keep the conversation in memory. Pipecat speaks a sentence when the first token of the next one
 is there, LiveKit the second one, orch at once unless the words so far may go on ("3." of 3.50): a token is 30 ms, and
 counts as the framework's own.
@@ -23,6 +27,7 @@ orch runs on uvloop, its default; the others on asyncio, theirs. Pipecat runs wi
 The interruption is BARGE_IN in orch, a proposed user turn in Pipecat, `session.interrupt()` in LiveKit.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -51,6 +56,8 @@ PARTS = (
     ("→ first audio at the output", "speech there", "first audio", True),
 )
 """Each with whether it is the framework's own."""
+QUESTIONS = 3
+"""Of each session in a round, where many talk at once."""
 
 
 class Worker:
@@ -69,9 +76,12 @@ class Worker:
             raise SystemExit(f"{self.name} has ended, status {await self._process.wait()}; its error is above")
         return json.loads(line)
 
-    async def turn(self, peer: Model, is_interrupted: bool) -> Times:
+    def ask(self, what: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(b"interrupted turn\n" if is_interrupted else b"turn\n")
+        self._process.stdin.write(f"{what}\n".encode())
+
+    async def turn(self, peer: Model, is_interrupted: bool) -> Times:
+        self.ask("interrupted turn" if is_interrupted else "turn")
         times: Times = await self.read()
         for name in ("asked", "token", "sentence", *(["aborted"] if is_interrupted else [])):
             times[name] = await peer.said_ns(name)
@@ -115,17 +125,21 @@ def report(ran: Worker) -> None:
     print(f"  {'interruption → request aborted':34} {figures(of(ran.kept, ('interrupted', 'aborted')))}", flush=True)
 
 
-async def main(rounds: int) -> None:
+def commands(peer: Model, sessions: int) -> list[tuple[str, Path | str, *tuple[str, ...]]]:
+    orch = [sys.executable, "bench.peers.orch_turn"]
+    last = [peer.url, str(sessions)]
+    return [
+        ("orch, pydantic-ai agent,", *orch, "agent", *last),
+        ("orch, function,", *orch, "function", *last),
+        ("Pipecat", python_of("pipecat"), "bench.peers.pipecat_turn", *last),
+        ("LiveKit Agents", python_of("livekit"), "bench.peers.livekit_turn", *last),
+    ]
+
+
+async def one_session(rounds: int) -> None:
     async with AsyncExitStack() as stack:
         peer = await stack.enter_async_context(model())
-        orch = [sys.executable, "bench.peers.orch_turn"]
-        commands = [
-            ("orch, pydantic-ai agent,", *orch, "agent", peer.url),
-            ("orch, function,", *orch, "function", peer.url),
-            ("Pipecat", python_of("pipecat"), "bench.peers.pipecat_turn", peer.url),
-            ("LiveKit Agents", python_of("livekit"), "bench.peers.livekit_turn", peer.url),
-        ]
-        workers = [await stack.enter_async_context(worker(*command)) for command in commands]
+        workers = [await stack.enter_async_context(worker(*command)) for command in commands(peer, 1)]
         for number in range(-1, rounds):  # the first one warms up
             for at in range(len(workers)):
                 ran = workers[(number + at) % len(workers)]
@@ -137,5 +151,33 @@ async def main(rounds: int) -> None:
             report(ran)
 
 
+async def many_sessions(rounds: int, sessions: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[-1]})
+    beyond: dict[str, list[float]] = {}
+    async with model() as peer:
+        started = commands(peer, sessions)
+        for number in range(rounds):
+            for at in range(len(started)):
+                os.sched_setaffinity(0, {cores[0]})
+                async with worker(*started[(number + at) % len(started)]) as ran:
+                    os.sched_setaffinity(0, {cores[-1]})
+                    for count in (1, QUESTIONS):  # the first one warms up
+                        ran.ask(f"questions {count}")
+                        for _ in range(count * sessions):
+                            await peer.said_ns("sentence")
+                        rows = await ran.read()
+                beyond.setdefault(ran.name, []).extend(ms - LEAST_MS for ms in of(rows, ("begin", "first audio")))
+    print(f"{sessions} sessions on one core, final transcript → first audio, beyond {LEAST_MS:.0f} ms")
+    for name, values in beyond.items():
+        print(f"  {name:34} {figures(values)}, {len(values)} turns")
+
+
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("rounds", type=int, nargs="?", default=20)
+    parser.add_argument("--sessions", type=int, default=1)
+    options = parser.parse_args()
+    asyncio.run(
+        many_sessions(options.rounds, options.sessions) if options.sessions > 1 else one_session(options.rounds)
+    )

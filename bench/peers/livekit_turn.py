@@ -108,13 +108,15 @@ class LiveKit(Framework):
         await self.session.interrupt()
 
 
-async def main(url: str) -> None:
-    livekit = LiveKit(url)
-    await livekit.session.start(livekit.agent, record=False)
-    livekit.recognition = await livekit.recogniser.opened.get()
-    await serve(livekit, version("livekit-agents"))
-    await livekit.session.aclose()
+async def main(url: str, count: int) -> None:
+    sessions = [LiveKit(url) for _ in range(count)]
+    for one in sessions:
+        await one.session.start(one.agent, record=False)
+        one.recognition = await one.recogniser.opened.get()
+    await serve(sessions, version("livekit-agents"))
+    for one in sessions:
+        await one.session.aclose()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

@@ -55,44 +55,37 @@ def function(url: str) -> object:
 
 
 class Orch(Framework):
-    def __init__(self, redis: str, answer: object) -> None:
+    def __init__(self, node: Node, sessions: "dict[str, Orch]") -> None:
         super().__init__()
-        self.session_id = ""
-        (port,) = users_ports(answer=answer)["answer"]
-        services = Services(None, port, Voice(self), None)
-        self.node = Node(redis, services, observer=self.observe, policy=Policy(intent={"skip": True}))
-
-    def observe(self, live: LiveSession, event: Event) -> None:
-        if isinstance(event, StateChanged) and event.to_phase == "LISTENING":
-            self.idle.set()
-
-    async def start(self) -> None:
-        await self.node.start()
-        await self.begin()
+        self._node = node
+        self._sessions = sessions
+        self._session_id = ""
 
     async def begin(self) -> None:
-        if self.session_id:
-            self.node.report(SessionCloseRequested(session_id=self.session_id))
+        if self._session_id:
+            del self._sessions[self._session_id]
+            self._node.report(SessionCloseRequested(session_id=self._session_id))
         self.idle.clear()
-        live = self.node.open_session(StubClient())
+        live = self._node.open_session(StubClient())
+        self._session_id = live.session_id
+        self._sessions[live.session_id] = self
         await self.idle.wait()
-        self.session_id = live.session_id
         live.handler = SoundCard(self)
-        self.node.report(HandlerAttached(session_id=self.session_id, handler_id="fastrtc_bench"))
+        self._node.report(HandlerAttached(session_id=self._session_id, handler_id="fastrtc_bench"))
 
     async def final(self) -> None:
-        self.node.report(SttFinal(session_id=self.session_id, text=QUESTION))
+        self._node.report(SttFinal(session_id=self._session_id, text=QUESTION))
 
     async def interrupt(self) -> None:
-        self.node.report(BargeIn(session_id=self.session_id))
+        self._node.report(BargeIn(session_id=self._session_id))
 
 
 class Voice:
-    def __init__(self, orch: Orch) -> None:
-        self.orch = orch
+    def __init__(self, sessions: dict[str, Orch]) -> None:
+        self._sessions = sessions
 
     async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
-        yield SpeechChunk(await self.orch.synthesize(request.text), SAMPLE_RATE_HZ)
+        yield SpeechChunk(await self._sessions[request.session_id].synthesize(request.text), SAMPLE_RATE_HZ)
 
 
 class SoundCard(StubHandler):
@@ -104,14 +97,27 @@ class SoundCard(StubHandler):
         self.orch.mark("first audio")
 
 
-async def main(answer: str, url: str) -> None:
+def node_of(redis: str, answer: object, sessions: dict[str, Orch]) -> Node:
+    """The node of these sessions, which it wakes when they listen."""
+
+    def observe(live: LiveSession, event: Event) -> None:
+        if isinstance(event, StateChanged) and event.to_phase == "LISTENING" and live.session_id in sessions:
+            sessions[live.session_id].idle.set()
+
+    (port,) = users_ports(answer=answer)["answer"]
+    services = Services(None, port, Voice(sessions), None)
+    return Node(redis, services, observer=observe, policy=Policy(intent={"skip": True}))
+
+
+async def main(answer: str, url: str, count: int) -> None:
+    sessions: dict[str, Orch] = {}
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedRedis(Path(folder)) as redis:
-            orch = Orch(redis, {"agent": agent, "function": function}[answer](url))
-            await orch.start()
-            await serve(orch, version("orch-voice"))
-            await orch.node.stop()
+            node = node_of(redis, {"agent": agent, "function": function}[answer](url), sessions)
+            await node.start()
+            await serve([Orch(node, sessions) for _ in range(count)], version("orch-voice"))
+            await node.stop()
 
 
 if __name__ == "__main__":
-    run_loop(main(*sys.argv[1:]))
+    run_loop(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -104,16 +104,18 @@ class Pipecat(Framework):
         await self.recogniser.broadcast_frame(ProposedUserStoppedSpeakingFrame)
 
 
-async def main(url: str) -> None:
-    pipecat = Pipecat(url)
+async def main(url: str, count: int) -> None:
     runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(pipecat.worker)
+    sessions = [Pipecat(url) for _ in range(count)]
+    await runner.add_workers(*(one.worker for one in sessions))
     running = asyncio.create_task(runner.run())
-    await pipecat.is_ready.wait()
-    await serve(pipecat, version("pipecat-ai"))
-    await pipecat.worker.cancel()
+    for one in sessions:
+        await one.is_ready.wait()
+    await serve(sessions, version("pipecat-ai"))
+    for one in sessions:
+        await one.worker.cancel()
     await running
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""The process of one framework: runs the turns that its parent asks for on stdin, and prints the times of each.
+"""The process of one framework: runs the turns that its parent asks for on stdin, and prints their times.
 
 Needs nothing but the standard library: each framework runs in an environment of its own. Times are nanoseconds of
 CLOCK_MONOTONIC, which processes share.
@@ -6,9 +6,11 @@ CLOCK_MONOTONIC, which processes share.
 
 import asyncio
 import json
+import random
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 SYNTHESIS_S = 0.05
 """To the first chunk of speech of a text."""
@@ -18,6 +20,8 @@ SPEECH = bytes(SAMPLE_RATE_HZ // 5 * 2)
 TOKENS = 60
 QUESTION = "When is the shop open?"
 LIMIT_S = 20
+EVERY_S = 6.0
+"""Between the questions of a session, where many talk at once."""
 
 
 class Framework(ABC):
@@ -73,9 +77,29 @@ async def turn(framework: Framework, is_interrupted: bool) -> dict[str, int]:
     return framework.at
 
 
-async def serve(framework: Framework, version: str) -> None:
-    """Print the version, then the times of a turn for each line of stdin: `turn` or `interrupted turn`."""
+async def questions(framework: Framework, seed: int, count: int) -> list[dict[str, int]]:
+    """A question each EVERY_S, the first one at some time within that; a late answer delays the next question."""
+    loop = asyncio.get_running_loop()
+    due_s = loop.time() + random.Random(seed).random() * EVERY_S
+    asked = []
+    for _ in range(count):
+        await asyncio.sleep(due_s - loop.time())
+        asked.append(dict(await turn(framework, is_interrupted=False)))
+        due_s = max(due_s + EVERY_S, loop.time())
+    return asked
+
+
+async def serve(sessions: Sequence[Framework], version: str) -> None:
+    """Print the version, then times for each line of stdin: of one `turn` or `interrupted turn` of the first session,
+    or of `questions COUNT` from each session.
+    """
     print(json.dumps(version), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        async with asyncio.timeout(LIMIT_S):
-            print(json.dumps(await turn(framework, line.startswith("interrupted"))), flush=True)
+        if line.startswith("questions"):
+            count = int(line.split()[1])
+            async with asyncio.timeout(LIMIT_S + count * EVERY_S):
+                asked = await asyncio.gather(*(questions(one, at, count) for at, one in enumerate(sessions)))
+            print(json.dumps([times for one in asked for times in one]), flush=True)
+        else:
+            async with asyncio.timeout(LIMIT_S):
+                print(json.dumps(await turn(sessions[0], line.startswith("interrupted"))), flush=True)

@@ -1,4 +1,7 @@
-"""Adapters: services of other makers as ports. Each is imported only when it is used."""
+"""Adapters: a module for each provider of answers, speech-to-text or text-to-speech. A new provider goes here.
+
+Each fills a port of services/ports.py, and is imported only when it is used.
+"""
 
 from importlib import import_module
 from typing import Any

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,13 +19,24 @@ from livekit.agents.types import USERDATA_TIMED_TRANSCRIPT, APIConnectOptions
 
 from orchestrator.safe_text import named_error
 from orchestrator.services.failures import ServiceError
-from orchestrator.services.ports import NO_SPEAKER, Recognizer, Request, Speaker, SpeechChunk, SpokenWord, Transcript
+from orchestrator.services.ports import (
+    NO_SPEAKER,
+    Recognizer,
+    Request,
+    Speaker,
+    SpeechChunk,
+    SpokenWord,
+    Transcript,
+    has_words,
+)
 from orchestrator.services.speech_functions import speech_to_text_port
 
 _RATE_HZ = 16_000
 _BYTES_PER_SAMPLE = 2
 _TAIL_S = 0.1
 """Quiet time after a final that ends an utterance: of two finals, the second follows within a round trip."""
+_ROUNDING_S = 0.01
+_LATEST_S = 10.0
 _ONCE = APIConnectOptions(max_retry=0)
 """No retries: the plugin's own take longer than the deadlines of a turn, which has other providers."""
 _FINAL = stt.SpeechEventType.FINAL_TRANSCRIPT
@@ -71,7 +83,11 @@ class LiveKitTextToSpeech(_Plugin):
     """
 
     async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
-        """The chunks as they come; a stream for each text. Raises ServiceError; closing the generator ends it."""
+        """The chunks as they come; a stream for each text. A text without a letter or a digit has none: plugins take
+        its silence for a failure. Raises ServiceError; closing the generator ends the stream.
+        """
+        if not has_words(request.text):
+            return
         try:
             stream = self.context.run(self._stream, request.text)
             try:
@@ -147,8 +163,44 @@ class LiveKitSpeechToText(_Plugin):
         return _StreamRecognizer(self, stream, self._settle_s, settles_at_once, on_transcript, on_error)
 
 
+@dataclass
+class _Utterance:
+    """What the plugin has understood of one utterance, which began `began_s` after the beginning of the stream."""
+
+    began_s: float
+    finals: list[str] = field(default_factory=list)
+    interim: str = ""
+    """Words that no final has confirmed."""
+    finished_ns: int = 0
+    """When it was finished; 0: it is open."""
+    is_confirmed: bool = False
+    """Whether a final has come since then."""
+
+    def follows(self, end_s: float) -> bool:
+        """Whether words that end at this time of the stream were said before this utterance. False if the plugin does
+        not say when (0), or so early that its times must count from elsewhere, such as a new connection.
+        """
+        return max(0.0, self.began_s - _LATEST_S) < end_s <= self.began_s + _ROUNDING_S
+
+    def take(self, event: Any) -> None:
+        if event.type == _FINAL:
+            self.finals.append(_words(event))
+            self.interim, self.is_confirmed = "", self.finished_ns > 0
+        elif event.type in _INTERIM:
+            self.interim = _words(event)
+
+    def transcript(self, *, is_complete: bool = False) -> Transcript:
+        text = " ".join(words for words in [*self.finals, self.interim] if words)
+        if not self.finished_ns:
+            return Transcript(text, is_final=False, is_complete=is_complete)
+        elapsed_us = (time.perf_counter_ns() - self.finished_ns) // 1000
+        return Transcript(text, is_final=True, elapsed_us=elapsed_us)
+
+
 class _StreamRecognizer:
-    """Recogniser over one stream. Events name no utterance: those that come while one is open or settles are its."""
+    """Recogniser over one stream. Events name no utterance: each is counted to one by its time in the stream. An event
+    of a plugin that gives no times belongs to the open utterance; if none is open, to the finished utterance.
+    """
 
     def __init__(
         self,
@@ -166,49 +218,53 @@ class _StreamRecognizer:
         """Whether exactly one final follows a flush."""
         self._on_transcript = on_transcript
         self._on_error = on_error
-        self._is_open = False
         self._is_broken = False
-        self._finals: list[str] = []
-        self._interim = ""
-        """Words that no final has confirmed."""
-        self._finished_ns = 0
-        """When the utterance was finished whose final is due; 0: none is."""
-        self._is_confirmed = False
-        """Whether a final has come since then."""
+        self._fed_bytes = 0
+        """Sound given to the stream."""
+        self._has_times = False
+        """Whether the plugin's events say to which time of the stream they belong."""
+        self._open: _Utterance | None = None
+        self._due: _Utterance | None = None
+        """The finished utterance whose final is due."""
         self._settling: asyncio.TimerHandle | None = None
         self._reading = asyncio.create_task(self._read())
 
     def start(self) -> None:
-        self._settle()
-        self._forget()
-        self._is_open = not self._is_broken
+        if not self._has_times:  # what comes from now on is counted to the new utterance
+            self._settle()
+        if not self._is_broken:
+            self._open = _Utterance(self._fed_bytes / _BYTES_PER_SAMPLE / _RATE_HZ)
 
     def feed(self, pcm: bytes) -> None:
-        if self._is_open:
+        if self._open is not None:
+            self._fed_bytes += len(pcm)
             self._stream.push_frame(_frame(pcm))
 
     def finish(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._finished_ns, self._is_confirmed = time.perf_counter_ns(), False
+        if self._open is not None:
+            self._settle()
+            self._due, self._open = self._open, None
+            self._due.finished_ns = time.perf_counter_ns()
             self._stream.flush()
             self._settle_after(self._settle_s)
 
     def cancel(self) -> None:
         """Drop the open utterance; without one, drop the pending final."""
-        if self._is_open:
+        if self._open is not None:
             self._stream.flush()  # its words come before those of the next utterance
-        self._is_open, self._finished_ns = False, 0
-        self._forget()
+            self._open = None
+        else:
+            self._forget()
 
     async def close(self) -> None:
-        self.cancel()
+        self._open = None
+        self._forget()
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
         await self._stream.aclose()
 
     def _forget(self) -> None:
-        self._finals, self._interim = [], ""
+        self._due = None
         if self._settling is not None:
             self._settling.cancel()
 
@@ -219,45 +275,39 @@ class _StreamRecognizer:
 
     def _settle(self) -> None:
         """Give the final that is due: the words so far."""
-        if self._finished_ns:
-            elapsed_us = (time.perf_counter_ns() - self._finished_ns) // 1000
-            text, self._finished_ns = self._text(), 0
+        if (due := self._due) is not None:
             self._forget()
-            self._on_transcript(Transcript(text, is_final=True, elapsed_us=elapsed_us))
-
-    def _text(self) -> str:
-        return " ".join(words for words in [*self._finals, self._interim] if words)
+            self._on_transcript(due.transcript())
 
     async def _read(self) -> None:
         try:
             async for event in self._stream:
-                if self._is_open or self._finished_ns:
-                    self._take(event)
+                self._take(event)
         except Exception as error:  # noqa: BLE001 - of any kind: this recogniser is broken
             self._break(f"failed: {type(error).__name__}")
         else:
             self._break("ended its stream")
 
     def _break(self, problem: str) -> None:
-        self._is_broken, self._is_open, self._finished_ns = True, False, 0
+        self._is_broken, self._open = True, None
         self._forget()
         self._on_error(f"{self._port.name} {problem}")
 
     def _take(self, event: Any) -> None:
-        if event.type == _FINAL:
-            self._finals.append(_words(event))
-            self._interim = ""
-        elif event.type in _INTERIM:
-            self._interim = _words(event)
-        elif event.type != stt.SpeechEventType.END_OF_SPEECH:
+        if event.type not in (_FINAL, *_INTERIM, stt.SpeechEventType.END_OF_SPEECH):
             return
-        if self._is_open:
-            self._on_transcript(Transcript(self._text(), is_final=False, is_complete=event.type == _EAGER))
-        elif event.type == _FINAL:
-            self._is_confirmed = True
-            self._settle_after(0 if self._settles_at_once else _TAIL_S)
-        elif event.type == stt.SpeechEventType.END_OF_SPEECH and self._is_confirmed:
-            self._settle()
+        end_s = event.alternatives[0].end_time if event.alternatives else 0.0
+        end_s -= self._stream.start_time_offset  # plugins add how long it took to begin, also to no time at all
+        self._has_times |= end_s > _ROUNDING_S
+        if self._open is not None and not self._open.follows(end_s):
+            self._open.take(event)
+            self._on_transcript(self._open.transcript(is_complete=event.type == _EAGER))
+        elif self._due is not None and not self._due.follows(end_s):
+            self._due.take(event)
+            if event.type == _FINAL:
+                self._settle_after(0 if self._settles_at_once else _TAIL_S)
+            elif event.type == stt.SpeechEventType.END_OF_SPEECH and self._due.is_confirmed:
+                self._settle()
 
 
 def _frame(pcm: bytes) -> Any:

@@ -1,6 +1,6 @@
 """Answers by a language model with OpenAI's chat completions, which many local servers have, too."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -47,14 +47,19 @@ class OpenAIAnswer(OpenAIEndpoint):
             async with endpoint.send(lambda: body, is_repeatable=True) as response:
                 if response.status != 200:
                     raise await endpoint.refused(response)
+                is_whole = False
                 async with aclosing(read_lines(endpoint, response)) as lines:
                     async for line in lines:
                         if not line.startswith(_EVENT):
                             continue
                         if (data := line.removeprefix(_EVENT).strip()) == _END:
                             return
-                        if token := _token(endpoint, data):
+                        choice = _choice(endpoint, data)
+                        is_whole |= bool(choice.get("finish_reason"))
+                        if token := _token(choice):
                             yield token
+                if is_whole:  # some servers end here, without [DONE]
+                    return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise endpoint.lost(error) from error
         raise endpoint.error("the answer broke off: it has no [DONE]")
@@ -66,13 +71,24 @@ class OpenAIAnswer(OpenAIEndpoint):
         return [*begin, *said, {"role": "user", "content": request.text}]
 
 
-def _token(endpoint: Endpoint, data: bytes) -> str:
-    """The text in an event of the stream. Raises ServiceError."""
+def _choice(endpoint: Endpoint, data: bytes) -> Mapping[str, Any]:
+    """The choice in an event of the stream; empty where it has none. Raises ServiceError."""
     document: Any = read_json(endpoint, data)
-    if "error" in document:
+    if document.get("error") is not None:
         raise endpoint.error("the model failed", str(document["error"])[:200])
     try:
-        choices = document["choices"]
-        return str(choices[0]["delta"].get("content") or "") if choices else ""
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise endpoint.error("an event of the stream has no choices[0].delta") from error
+        choice = document["choices"][0] if document["choices"] else {}
+    except (KeyError, IndexError, TypeError) as error:
+        raise endpoint.error("an event of the stream has no choices") from error
+    if not isinstance(choice, Mapping):
+        raise endpoint.error("an event of the stream has no choices")
+    return choice
+
+
+def _token(choice: Mapping[str, Any]) -> str:
+    """The text of a choice. Its delta may be missing; of a list of parts, only texts count: others may be thinking."""
+    delta = choice.get("delta")
+    content = delta.get("content") if isinstance(delta, Mapping) else None
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))

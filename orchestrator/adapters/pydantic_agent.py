@@ -32,8 +32,8 @@ from pydantic_ai.messages import (
 from pydantic_core import to_json, to_jsonable_python
 
 from orchestrator.safe_text import named_error
-from orchestrator.services.failures import ServiceError, ToolError
-from orchestrator.services.journal import Journal, ModelReply, Work
+from orchestrator.services.failures import ServiceError, ToolError, is_cancelled
+from orchestrator.services.journal import JournalPort, ModelReply, PendingToolCall
 from orchestrator.services.once import as_json
 from orchestrator.services.ports import Request
 from orchestrator.session.conversation import Line
@@ -74,7 +74,7 @@ class PydanticAgent:
 
     async def stream(self, request: Request) -> AsyncGenerator[str, None]:
         """The texts of all responses, as they are written. Raises ServiceError. Closing ends the model's request."""
-        texts: asyncio.Queue[str | None] = asyncio.Queue()  # an empty one: a tool is called
+        texts: asyncio.Queue[str | None] = asyncio.Queue()  # an empty one: a tool is called, another response follows
 
         async def listen(_: RunContext[Any], events: AsyncIterable[AgentStreamEvent]) -> None:
             async for event in events:
@@ -97,16 +97,19 @@ class PydanticAgent:
             )
         )
         run.add_done_callback(lambda _: texts.put_nowait(None))
+        last, gap = "", ""
         try:
             while (text := await texts.get()) is not None:
                 if text:
-                    yield text
+                    yield text if last[-1:].isspace() or text[0].isspace() else gap + text
+                    last, gap = text, ""
                 else:
                     request.attempt.speak_now()
+                    gap = " " if last else ""  # models end no response with a blank
             await run
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
+        except (asyncio.CancelledError, Exception) as error:
+            if is_cancelled(error):
+                raise
             raise ServiceError(
                 f"the agent failed: {named_error(error)}"[:500], in_our_words="the agent failed"
             ) from error
@@ -118,14 +121,13 @@ class PydanticAgent:
 
 _READ = ("part_kind", "content", "tool_name", "args")
 """The fields of a message's part that a model reads."""
-_LONGEST_ID = 40
-"""OpenAI's limit for the id of a tool call."""
 STILL_RUNS = "This call is still running. Do not make it again; its result will follow."
 
 
 def _messages(line: Line) -> list[ModelMessage]:
     if line.call is not None:
-        call, call_id = line.call, line.call.call_id[-_LONGEST_ID:]
+        call = line.call
+        call_id = digest(call.call_id.encode())[:9]  # the one form that Mistral takes; others are less strict
         return [
             ModelResponse([ToolCallPart(call.name, call.arguments, call_id)]),
             ModelRequest([ToolReturnPart(call.name, _told(line.text, call.outcome), call_id)]),
@@ -141,7 +143,13 @@ def _told(text: str, outcome: str) -> Any:
         return STILL_RUNS
     if outcome == "cancelled":
         return "The user went on before this call was over; it was cancelled."
-    return json.loads(text).get("result", text) if outcome == "returned" else f"The call failed: {text}"
+    return _unwrapped(json.loads(text)) if outcome == "returned" else f"The call failed: {text}"
+
+
+def _unwrapped(recorded: Any) -> Any:
+    """The result of a recorded call. Calls of this port wrap it; those of a function or an HTTP service do not."""
+    is_wrapped = isinstance(recorded, dict) and recorded.keys() == {"result"}
+    return recorded["result"] if is_wrapped else recorded
 
 
 def _digest(asked: Any) -> str:
@@ -160,7 +168,7 @@ def _digest(asked: Any) -> str:
 class _Journaled(AbstractCapability[Any]):  # type: ignore[misc]  # of an extra: Any
     """Gives each model request and tool call of one run to the record of its question."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: JournalPort) -> None:
         self._journal = journal
 
     def get_ordering(self) -> CapabilityOrdering:
@@ -193,9 +201,10 @@ class _Journaled(AbstractCapability[Any]):  # type: ignore[misc]  # of an extra:
                 return {"tool_return": _TOOL_RETURN.dump_python(result, mode="json")}
             return {"result": to_jsonable_python(result)}
 
-        work = Work(call.tool_name, call.args_as_json_str(), execute, call_id=call.tool_call_id)
         try:
-            recorded = json.loads(await self._journal.call(work))
+            arguments = as_json(call.args_as_dict(), f"the arguments of {call.tool_name}")
+            pending = PendingToolCall(call.tool_name, arguments, execute, call_id=call.tool_call_id)
+            recorded = json.loads(await self._journal.call(pending))
         except ToolError as error:  # the model reads it, and tells the caller
             return f"The call failed: {error}"
         match recorded:
@@ -203,4 +212,4 @@ class _Journaled(AbstractCapability[Any]):  # type: ignore[misc]  # of an extra:
                 raise ModelRetry(message)
             case {"tool_return": result}:
                 return _TOOL_RETURN.validate_python(result)
-        return recorded["result"]
+        return _unwrapped(recorded)

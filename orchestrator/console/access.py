@@ -42,7 +42,7 @@ class PublicAddressError(ValueError):
     """The console must not listen there; the message says why."""
 
 
-class Door:
+class ConsoleGuard:
     """Checks each request. Without `authenticate`, everybody who can connect may see and read everything."""
 
     def __init__(

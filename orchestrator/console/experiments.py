@@ -50,10 +50,15 @@ def both(found: Comparison) -> dict[str, Any]:
     return {"new": pages[1], "old": pages[0], "report": comparison.as_json([found])}
 
 
-async def totals(found: AsyncIterator[tuple[str, Comparison]]) -> AsyncIterator[dict[str, Any]]:
-    """One report for each session of a selection as it is done, then the sum. Names of sessions come with each."""
+async def totals(found: AsyncIterator[tuple[str, Comparison | str]]) -> AsyncIterator[dict[str, Any]]:
+    """One report for each session of a selection as it is done, then the sum. Names of sessions come with each. A text
+    instead of a comparison says why the session could not be compared; such sessions are not in the sum.
+    """
     done: list[Comparison] = []
     async for key, one in found:
+        if isinstance(one, str):
+            yield {"key": key, "problem": one}
+            continue
         done.append(one)
         yield {"key": key} | one.as_json()
     changes = {name: list(pair) for name, pair in comparison.changes(done).items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from events.envelope import Event
-from events.recording import BadRecordingError, parse
+from events.recording import BadRecordingError, is_recording, parse
 from orchestrator.replay.replay import REDUCER_ERRORS, events_of
 from projections.summary import State, Summary, Wanted, summaries
 
@@ -84,8 +84,11 @@ class Recordings:
         for steps in nothing:
             yield steps
 
-    def _names(self) -> Iterable[tuple[str, object]]:
-        """Each file with a stamp that changes when the file does."""
+    def _names(self) -> Iterable[str]:
+        raise NotImplementedError
+
+    def _stamp(self, name: str) -> object:
+        """A value that changes when the file does. Raises OSError."""
         raise NotImplementedError
 
     def _bytes(self, name: str) -> bytes:
@@ -98,11 +101,13 @@ class Recordings:
         """Read new and changed files, forget files that have gone."""
         known = self._found
         found: dict[str, tuple[object, list[Summary], str]] = {}
-        for name, stamp in self._names():
-            if name in known and known[name][0] == stamp:
-                found[name] = known[name]
-                continue
+        for name in self._names():
+            stamp: object = None
             try:
+                stamp = self._stamp(name)
+                if name in known and known[name][0] == stamp:
+                    found[name] = known[name]
+                    continue
                 found[name] = (stamp, summaries(self._events(name), name), "")
             except (BadRecordingError, OSError, *REDUCER_ERRORS) as error:
                 found[name] = (stamp, [], str(error) or type(error).__name__)
@@ -119,17 +124,18 @@ class Folder(Recordings):
         super().__init__()
         self._folder = folder
 
-    def _names(self) -> Iterable[tuple[str, object]]:
-        files = [self._folder] if self._folder.is_file() else sorted(self._folder.rglob("*.jsonl"))
-        for file in files:
-            about = file.stat()
-            yield self._name(file), (about.st_mtime_ns, about.st_size)
+    def _names(self) -> Iterable[str]:
+        if self._folder.is_file():
+            return [self._folder.name]
+        files = sorted(file for file in self._folder.rglob("*") if is_recording(file.name))
+        return [file.relative_to(self._folder).as_posix() for file in files]
+
+    def _stamp(self, name: str) -> object:
+        about = Path(self._path(name)).stat()
+        return about.st_mtime_ns, about.st_size
 
     def _path(self, name: str) -> str:
         return str(self._folder if self._folder.is_file() else self._folder / name)
-
-    def _name(self, file: Path) -> str:
-        return file.name if file == self._folder else file.relative_to(self._folder).as_posix()
 
     def _bytes(self, name: str) -> bytes:
         return Path(self._path(name)).read_bytes()
@@ -156,8 +162,11 @@ class Dropped(Recordings):
             raise BadRecordingError(problem.removeprefix("dropped/"))
         return found
 
-    def _names(self) -> Iterable[tuple[str, object]]:
-        return [(name, id(data)) for name, data in self._files.items()]
+    def _names(self) -> Iterable[str]:
+        return list(self._files)
+
+    def _stamp(self, name: str) -> object:
+        return id(self._files[name])
 
     def _bytes(self, name: str) -> bytes:
         return self._files[name]

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from redis.exceptions import RedisError
 
+from events.codec import BadEventError
 from events.envelope import Event
 from orchestrator.console.drawing import Drawing
 from orchestrator.console.library import Library
@@ -78,7 +79,8 @@ class Following:
                     self._parts += [(at, _json(part)) for at, part in parts]
                     self._changed.notify_all()
             self.is_complete = True
-        except (OSError, RedisError) as error:
+        except (OSError, RedisError, BadEventError) as error:
+            self.is_complete = isinstance(error, BadEventError)  # the viewers need not come back: nobody can read on
             logger.warning("session %s is not followed any longer: %s", one_line(key), safe_error(error))
         finally:
             self._is_over = True

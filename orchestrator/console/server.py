@@ -12,10 +12,10 @@ from aiohttp import web
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from events.codec import encode
+from events.codec import BadEventError, encode
 from events.envelope import Event
 from events.recording import BadRecordingError, Header, Recording
-from orchestrator.console.access import Access, Door
+from orchestrator.console.access import Access, ConsoleGuard
 from orchestrator.console.drawing import drawn, facts
 from orchestrator.console.experiments import BadChangeError, both, change_of, compared, policy_form, totals
 from orchestrator.console.library import MOST_FILE_BYTES, Dropped, Library, NoSuchSessionError
@@ -51,6 +51,7 @@ _STATUS: dict[type[Exception], int] = {
     BadQueryError: 400,
     BadPlaceError: 400,
     BadChangeError: 400,
+    BadEventError: 422,
     BadRecordingError: 422,
     UnsoundLogError: 422,
     NoSuchSessionError: 404,
@@ -60,20 +61,20 @@ _STATUS: dict[type[Exception], int] = {
     SQLAlchemyError: 503,
 }
 """Errors that a reader can cause or meet → HTTP status."""
-_QUOTING = (BadRecordingError, UnsoundLogError)
+_QUOTING = (BadEventError, BadRecordingError, UnsoundLogError)
 """Errors whose message may quote a recording."""
 _UNREADABLE = "this recording cannot be read; the reason may quote it, and this token does not allow to read words"
 ACCESS = web.RequestKey("access", Access)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Console:
     """Serves one library of conversations. `app()` is the aiohttp application."""
 
-    def __init__(self, library: Library, door: Door | None = None, names: AllowedNames | None = None) -> None:
-        """`door`: who may come in; None: everybody, so let only this machine connect."""
+    def __init__(self, library: Library, guard: ConsoleGuard | None = None, names: AllowedNames | None = None) -> None:
+        """`guard`: who may come in; None: everybody, so let only this machine connect."""
         self._library = library
-        self._door = door or Door()
+        self._guard = guard or ConsoleGuard()
         self._dropped: OrderedDict[str, Dropped] = OrderedDict()
         """Reader → the files that they have dropped."""
         self._followings = Followings(library)
@@ -96,7 +97,7 @@ class Console:
                 web.post("/api/what-if", self._what_if_all),
                 web.post("/api/dropped", self._drop),
                 web.get("/api/compare", self._compare),
-                web.post(LOGIN, self._door.login),
+                web.post(LOGIN, self._guard.login),
                 web.static("/static", STATIC),
             ]
         )
@@ -104,7 +105,7 @@ class Console:
         return app
 
     @web.middleware
-    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _guarded(self, request: web.Request, handler: RequestHandler) -> web.StreamResponse:
         """Check who asks, and turn errors that a reader can cause into one sentence with a status."""
         if refusal := self._names.refusal(request.headers):
             return _problem(421, refusal)
@@ -112,12 +113,12 @@ class Console:
             return _problem(403, "another page asked for this; only the console's own pages may")
         try:
             if request.path != LOGIN:
-                request[ACCESS] = await self._door.access(request)
+                request[ACCESS] = await self._guard.access(request)
             return await handler(request)
         except AccessRefused as refused:
-            return self._door.refusal(request, refused)
+            return self._guard.refusal(request, refused)
         except tuple(_STATUS) as error:
-            status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+            status = _status(error)
             return _problem(status, _why(error, status, _access(request)))
 
     async def _page(self, _: web.Request) -> web.StreamResponse:
@@ -181,10 +182,11 @@ class Console:
         return _json(await asyncio.to_thread(lambda: both(compared(log, change, source))))
 
     async def _what_if_all(self, request: web.Request) -> web.StreamResponse:
-        """A what-if over the sessions of a list: a line of JSON for each session, and one for the sum."""
+        """A what-if over the sessions of a list: a line of JSON for each session, and one for the sum. The line of a
+        session that cannot be folded has the `problem`; such sessions are not in the sum.
+        """
         body = await _body(request)
-        query = body.get("query", {}) if isinstance(body, dict) else {}
-        change, wanted = change_of(body), Wanted.from_query({**query, "size": str(MOST_TRIED)})
+        change, wanted = change_of(body), Wanted.from_query(_query_of(body) | {"size": str(MOST_TRIED)})
         sessions, more = await self._library.page(wanted)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
@@ -198,11 +200,18 @@ class Console:
 
     async def _each(
         self, request: web.Request, sessions: list[Summary], change: Any
-    ) -> AsyncIterator[tuple[str, Comparison]]:
+    ) -> AsyncIterator[tuple[str, Comparison | str]]:
+        """Each session's comparison, or why the session cannot be compared. Raises BadChangeError, and the errors of an
+        outage: they would meet every session.
+        """
         for one in sessions:
-            log = await self._readable(request, one.key)
-            source = self._library.source(one.key)
-            yield one.key, await asyncio.to_thread(compared, log, change, source)
+            found: Comparison | str
+            try:
+                log = await self._readable(request, one.key)
+                found = await asyncio.to_thread(compared, log, change, self._library.source(one.key))
+            except (NoSuchSessionError, *_QUOTING) as error:
+                found = _why(error, _status(error), _access(request))
+            yield one.key, found
 
     async def _compare(self, request: web.Request) -> web.StreamResponse:
         one, other = request.query.get("a", ""), request.query.get("b", "")
@@ -237,6 +246,10 @@ def _access(request: web.Request) -> Access:
     return request[ACCESS]
 
 
+def _status(error: Exception) -> int:
+    return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+
+
 def _why(error: Exception, status: int, to: Access) -> str:
     """The message of an error, without what this reader may not read."""
     if isinstance(error, _QUOTING) and not to.reads_words:
@@ -267,6 +280,14 @@ async def _body(request: web.Request) -> Any:
         return json.loads(await request.read())
     except ValueError as error:
         raise BadChangeError("the request is no JSON") from error
+
+
+def _query_of(body: Any) -> dict[str, str]:
+    """The filters in the body of a request. Raises BadQueryError."""
+    query = body.get("query", {}) if isinstance(body, dict) else {}
+    if not isinstance(query, dict) or not all(isinstance(text, str) for text in query.values()):
+        raise BadQueryError("write query as an object of texts")
+    return query
 
 
 async def _protect(_: web.Request, response: web.StreamResponse) -> None:

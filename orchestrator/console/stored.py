@@ -11,12 +11,14 @@ from events.codec import decode
 from events.envelope import Event
 from events.recording import steps
 from orchestrator.console.library import NoSuchSessionError
+from orchestrator.replay.replay import REDUCER_ERRORS
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.logs import (
     UnknownSessionError,
     follow_steps,
     last_versions,
     list_sessions,
+    read_lines,
     read_log,
 )
 from projections.history.listing import known, listed, whole
@@ -40,8 +42,15 @@ class Stored:
         self._read_s = -FRESH_S
         self._is_live: dict[str, bool] = {}
         """Session in Redis → whether it is live."""
-        self._from_logs: dict[str, tuple[int, Summary]] = {}
-        """Session → last version and summary, of sessions that the history does not have, or not to their end."""
+        self._from_logs: dict[str, tuple[int, Summary | str]] = {}
+        """Session → last version and summary, of sessions that the history does not have, or not to their end. A text
+        instead of the summary says why the log cannot be read.
+        """
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Session → why its log in Redis cannot be read, as after a rollback to an older orch."""
+        return {one: found for one, (_, found) in self._from_logs.items() if isinstance(found, str)}
 
     async def page(self, wanted: Wanted) -> tuple[list[Summary], str]:
         await self._look()
@@ -99,10 +108,18 @@ class Stored:
         versions = {one: version for one, version in last.items() if version > there.get(one, 0)}
         for session_id, version in versions.items():
             if self._from_logs.get(session_id, (0,))[0] != version:
-                log = await read_log(self._redis, self._keys, session_id)
-                self._from_logs[session_id] = version, summary_of(log, session_id, self._state(session_id))
+                self._from_logs[session_id] = version, await self._from_log(session_id)
         self._from_logs = {one: self._from_logs[one] for one in versions}
-        return [replace(one, state=self._state(one.key)) for _, one in self._from_logs.values()]
+        summaries = [one for _, one in self._from_logs.values() if isinstance(one, Summary)]
+        return [replace(one, state=self._state(one.key)) for one in summaries]
+
+    async def _from_log(self, session_id: str) -> Summary | str:
+        """The summary of a session from its log in Redis, or why the log cannot be read."""
+        lines = await read_lines(self._redis, self._keys, session_id)
+        try:
+            return summary_of([decode(line) for line in lines], session_id, self._state(session_id))
+        except REDUCER_ERRORS as error:
+            return f"{session_id}: {str(error) or type(error).__name__}"
 
     async def _archived(self, wanted: Wanted, ids: list[str] | None) -> list[Summary]:
         """A page's worth of sessions from the history. Reads on where the state filters too many out."""

@@ -13,7 +13,7 @@ LONGEST_WAIT_S = 1.5
 MOST_KNOWN = 10_000
 """Addresses that are remembered; some 3 MB."""
 HTTP_PER_S, HTTP_BURST = 20.0, 60.0
-"""The console page is eleven requests."""
+"""The talk page is eleven requests."""
 
 
 class Addresses:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 OFFERS_PER_S = 1
 MOST_OFFERS = 5
 """Burst limit. A client that lost its call sends one offer, and a few more if that fails."""
+LONGEST_MS = 24 * 3600 * 1000
+"""Largest position of an event, in ms (events.envelope.Milliseconds)."""
 REGISTER_S = 5.0
 """Timeout for registering a new call in Redis."""
 
@@ -66,7 +68,7 @@ class Call:
         try:
             message = messages.parse_client_message(raw)
         except messages.BadMessage as error:
-            self._client.tell(messages.ErrorReport(code="bad_message", message=str(error)))
+            self._client.tell(messages.ErrorMessage(code="bad_message", message=str(error)))
             return False
         if await self._admits(message):
             await self._carry_out(message)
@@ -75,26 +77,37 @@ class Call:
     async def _carry_out(self, message: messages.ClientMessage) -> None:
         session_id, live = self._live.session_id, self._live
         match message:
-            case messages.TextInput(text=text, message_id=None):
+            case messages.TextMessage(text=text, message_id=None):
                 self._node.report(SttFinal(session_id=session_id, text=text, via="text"))
-            case messages.TextInput(text=text, message_id=str(message_id)):
+            case messages.TextMessage(text=text, message_id=str(message_id)):
                 event_id = event_id_of(session_id, message_id)
                 self._node.report(SttFinal(event_id=event_id, session_id=session_id, text=text, via="text"))
-            case messages.BargeIn():
+            case messages.BargeInMessage():
                 self._node.report(
                     BargeIn(
                         session_id=session_id,
                         playback_id=message.playback_id or "",
-                        position_ms=message.position_ms or 0,
+                        position_ms=self._heard_ms(message),
                     )
                 )
-            case messages.PlaybackDone(playback_id=playback_id):
+            case messages.PlaybackDoneMessage(playback_id=playback_id):
                 if live.handler is not None:
                     live.handler.client_confirmed(playback_id)
-            case messages.Goodbye():
+            case messages.GoodbyeMessage():
                 self._node.report(SessionCloseRequested(session_id=session_id, reason="goodbye"))
-            case messages.WebrtcOffer(sdp=sdp):
+            case messages.WebrtcOfferMessage(sdp=sdp):
                 self._begin_to_attach(sdp)
+
+    def _heard_ms(self, message: messages.BargeInMessage) -> int:
+        """The position of a barge_in in the whole answer; 0: unknown. The client counts from its latest playback_start:
+        in an answer that was resumed, that is the `from_ms` of the current Speak. The reducer caps a position that is
+        too high because the message crossed the new playback_start.
+        """
+        if message.position_ms is None:
+            return 0
+        speaks = self._live.state.outstanding("Speak")
+        begins_ms = sum(int(str(one.payload["from_ms"])) for one in speaks if one.target == message.playback_id)
+        return min(begins_ms + message.position_ms, LONGEST_MS)
 
     def _begin_to_attach(self, offer_sdp: str) -> None:
         """Answer the offer in a task: a slow speech-to-text must not delay noticing that the client left or hung up."""
@@ -118,10 +131,10 @@ class Call:
         """Send `call_failed` to the client. Only a private gateway adds `error`: its callers are developers."""
         details = f" ({named_error(error)})" if error is not None and self._tells_details else ""
         message = f"the call could not be set up: {why}{details}"
-        self._client.tell(messages.ErrorReport(code="call_failed", message=message))
+        self._client.tell(messages.ErrorMessage(code="call_failed", message=message))
 
     async def _attach(self, offer_sdp: str) -> None:
-        """Connect the media of an offer. Reports HANDLER_ATTACHED before the SDP answer is sent."""
+        """Answer an offer, and attach its handler once the media connection is up."""
         session_id, live = self._live.session_id, self._live
         handler_id = f"fastrtc_{uuid4().int % 10**10:010d}"
         try:
@@ -150,9 +163,28 @@ class Call:
             await handler.close()  # another connection took over the session while the call was set up
             return
         self._node.begin(live)
+        self._client.tell(messages.WebrtcAnswerMessage(sdp=answer_sdp, handler_id=handler_id))
+        await self._attach_when_connected(handler)
+
+    async def _attach_when_connected(self, handler: MediaHandler) -> None:
+        """Wait until the caller can hear and be heard, then make the handler that of the session, in place of an older
+        one. Without a connection, the session keeps the handler that it has.
+        """
+        live = self._live
+        live.connecting = handler
+        try:
+            is_connected = await handler.connected()
+        except asyncio.CancelledError:
+            self._let_go(handler)
+            raise
+        finally:
+            if live.connecting is handler:
+                live.connecting = None
+        if not is_connected or live.client is not self._client:
+            self._let_go(handler)
+            return
         self._replace_handler(handler, "replaced")
-        self._node.report(HandlerAttached(session_id=session_id, handler_id=handler_id))
-        self._client.tell(messages.WebrtcAnswer(sdp=answer_sdp, handler_id=handler_id))
+        self._node.report(HandlerAttached(session_id=live.session_id, handler_id=handler.handler_id))
 
     async def _register(self, handler: MediaHandler) -> bool:
         try:
@@ -168,17 +200,22 @@ class Call:
         return True
 
     def _report(self, event: Input) -> None:
-        """Report an event of the media layer. Forgets the handler when its media connection has ended."""
-        self._node.report(event)
-        if isinstance(event, SttFinal):
-            self._spoke()
+        """Report an event of the media layer. Forgets the handler when its media connection has ended. A handler
+        whose connection never came up is not in the log: only the client hears of its end.
+        """
         live = self._live
-        if isinstance(event, HandlerDetached) and live.handler and live.handler.handler_id == event.handler_id:
-            handler, live.handler = live.handler, None
-            self._let_go(handler)
+        is_attached = live.handler is not None and live.handler.handler_id == event.handler_id
+        if is_attached or not isinstance(event, HandlerDetached):
+            self._node.report(event)
+        if isinstance(event, SttFinal) and event.text.strip():  # a cough starts no turn
+            self._spoke()
+        if isinstance(event, HandlerDetached):
+            if is_attached and live.handler is not None:
+                handler, live.handler = live.handler, None
+                self._let_go(handler)
             if isinstance(live.client, WebSocketClient):
                 words = f"the audio of the call was lost ({event.reason}); start the call again, or type"
-                live.client.tell(messages.ErrorReport(code="call_lost", message=words))
+                live.client.tell(messages.ErrorMessage(code="call_lost", message=words))
 
     def _tell_client(self, message: dict[str, str | int]) -> None:
         """Send a message to the session's current client: a call may outlive the connection that began it."""

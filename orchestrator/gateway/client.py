@@ -68,40 +68,40 @@ class WebSocketClient:
             case derived.StateChanged(to_phase=phase) if self._is_foretold and phase in ("IDLE", "LISTENING"):
                 self._is_foretold = phase != "LISTENING"
             case derived.StateChanged(to_phase=phase) if phase != "NEW":
-                self.tell(messages.PhaseChanged(phase=phase, reason=event.reason, turn=event.turn))
+                self.tell(messages.PhaseMessage(phase=phase, reason=event.reason, turn=event.turn))
             case inputs.SttPartial():
-                self.tell(messages.Transcript(text=event.text, is_final=False))
+                self.tell(messages.TranscriptMessage(text=event.text, is_final=False))
             case inputs.SttFinal(event_id=event_id):
                 self._acknowledge(event_id)
             case derived.TurnStarted():
-                self.tell(messages.Transcript(text=event.text, is_final=True))
+                self.tell(messages.TranscriptMessage(text=event.text, is_final=True))
             case derived.CommandIssued(name="Speak", retry_of="", payload=payload):
                 self._reply(event.target, str(payload["text"]), event.turn)
             case derived.CommandIssued(name="SpeakMore", payload=payload):
                 self._reply_more(str(payload["playback_id"]), int(str(payload["index"])), str(payload["text"]))
             case derived.AnswerEnded(outcome="interrupted"):
-                self.tell(messages.Heard(playback_id=event.playback_id, text=event.heard_text))
+                self.tell(messages.HeardMessage(playback_id=event.playback_id, text=event.heard_text))
         if line is not None:
-            self.tell(messages.LogLine(line=line))
+            self.tell(messages.LogMessage(line=line))
 
     def _reply(self, playback_id: str, text: str, turn: int, texts: int = 1) -> None:
         self._replied = playback_id, texts
-        self.tell(messages.Reply(playback_id=playback_id, text=text, turn=turn))
+        self.tell(messages.ReplyMessage(playback_id=playback_id, text=text, turn=turn))
 
     def _reply_more(self, playback_id: str, index: int, text: str) -> None:
         """Send the next text of an answer; not those that a new owner, or a new call, speaks again."""
         if text and (playback_id, index) == self._replied:
             self._replied = playback_id, index + 1
-            self.tell(messages.ReplyMore(playback_id=playback_id, text=text))
+            self.tell(messages.ReplyMoreMessage(playback_id=playback_id, text=text))
 
     def _acknowledge(self, event_id: str) -> None:
         if message_id := event_id.partition(_TYPED)[2]:
-            self.tell(messages.Ack(message_id=message_id))
+            self.tell(messages.AckMessage(message_id=message_id))
 
     def foretell_phase(self) -> None:
         """Send LISTENING now, before the first input begins the log. `committed` then skips the same change."""
         self._is_foretold = True
-        self.tell(messages.PhaseChanged(phase="LISTENING", reason="client_connected"))
+        self.tell(messages.PhaseMessage(phase="LISTENING", reason="client_connected"))
 
     def tell_phase(self, state: State) -> None:
         """Send the current phase to a client that reconnected, with the acknowledgements and the running reply that may
@@ -110,7 +110,7 @@ class WebSocketClient:
         for event_id in state.recent_ids:
             self._acknowledge(event_id)
         if state.phase != "NEW":
-            self.tell(messages.PhaseChanged(phase=state.phase, turn=state.turn))
+            self.tell(messages.PhaseMessage(phase=state.phase, turn=state.turn))
         if (saying := state.playback) is not None:
             self._reply(saying.playback_id, saying.text, state.turn, len(saying.ends_at))
 
@@ -120,10 +120,10 @@ class WebSocketClient:
             raise ListenerGone("the client is gone before it was shown the answer")
 
     def clear_text(self) -> None:
-        self.tell(messages.ClearText())
+        self.tell(messages.ClearTextMessage())
 
     def warn(self, code: str, message: str) -> None:
-        self.tell(messages.ErrorReport(code=code, message=message))
+        self.tell(messages.ErrorMessage(code=code, message=message))
 
     def stop(self) -> None:
         """Stop sending: the connection is gone."""
@@ -131,13 +131,13 @@ class WebSocketClient:
 
     async def close(self, reason: str) -> None:
         """Send `ended` and close the connection. Messages queued before are still sent."""
-        self.tell(messages.Ended(reason=reason))
+        self.tell(messages.EndedMessage(reason=reason))
         await self.drop(messages.CloseCode.NORMAL, "")
 
     async def send_away(self, reason: str, address: str = "") -> None:
         """Close with TRY_AGAIN_LATER: another process continues the conversation, at `address` if known."""
         if address:
-            self.tell(messages.Moved(address=address))
+            self.tell(messages.MovedMessage(address=address))
         await self.drop(messages.CloseCode.TRY_AGAIN_LATER, reason)
 
     async def drop(self, code: messages.CloseCode, why: str) -> None:
@@ -156,7 +156,7 @@ class WebSocketClient:
             while True:
                 message = await self._queue.get()
                 await self._socket.send_str(messages.encode(message))
-                if isinstance(message, messages.SessionReady):
+                if isinstance(message, messages.SessionMessage):
                     await self._socket.ping()  # its pong: the client has the resume token
                 self._sent += 1
                 self._moved.set()

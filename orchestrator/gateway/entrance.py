@@ -13,8 +13,8 @@ from orchestrator.gateway.access.refusal import AccessRefused
 from orchestrator.gateway.client import WebSocketClient
 from orchestrator.gateway.frames import FrameCount
 from orchestrator.gateway.ice_servers import IceServers
-from orchestrator.gateway.lines import Lines
-from orchestrator.gateway.messages import CloseCode, SessionReady
+from orchestrator.gateway.lines import LinePool
+from orchestrator.gateway.messages import CloseCode, SessionMessage
 from orchestrator.gateway.shares import Shares
 from orchestrator.grant import Grant
 from orchestrator.runtime.live_session import LiveSession
@@ -28,7 +28,7 @@ _ELSEWHERE = "the conversation is in another process, or on its way there"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Admission:
     """What a request may have: a session that it comes back to, or that is reserved for it."""
 
     address: str
@@ -45,7 +45,7 @@ class Entrance:
     """The entrance of one node."""
 
     def __init__(
-        self, node: Node, guard: Guard, own: OwnTokens, lines: Lines, shares: Shares, ice_servers: IceServers
+        self, node: Node, guard: Guard, own: OwnTokens, lines: LinePool, shares: Shares, ice_servers: IceServers
     ) -> None:
         self._node = node
         self._guard = guard
@@ -55,55 +55,55 @@ class Entrance:
         self._ice_servers = ice_servers
         self._marking: set[asyncio.Task[None]] = set()
 
-    async def check(self, request: web.Request) -> Entry:
+    async def check(self, request: web.Request) -> Admission:
         """Check the tokens of a request, without a trace of it. Raises AccessRefused."""
         shown, address = read_credentials(request), self._guard.address(request)
         resume = self._guard.resumes(request, shown)
         if resume is None:
-            return Entry(address, await self._guard.may_call(request, shown))
+            return Admission(address, await self._guard.may_call(request, shown))
         if not self._guard.is_open and (shown.bearer or shown.cookies):
             grant = await self._guard.grant(request, shown)
             if grant.subject != resume.grant.subject:
                 raise AccessRefused("the resume token is of somebody else", 403)
         return _returning(address, resume)
 
-    async def reserve(self, entry: Entry) -> Entry:
+    async def reserve(self, admission: Admission) -> Admission:
         """Reserve a session for a new caller. Raises AccessRefused (403): its token opens none, or no further one."""
-        if not self._lines.has_room(entry.address):
-            return Entry(entry.address, entry.grant, not_now=_BUSY)
+        if not self._lines.has_room(admission.address):
+            return Admission(admission.address, admission.grant, not_now=_BUSY)
         try:
-            reserved = await self._node.reserve(entry.grant)
+            reserved = await self._node.reserve(admission.grant)
         except NotReadyError as error:
-            return Entry(entry.address, entry.grant, not_now=str(error))
+            return Admission(admission.address, admission.grant, not_now=str(error))
         except SpentError as error:
             raise AccessRefused(str(error), 403) from None
-        return Entry(entry.address, entry.grant, reserved.session_id, reserved.number)
+        return Admission(admission.address, admission.grant, reserved.session_id, reserved.number)
 
-    async def join(self, entry: Entry, client: WebSocketClient, frames: FrameCount) -> LiveSession | None:
+    async def join(self, admission: Admission, client: WebSocketClient, frames: FrameCount) -> LiveSession | None:
         """Connect a client whose WebSocket was accepted. None: it was refused or sent elsewhere, and closed."""
-        if entry.not_now:
-            await self._refused(client, entry.not_now)
+        if admission.not_now:
+            await self._refused(client, admission.not_now)
             return None
-        live = await (self._come_back(entry, client) if entry.comes_back else self._begin(entry, client))
+        live = await (self._come_back(admission, client) if admission.comes_back else self._begin(admission, client))
         if live is None:
             return None
-        number = entry.number + 1 if entry.comes_back else entry.number
+        number = admission.number + 1 if admission.comes_back else admission.number
         frames.when_answered(lambda: self._has_token(live, number))
-        self._greet(live, client, entry, number)
+        self._greet(live, client, admission, number)
         return live
 
-    def _greet(self, live: LiveSession, client: WebSocketClient, entry: Entry, number: int) -> None:
+    def _greet(self, live: LiveSession, client: WebSocketClient, admission: Admission, number: int) -> None:
         """Tell a client its session and phase. Replaces the session's older connection, if one is still open."""
-        old, live.grant = live.client, entry.grant
-        token = self._own.resume(live.session_id, number, entry.grant)
+        old, live.grant = live.client, admission.grant
+        token = self._own.resume(live.session_id, number, admission.grant)
         servers = self._ice_servers.of(live.session_id) or None
-        client.tell(SessionReady(session_id=live.session_id, resume_token=token, ice_servers=servers))
+        client.tell(SessionMessage(session_id=live.session_id, resume_token=token, ice_servers=servers))
         self._node.connect_client(live, client)
-        self._lines.joined(live, entry.address)
+        self._lines.joined(live, admission.address)
         if live.open is None:
             client.tell_phase(live.state)
         else:
-            self._lines.silent(live, client, entry.address)
+            self._lines.silent(live, client, admission.address)
             client.foretell_phase()
         if isinstance(old, WebSocketClient):
             why = old.drop(CloseCode.POLICY_VIOLATION, "replaced by another connection to this conversation")
@@ -121,15 +121,15 @@ class Entrance:
         except (RedisError, OSError):  # the older token stays valid until the new one is shown
             return
 
-    async def _begin(self, entry: Entry, client: WebSocketClient) -> LiveSession | None:
-        live = self._node.welcome(entry.session_id, entry.grant)
+    async def _begin(self, admission: Admission, client: WebSocketClient) -> LiveSession | None:
+        live = self._node.welcome(admission.session_id, admission.grant)
         if live is None:  # its shard has moved, or its token was shown to another node before
-            await client.send_away(_ELSEWHERE, await self._node.find(entry.session_id))
+            await client.send_away(_ELSEWHERE, await self._node.find(admission.session_id))
         return live
 
-    async def _come_back(self, entry: Entry, client: WebSocketClient) -> LiveSession | None:
+    async def _come_back(self, admission: Admission, client: WebSocketClient) -> LiveSession | None:
         """Find a session that is on this node or arrives now. Otherwise sends the client to its owner."""
-        node, session_id, address = self._node, entry.session_id, ""
+        node, session_id, address = self._node, admission.session_id, ""
         if node.is_full:
             await client.send_away(DELAYED)
             return None
@@ -138,21 +138,22 @@ class Entrance:
             return None
         if not node.owns(session_id):
             address = await node.find(session_id)
+        if node.owns(session_id) and not await self._uses(admission, client):
+            return None
+        # Looked up after each wait, since the shard may have moved meanwhile: a session left behind hears nobody.
         live = node.session(session_id)
         if live is None and node.owns(session_id):
             live = await node.promised(session_id)
-        if live is None and not node.owns(session_id):
-            await client.send_away(_ELSEWHERE, address)
-            return None
-        if live is None:
+        if live is None and node.owns(session_id):
             await client.drop(CloseCode.UNKNOWN_SESSION, _GONE)
-            return None
-        return live if await self._uses(entry, client) else None
+        elif live is None:
+            await client.send_away(_ELSEWHERE, address or await node.find(session_id))
+        return live
 
-    async def _uses(self, entry: Entry, client: WebSocketClient) -> bool:
+    async def _uses(self, admission: Admission, client: WebSocketClient) -> bool:
         """Use the resume token. False: the client was refused."""
         try:
-            is_newest = await self._node.use_resume_token(entry.session_id, entry.number)
+            is_newest = await self._node.use_resume_token(admission.session_id, admission.number)
         except (RedisError, OSError):
             await client.send_away(DELAYED)
             return False
@@ -166,5 +167,5 @@ class Entrance:
         await client.drop(CloseCode.TRY_AGAIN_LATER, why)
 
 
-def _returning(address: str, resume: Resume) -> Entry:
-    return Entry(address, resume.grant, resume.session_id, resume.number, comes_back=True)
+def _returning(address: str, resume: Resume) -> Admission:
+    return Admission(address, resume.grant, resume.session_id, resume.number, comes_back=True)

@@ -46,7 +46,7 @@ class _Silent:
     since_s: float
 
 
-class Lines:
+class LinePool:
     """The lines of one node. Use `async with`: a task ends sessions whose caller is silent or absent for too long."""
 
     def __init__(self, node: Node, count: int) -> None:
@@ -59,7 +59,7 @@ class Lines:
         self._endings: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Lines":
+    async def __aenter__(self) -> "LinePool":
         self._looking = asyncio.create_task(self._look_again(), name="lines")
         return self
 
@@ -78,6 +78,7 @@ class Lines:
         """
         if self._held() < self._count:
             return True
+        self._forget_the_begun()
         own = [one for one in self._silent.values() if one.address == address]
         return self._end_one_silent(FRESH_S, own if len(own) > self._many else self._silent.values(), self._many)
 
@@ -85,18 +86,18 @@ class Lines:
         return self._held() < RETURNING * self._count
 
     def joined(self, live: LiveSession, address: str) -> None:
-        """Note from where the caller of a session is connected."""
+        """Record from where the caller of a session is connected."""
         self._address_of[live] = address
 
     def silent(self, live: LiveSession, client: Client, address: str) -> None:
-        """Note that a caller has a line and has sent no input yet."""
+        """Record that a caller has a line and has sent no input yet."""
         self._silent[live] = _Silent(live, client, address, time.monotonic())
 
     def spoke(self, live: LiveSession) -> None:
         self._silent.pop(live, None)
 
     def left(self, live: LiveSession) -> None:
-        """Note that the connection of this session is gone."""
+        """Record that the connection of this session is gone."""
         self._silent.pop(live, None)
         self._away_since[live] = time.monotonic()
 
@@ -113,11 +114,10 @@ class Lines:
                 logger.exception("silent and absent callers could not be looked at")
 
     def _end_the_silent(self) -> None:
+        self._forget_the_begun()
         now_s = time.monotonic()
         for one in list(self._silent.values()):
-            if one.live.open is None:
-                del self._silent[one.live]  # begun by an outside producer
-            elif now_s - one.since_s >= SILENT_S:
+            if now_s - one.since_s >= SILENT_S:
                 self._end(one)
             elif self._node.greets and now_s - one.since_s >= GREET_S:
                 del self._silent[one.live]
@@ -126,6 +126,12 @@ class Lines:
             SILENT_IN_A_CROWD_S, self._silent.values()
         ):
             pass
+
+    def _forget_the_begun(self) -> None:
+        """Forget the sessions that have begun since: by a call, or by an outside producer. Ending one as silent would
+        leave a session without a client, which nothing ends.
+        """
+        self._silent = {live: one for live, one in self._silent.items() if live.open is not None}
 
     def _end_one_silent(self, at_least_s: float, silent: Collection[_Silent], many: float = math.inf) -> bool:
         """End the longest silent caller of the address that has most of these; False if none is old enough.

@@ -41,7 +41,9 @@ class BadMessage(ValueError):  # noqa: N818 - it names what arrived, as the prot
 
 
 class Message(BaseModel):
-    """What all messages share: immutable, no unknown field, no silent conversion."""
+    """What all messages share: immutable, no unknown field, no silent conversion. A class is named after its `type`:
+    `playback_done` is PlaybackDoneMessage.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -49,7 +51,7 @@ class Message(BaseModel):
 # --- client → server ---------------------------------------------------------------------------------------------
 
 
-class TextInput(Message):
+class TextMessage(Message):
     """The user typed these words instead of saying them. With a `message_id` they may be sent again until an `ack`."""
 
     type: Literal["text"] = "text"
@@ -57,14 +59,14 @@ class TextInput(Message):
     message_id: NonEmptyId | None = None
 
 
-class WebrtcOffer(Message):
+class WebrtcOfferMessage(Message):
     """The client wants a call: its microphone in, the agent's voice out. Answered by `webrtc_answer`."""
 
     type: Literal["webrtc_offer"] = "webrtc_offer"
     sdp: Sdp
 
 
-class BargeIn(Message):
+class BargeInMessage(Message):
     """The user takes the floor, by a button or by the client's own detector."""
 
     type: Literal["barge_in"] = "barge_in"
@@ -72,20 +74,23 @@ class BargeIn(Message):
     position_ms: Milliseconds | None = None
 
 
-class PlaybackDone(Message):
+class PlaybackDoneMessage(Message):
     """The user has heard this playback to its end. Answers `playback_mark`."""
 
     type: Literal["playback_done"] = "playback_done"
     playback_id: NonEmptyId
 
 
-class Goodbye(Message):
+class GoodbyeMessage(Message):
     """The user hangs up: the conversation ends."""
 
     type: Literal["goodbye"] = "goodbye"
 
 
-ClientMessage = Annotated[TextInput | WebrtcOffer | BargeIn | PlaybackDone | Goodbye, Field(discriminator="type")]
+ClientMessage = Annotated[
+    TextMessage | WebrtcOfferMessage | BargeInMessage | PlaybackDoneMessage | GoodbyeMessage,
+    Field(discriminator="type"),
+]
 
 
 # --- server → client ---------------------------------------------------------------------------------------------
@@ -99,7 +104,7 @@ class IceServer(Message):
     credential: str | None = None
 
 
-class SessionReady(Message):
+class SessionMessage(Message):
     """The first message on every connection: which conversation this is, and the secret to rejoin it."""
 
     type: Literal["session"] = "session"
@@ -109,7 +114,7 @@ class SessionReady(Message):
     """For calls; left out where the service names none."""
 
 
-class PhaseChanged(Message):
+class PhaseMessage(Message):
     """The conversation is in this phase now; `reason` is empty where nothing needs saying."""
 
     type: Literal["phase"] = "phase"
@@ -118,7 +123,7 @@ class PhaseChanged(Message):
     turn: Count = 0
 
 
-class Transcript(Message):
+class TranscriptMessage(Message):
     """What the user says: a guess that may be revised, or the final words of a turn, spoken or typed."""
 
     type: Literal["transcript"] = "transcript"
@@ -126,20 +131,20 @@ class Transcript(Message):
     is_final: bool
 
 
-class Ack(Message):
+class AckMessage(Message):
     """The words with this `message_id` are in the log: they count, once, and need not be sent again."""
 
     type: Literal["ack"] = "ack"
     message_id: NonEmptyId
 
 
-class ClearText(Message):
+class ClearTextMessage(Message):
     """The words so far led nowhere: forget the partial transcript."""
 
     type: Literal["clear_text"] = "clear_text"
 
 
-class Reply(Message):
+class ReplyMessage(Message):
     """What the agent says in this turn, as text; during a call the same words are also played."""
 
     type: Literal["reply"] = "reply"
@@ -148,7 +153,7 @@ class Reply(Message):
     turn: Count
 
 
-class ReplyMore(Message):
+class ReplyMoreMessage(Message):
     """The answer goes on: `text` follows what its `reply` has, blanks included."""
 
     type: Literal["reply_more"] = "reply_more"
@@ -156,7 +161,7 @@ class ReplyMore(Message):
     text: Text
 
 
-class Heard(Message):
+class HeardMessage(Message):
     """The user interrupted this playback; of its words, the user heard `text`."""
 
     type: Literal["heard"] = "heard"
@@ -164,14 +169,14 @@ class Heard(Message):
     text: str
 
 
-class LogLine(Message):
+class LogMessage(Message):
     """One line of the session's golden log, as `orch tail` prints it."""
 
     type: Literal["log"] = "log"
     line: str
 
 
-class WebrtcAnswer(Message):
+class WebrtcAnswerMessage(Message):
     """The other half of the call; `handler_id` names the media connection."""
 
     type: Literal["webrtc_answer"] = "webrtc_answer"
@@ -179,21 +184,21 @@ class WebrtcAnswer(Message):
     handler_id: NonEmptyId
 
 
-class PlaybackStart(Message):
+class PlaybackStartMessage(Message):
     """Audio of this playback follows: let the user hear it, unless it was stopped already."""
 
     type: Literal["playback_start"] = "playback_start"
     playback_id: NonEmptyId
 
 
-class PlaybackStop(Message):
+class PlaybackStopMessage(Message):
     """A playback was cut off: be silent now, without waiting for buffers to run dry."""
 
     type: Literal["playback_stop"] = "playback_stop"
     playback_id: NonEmptyId
 
 
-class PlaybackMark(Message):
+class PlaybackMarkMessage(Message):
     """The last packet of this playback carries RTP timestamp `rtp`. Report when it has been heard."""
 
     type: Literal["playback_mark"] = "playback_mark"
@@ -201,7 +206,7 @@ class PlaybackMark(Message):
     rtp: RtpTimestamp
 
 
-class ErrorReport(Message):
+class ErrorMessage(Message):
     """Something went wrong; the connection stays open. `message` is a sentence for people."""
 
     type: Literal["error"] = "error"
@@ -209,14 +214,14 @@ class ErrorReport(Message):
     message: str
 
 
-class Moved(Message):
+class MovedMessage(Message):
     """The conversation goes on in another process, which clients reach at `address`; close code 1013 follows."""
 
     type: Literal["moved"] = "moved"
     address: NonEmptyId
 
 
-class Ended(Message):
+class EndedMessage(Message):
     """The conversation is over; the server closes the connection right after this."""
 
     type: Literal["ended"] = "ended"
@@ -224,22 +229,22 @@ class Ended(Message):
 
 
 ServerMessage = Annotated[
-    SessionReady
-    | PhaseChanged
-    | Transcript
-    | Ack
-    | ClearText
-    | Reply
-    | ReplyMore
-    | Heard
-    | LogLine
-    | WebrtcAnswer
-    | PlaybackStart
-    | PlaybackStop
-    | PlaybackMark
-    | ErrorReport
-    | Moved
-    | Ended,
+    SessionMessage
+    | PhaseMessage
+    | TranscriptMessage
+    | AckMessage
+    | ClearTextMessage
+    | ReplyMessage
+    | ReplyMoreMessage
+    | HeardMessage
+    | LogMessage
+    | WebrtcAnswerMessage
+    | PlaybackStartMessage
+    | PlaybackStopMessage
+    | PlaybackMarkMessage
+    | ErrorMessage
+    | MovedMessage
+    | EndedMessage,
     Field(discriminator="type"),
 ]
 

@@ -1,4 +1,4 @@
-"""The gateway's HTTP server: the WebSocket /orchestrate and its admission checks, the console page, health, metrics."""
+"""The gateway's HTTP server: the WebSocket /orchestrate and its admission checks, the talk page, health, metrics."""
 
 import asyncio
 import logging
@@ -16,13 +16,13 @@ from orchestrator.gateway.access.refusal import AccessRefused
 from orchestrator.gateway.addresses import HTTP_BURST, HTTP_PER_S, Addresses
 from orchestrator.gateway.call import Call
 from orchestrator.gateway.client import WebSocketClient
+from orchestrator.gateway.control_channel import TOO_MANY, ControlChannel
 from orchestrator.gateway.door import Connections
 from orchestrator.gateway.entrance import Entrance
 from orchestrator.gateway.fair_share import INPUTS_PER_MINUTE, FairShare
 from orchestrator.gateway.frames import FrameCount
 from orchestrator.gateway.ice_servers import IceServers
-from orchestrator.gateway.line import TOO_MANY, Line
-from orchestrator.gateway.lines import Lines
+from orchestrator.gateway.lines import LinePool
 from orchestrator.gateway.messages import MAX_MESSAGE_BYTES, CloseCode
 from orchestrator.gateway.origin import AllowedNames
 from orchestrator.gateway.shares import Shares
@@ -88,7 +88,7 @@ class Gateway:
             allowed_hosts, allowed_origins, addresses=lambda: node.addresses, is_private=is_private
         )
         self.connections = Connections(max_sessions, node.counters)
-        self._lines = Lines(node, max_sessions)
+        self._lines = LinePool(node, max_sessions)
         self._fair_share = FairShare(max_sessions, node.counters)
         self._shares = Shares(node, inputs_per_minute / 60)
         own = OwnTokens(lambda: node.secret)
@@ -228,8 +228,8 @@ class Gateway:
             return web.Response()
         if _has_spoken_early(request):
             return web.Response(status=400, text="wait for the answer to the handshake before you send frames")
-        entry = await self._entrance.check(request)
-        if not await (self._returns if entry.comes_back else self._handshakes).may_ask(entry.address):
+        admission = await self._entrance.check(request)
+        if not await (self._returns if admission.comes_back else self._handshakes).may_ask(admission.address):
             return self._too_many("conversations")
         socket = web.WebSocketResponse(
             max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20, timeout=CLOSE_S, protocols=(PROTOCOL,)
@@ -237,8 +237,8 @@ class Gateway:
         if not socket.can_prepare(request):
             return web.Response(status=426, headers={"Upgrade": "websocket"}, text="you may come in, by WebSocket")
         may_connect = self._names.may_connect(request.headers)
-        if may_connect and not entry.comes_back:
-            entry = await self._entrance.reserve(entry)
+        if may_connect and not admission.comes_back:
+            admission = await self._entrance.reserve(admission)
         dropping: list[WebSocketClient] = []
         frames = FrameCount(transport, lambda: self._drop_flooder(dropping, transport))
         try:
@@ -251,7 +251,7 @@ class Gateway:
             return socket
         client = WebSocketClient(socket, transport.abort)
         dropping.append(client)
-        live = await self._entrance.join(entry, client, frames)
+        live = await self._entrance.join(admission, client, frames)
         if live is None:
             return socket
         await self._converse(socket, live, client, transport)
@@ -260,21 +260,21 @@ class Gateway:
     async def _converse(
         self, socket: web.WebSocketResponse, live: LiveSession, client: WebSocketClient, transport: asyncio.Transport
     ) -> None:
-        line = Line(self._node, self._lines, self._fair_share, self._shares.of(live), live, client)
+        channel = ControlChannel(self._node, self._lines, self._fair_share, self._shares.of(live), live, client)
         call = Call(
             self._node,
             self._services,
             self._media,
             live,
             client,
-            line.admits,
-            line.spoke_aloud,
+            channel.admits,
+            channel.spoke_aloud,
             tells_details=self._is_private,
         )
         self._clients.add(client)
         self.connections.converses(transport)
         try:
-            await line.listen(socket, call)
+            await channel.listen(socket, call)
         finally:
             self._clients.discard(client)
             call.leave("the connection closed")

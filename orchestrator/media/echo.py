@@ -1,4 +1,4 @@
-"""Keeps the agent from hearing itself: what loudspeakers put back into the microphone is not the caller's voice.
+"""The echo guard: sound of the agent that loudspeakers put back into the microphone is not the caller's voice.
 
 Browsers cancel echo, but not all of it, and telephones often none. Without the optional packages, sound that is quiet
 beside the agent counts as echo (LoudnessGuard); with them the echo is taken out of the sound that the VAD judges
@@ -25,7 +25,7 @@ class EchoGuard(Protocol):
     """Follows what the agent says and what the microphone hears, of one call."""
 
     def played(self, pcm: bytes, now_s: float) -> None:
-        """Note 20 ms of the agent's voice (48 kHz mono PCM) that were sent to the client."""
+        """Record 20 ms of the agent's voice (48 kHz mono PCM) that were sent to the client."""
         ...
 
     def heard(self, pcm: bytes, now_s: float) -> tuple[bytes, int]:

@@ -26,7 +26,7 @@ from orchestrator.media.jitter_buffer import ImmediateBuffer
 from orchestrator.media.listener import Listener
 from orchestrator.media.microphone import Microphone
 from orchestrator.media.offer import Offer, read_offer
-from orchestrator.media.playback import ClientMessage, Playback
+from orchestrator.media.playback import MediaMessage, TrackPlayback
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.sources import bound_sources
 from orchestrator.media.speech_model import open_speech_model
@@ -60,7 +60,7 @@ class MediaHandler:
         handler_id: str,
         session_id: str,
         report: Callable[[Input], None],
-        tell_client: Callable[[ClientMessage], None],
+        tell_client: Callable[[MediaMessage], None],
         settings: MediaSettings,
         counters: Counter[str] | None = None,
     ) -> None:
@@ -75,10 +75,12 @@ class MediaHandler:
         self._settings = settings
         self._echo = open_echo_guard(settings)
         self._microphone: Microphone | None = None
-        self._playbacks: dict[str, Playback] = {}
+        self._playbacks: dict[str, TrackPlayback] = {}
         self._paused_early: str | None = None
         """Id of the playback last paused before `play` created it. One is enough: one playback is audible at a time."""
         self._gone = False
+        self._settled = asyncio.Event()
+        """Set once the peer is connected, or the connection has ended."""
         self._teardown: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -98,7 +100,7 @@ class MediaHandler:
         session_id: str,
         stt: SpeechToTextPort,
         report: Callable[[Input], None],
-        tell_client: Callable[[ClientMessage], None],
+        tell_client: Callable[[MediaMessage], None],
         settings: MediaSettings,
         counters: Counter[str] | None = None,
     ) -> "tuple[MediaHandler, str]":
@@ -139,6 +141,13 @@ class MediaHandler:
         """How long the caller has not heard the agent, in ms, as far as its own silence shows."""
         return unheard_ms(self._filters)
 
+    async def connected(self) -> bool:
+        """Wait until the peer is connected. False: the connection has ended, before that or since. No audio of the
+        caller is handled before this returns.
+        """
+        await self._settled.wait()
+        return not self._gone
+
     def set_microphone(self, setting: MicrophoneSetting) -> None:
         """Open, gate or close the microphone (see Microphone). No effect when the connection is gone."""
         if self._microphone is not None and not self._gone:
@@ -149,12 +158,15 @@ class MediaHandler:
         if self._microphone is not None and not self._gone:
             self._microphone.finish_utterance()
 
-    def play(self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]) -> Playback:
+    def play(
+        self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]
+    ) -> TrackPlayback:
         """Begin a playback; the caller writes speech to it. Stops the playback that is still audible and sends
         `playback_stop` for it, unless the new playback has the same id and continues it.
 
         `on_started` is called when the first frame has left, `on_progress` with the position in ms about once a
-        second. Returns a stopped playback when the connection is gone, and a paused one after an early `pause`.
+        second, and after a stall. Returns a stopped playback when the connection is gone, and a paused one after an
+        early `pause`.
         """
         begins_paused = playback_id == self._paused_early
         self._forget_early_pause(playback_id)
@@ -163,7 +175,7 @@ class MediaHandler:
         older = self._track.playback
         if older is not None and older is not before and not older.is_drained:
             self.stop(older.playback_id)
-        playback = Playback(
+        playback = TrackPlayback(
             playback_id,
             self._settings,
             tell_client=self._tell,
@@ -216,7 +228,7 @@ class MediaHandler:
             self._track.playback = None
 
     def client_confirmed(self, playback_id: str) -> None:
-        """Note that the client has played this playback to its end."""
+        """Record that the client has played this playback to its end."""
         playback = self._playbacks.get(playback_id)
         if playback is not None:
             playback.confirm()
@@ -293,6 +305,7 @@ class MediaHandler:
         state = self._peer.connectionState
         if state == "connected" and self._patience is not None:
             self._patience.cancel()
+            self._settled.set()
         elif state in ("failed", "closed"):
             self._detach(f"peer connection {state}")
 
@@ -310,6 +323,7 @@ class MediaHandler:
     def _leave(self) -> asyncio.Task[None]:
         """Stop reporting, listening and playing at once. The returned task releases the remaining resources."""
         self._gone = True
+        self._settled.set()
         self._listener.microphone = None
         if self._teardown is None:
             if self._patience is not None:
@@ -348,10 +362,12 @@ class MediaHandler:
         if self._gone:
             return
         self._report_input(
-            event.but(session_id=self._session_id, handler_id=self.handler_id, observed_at_us=time.time_ns() // 1000)
+            event.replace(
+                session_id=self._session_id, handler_id=self.handler_id, observed_at_us=time.time_ns() // 1000
+            )
         )
 
-    def _tell(self, message: ClientMessage) -> None:
+    def _tell(self, message: MediaMessage) -> None:
         try:
             self._tell_client(message)
         except Exception:

@@ -10,10 +10,16 @@ from collections.abc import Callable
 
 from aiortc.rtp import RtpPacket
 
+from orchestrator.media.opus import RATE_HZ
+
 _SEQUENCE_NUMBERS = 1 << 16
 _MAX_MISORDER = 100
-"""A packet older than this is no straggler: the sender has started its numbering again."""
+"""A packet that is at most so far behind is late. Its timestamp does not count."""
 _TIMESTAMPS = 1 << 32
+_LATEST_SAMPLES = 10 * RATE_HZ
+"""A packet that is further behind is late too if its timestamp is at most this old: a network may hold packets back for
+seconds while newer ones come on another path. Otherwise the sender has started its numbering again.
+"""
 
 
 class ImmediateBuffer:
@@ -30,12 +36,14 @@ class ImmediateBuffer:
     def add(self, packet: RtpPacket) -> tuple[bool, None]:
         """What aiortc asks of a jitter buffer: (ask for a new picture?, the frame to decode or None)."""
         if packet.ssrc == self._ssrc:
-            ahead = (packet.sequence_number - self._last) % _SEQUENCE_NUMBERS
-            behind = _SEQUENCE_NUMBERS - ahead
-            if ahead == 0 or behind <= _MAX_MISORDER:
-                return False, None
+            behind = (self._last - packet.sequence_number) % _SEQUENCE_NUMBERS
             moved = (packet.timestamp - self._timestamp) % _TIMESTAMPS
-            self._position += moved if moved < _TIMESTAMPS // 2 else moved - _TIMESTAMPS
+            if moved >= _TIMESTAMPS // 2:
+                moved -= _TIMESTAMPS
+            is_old = behind < _SEQUENCE_NUMBERS // 2 and -_LATEST_SAMPLES <= moved <= 0
+            if behind <= _MAX_MISORDER or is_old:
+                return False, None
+            self._position += moved
         self._ssrc = packet.ssrc
         self._last = packet.sequence_number
         self._timestamp = packet.timestamp

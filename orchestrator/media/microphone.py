@@ -126,12 +126,14 @@ class Microphone:
     def _report(self, changes: "list[Onset | Offset] | list[Offset | None]") -> None:
         for change in changes:
             if isinstance(change, Onset):
-                self._say(SpeechStarted(media_ms=change.at_ms))
-                self._utterances.speech_started()
+                started = SpeechStarted(media_ms=change.at_ms)
+                self._say(started)
+                self._utterances.speech_started(started)
                 self._watch_for_a_stall(self._settings.stall_ms / 1000)
             elif isinstance(change, Offset):
-                self._say(SpeechStopped(duration_ms=change.duration_ms, media_ms=change.at_ms))
-                self._utterances.speech_stopped(self._activity.position_ms - change.at_ms)
+                stopped = SpeechStopped(duration_ms=change.duration_ms, media_ms=change.at_ms)
+                self._say(stopped)
+                self._utterances.speech_stopped(self._activity.position_ms - change.at_ms, stopped)
 
     def _missing_samples(self, frame: av.AudioFrame) -> int:
         begins = frame.pts

@@ -16,9 +16,12 @@ from orchestrator.services.ports import SpeechChunk
 
 logger = logging.getLogger(__name__)
 
-ClientMessage = dict[str, str | int]
+MediaMessage = dict[str, str | int]
+"""A message of the media layer for the client, such as playback_start."""
 
 _PIECE_MS = 200
+_STALL_S = 0.1
+"""Progress is reported after a longer gap in the speech: the heard position, counted by the clock, has run ahead."""
 _TAIL_FRAMES = 3
 """Silent frames encoded after the last speech: the encoder delays the last 6.5 ms of speech into the next frame."""
 
@@ -35,7 +38,7 @@ class PlaybackEnd:
     position_ms: int
 
 
-class Playback:
+class TrackPlayback:
     """Made by MediaHandler.play. One task writes and finishes; the track takes a packet every 20 ms.
 
     The callbacks `on_started` and `on_progress` are scheduled on the event loop and never run after a stop.
@@ -48,7 +51,7 @@ class Playback:
         playback_id: str,
         settings: MediaSettings,
         *,
-        tell_client: Callable[[ClientMessage], None],
+        tell_client: Callable[[MediaMessage], None],
         heard: Callable[[bytes], None],
         on_started: Callable[[], None],
         on_progress: Callable[[int], None],
@@ -71,6 +74,8 @@ class Playback:
         self._written_us = 0
         self._announced = False
         self._progress_ms = 0
+        self._starved_s: float | None = None
+        """When the speech ran out before its end (time.monotonic)."""
         self._complete = False
         self._marked = False
         self._paused = False
@@ -136,6 +141,8 @@ class Playback:
                 return self._take_speech()
             if self._complete and not self._marked:
                 self._mark(next_rtp_timestamp())
+            elif self._starved_s is None:
+                self._starved_s = time.monotonic()
         if self._tail_left == 0:
             return None
         self._tail_left -= 1
@@ -192,8 +199,9 @@ class Playback:
     def _notify(self) -> None:
         if self._frames_out == 1:
             self._soon(self._on_started)
-        position_ms = self.position_ms
-        if position_ms - self._progress_ms >= self._settings.progress_interval_ms:
+        position_ms, starved_s, self._starved_s = self.position_ms, self._starved_s, None
+        has_stalled = starved_s is not None and self._frames_out > 1 and time.monotonic() - starved_s > _STALL_S
+        if has_stalled or position_ms - self._progress_ms >= self._settings.progress_interval_ms:
             self._progress_ms = position_ms
             self._soon(lambda: self._on_progress(position_ms))
 

@@ -59,7 +59,9 @@ class MediaSettings:
     progress_interval_ms: int = 1_000
     confirmation_timeout_ms: int = 1_000
     """Timeout for the client to confirm that it has heard the end."""
-    lost_caller_ms: int = 2_500
-    """The same where nothing has come from the caller meanwhile: its network has changed, and it calls again."""
+    lost_caller_ms: int = 2_800
+    """The same where nothing has come from the caller meanwhile: its network has changed, and it calls again. Longer
+    than the talk page takes to notice (call.js), shorter than deadlines.playback_grace_ms.
+    """
     reanchor_ms: int = 100
     """A track that is later than this shifts its clock instead of sending the missed frames in a burst."""

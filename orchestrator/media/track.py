@@ -11,7 +11,7 @@ import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from orchestrator.media.opus import FRAME_MS, FRAME_SAMPLES, REST_MS, TIME_BASE, rest, silence
-from orchestrator.media.playback import Playback
+from orchestrator.media.playback import TrackPlayback
 from orchestrator.media.settings import MediaSettings
 
 logger = logging.getLogger(__name__)
@@ -39,15 +39,15 @@ class AgentTrack(MediaStreamTrack):
         self._anchor_s = 0.0
         self._ticks = 0
         self._sent_tick = -1
-        self._playback: Playback | None = None
+        self._playback: TrackPlayback | None = None
 
     @property
-    def playback(self) -> Playback | None:
+    def playback(self) -> TrackPlayback | None:
         """The playback that is audible from the next packet on; None is silence."""
         return self._playback
 
     @playback.setter
-    def playback(self, playback: Playback | None) -> None:
+    def playback(self, playback: TrackPlayback | None) -> None:
         self._playback = playback
         self.wake()
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from events.envelope import Input
-from events.inputs import HearingFailed, SttFinal, SttPartial
+from events.inputs import HearingFailed, SpeechStarted, SpeechStopped, SttFinal, SttPartial
 from orchestrator.media.resampling import SPEECH_RATE_HZ
 from orchestrator.media.settings import MediaSettings
 from orchestrator.services.ports import (
@@ -52,6 +52,8 @@ class Utterances:
         self._fed_bytes = 0
         self._awaiting_finals = 0
         self._last_partial = ""
+        self._speech: list[SpeechStarted | SpeechStopped] = []
+        """The reports of the latest speech in the open utterance: its onset, and its end if it has ended."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._is_voiced = True
         """The last report to the recogniser about the speaker of the open utterance."""
@@ -83,15 +85,17 @@ class Utterances:
             self.finish()
             self._start(b"")
 
-    def speech_started(self) -> None:
+    def speech_started(self, reported: SpeechStarted) -> None:
         """Open an utterance; `hear` has already received the piece with the onset. A running utterance continues."""
         self._disarm()
         if not self.is_open:
             self._start(bytes(self._before))
+        self._speech = [reported]
 
-    def speech_stopped(self, silence_ms: int) -> None:
-        """Note that speech ended `silence_ms` ago. The utterance stays open: the speaker may only draw breath."""
+    def speech_stopped(self, silence_ms: int, reported: SpeechStopped) -> None:
+        """Record that speech ended `silence_ms` ago. The utterance stays open: the speaker may only draw breath."""
         self._keep(silence_ms)
+        self._speech[1:] = [reported]
         self._disarm()
         if self.is_open:
             wait_s = self._settings.finish_watchdog_ms / 1000
@@ -118,8 +122,10 @@ class Utterances:
 
         If the kept audio contains the whole speech, the new utterance starts with it from the beginning.
         """
-        held_ms = len(self._before) // _BYTES_PER_MS
-        self._start(bytes(self._before) if spoken_ms <= held_ms else b"")
+        is_whole = spoken_ms <= len(self._before) // _BYTES_PER_MS
+        speech = self._speech if is_whole else []  # longer speech is noise, maybe: the reducer ends it by its watchdog
+        self._start(bytes(self._before) if is_whole else b"")
+        self._speech = speech
 
     def cancel(self) -> None:
         """Discard the open utterance and the kept audio."""
@@ -144,13 +150,28 @@ class Utterances:
         """Report a transcript of the recogniser: a final, or a partial that differs from the last."""
         text = transcript.text[:_LONGEST_TEXT]
         if transcript.is_final:
+            was_asked = self._awaiting_finals > 0  # else the recogniser itself ended a part of the open utterance
             self._awaiting_finals = max(0, self._awaiting_finals - 1)
             self._watch_for_a_hang()
             self._last_partial = ""
             self._say(SttFinal(text=text))
+            if was_asked and text.strip():
+                self._say_speech_again()
         elif text and text != self._last_partial:
             self._last_partial = text
             self._say(SttPartial(text=text, is_complete=transcript.is_complete))
+
+    def _say_speech_again(self) -> None:
+        """Report the speech of the open utterance again, after the final of the utterance before. The reducer takes the
+        words of a final as the end of all speech: without this, the agent would answer over a user who has gone on, or
+        nobody would ask for the final of the open utterance.
+
+        First reports the end of the speech before, without a length: otherwise the time that the recogniser took would
+        count as a pause of the user.
+        """
+        if self.is_open and self._speech:
+            for event in (SpeechStopped(media_ms=self._speech[0].media_ms), *self._speech):
+                self._say(event)
 
     def failed(self, error: str) -> None:
         """Replace a recogniser that broke or hangs. The open utterance is lost; the reported events say so."""
@@ -229,8 +250,10 @@ class Utterances:
 
     def _start(self, pcm: bytes) -> None:
         self.is_open = True
+        self._speech = []
         self._is_voiced = True
         self._fed_bytes = 0
+        self._last_partial = ""  # the utterance before may have been lost, without a final
         self._tell(lambda recognizer: recognizer.start())
         if pcm:
             self._feed(pcm)

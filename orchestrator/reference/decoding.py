@@ -75,17 +75,17 @@ class Conditioner:
 
 
 @dataclass(slots=True)
-class Speaker:
+class SphinxSpeaker:
     """State kept between the utterances of one recogniser."""
 
     conditioner: Conditioner = field(default_factory=Conditioner)
     cepstral_mean: str = ""
 
 
-class Utterance:
+class SphinxUtterance:
     """One utterance of one speaker on one leased decoder."""
 
-    def __init__(self, number: int, speaker: Speaker, decoder: Any) -> None:
+    def __init__(self, number: int, speaker: SphinxSpeaker, decoder: Any) -> None:
         self.number = number
         self.decoder = decoder
         self._speaker = speaker
@@ -134,16 +134,16 @@ class DecoderPool:
         self._idle = [self._build() for _ in range(ready)]
         self._first_mean = str(self._idle[0].get_cmn(False))
 
-    def open(self, number: int, speaker: Speaker) -> Utterance | None:
+    def open(self, number: int, speaker: SphinxSpeaker) -> SphinxUtterance | None:
         """Start an utterance; None when `limit` utterances are open."""
         if not self._idle and self._built >= self._limit:
             return None
         decoder = self._idle.pop() if self._idle else self._build()
         # The decoder may have served another speaker: reset its cepstral mean to this speaker's.
         decoder.set_cmn(speaker.cepstral_mean or self._first_mean)
-        return Utterance(number, speaker, decoder)
+        return SphinxUtterance(number, speaker, decoder)
 
-    def give_back(self, utterance: Utterance) -> None:
+    def give_back(self, utterance: SphinxUtterance) -> None:
         self._idle.append(utterance.decoder)
 
     def _build(self) -> Any:

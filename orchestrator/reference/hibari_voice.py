@@ -30,7 +30,7 @@ _LONGEST_CHARACTERS = 220
 _CLAUSE_ENDS = ",;:"
 
 
-class Said(NamedTuple):
+class SpokenSentence(NamedTuple):
     """A sentence as 16-bit PCM at 24 kHz, and its words with their start in milliseconds."""
 
     pcm: bytes
@@ -60,7 +60,7 @@ class HibariVoice:
         for sentence in self._hibari.split_sentences(text):
             yield from _pieces(sentence)
 
-    def say(self, sentence: str) -> Said:
+    def say(self, sentence: str) -> SpokenSentence:
         """Synthesise a sentence; about 20 ms of processor time for each second of speech. The same text sounds the same
         every time. No sound for a text without anything to pronounce.
         """
@@ -69,7 +69,7 @@ class HibariVoice:
         phonemes, spoken = self._phonemes(sentence)
         ids, at = self._ids(phonemes)
         if not spoken or len(ids) < 3:
-            return Said(b"", ())
+            return SpokenSentence(b"", ())
         inputs = {"ids": np.array([ids], np.int64), "speed": np.ones(1, np.float32)}
         found = dict(zip(self._outputs, self._hibari.sess.run(None, inputs), strict=True))
         ends = np.cumsum(found.pop(_DURATIONS).reshape(-1)) * _FRAME_MS
@@ -79,7 +79,7 @@ class HibariVoice:
         silent_ms = max(0, times[0][1] - _LEAD_MS)
         pcm = (np.clip(sound[silent_ms * _SAMPLES_PER_MS :] * _GAIN, -1, 1) * 32_767).astype("<i2").tobytes()
         written = _as_written(sentence.split(), [word for word, _ in times])
-        return Said(pcm, tuple((word, max(0, times[number][1] - silent_ms)) for word, number in written))
+        return SpokenSentence(pcm, tuple((word, max(0, times[number][1] - silent_ms)) for word, number in written))
 
     def _phonemes(self, sentence: str) -> tuple[str, list[tuple[str, int]]]:
         """The phonemes of a sentence, and its words with the position of their first phoneme."""

@@ -29,7 +29,7 @@ Sound = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class MoonshineTranscript:
     """The transcript of a piece of sound; `tokens` may be given as the draft of a longer piece of the same sound."""
 
     text: str
@@ -50,7 +50,7 @@ class Moonshine:
         self._past = [one.name for one in self._decoder.get_inputs() if one.name.startswith("past_key_values")]
         self._outputs = [one.name for one in self._decoder.get_outputs()]
 
-    def transcribe(self, sound: Sound, draft: Sequence[int] = ()) -> Heard:
+    def transcribe(self, sound: Sound, draft: Sequence[int] = ()) -> MoonshineTranscript:
         """Understand 16 kHz mono sound (-1 to 1) of up to 30 s. The draft saves time as far as it is right."""
         batch = sound[None]
         mask = np.ones(batch.shape, np.int64)
@@ -58,7 +58,7 @@ class Moonshine:
         # The decoder wants the mask of the samples and thins it out itself.
         decoding = _Decoding(self, {"encoder_hidden_states": states, "encoder_attention_mask": mask})
         tokens, scores = decoding.run(draft, limit=max(2, int(len(sound) / SAMPLE_RATE_HZ * _TOKENS_PER_S)))
-        return Heard(self._text(tokens), tuple(tokens), float(np.mean(scores)))
+        return MoonshineTranscript(self._text(tokens), tuple(tokens), float(np.mean(scores)))
 
     def step(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """One pass of the decoder."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from orchestrator.reference.moonshine import SAMPLE_RATE_HZ, Heard, Sound
+from orchestrator.reference.moonshine import SAMPLE_RATE_HZ, MoonshineTranscript, Sound
 
 _BYTES_PER_S = 2 * SAMPLE_RATE_HZ
 _TAIL = np.zeros(SAMPLE_RATE_HZ // 2, np.float32)
@@ -31,7 +31,7 @@ _UNSURE = -1.0
 class Model(Protocol):
     """Moonshine, or a stand-in in tests."""
 
-    def transcribe(self, sound: Sound, draft: tuple[int, ...] = ()) -> Heard: ...
+    def transcribe(self, sound: Sound, draft: tuple[int, ...] = ()) -> MoonshineTranscript: ...
 
 
 class MoonshineUtterance:
@@ -42,7 +42,7 @@ class MoonshineUtterance:
         self._settled: list[str] = []
         self._sound = bytearray()
         """The piece that is not settled yet."""
-        self._heard = Heard("", (), 0.0)
+        self._heard = MoonshineTranscript("", (), 0.0)
         self._heard_bytes = 0
         """How much of the piece `_heard` is about."""
         self._is_silent = False
@@ -54,7 +54,7 @@ class MoonshineUtterance:
         self._sound += pcm
 
     def voice(self, is_speaking: bool) -> None:
-        """Note that the speaker fell silent, or goes on."""
+        """Record that the speaker fell silent, or goes on."""
         self._is_silent = not is_speaking
         self._spoken_bytes = len(self._sound)
 
@@ -108,7 +108,7 @@ class MoonshineUtterance:
     def _settle(self, size: int) -> None:
         self._settled.append(_words(self._heard))
         del self._sound[:size]
-        self._heard, self._heard_bytes = Heard("", (), 0.0), 0
+        self._heard, self._heard_bytes = MoonshineTranscript("", (), 0.0), 0
         self._spoken_bytes = max(0, self._spoken_bytes - size)
 
     def _quietest(self) -> int:
@@ -124,7 +124,7 @@ class MoonshineUtterance:
         return " ".join(filter(None, (*self._settled, _words(self._heard))))
 
 
-def _words(heard: Heard) -> str:
+def _words(heard: MoonshineTranscript) -> str:
     """The text, or "" where it is what the model makes of noise."""
     is_noise = heard.text.lower().strip(" .,?!") in _NOISE or heard.log_probability < _UNSURE
     return "" if is_noise else heard.text

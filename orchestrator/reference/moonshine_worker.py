@@ -12,7 +12,7 @@ from orchestrator.reference.recognition_frames import Frame, Kind
 from orchestrator.reference.recognition_loop import Results, run
 
 
-class Worker:
+class MoonshineWorker:
     """Handles frames and decodes. Finals come first, then speakers who fell silent, then partials."""
 
     def __init__(self, results: Results, model: Model | None = None) -> None:
@@ -31,8 +31,7 @@ class Worker:
             assert self._model is not None, "the first frame configures"
             self._open[frame.recognizer] = frame, MoonshineUtterance(self._model)
         elif frame.kind is Kind.CLOSE:
-            self._open.pop(frame.recognizer, None)
-            self._finished = [one for one in self._finished if one[0].recognizer != frame.recognizer]
+            self._close(frame.recognizer)
         elif found := self._open.get(frame.recognizer):
             started, utterance = found
             if started.utterance == frame.utterance:
@@ -63,6 +62,14 @@ class Worker:
             case Kind.CANCEL:
                 del self._open[frame.recognizer]
 
+    def _close(self, recognizer: int) -> None:
+        """Forget a recogniser. Its pending finals are empty: a process that leaves a finish unanswered is killed."""
+        self._open.pop(recognizer, None)
+        for started, _ in self._finished:
+            if started.recognizer == recognizer:
+                self._results.say(Kind.FINAL, started, "")
+        self._finished = [one for one in self._finished if one[0].recognizer != recognizer]
+
     def _decode(self, started: Frame, utterance: MoonshineUtterance) -> None:
         text = utterance.decode()
         if text is not None:
@@ -79,4 +86,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    run(Worker)
+    run(MoonshineWorker)

@@ -1,4 +1,4 @@
-"""Text-to-speech by the natural voice as a TextToSpeechPort: sentence by sentence, in chunks of about 200 ms."""
+"""Text-to-speech by the natural voice as a TextToSpeechPort: sentence by sentence, in chunks."""
 
 import asyncio
 from collections import OrderedDict
@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from orchestrator.reference.hibari_voice import SAMPLE_RATE_HZ, HibariVoice, Said
+from orchestrator.reference.hibari_voice import SAMPLE_RATE_HZ, HibariVoice, SpokenSentence
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.ports import Request, SpeechChunk, SpokenWord
 from orchestrator.services.speech_wire import CHUNK_MS
@@ -18,7 +18,7 @@ _BYTES_PER_MS = 2 * SAMPLE_RATE_HZ // 1000
 
 # One thread: a sentence takes a tenth of a second, and callers take turns sentence by sentence.
 _executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="voice")
-_kept: OrderedDict[str, Said] = OrderedDict()
+_kept: OrderedDict[str, SpokenSentence] = OrderedDict()
 
 
 class NaturalSpeech:
@@ -51,7 +51,7 @@ def _sentences(text: str) -> list[str]:
     return list(_voice().sentences("".join(one if one.isprintable() else " " for one in text)))
 
 
-def _say(sentence: str) -> Said:
+def _say(sentence: str) -> SpokenSentence:
     """A sentence, from memory if it was said lately."""
     if sentence in _kept:
         _kept.move_to_end(sentence)
@@ -62,7 +62,7 @@ def _say(sentence: str) -> Said:
     return said
 
 
-def _chunks(said: Said, before_ms: int) -> Iterator[SpeechChunk]:
+def _chunks(said: SpokenSentence, before_ms: int) -> Iterator[SpeechChunk]:
     """Chunks with the words that begin in them; times count from the start of the whole text."""
     size = CHUNK_MS * _BYTES_PER_MS
     for at in range(0, len(said.pcm), size):

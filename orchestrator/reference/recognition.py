@@ -1,10 +1,11 @@
 """Speech-to-text by a recogniser in a process of its own, as a SpeechToTextPort: starts and supervises the process.
 
-The process is warm before the service takes calls, serves every microphone, is restarted when it dies, and ends with
-the service.
+The process is warm before the service takes calls, serves every microphone, is restarted when it dies or hangs, and
+ends with the service.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -20,6 +21,8 @@ from orchestrator.session.phrases import ends_with, normal
 _log = logging.getLogger(__name__)
 
 _READY_WITHIN_S = 30.0
+_FINAL_WITHIN_S = 10.0
+"""A process that owes a final and says nothing at all for this long hangs. A slow machine takes a second or two."""
 _STOP_WITHIN_S = 2.0
 _READ_BYTES = 64 * 1024
 _MAX_UNSENT_BYTES = 4 * 1024 * 1024
@@ -48,6 +51,8 @@ class ProcessRecognition:
         self._ready: asyncio.Future[None] | None = None
         self._recognizers: dict[int, ProcessRecognizer] = {}
         self._last_number = 0
+        self._hang_watch: asyncio.TimerHandle | None = None
+        """Kills the process. Runs while the process owes READY after a restart, or a final."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -113,6 +118,8 @@ class ProcessRecognition:
         if process.stdin.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             return "the speech recogniser is overloaded: it is minutes behind, and sound was dropped"
         process.stdin.write(frame.encode())
+        if frame.kind is Kind.FINISH and self._hang_watch is None:
+            self._watch_for_a_hang(_FINAL_WITHIN_S)
         return ""
 
     def forget(self, number: int) -> None:
@@ -140,6 +147,7 @@ class ProcessRecognition:
             await asyncio.sleep(_RESTART_AFTER_S[min(failures, len(_RESTART_AFTER_S) - 1)])
             try:
                 await self._spawn()
+                self._watch_for_a_hang(_READY_WITHIN_S)
             except ServiceError:
                 _log.exception("the speech recogniser could not be restarted; trying again")
 
@@ -153,6 +161,9 @@ class ProcessRecognition:
                 for frame in reader.feed(data):
                     was_ready |= frame.kind is Kind.READY
                     self._handle(frame)
+                self._watch_no_more()
+                if any(recognizer.awaits_final for recognizer in self._recognizers.values()):
+                    self._watch_for_a_hang(_FINAL_WITHIN_S)
         except ValueError:
             _log.exception("the speech recogniser's process talks nonsense and is ended")
             await self._end_process()
@@ -173,6 +184,24 @@ class ProcessRecognition:
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(None)
 
+    def _watch_for_a_hang(self, within_s: float) -> None:
+        """Kill the process if it says nothing within this time: it may be stopped or in a deadlock, and serves nobody.
+        The supervisor then restarts it.
+        """
+        self._hang_watch = asyncio.get_running_loop().call_later(within_s, self._kill, within_s)
+
+    def _watch_no_more(self) -> None:
+        if self._hang_watch is not None:
+            self._hang_watch.cancel()
+            self._hang_watch = None
+
+    def _kill(self, silent_s: float) -> None:
+        self._hang_watch = None
+        _log.error("the speech recogniser's process has not answered for %g s and is killed", silent_s)
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                self._process.kill()
+
     async def _report_death(self) -> str:
         process = self._process
         await self._end_process()  # it may have closed its output and still run
@@ -183,6 +212,7 @@ class ProcessRecognition:
         return reason
 
     async def _end_process(self) -> None:
+        self._watch_no_more()
         process, self._process = self._process, None
         if process is not None:
             await child_process.end(process, "the speech recogniser's process", _STOP_WITHIN_S)
@@ -212,6 +242,11 @@ class ProcessRecognizer:
         self._is_open = False
         self._finished_ns: dict[int, int] = {}
         """Finished utterance whose final is pending → time of `finish`."""
+
+    @property
+    def awaits_final(self) -> bool:
+        """Whether the final of a finished utterance is pending."""
+        return bool(self._finished_ns)
 
     def start(self) -> None:
         """Open an utterance. Cancels an utterance that is still open."""

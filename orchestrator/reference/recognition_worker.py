@@ -2,20 +2,20 @@
 
 import json
 
-from orchestrator.reference.decoding import DecoderPool, Speaker, Utterance
+from orchestrator.reference.decoding import DecoderPool, SphinxSpeaker, SphinxUtterance
 from orchestrator.reference.phrases import learn
 from orchestrator.reference.recognition_frames import Frame, Kind
 from orchestrator.reference.recognition_loop import Results, run
 
 
-class Worker:
+class SphinxWorker:
     """Handles frames; holds the open utterance and the speaker state of each recogniser."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
         self._pool: DecoderPool | None = None
-        self._speakers: dict[int, Speaker] = {}
-        self._open: dict[int, Utterance] = {}
+        self._speakers: dict[int, SphinxSpeaker] = {}
+        self._open: dict[int, SphinxUtterance] = {}
 
     def handle(self, frame: Frame) -> None:
         """Handle one frame. A failure closes its utterance and is reported; the process continues."""
@@ -54,14 +54,14 @@ class Worker:
     def _start(self, frame: Frame) -> None:
         assert self._pool is not None, "the first frame configures"
         self._forget_open(frame.recognizer)
-        speaker = self._speakers.setdefault(frame.recognizer, Speaker())
+        speaker = self._speakers.setdefault(frame.recognizer, SphinxSpeaker())
         utterance = self._pool.open(frame.utterance, speaker)
         if utterance is None:
             self._results.say(Kind.FAILED, frame, "too many people speak at once for this recogniser")
             return
         self._open[frame.recognizer] = utterance
 
-    def _go_on(self, frame: Frame, utterance: Utterance) -> None:
+    def _go_on(self, frame: Frame, utterance: SphinxUtterance) -> None:
         if frame.kind is Kind.SOUND:
             partial = utterance.feed(frame.payload)
             if partial is not None:
@@ -84,4 +84,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    run(Worker)
+    run(SphinxWorker)

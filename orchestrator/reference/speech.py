@@ -1,4 +1,4 @@
-"""Text-to-speech by espeak-ng as a TextToSpeechPort: chunks of about 200 ms with the words that begin in them."""
+"""Text-to-speech by espeak-ng as a TextToSpeechPort: chunks with the words that begin in them."""
 
 import asyncio
 import re

@@ -1,1 +1,1 @@
-"""Replay: run a recording through today's reducer and compare. Pure; needs no Redis."""
+"""Replay: run a recording through today's reducer, and compare the results with the recording. Pure; needs no Redis."""

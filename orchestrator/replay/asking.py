@@ -1,4 +1,4 @@
-"""Asks an agent the questions of a recording, and fits the agent's results into the times of the recording."""
+"""The interface of a rerun to today's agent (Question, Agent), and the times at which the agent's results come."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -12,42 +12,58 @@ from orchestrator.replay.recorded_tools import RecordedTools
 from orchestrator.session.conversation import Line
 
 LATE_MS = 300
-"""Milliseconds after the recorded time from which an agent's text, or an answer's first sound, counts as late."""
+"""Tolerance in milliseconds. An agent's result, or the first sound of an answer, is late if it comes more than this
+time after its recorded time.
+"""
 
 Given = tuple[int, Result]
-"""A result of an agent, and the time that it took from the question on, in microseconds."""
+"""(time, result of an agent). The time is in microseconds since the question. For ToolReturned, it is the duration of
+the tool call in microseconds.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to the agent: an AnswerQuestion, the conversation before it, and what the recording has about it."""
+    """A question that a rerun asks today's agent. `command` is the AnswerQuestion command that the rerun issued."""
 
     command: CommandIssued
     conversation: tuple[Line, ...]
+    """The conversation before the question."""
     said: tuple[str, ...]
-    """The texts of the answer that an earlier attempt gave, before the shard changed its owner."""
+    """The texts of the answer that came before a takeover. The agent continues the answer after them."""
     language: str
     recorded: tuple[Given, ...] = ()
-    """The results that the recorded agent gave to the same question."""
+    """The results of the recorded question with the same words. Stale results are left out."""
     silent_us: int = -1
-    """How long the recording waited for results of the question, in microseconds, until it withdrew the question."""
+    """Microseconds from the recorded question until the recording cancelled the question, or ended. The results in
+    `recorded` are all results that came in this time. If the question is not recorded, or if its deadline passed and no
+    answer came: the usual latency of an answer, minus 1.
+    """
     tools: RecordedTools = field(default_factory=lambda: RecordedTools(()))
     """The tool calls of the recording."""
 
 
 Agent = Callable[[Question], Iterable[Given]]
-"""Answers a question with results: the facts of the agent's work (events/journal.py), AnswerText events, and a last
-RagAnswered or ServiceFailed. Results of tool calls come first, each with the time that the call took.
+"""Answers a question. Returns results in this order: the results of tool calls (ToolReturned); the other facts of the
+agent's work (events/journal.py) and the texts of the answer (AnswerText); last, RagAnswered or ServiceFailed.
 """
 
 
 def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: int = LATE_MS) -> Iterator[Given]:
-    """Yield the results of an agent at the times of the matching recorded results. A result that took over `late_ms`
-    longer than recorded keeps its own time.
+    """Yield the results of an agent (`given`) with their times in the new run. All times count from the question.
 
-    So answers come when the recorded ones came, also if a stand-in replaces the model, and a slow agent is noticed.
+    The n-th result of a kind is due at the time of the n-th recorded result of that kind. If there is no such recorded
+    result, the result is due at the end of the recorded answer. If the recorded answer has no end, the result is due
+    just after `question.silent_us`. If the recorded agent waited for tool calls that the agent of today does not make,
+    the result is due earlier by that time.
+
+    A result comes when it is due, so a fast fake model does not change the timing of the conversation. A result that
+    the agent gives more than `late_ms` milliseconds after its due time comes at the agent's time, so a slow agent does
+    change the timing. A result never comes before the results given earlier. If a result equals the recorded result in
+    time and content, the recorded event itself is yielded.
     """
-    recorded, before_us = question.recorded, 0
+    given, recorded, before_us = [*given], question.recorded, 0
+    saved_us = _saved_us(given, question)
     is_whole = bool(recorded) and recorded[-1][1].is_last
     of_a_kind: dict[object, list[Given]] = defaultdict(list)
     for one in recorded:
@@ -59,22 +75,50 @@ def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: in
         seen[kind] += 1
         later_us = recorded[-1][0] if is_whole else max(before_us, question.silent_us + 1)
         usual_us = alike[0][0] if alike else later_us
+        usual_us -= saved_us(usual_us)
         is_slow = after_us > usual_us + late_ms * 1000
         before_us = max(before_us, after_us if is_slow else usual_us)
         then = alike[0][1] if alike else None
-        if then is not None and before_us == usual_us and same_result(then, result):
+        if then is not None and before_us == alike[0][0] and same_result(then, result):
             yield before_us, then
         else:
-            yield before_us, result.but(elapsed_us=before_us)
+            yield before_us, result.replace(elapsed_us=before_us)
+
+
+def _saved_us(given: list[Given], question: Question) -> Callable[[int], int]:
+    """Return a function: time → how long the recorded agent had waited, until that time, for tool calls that are not in
+    `given`. The time is in microseconds since the question; the wait is in microseconds.
+    """
+    left = Counter((one.name, one.arguments) for _, one in given if isinstance(one, ToolCalled))
+    calls, made = list[tuple[int, int]](), list[tuple[int, int]]()
+    for at_us, one in question.recorded:
+        if isinstance(one, ToolCalled):
+            calls.append((at_us, at_us + question.tools.took_us(one)))
+            if left[one.name, one.arguments]:
+                left[one.name, one.arguments] -= 1
+                made.append(calls[-1])
+    return lambda until_us: _busy_us(calls, until_us) - _busy_us(made, until_us)
+
+
+def _busy_us(calls: list[tuple[int, int]], until_us: int) -> int:
+    """Return how long at least one of the calls was running before the time `until_us`. `calls`: (begin, end) of each
+    call. All are in microseconds.
+    """
+    busy_us = over_us = 0
+    for begin_us, end_us in sorted(calls):
+        begin_us, end_us = max(begin_us, over_us), min(end_us, until_us)
+        busy_us += max(0, end_us - begin_us)
+        over_us = max(over_us, end_us)
+    return busy_us
 
 
 def _kind(result: Result) -> object:
-    """The key that matches the results of two answers: "end" for the last result of an answer, else its type."""
+    """Return the key by which results of two answers match: "end" for an answer's last result, else the type."""
     return "end" if result.is_last else type(result)
 
 
 def same_result(one: Result, other: Result) -> bool:
-    """Whether two results of the answer service say the same. Names of sources are not compared."""
+    """Whether two results of the answer service have the same type and content. Sources and times are not compared."""
     return type(one) is type(other) and _content(one) == _content(other)
 
 

@@ -1,4 +1,7 @@
-"""The change of policy or inputs that a what-if tries on recorded conversations, and the result of the run."""
+"""Data of a what-if: the change that it tries (new policy, inputs left out or inserted), and the result of the new run.
+
+cli/what_if.py parses options into a Change. what_if.py takes a recording and a Change; world.py runs each session.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +17,18 @@ class Change:
     """A change of policy or inputs to try on a recording."""
 
     policy: Policy | None = None
+    """Replaces the recorded policy; None: the recorded policy stays."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Policy part → field → value. Overrides the fields of `policy` or, without one, of the recorded policy."""
+    """Part of the policy → field → value. The values override fields of `policy` or, if `policy` is None, fields of the
+    recorded policy.
+    """
     without: frozenset[str] = frozenset()
     """Event ids of inputs to leave out."""
     insert: tuple[Input, ...] = ()
+    """Inputs to add, at their `at_us`. An input without a session id is added to every session."""
 
     def apply(self, recorded: Policy) -> Policy:
-        """The policy of a session after the change. Raises pydantic's ValidationError."""
+        """Return the recorded policy with this change. Raises pydantic's ValidationError if the change is invalid."""
         base = (self.policy or recorded).recorded()
         return Policy.model_validate(
             {p: fields | self.settings.get(p, {}) for p, fields in base.items()}
@@ -31,13 +38,17 @@ class Change:
 
 @dataclass(slots=True)
 class WhatIf:
-    """Result of a what-if: the events of the new run, and counts of its results."""
+    """Outcome of a what-if: the events of the new run, and counts that show how much of the run is not as recorded."""
 
     events: list[Event] = field(default_factory=list)
+    """Inputs that the change leaves out still count in the state, so that later ids are as recorded. The state hashes
+    then do not follow from these events alone: they are no recording.
+    """
     results: int = 0
+    """Number of results of services and playback in the new run."""
     simulated: int = 0
-    """How many of the results are simulated."""
+    """Number of `results` that are simulated."""
     moved: int = 0
-    """Finals of speech-to-text that come at another time than recorded."""
+    """Number of finals that come at another time than in the recording."""
     unjudged: int = 0
-    """Utterances that the new run cuts or never completes: their words are guessed."""
+    """Utterances that the new run cuts short or never completes. The recording does not show their words."""

@@ -1,4 +1,4 @@
-"""Compares two runs of a conversation: which decisions changed, how long users waited, and the JSON report."""
+"""Compares two runs of a conversation: which decisions changed, and how long users waited. Makes the JSON report."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,24 +11,24 @@ from orchestrator.replay.decisions import changed, decisions, typical_ms, waits_
 from projections.golden_log import golden
 
 SCHEMA = "orch.what_if/1"
-"""Additive only: fields are added, never renamed or given another meaning."""
+"""Name and version of the JSON format. Fields are added, never renamed or given another meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One recording, before and after a change."""
+    """The events of a recording (`old`) and of its what-if (`new`)."""
 
     source: str
     old: list[Event]
     new: list[Event]
     results: int = 0
-    """Results of services and playback in the new run."""
+    """Number of results of services and playback in the new run."""
     simulated: int = 0
-    """How many of the results are simulated, because the recording has none for that command."""
+    """Number of `results` that are simulated, because the recording has no result of their command."""
     moved: int = 0
-    """Finals of speech-to-text that come at another time than recorded, because the utterance ends at another time."""
+    """Number of finals that come at another time than in the recording, because the utterance ends at another time."""
     unjudged: int = 0
-    """Utterances that the new run cuts or never completes: their words are guessed."""
+    """Utterances that the new run cuts short or never completes. The recording does not show their words."""
 
     @classmethod
     def of(cls, source: str, old: list[Event], new: WhatIf) -> "Comparison":
@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def golden(self) -> tuple[list[str], list[str]]:
-        """Golden log of the old run, then of the new run."""
+        """Golden log of the recording, then of the new run."""
         return [*golden(self.old)], [*golden(self.new)]
 
     def as_json(self) -> dict[str, Any]:
@@ -60,18 +60,20 @@ class Comparison:
 
 
 def as_json(found: Sequence[Comparison]) -> dict[str, Any]:
-    """JSON report of a what-if, such as `orch replay --set`, on several recordings."""
+    """Return the JSON report of a what-if, such as `orch replay --set`, on several recordings."""
     return {"recordings": [one.as_json() for one in found], "schema": SCHEMA}
 
 
 def changes(found: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
-    """Counts of each decision before and after, summed over all recordings; equal counts are left out."""
+    """Return decision → (count before, count after), summed over all recordings. Equal counts are left out."""
     pairs = [one.decisions for one in found]
     return changed(sum((old for old, _ in pairs), Counter()), sum((new for _, new in pairs), Counter()))
 
 
 def waits(found: Sequence[Comparison]) -> tuple[str, str]:
-    """Median wait for an answer in milliseconds, before and after; "none" without any answer."""
+    """Return (before, after): the median wait for an answer over all recordings, in milliseconds, as text; "none" if
+    there was no answer.
+    """
     old = typical_ms([ms for one in found for ms in waits_ms(one.old)])
     new = typical_ms([ms for one in found for ms in waits_ms(one.new)])
     return _or_none(old), _or_none(new)

@@ -1,4 +1,4 @@
-"""The first difference between a recording and its replay: its rule (ORCH1001…) and the fields that differ."""
+"""The first difference between a recording and its replay: its kind (rule ORCH1001…), and the fields that differ."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from orchestrator.session.state import State
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first difference in a step. `recorded` and `replayed`: the two events that differ; None: that side has no
-    event at this place.
+    """The first difference between a recorded step and its replay. `recorded` and `replayed`: the two events that
+    differ; None: that step has no event at this place.
     """
 
     rule: Rule
@@ -25,28 +25,34 @@ class Divergence:
     replayed: Event | None
     recorded_step: tuple[Event, ...]
     replayed_step: tuple[Event, ...]
-    """The input, then the events derived from it; empty if today's reducer raised or ignored the input."""
+    """`recorded_step` and `replayed_step`: the input, then the events derived from the input. `replayed_step` is empty
+    if today's reducer raised, or ignored the input as a duplicate.
+    """
     before: tuple[Event, ...]
-    """The previous step of the same session."""
+    """The previous step of the same session; empty if it is not known."""
     state: State
-    """The state before the step."""
+    """The state before the step. Exception: if the recorded step has all events of the replayed step and then more,
+    `state` is the state after the replayed step.
+    """
     after: State | None
-    """The state after the step under today's reducer; None if it produced none."""
+    """The state after the step under today's reducer. None: the reducer raised or ignored the input, or `state` is
+    this state already.
+    """
     opened_at_us: int
     recorded_by: str
-    """Reducer version that recorded this part of the log."""
+    """The reducer version that recorded this step."""
     error: str = ""
     """The exception that the reducer raised, with file and line; otherwise empty."""
 
     @property
     def version(self) -> int:
-        """Version of the event in the session's log."""
+        """Version of the recorded event that differs or, if `recorded` is None, of the replayed event."""
         event = self.recorded or self.replayed
         return event.version if event else 0
 
     @property
     def fields(self) -> dict[str, tuple[object, object]]:
-        """Differing fields, by dotted name: (recorded, replayed)."""
+        """Dotted field name → (recorded value, replayed value), for the fields that differ."""
         recorded = self.recorded.model_dump() if self.recorded else {}
         replayed = self.replayed.model_dump() if self.replayed else {}
         return differences(recorded, replayed)
@@ -65,9 +71,10 @@ def differences(left: dict[str, object], right: dict[str, object], path: str = "
 
 
 def first_difference(recorded: Sequence[Event], replayed: Sequence[Event]) -> tuple[Rule, int]:
-    """Rule and index of the first difference between two steps, input included. The steps must differ.
+    """Return the rule and the index of the first difference between two steps. Index 0 is the input. The steps must
+    differ.
 
-    The state hash, which only the last event carries, is compared last: ORCH1004 means that all else is equal.
+    Only the last event of a step has a state hash. The hash is compared last, so ORCH1004 means that all else is equal.
     """
     one, other = [_bare(event) for event in recorded], [_bare(event) for event in replayed]
     place = next((i for i, (r, p) in enumerate(zip_longest(one, other)) if r != p), None)
@@ -79,7 +86,7 @@ def first_difference(recorded: Sequence[Event], replayed: Sequence[Event]) -> tu
 
 
 def _bare(event: Event) -> Event:
-    return event.but(state_hash="") if event.state_hash else event
+    return event.replace(state_hash="") if event.state_hash else event
 
 
 def _rule(recorded: Sequence[Event], replayed: Sequence[Event]) -> str:
@@ -118,7 +125,7 @@ def _one_sided(event: Event, of_a_command: str, of_an_event: str) -> str:
 
 
 def _key(event: Event) -> tuple[str, ...]:
-    """Identity of an event apart from its contents: command name and target, or the event type."""
+    """Return the identity of an event without its contents: a command's name and target, or another event's type."""
     if isinstance(event, CommandIssued):
         return event.name, event.target
     return (type(event).__name__,)

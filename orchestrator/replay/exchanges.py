@@ -1,4 +1,4 @@
-"""Folds a log into its exchanges: what the user said, and what the agent did and said about it."""
+"""Folds a log into exchanges: the user's words in a turn with the agent's tool calls and answer, or an announcement."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -31,39 +31,40 @@ class Tool:
 
 @dataclass(slots=True)
 class Exchange:
-    """A turn of the user and the agent's answer, or something that the agent said by itself."""
+    """A turn of the user with the agent's answer, or something that the agent said unasked."""
 
     session_id: str
     user: str = ""
-    """The user's words; empty: the agent spoke by itself."""
+    """The user's words; empty: the agent spoke unasked."""
     turn: int = 0
     playback_id: str = ""
     agent: str = ""
-    """The agent's words, as far as they were given to the synthesiser."""
+    """The agent's words that were given to the synthesiser."""
     heard: str = ""
-    """The agent's words, as far as the user heard them."""
+    """The agent's words that the user heard."""
     outcome: str = ""
     """How the playback ended: finished, interrupted or failed; empty: nothing was spoken."""
     turn_outcome: str = ""
     wait_ms: int | None = None
-    """From the end of the user's speech, or from typed words, to the first sound."""
+    """Milliseconds from the end of the user's speech, or from typed words, to the first sound; None: no sound came."""
     failure: str = ""
     """The error of the answer service, or why the policy's fallback was spoken; empty: the answer did not fail."""
     tools: list[Tool] = field(default_factory=list)
     """The tool calls of the agent, in order."""
     texts: dict[int, str] = field(default_factory=dict, repr=False)
+    """Number of a text in the answer → the text. `agent` is all these texts joined."""
 
     @property
     def key(self) -> str:
-        """The key by which exchanges of two runs are paired: the user's words; without any, the playback's kind, such
-        as "greeting".
+        """The key by which exchanges of two runs are paired: the user's words; if there are none, the kind of the
+        playback, such as "greeting".
         """
         return self.user or self.playback_id.rstrip("0123456789-")
 
 
 def exchanges(events: Iterable[Event]) -> list[Exchange]:
-    """What the user said and what the agent answered, for each turn of a log, in order. A turn that was merged into the
-    next turn is left out.
+    """Return the exchanges of a log, in order: one for each turn, and one for each announcement of the agent, such as
+    the greeting. A turn that was merged into the next turn is left out.
     """
     fold = _Fold()
     for event in events:
@@ -80,7 +81,8 @@ class _Fold:
         self._playing: dict[tuple[str, str], Exchange] = {}
         self._questions: set[str] = set()
         self._asked: ToolCalled | None = None
-        self._tools: dict[str, Tool] = {}
+        self._tools: dict[tuple[str, str], Tool] = {}
+        """(session id, call id) → the running tool call."""
 
     def note(self, event: Event) -> None:
         session_id = event.session_id
@@ -110,11 +112,12 @@ class _Fold:
         match event:
             case ToolCalled():
                 self._asked = event
-            case ToolReturned() if event.cause and event.call_id in self._tools:
-                tool = self._tools.pop(event.call_id)
+            case ToolReturned() if event.cause and (event.session_id, event.call_id) in self._tools:
+                tool = self._tools.pop((event.session_id, event.call_id))
                 tool.result, tool.error = event.result, event.error
             case CommandIssued() if self._asked is not None and event.cause == self._asked.event_id:
-                tool = self._tools[self._asked.call_id] = Tool(self._asked.name, self._asked.arguments)
+                key = event.session_id, self._asked.call_id
+                tool = self._tools[key] = Tool(self._asked.name, self._asked.arguments)
                 if event.session_id in self._turns:
                     self._turns[event.session_id].tools.append(tool)
 
@@ -147,7 +150,7 @@ class _Fold:
 
 
 def _add(speaking: Exchange, event: CommandIssued) -> None:
-    """Add a text of the answer. A text that is spoken again after a takeover counts once."""
+    """Add the text of a Speak or SpeakMore to an exchange. A text that is spoken again after a takeover counts once."""
     index, text = int(str(event.payload.get("index", 0))), str(event.payload["text"])
     if text:
         speaking.texts[index] = text

@@ -1,4 +1,4 @@
-"""Models when a recogniser gives its finals in a what-if: after FinishUtterance, with the recorded delay."""
+"""Decides when finals come in a what-if: after a FinishUtterance of the new run, with the recorded delay."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,53 +12,69 @@ from orchestrator.session.state import State
 
 @dataclass(slots=True)
 class Awaited:
-    """A recorded final that answered a FinishUtterance; times in microseconds of the session."""
+    """A recorded final that answered a FinishUtterance, with its utterance. Times are microseconds since 1970."""
 
     final: SttFinal
     asked_us: int
+    """When the recording issued the FinishUtterance."""
     began_us: int
+    """When the utterance began."""
     spoken_until_us: int
-    """When the user last stopped speaking before the final was asked for."""
+    """When the user last stopped speaking before the FinishUtterance."""
     partials: list[SttPartial] = field(default_factory=list)
     is_asked: bool = False
-    """Whether the new run asks for the final at the recorded time, so that it comes as recorded."""
+    """Whether the new run asks for the final at the recorded time. The final then comes as recorded."""
     given: str = ""
-    """Words of the utterance that a guessed final of the new run has given already."""
+    """The words of the utterance that the new run has already got in a guessed final."""
+    is_cut: bool = False
+    """Whether the new run has ended the utterance while the user still spoke."""
 
 
 class Finals:
-    """Finals of one session's log that wait for a FinishUtterance of the new run."""
+    """The recorded finals of one session. Each final waits until the new run asks for it with FinishUtterance."""
 
     def __init__(self, log: Sequence[Event]) -> None:
         self.moved = 0
-        """How many finals come at another time than recorded."""
+        """Number of finals that come at another time than in the recording."""
         self.unjudged = 0
-        """How many utterances the new run cuts: nobody recorded which words the recogniser would have given."""
+        """Utterances that the new run cuts short or never completes. The recording does not show their words."""
         self._waiting = {awaited.final.event_id: awaited for awaited in _paired(log)}
         self._known = frozenset(self._waiting)
 
     def comes_now(self, event: Event, state: State) -> bool:
-        """Whether an input comes now, at its recorded time. False for a final that has come at another time, or whose
-        utterance has not ended yet in the new run.
+        """Return whether a recorded input comes now, at its recorded time. Always True for an input that is none of the
+        recorded finals.
+
+        True for a final if the new run has asked for it at the recorded time, or if its utterance is over in the new
+        run too: the final then no longer waits. False if the new run got the final at another time. False also if the
+        utterance goes on in the new run: the final then waits for a later FinishUtterance.
         """
         if event.event_id not in self._known:
             return True
         awaited = self._waiting.get(event.event_id)
         if awaited is None:
-            return False  # it came at another time
+            return False  # the new run got this final at another time
         is_due = awaited.is_asked or not (state.user_is_speaking or state.armed("endpoint"))
         if is_due:
             del self._waiting[event.event_id]
         return is_due
 
     def asked(self, at_us: int) -> Iterator[SttFinal]:
-        """Yield the finals that answer a FinishUtterance of the new run at `at_us`, with their recorded delay. Yields
-        none if the recording asked for the final at the same time: that final comes as recorded.
+        """Yield the final that answers a FinishUtterance of the new run, issued at `at_us`. The final comes after the
+        recorded delay: the time that the recogniser took in the recording.
+
+        The final joins the words of all utterances that are over at `at_us` and whose finals still wait. If no
+        utterance is over, the final is a guess: the words of the last partial so far. Words of an earlier guess are
+        left out. If no words remain, the final is empty, so that the new run does not wait for the deadline.
+
+        Yields nothing if no utterance has begun. Also yields nothing if the recorded final comes as recorded: only one
+        utterance is over, the recording issued its FinishUtterance at the same time, and no guess was given for the
+        utterance.
         """
         begun = [one for one in self._waiting.values() if one.began_us <= at_us]
         whole = [one for one in begun if one.spoken_until_us <= at_us or one.asked_us == at_us]
         if not whole:
-            yield from (final for one in begun[:1] if (final := self._cut(one, at_us)) is not None)
+            yield from (self._cut(one, at_us) for one in begun[:1])
             return
         last = whole[-1]
         if len(whole) == 1 and last.asked_us == at_us and not last.given:
@@ -68,24 +84,25 @@ class Finals:
             del self._waiting[one.final.event_id]
         self.moved += 1
         text = " ".join(filter(None, (_rest(one) for one in whole)))
-        yield last.final.but(at_us=at_us + last.final.at_us - last.asked_us, text=text)
+        yield last.final.replace(at_us=at_us + last.final.at_us - last.asked_us, text=text)
 
     def end(self) -> None:
-        """Count the utterances that the new run never completed."""
-        self.unjudged += len(self._waiting)
-
-    def _cut(self, one: Awaited, at_us: int) -> SttFinal | None:
-        """A guessed final for an utterance that the new run ends while the user still speaks: the words of the last
-        partial. None: there are no words yet.
+        """Count in `unjudged` the utterances whose finals still wait: the new run never completed them. Utterances that
+        the new run ended while the user still spoke (`is_cut`) are counted already.
         """
-        self.unjudged += 1
+        self.unjudged += sum(not one.is_cut for one in self._waiting.values())
+
+    def _cut(self, one: Awaited, at_us: int) -> SttFinal:
+        """Guess the final of an utterance that the new run ends while the user still speaks. The guess is the words of
+        the last partial, without the words of an earlier guess.
+        """
+        self.unjudged += not one.is_cut
+        one.is_cut = True
         known = [partial.text for partial in one.partials if partial.at_us <= at_us]
         words = known[-1].removeprefix(one.given).strip() if known else ""
-        if not words:
-            return None
-        one.given = known[-1]
+        one.given = known[-1] if words else one.given
         after_us = at_us + one.final.at_us - one.asked_us
-        return one.final.but(at_us=after_us, event_id=f"{one.final.event_id}:{at_us}", text=words)
+        return one.final.replace(at_us=after_us, event_id=f"{one.final.event_id}:{at_us}", text=words)
 
 
 def _rest(one: Awaited) -> str:
@@ -94,7 +111,9 @@ def _rest(one: Awaited) -> str:
 
 @dataclass(slots=True)
 class _Utterance:
-    """What the recording says of an utterance before its final."""
+    """An utterance whose STT_FINAL has not been read yet, while the recording is read in order. `until_us`: when the
+    user last stopped speaking before the FinishUtterance.
+    """
 
     began_us: int = 0
     until_us: int = 0
@@ -102,7 +121,9 @@ class _Utterance:
     partials: list[SttPartial] = field(default_factory=list)
 
     def took(self, final: SttFinal, patience_us: int) -> bool:
-        """Whether a final can be the answer to this utterance's FinishUtterance: it came within `patience_us`."""
+        """Whether a final came at most `patience_us` after this utterance's FinishUtterance: it may then be the answer
+        to the FinishUtterance.
+        """
         return self.asked_us is not None and final.at_us - self.asked_us <= patience_us
 
 

@@ -11,11 +11,11 @@ from orchestrator.session.state import STATE_SCHEMA, State, why_unreadable
 
 
 class UnsoundLogError(ValueError):
-    """An event does not follow from the events before it; the message says which."""
+    """An event does not follow from the events before it, or a newer orch wrote the log. The message says where."""
 
 
 def fold_on(state: State, event: Event) -> None:
-    """Fold one event into `state`, in place. Raises UnsoundLogError."""
+    """Fold one event into `state`, in place. Raises UnsoundLogError if the event does not fit the state."""
     if isinstance(event, SessionOpened) and (unreadable := why_unreadable(event)):
         raise UnsoundLogError(f"{event.session_id} version {event.version}: {unreadable}; read it with that version")
     try:
@@ -28,24 +28,32 @@ def fold_on(state: State, event: Event) -> None:
 
 
 def rehashed(events: Iterable[Event]) -> Iterator[Event]:
-    """The same log with recomputed state hashes. Raises UnsoundLogError."""
+    """Yield the events of a log with recomputed state hashes. Raises UnsoundLogError, as `fold_on` does."""
     states: dict[str, State] = {}
     for event in events:
         state = states.setdefault(event.session_id, State())
         fold_on(state, event)
-        yield event.but(state_hash=state.hash()) if event.state_hash else event
+        yield event.replace(state_hash=state.hash()) if event.state_hash else event
 
 
 def upgraded(events: Iterable[Event]) -> Iterator[Event]:
-    """Convert a log of any released format to today's: state schema, complete policy, new hashes.
+    """Convert a log of any released format to today's format: state schema, complete policy, recomputed state hashes.
 
-    Raises UnsoundLogError.
+    Raises UnsoundLogError, as `fold_on` does.
     """
     return rehashed(_opened_today(event) if isinstance(event, SessionOpened) else event for event in events)
 
 
+RULES_SINCE = 7
+"""The first state schema that came with decisions of its own (`State.has_rules_of`)."""
+
+
 def _opened_today(event: SessionOpened) -> SessionOpened:
+    """Put a session under today's state schema or, if that has other decisions than the session was opened with, under
+    the last schema without them.
+    """
     policy = Policy.read(event.policy)
     if policy is None or why_unreadable(event):
         return event
-    return event.but(policy=policy.recorded(), state_schema=STATE_SCHEMA)
+    schema = STATE_SCHEMA if event.state_schema >= RULES_SINCE else RULES_SINCE - 1
+    return event.replace(policy=policy.recorded(), state_schema=schema)

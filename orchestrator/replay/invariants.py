@@ -1,4 +1,4 @@
-"""Invariants that hold in every log, under any reducer version: `orch replay --check` and `orch verify`.
+"""Checks invariants that hold in every log, under any reducer version: for `orch replay --check` and `orch verify`.
 
 The checks read the log alone and never call the reducer.
 """
@@ -46,9 +46,9 @@ class LogFacts:
     guess_text: str = ""
     """Text of the last question asked before a turn (speculation)."""
     answered: tuple[str, str] = ("", "")
-    """(answer, question): the last answer to an outstanding command, as far as it came and the words asked."""
+    """(answer, question): the last answer to an outstanding AnswerQuestion so far, and the text of that question."""
     texts: tuple[str, ...] = ()
-    """The texts of the last answer, if that answer comes in texts."""
+    """The texts of the last answer, from ANSWER_TEXT events; empty: the answer came as a whole."""
     outstanding: dict[str, CommandIssued] = field(default_factory=dict)
 
 
@@ -82,12 +82,12 @@ def _note(book: LogFacts, event: Event) -> None:
         case CommandIssued():
             _issue(book, event)
         case inputs.AnswerText(index=index) if event.command_id in book.outstanding and index == len(book.texts):
-            book.texts = (*book.texts, event.text)  # any other is rejected
+            book.texts = (*book.texts, event.text)  # the reducer rejects a text with another index
             book.answered = "".join(book.texts), str(book.outstanding[event.command_id].payload.get("text", ""))
         case inputs.RagAnswered() if event.cause and event.command_id in book.outstanding:
             asked = book.outstanding.pop(event.command_id)
             book.answered = "".join(book.texts) or event.answer, str(asked.payload.get("text", ""))
-        case Result() if event.is_last and event.cause:  # a result without a cause was stale
+        case Result() if event.is_last and event.cause:  # a result without a cause is stale
             book.outstanding.pop(event.command_id, None)
 
 
@@ -125,8 +125,8 @@ def versions_count_up(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
 
 
 def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """Yield violations of I-4: a turn starts when none is open, and ends once; each stage, and each tool call, runs at
-    most once at a time.
+    """Yield violations of I-4: a turn starts only when no turn is open, and ends once; each stage, and each tool call,
+    runs at most once at a time.
     """
     is_open = book.turn_is_open
     for event in step:
@@ -147,7 +147,10 @@ def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[s
 
 
 def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """Yield violations of I-5: a turn asks, and is answered, what the user said in it. The spelling may differ."""
+    """Yield violations of I-5: the question of a turn is the user's words, and the turn uses the answer to that
+    question. The question of a speculation may spell the user's words differently: `said` compares the question with
+    the words.
+    """
     if not any(isinstance(event, derived.TurnStarted | derived.ProcessingComplete) for event in step):
         return
     turn_text, (answer, question) = book.turn_text, book.answered
@@ -171,8 +174,9 @@ def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) ->
 
 
 def said(text: str) -> list[str]:
-    """The spoken characters of a text: letters, marks, numbers, symbols, and signs before a digit. Independent of the
-    core's own comparison.
+    """Return the spoken characters of a text, in lower case: letters, combining marks such as accents, numbers,
+    symbols, and signs before a digit. Two texts with equal lists have the same words: I-5 compares a question with the
+    user's words in this way. The reducer's own comparison is not used, because the check must be independent of it.
     """
     told = normalize("NFD", text.translate(_NEVER_SAID)).translate(_NEVER_SAID)
     plain = "".join(char if _is_raised(char) else normalize("NFKD", char) for char in told)
@@ -183,7 +187,7 @@ def said(text: str) -> list[str]:
 
 
 def _is_raised(char: str) -> bool:
-    """Whether a character is superscript, subscript or a fraction, which must not be flattened: 2² is not 22."""
+    """Whether a character is superscript, subscript or a fraction. It must not become a plain digit: 2² is not 22."""
     return decomposition(char).startswith(("<super>", "<sub>", "<fraction>"))
 
 
@@ -194,7 +198,7 @@ def _is_said(before: str, char: str, after: str) -> bool:
 
 
 def an_interruption_stops_the_agent(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """Yield violations of I-7: the step in which the user interrupts stops the running playback."""
+    """Yield violations of I-7: if the user interrupts the agent, the same step stops the running playback."""
     if any(isinstance(event, derived.UserInterrupted) for event in step):
         playing = {c.target for c in book.outstanding.values() if c.name == "Speak"}
         stopped = {e.target for e in step if isinstance(e, CommandIssued) and e.name == "StopPlayback"}
@@ -203,9 +207,7 @@ def an_interruption_stops_the_agent(book: LogFacts, step: Sequence[Event]) -> It
 
 
 def timers_fire_when_due(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """Yield violations of I-9 (ORCH1008): a timer fires only when armed, and not early; nothing is outstanding after
-    the session ends.
-    """
+    """Yield violations of I-9 (ORCH1008): no timer fires early; no command is outstanding after the session ends."""
     event = step[0]
     counts = isinstance(event, inputs.TimerFired) and event.cause
     armed = book.outstanding.get(event.command_id) if counts else None  # type: ignore[attr-defined]
@@ -253,7 +255,7 @@ def changes_join(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
 
 
 def causes_come_before(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:  # noqa: ARG001 - same signature as the other checks
-    """Yield violations of I-18: a step has one input, its first event, which all derived events name as their cause."""
+    """Yield violations of I-18: a step's first event is its only input, and the cause of all its derived events."""
     for event in step[1:]:
         if isinstance(event, Derived) and event.cause != step[0].event_id:
             yield f"version {event.version} names {event.cause!r} as its cause, not its input"

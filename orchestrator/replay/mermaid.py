@@ -11,18 +11,18 @@ from orchestrator.session.commands import COMMANDS
 
 LONGEST = 40
 _SHOWN = ("text", "answer", "intent", "setting", "name", "tool", "model", "error", "result")
-"""Fields that an arrow shows: the first of them that the event has."""
+"""Names of fields. The arrow of an event shows one field: the first in this list that has a value in the event."""
 
 
 def mermaid(events: Iterable[Event]) -> Iterator[str]:
-    """Yield the lines of the diagram, without timers and audio chunks, which would drown the conversation."""
+    """Yield the lines of a Mermaid sequence diagram. Leaves out timers and audio chunks, because they are too many."""
     yield "sequenceDiagram"
     yield from (f"    participant {who}" for who in ("Client", "Speech", "Session", "Services", "Player"))
     for event in events:
         if isinstance(event, StateChanged):
             yield f"    Note over Session: {event.to_phase}{f' ({_plain(event.reason)})' if event.reason else ''}"
         elif isinstance(event, CommandIssued):
-            kind = COMMANDS.get(event.name)  # a log from elsewhere may name any
+            kind = COMMANDS.get(event.name)  # None: a log of another program may have other commands
             if kind is not None and kind.carried_out_by:
                 yield f"    Session->>{kind.carried_out_by}: {event.name}{_about(event)}"
         elif isinstance(event, Input) and event.told_by != "Timers" and not isinstance(event, TtsChunkReady):
@@ -30,7 +30,7 @@ def mermaid(events: Iterable[Event]) -> Iterator[str]:
 
 
 def _about(event: Event) -> str:
-    """Text of an event, cut to LONGEST characters, without characters that are Mermaid syntax."""
+    """Return the text that the arrow of an event shows, cut to LONGEST characters, without Mermaid syntax."""
     said = payload(event)
     text = str(next((found for field in _SHOWN if (found := said.get(field))), ""))
     plain = _plain(text)
@@ -38,9 +38,7 @@ def _about(event: Event) -> str:
 
 
 def _plain(text: str) -> str:
-    """Replace the characters that Mermaid may read as syntax with blanks: line ends, `;`, `#`, `:`, brackets, and
-    invisible characters.
-
-    Letters, digits and their marks stay, of any script.
+    """Replace with a blank each character that Mermaid may read as syntax, such as a line end, `;`, `#`, `:` or a
+    bracket. Letters, digits and their marks stay, in any writing system.
     """
     return "".join(one if one in " .,?!'-_" or category(one)[0] in "LMN" else " " for one in text)

@@ -19,7 +19,7 @@ NAMES: Final = (*INPUTS, *DERIVED, *COMMANDS)
 WRITE: Final = "a version (41 or SESSION:41), a time (12.5s), or the k-th of a type or command (STT_FINAL, Speak[2])"
 
 Reached = Callable[[Sequence[Event]], bool]
-"""Whether this step contains the place or lies after it. Called once for each step, in order."""
+"""A function: step → whether the step contains a place or lies after it. Called once for each step, in order."""
 
 
 class BadPlaceError(ValueError):
@@ -27,13 +27,15 @@ class BadPlaceError(ValueError):
 
 
 class NoSuchEventError(LookupError):
-    """The log has no event at that place; the message says where it ends."""
+    """The log has no event at the given place; the message says where the log ends."""
 
 
 def place(text: str) -> Reached:
-    """Parse a place: a version (of the first session unless named), a time since opening, or the n-th event or command.
+    """Parse a place: a version (of the named session, else of the first session), a time since the session opened, or
+    the n-th event of a type or command.
 
-    Returns a function that says of each step whether the place is reached. Raises BadPlaceError.
+    Returns a function that tells whether a step contains the place or lies after it. Raises BadPlaceError if `text` is
+    no place.
     """
     if found := _VERSION.fullmatch(text):
         return _version(found["session"], int(found["version"]))
@@ -42,11 +44,21 @@ def place(text: str) -> Reached:
     found = _NAME.fullmatch(text)
     if found is None or found["name"] not in NAMES:
         raise BadPlaceError(f"no such place: {text!r}; write {WRITE}")
-    return _nth(found["name"], int(found["nth"] or 1))
+    if (nth := int(found["nth"] or 1)) == 0:
+        raise BadPlaceError(f"no such place: {text!r}; indices begin with 1")
+    return _nth(found["name"], nth)
+
+
+def session_of(text: str) -> str:
+    """Return the id of the session that a place names; "" if the place names no session."""
+    found = _VERSION.fullmatch(text)
+    return (found["session"] or "") if found else ""
 
 
 def event_at(events: Sequence[Event], text: str) -> Event:
-    """The event at a place. For a time, it is the first input from then on. Raises BadPlaceError, NoSuchEventError.
+    """Return the event at a place (`text`). A time means the first input at or after this time.
+
+    Raises BadPlaceError if `text` is no place, and NoSuchEventError if no event is there.
 
     >>> event_at(log, "12.5s"), event_at(log, "Speak[2]"), event_at(log, "auto_session_1:41")
     """

@@ -1,7 +1,7 @@
-"""Models synthesis and playback where a recording lacks them: of whole texts, and of answers that come in texts.
+"""Simulates results of synthesis and playback that a recording lacks, for answers in one text or in several.
 
-A text that is spoken in the recording sounds the same again: the same chunks, the same words. Any other text takes as
-long as its characters suggest.
+A text whose speech is in the recording gets the same chunks again, with the same word times. The length of any other
+text is guessed from its characters.
 """
 
 from collections import defaultdict
@@ -17,19 +17,21 @@ from orchestrator.session.commands import PLAYS
 from orchestrator.session.heard import guessed_ms
 
 SPEECH_US = 100_000
-"""Time to the first audio chunk, in microseconds, if the recording has none."""
+"""Time from a command to its first sound, in microseconds; used if the recording does not show this time."""
 AHEAD_US = 1_000_000
-"""How far ahead of playback synthesis runs, in microseconds."""
+"""How far synthesis runs ahead of playback, in microseconds."""
 SHOWN_US = 1_000
 """How long it takes to show a text, in microseconds."""
 
 Coming = tuple[int, Result]
-"""A result, and when it comes: in microseconds of the session's time."""
+"""(time at which a result comes, in microseconds since 1970; the result)."""
 
 
 @dataclass(slots=True)
-class Speech:
-    """The speech of one text: its chunks as (length in ms, words timed from the text's begin)."""
+class SpeechTiming:
+    """The speech of one text. `chunks`: (length in ms, words that begin in the chunk) for each chunk. The `at_ms` of a
+    word counts from the first sound of this text. `is_whole`: no chunk is missing at the end.
+    """
 
     chunks: list[tuple[int, tuple[SpokenWord, ...]]]
     is_whole: bool = False
@@ -40,14 +42,14 @@ class Speech:
 
 
 class Speeches:
-    """The speech of each text of a recording, and the usual time to the first sound of a playback."""
+    """The speech of each text of a recording, and the usual time from a command to its first sound."""
 
     def __init__(self, log: Iterable[Event]) -> None:
-        self._of: dict[str, Speech] = {}
+        self._of: dict[str, SpeechTiming] = {}
         self._waits_us: list[int] = []
         self._speaks: dict[str, CommandIssued] = {}
         self._texts: dict[tuple[str, int], str] = {}
-        self._heard: dict[str, dict[int, Speech]] = defaultdict(dict)
+        self._heard: dict[str, dict[int, SpeechTiming]] = defaultdict(dict)
         """Command id of a Speak → number of a text → the speech of that text."""
         for event in log:
             if isinstance(event, CommandIssued):
@@ -60,7 +62,7 @@ class Speeches:
 
     @property
     def wait_us(self) -> int:
-        """The usual time from a command to its first chunk, in microseconds."""
+        """The median time from a command to its first chunk, in microseconds."""
         return median_low(self._waits_us) if self._waits_us else SPEECH_US
 
     def _given(self, command: CommandIssued) -> None:
@@ -74,7 +76,7 @@ class Speeches:
     def _synthesised(self, event: inputs.TtsChunkReady | inputs.TtsComplete) -> None:
         speak = self._speaks.get(event.playback_id)
         if speak is None or speak.command_id != event.command_id or speak.payload.get("from_ms"):
-            return  # late, or the rest of a playback that began elsewhere
+            return  # a late result, or one of a retry, which has only the rest of the speech
         if isinstance(event, inputs.TtsComplete):
             _complete(self._heard[event.command_id].values())
             return
@@ -82,39 +84,44 @@ class Speeches:
             self._waits_us.append(event.at_us - speak.at_us)
         _hear(self._heard[event.command_id], event)
 
-    def of(self, text: str) -> Speech:
-        """The whole speech of a text: recorded, or guessed as far as the recording lacks it."""
-        known = self._of.get(text.strip(), Speech([]))
+    def of(self, text: str) -> SpeechTiming:
+        """Return the whole speech of a text. If the recording lacks the speech or its end, the rest is guessed."""
+        known = self._of.get(text.strip(), SpeechTiming([]))
         if known.is_whole:
             return known
         rest_ms = guessed_ms(text.strip()) - known.length_ms
-        return Speech([*known.chunks, *([(rest_ms, ())] if rest_ms > 0 else [])], is_whole=True)
+        return SpeechTiming([*known.chunks, *([(rest_ms, ())] if rest_ms > 0 else [])], is_whole=True)
 
-    def _keep(self, text: str, speech: Speech) -> None:
-        """Keep the speech of a text. If the text was spoken several times, keep the longest speech."""
+    def _keep(self, text: str, speech: SpeechTiming) -> None:
+        """Keep the speech of a text. If the text was spoken several times, prefer a whole speech, then the longest."""
         known = self._of.get(text.strip())
         if known is None or (speech.is_whole, speech.length_ms) > (known.is_whole, known.length_ms):
             self._of[text.strip()] = speech
 
 
-def _hear(heard: dict[int, Speech], chunk: inputs.TtsChunkReady) -> None:
-    """Add a chunk to the speech of its text, and mark the speech of earlier texts as complete."""
+def _hear(heard: dict[int, SpeechTiming], chunk: inputs.TtsChunkReady) -> None:
+    """Add a chunk to the speech of its text in `heard`, and mark the speech of earlier texts as whole. `heard`: number
+    of a text in the answer → the speech of that text.
+    """
     before = [speech for index, speech in heard.items() if index < chunk.text_index]
     _complete(before)
     before_ms = sum(speech.length_ms for speech in before)
     words = tuple(SpokenWord(at_ms=max(0, word.at_ms - before_ms), text=word.text) for word in chunk.words)
-    heard.setdefault(chunk.text_index, Speech([])).chunks.append((chunk.duration_ms, words))
+    heard.setdefault(chunk.text_index, SpeechTiming([])).chunks.append((chunk.duration_ms, words))
 
 
-def _complete(speeches: Iterable[Speech]) -> None:
+def _complete(speeches: Iterable[SpeechTiming]) -> None:
     for speech in speeches:
         speech.is_whole = True
 
 
 class Voice:
-    """Simulates one playback that differs from the recording: it gets one text after the other, and can be paused.
+    """Simulates a playback that differs from the recording. The texts of the playback come one by one (`say`), and the
+    playback can be paused.
 
-    If the playback went as recorded until now, `chunks` of it have come, and it began at `began_us` (0: not yet).
+    `command`: the Speak or PlayFiller that started the playback. `is_shown`: the session has no media connection, so
+    the answer is shown as text. If the playback went as recorded until now: `chunks` is the number of recorded chunks
+    that the new run has received, and `began_us` the time of the first sound (0: no sound yet). Otherwise both are 0.
     """
 
     def __init__(
@@ -126,21 +133,23 @@ class Voice:
         self._come = chunks
         self._began_us = began_us
         self._heard_until_us = began_us
-        """When all texts so far will have been played."""
+        """The time at which all texts so far will have been played."""
         self._written_us = 0
         self._length_ms = int(str(command.payload.get("begins_ms", 0)))
         self._from_ms = int(str(command.payload.get("from_ms", 0)))
         self._chunks = 0
         self.paused_us = 0
-        """Since when the playback is paused; 0: it is not paused."""
+        """When the playback was paused; 0: it is not paused."""
         self._names = {"playback_id": command.target}
 
     def say(self, command: CommandIssued) -> Iterator[Coming]:
-        """Add the text of a Speak or SpeakMore. Yields the results that follow from this text and have not come yet."""
+        """Add the text of a Speak or SpeakMore. Yields (time in microseconds since 1970, result) for each result of the
+        text's synthesis and playback. Leaves out chunks that the new run has already received from the recording.
+        """
         text, now_us = str(command.payload["text"]), command.at_us
         if self._is_shown:
             if not self._began_us:
-                yield now_us + SHOWN_US, inputs.PlaybackStarted.made(self._names)
+                yield now_us + SHOWN_US, inputs.PlaybackStarted.unchecked(self._names)
                 self._began_us = now_us + SHOWN_US
         elif text.strip():
             yield from self._speak(text, _number(command), now_us)
@@ -148,17 +157,17 @@ class Voice:
             return
         done = self._names | {"confirmed_by": "client"}
         if self._is_shown:
-            yield now_us + 2 * SHOWN_US, inputs.PlaybackDone.made(done | {"position_ms": 0})
+            yield now_us + 2 * SHOWN_US, inputs.PlaybackDone.unchecked(done | {"position_ms": 0})
             return
         whole = self._names | {"chunks": self._chunks, "duration_ms": self._length_ms}
-        yield max(now_us, self._written_us), inputs.TtsComplete.made(whole)
-        yield max(now_us, self._heard_until_us), inputs.PlaybackDone.made(done | {"position_ms": self._length_ms})
+        yield max(now_us, self._written_us), inputs.TtsComplete.unchecked(whole)
+        yield max(now_us, self._heard_until_us), inputs.PlaybackDone.unchecked(done | {"position_ms": self._length_ms})
 
     def pause(self, now_us: int) -> None:
         self.paused_us = now_us
 
     def resume(self, now_us: int) -> None:
-        """Go on after a pause: the rest of the playback is heard later, by the length of the pause."""
+        """Continue after a pause. The rest of the playback comes later by the length of the pause."""
         if self.paused_us and self._heard_until_us > self.paused_us:
             self._heard_until_us += now_us - self.paused_us
         self.paused_us = 0
@@ -166,28 +175,31 @@ class Voice:
     def _speak(self, text: str, index: int, now_us: int) -> Iterator[Coming]:
         ready_us = now_us + self._speeches.wait_us
         if not self._began_us:
-            yield ready_us, inputs.PlaybackStarted.made(self._names)
+            yield ready_us, inputs.PlaybackStarted.unchecked(self._names)
             self._began_us = ready_us
         begins_us, begins_ms = max(ready_us, self._heard_until_us), self._length_ms
         if self._heard_until_us == self._began_us:
-            begins_us = self._began_us  # the first text of all
+            begins_us = self._began_us  # the first text of the playback
         for ms, words in self._speeches.of(text).chunks:
             self._length_ms += ms
             heard_ms = max(0, min(ms, self._from_ms - (self._length_ms - ms)))
             if heard_ms and heard_ms == ms:
-                continue  # before the connection or the owner changed
+                continue  # the user heard this chunk before the connection or the owner changed
             self._chunks += 1
             if self._chunks > self._come:
                 self._written_us = max(ready_us, begins_us - AHEAD_US)
                 timed = tuple(SpokenWord(at_ms=word.at_ms + begins_ms, text=word.text) for word in words)
                 about = {"duration_ms": ms - heard_ms, "index": self._chunks - 1, "text_index": index, "words": timed}
-                yield self._written_us, inputs.TtsChunkReady.made(self._names | about)
+                yield self._written_us, inputs.TtsChunkReady.unchecked(self._names | about)
             begins_us += (ms - heard_ms) * 1000
         self._heard_until_us = begins_us
 
 
 def rest_of_playback(command: CommandIssued, known: list[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
-    """Yield the simulated rest of synthesis and playback, to their end: (microseconds after the command, result)."""
+    """Yield the results of synthesis and playback that the recording lacks for a command, up to the end of its
+    playback. `known`: the recorded results of the command. Both `known` and the yielded results are (microseconds after
+    the command, result).
+    """
     names = {"playback_id": command.target}
     chunks = [(us, c) for us, c in known if isinstance(c, inputs.TtsChunkReady)]
     complete = next((c for _, c in known if isinstance(c, inputs.TtsComplete)), None)
@@ -199,13 +211,13 @@ def rest_of_playback(command: CommandIssued, known: list[tuple[int, Result]]) ->
     else:
         more = [] if audio_ms >= length_ms else [length_ms - audio_ms]
         for index, duration_ms in enumerate(more, len(chunks)):
-            yield started_us, inputs.TtsChunkReady.made(names | {"index": index, "duration_ms": duration_ms})
+            yield started_us, inputs.TtsChunkReady.unchecked(names | {"index": index, "duration_ms": duration_ms})
         total = {"chunks": len(chunks) + len(more), "duration_ms": length_ms}
-        yield max([started_us, *(us for us, _ in chunks)]), inputs.TtsComplete.made(names | total)
+        yield max([started_us, *(us for us, _ in chunks)]), inputs.TtsComplete.unchecked(names | total)
     if not any(isinstance(result, inputs.PlaybackStarted) for _, result in known):
-        yield started_us, inputs.PlaybackStarted.made(names)
+        yield started_us, inputs.PlaybackStarted.unchecked(names)
     done = {"confirmed_by": "client", "position_ms": length_ms}
-    yield started_us + length_ms * 1_000, inputs.PlaybackDone.made(names | done)
+    yield started_us + length_ms * 1_000, inputs.PlaybackDone.unchecked(names | done)
 
 
 def _number(command: CommandIssued) -> int:

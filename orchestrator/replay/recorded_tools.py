@@ -1,4 +1,4 @@
-"""The tool calls of a recording. In a rerun, the agent of today gets their results, unless its tools are to run."""
+"""The tool calls of a recording. In a rerun, today's agent gets the recorded results, if the rerun runs no tools."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from events.journal import ToolCalled, ToolReturned
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A recorded tool call that ran; `returned` is None where no result is recorded."""
+    """A recorded tool call that ran. `returned`: its result; None: no result is recorded. `took_us`: its duration."""
 
     called: ToolCalled
     returned: ToolReturned | None = None
@@ -18,28 +18,32 @@ class RecordedCall:
 
 
 class RecordedTools:
-    """The recorded tool calls that ran, by name and arguments. A rerun takes each of them once, for its result."""
+    """Holds the recorded tool calls that ran. `take` finds a call by name and arguments, and returns each call once."""
 
     def __init__(self, log: Iterable[Event]) -> None:
-        self._calls: dict[str, RecordedCall] = {}
-        self._taken: set[str] = set()
+        self._calls: list[RecordedCall] = []
         asked: ToolCalled | None = None
-        began_us: dict[str, int] = {}
+        running: dict[tuple[str, str], tuple[int, int]] = {}
+        """(session, call id) → (index of the call, when it began). Ids of calls may be the same in another turn."""
         for event in log:
             match event:
                 case ToolCalled():
                     asked = event
                 case CommandIssued(name="RunTool") if asked is not None and event.cause == asked.event_id:
-                    self._calls[asked.call_id] = RecordedCall(asked)
-                    began_us[asked.call_id] = event.at_us
-                case ToolReturned() if event.cause and event.call_id in self._calls:
-                    called, took_us = self._calls[event.call_id].called, event.at_us - began_us[event.call_id]
-                    self._calls[event.call_id] = RecordedCall(called, event, took_us)
+                    running[event.session_id, asked.call_id] = len(self._calls), event.at_us
+                    self._calls.append(RecordedCall(asked))
+                case ToolReturned() if event.cause and (event.session_id, event.call_id) in running:
+                    index, began_us = running[event.session_id, event.call_id]
+                    self._calls[index] = RecordedCall(self._calls[index].called, event, event.at_us - began_us)
+        self._left = [*self._calls]
+
+    def took_us(self, called: ToolCalled) -> int:
+        """Return the duration of a recorded call in microseconds; 0: the call did not run, or did not return."""
+        return next((call.took_us for call in self._calls if call.called is called), 0)
 
     def take(self, name: str, arguments: str) -> RecordedCall | None:
-        """Take the next recorded call of this name with these arguments; None: the recording has no more such calls."""
-        for call_id, call in self._calls.items():
-            if call_id not in self._taken and (call.called.name, call.called.arguments) == (name, arguments):
-                self._taken.add(call_id)
-                return call
+        """Return the next recorded call with this name and these arguments. None: all such calls have been returned."""
+        for index, call in enumerate(self._left):
+            if (call.called.name, call.called.arguments) == (name, arguments):
+                return self._left.pop(index)
         return None

@@ -1,10 +1,12 @@
-"""Re-runs the reducer over a recording's inputs and compares every derived event and state hash.
+"""Runs the reducer over a recording's inputs, and compares every derived event and state hash with the recorded one.
 
-Reads the recording once, line by line; memory grows with the number of sessions, not of events. Lines are compared as
-bytes, because the encoding is canonical; only inputs and differences are decoded.
+Reads the recording once, line by line: memory grows with the number of sessions, not with the number of events.
+Compares derived events as bytes, because the encoding is canonical. Decodes a derived event only if it differs or is
+not compared.
 """
 
 import pickle
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,8 @@ from events.inputs import SessionOpened, SessionResumed
 from events.recording import BadRecordingError, Header, Recording
 from orchestrator.replay.divergence import Divergence, at, first_difference
 from orchestrator.replay.rules import RULES
+from orchestrator.safe_text import one_line
+from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.evolve import apply
 from orchestrator.session.reducer import Step, reduce
 from orchestrator.session.state import State, why_unreadable
@@ -24,9 +28,9 @@ from orchestrator.session.state import State, why_unreadable
 REDUCER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Exceptions that a defective reducer, or `evolve` on an edited log, may raise."""
 KEPT_LIVE = 256
-"""Sessions whose state is kept unpickled; the least recently used beyond that are pickled."""
+"""Number of sessions whose states are kept as objects. The states of sessions used less recently are stored pickled."""
 Listener = Callable[[State, Step], None]
-"""Called with each step: the state before it, and the step that today's reducer produced."""
+"""A function of (state before a step, step of today's reducer). It is called for each step that did not diverge."""
 
 
 @dataclass(slots=True)
@@ -49,9 +53,10 @@ class Session:
     last: tuple[Event, ...] = ()
     """The last step; empty after `pack`."""
     follows: bool = False
-    """True after a divergence: recorded events are folded without comparing, until the next segment."""
+    """Whether the session has diverged. If so, recorded events are folded without a comparison until the next segment.
+    """
     is_lost: bool = False
-    """True when `evolve` failed on the recorded events; the rest of the session is only counted."""
+    """Whether `evolve` failed on the recorded events. The later events of the session are then only counted."""
     _live: State | None = field(default_factory=State)
     _packed: bytes = b""
 
@@ -59,7 +64,7 @@ class Session:
     def state(self) -> State:
         if self._live is not None:
             return self._live
-        state: State = pickle.loads(self._packed)  # noqa: S301 - packed below
+        state: State = pickle.loads(self._packed)  # noqa: S301 - `pack` wrote these bytes
         return state
 
     @state.setter
@@ -81,7 +86,7 @@ class Replay:
     sessions: dict[str, Session] = field(default_factory=dict)
     divergences: list[Divergence] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    """Replayed events; only `replay()` fills it."""
+    """Replayed events; only `replay()` fills this list."""
     size: int = 0
     """Number of events."""
     inputs: int = 0
@@ -99,44 +104,65 @@ class Replay:
 
 
 def replay(recording: Recording, *, keep_going: bool = False) -> Replay:
-    """Replay a recording in memory and keep the replayed events. Raises BadRecordingError."""
+    """Replay a recording in memory and keep the replayed events. Raises BadRecordingError, as `Replayer.run` does.
+
+    `keep_going`: after a divergence, compare the later steps too, starting from the recorded state. Without
+    `keep_going`, the rest of the session's segment is folded, not compared.
+    """
     replayer = Replayer(recording.header, recording.name, keep_going=keep_going)
     replayer.listen = lambda _, step: replayer.found.events.extend(step.events)
     return replayer.run(recording.lines)
 
 
 def events_of(recording: Recording) -> list[Event]:
-    """The recorded events. A recording of inputs alone is replayed with today's reducer. Raises BadRecordingError."""
-    return [*recording.events()] if recording.header.derived else replay(recording).events
+    """Return the events of a recording. If the recording has inputs alone, today's reducer derives the other events.
+    Raises BadRecordingError if the recording cannot be read.
+    """
+    if not recording.header.derived:
+        return replay(recording).events
+    try:
+        return [*recording.events()]
+    except BadRecordingError as error:
+        raise BadRecordingError(f"{error}{by_newer(recording.header)}") from error
+
+
+def by_newer(header: Header) -> str:
+    """Return the end of an error message about a bad line, if a newer orch wrote the recording; otherwise ""."""
+    is_newer = _numbers(header.reducer_version) > _numbers(REDUCER_VERSION)
+    return f"; a newer orch, with reducer {one_line(header.reducer_version)[:40]}, wrote it" if is_newer else ""
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d{1,9}", version)]
 
 
 class Replayer:
-    """Replays the lines of one recording and compares each session up to its first divergence.
+    """Replays the lines of one recording. Compares each segment of a session up to the first divergence in the segment.
 
-    `keep_going`: compare to the end; after a divergence, continue from the recorded state.
-    `is_incomplete`: the recording may end in the middle of a step, where its writer crashed.
+    `keep_going`: compare all steps; after a divergence, continue from the recorded state.
+    `is_incomplete`: the recording may end in the middle of a step, because its writer crashed.
     """
 
     def __init__(self, header: Header, name: str, *, keep_going: bool = False, is_incomplete: bool = False) -> None:
         self.found = Replay(name, header)
         self.listen: Listener | None = None
-        """Called with each step that today's reducer produced."""
+        """Called with each step that did not diverge."""
         self.look: Callable[[Sequence[Event]], None] | None = None
-        """Called with each recorded step; for a recording of inputs alone, with the replayed one."""
+        """Called with each recorded step; if the recording has inputs alone, with each replayed step."""
         self._keeps_going = keep_going
         self._is_incomplete = is_incomplete
         self._source: Iterator[bytes] = iter(())
         self._ahead: Iterator[bytes] = iter(())
         """Lines read ahead of the current step."""
         self._lines: Iterator[bytes] = iter(())
-        """`_ahead`, then `_source`."""
+        """The lines to read next: `_ahead`, then `_source`."""
         self._is_over = False
         self._session: Session | None = None
         """The session of the current step."""
         self._recent: dict[str, Session] = {}
 
     def run(self, lines: Iterable[bytes]) -> Replay:
-        """Replay all lines. Raises BadRecordingError, which names the line, if the file is not a log."""
+        """Replay all lines. Raises BadRecordingError, naming the line, if the lines are not a readable log."""
         found = self.found
         self._source = self._lines = iter(lines)
         try:
@@ -144,13 +170,13 @@ class Replayer:
                 found.line += 1
                 self._step(line)
         except BadEventError as error:
-            raise BadRecordingError(f"{found.name}, line {found.line}: {error}") from error
+            raise BadRecordingError(f"{found.name}, line {found.line}: {error}{by_newer(found.header)}") from error
         for session in self._recent.values():
             session.segments[-1].last_version = session.state.version
         return found
 
     def _step(self, line: bytes) -> None:
-        """Replay the step that starts with this line. Raises BadEventError."""
+        """Replay the step that starts with this line. Raises BadEventError if a line of the step is not an event."""
         found = self.found
         event = decode(line)
         session = self._session
@@ -188,7 +214,10 @@ class Replayer:
             self.look(said)
 
     def _rest_of_step(self, lines: Sequence[bytes] = ()) -> list[Event]:
-        """Read the remaining derived events of the recorded step. Lines read beyond the step are put back."""
+        """Return the remaining derived events of the recorded step, up to the next input. `lines`: lines after the
+        step's input that the calling code has already taken from the recording. These lines are decoded before further
+        lines. The line of the next input, and all lines after it, are put back: they are read again as the next step.
+        """
         rest: list[Event] = []
         for line in chain(lines, self._lines):
             self.found.line += 1
@@ -203,8 +232,8 @@ class Replayer:
         return rest
 
     def _turn_to(self, event: Event) -> Session:
-        """Return the session of an event. At most KEPT_LIVE sessions are kept as objects; the least recently used is
-        stored pickled, which takes less memory.
+        """Return the session of an event. If more than KEPT_LIVE sessions are kept as objects, pickle the state of the
+        least recently used session, to save memory.
         """
         known = self.found.sessions.get(event.session_id)
         session = self._segment(event) if known is None or isinstance(event, SessionResumed) else known
@@ -215,7 +244,10 @@ class Replayer:
         return session
 
     def _segment(self, event: Event) -> Session:
-        """Return the session of an event. If the session is new or the reducer version changed, starts a segment."""
+        """Return the session of an event. Starts a segment (a part of the log that one reducer version wrote) if the
+        session is new, or if another reducer version continues the log with this event. Raises BadRecordingError if a
+        newer orch opened the session.
+        """
         sessions = self.found.sessions
         if event.session_id not in sessions:
             sessions[event.session_id] = Session(event.session_id, event.at_us)
@@ -235,8 +267,9 @@ class Replayer:
         return session
 
     def _not_compared(self, session: Session, event: Event) -> None:
-        """Handle recorded events that cannot be compared: the session has diverged already, or the recording has more
-        events for the last input than today's reducer produces.
+        """Handle a recorded event that is not compared. If the session has diverged already, fold the event and the
+        rest of its step. Otherwise the event is an additional derived event of the last step, and today's reducer does
+        not produce it: record a divergence.
         """
         if session.follows:
             self._fold(session, (event, *self._rest_of_step()))
@@ -245,8 +278,9 @@ class Replayer:
             self._diverges(session, (*last, event, *self._rest_of_step()), last, is_done=len(last))
 
     def _repeats(self, session: Session, event: Input) -> None:
-        """Handle an input that today's reducer ignores as a duplicate. If the input has the next version, it counted
-        when it was recorded: record a divergence. Raises BadRecordingError otherwise: a log never holds a duplicate.
+        """Handle an input that today's reducer ignores as a duplicate. If the input has the session's next version, the
+        reducer that wrote the log did not ignore it: record a divergence. Otherwise the file repeats an event, which a
+        log never does: raise BadRecordingError.
         """
         if event.version != session.state.version + 1:
             where = f"{self.found.name}, line {self.found.line}"
@@ -263,9 +297,10 @@ class Replayer:
         error: str = "",
         after: State | None = None,
     ) -> None:
-        """Record a divergence and go on from the recorded events.
+        """Record a divergence, and fold the recorded events into the state.
 
-        `is_done`: how many of `recorded` are folded already. `after`: the state after `replayed`, if it was decided.
+        `is_done`: how many of `recorded` are folded already. `error`: the exception that the reducer raised. `after`:
+        the state after `replayed`; None: the reducer gave no such state.
         """
         if error or not replayed:
             rule, place = RULES["ORCH1009" if error else "ORCH1007"], 0
@@ -293,7 +328,7 @@ class Replayer:
         self._fold(session, recorded[is_done:])
 
     def _fold(self, session: Session, events: Sequence[Event]) -> None:
-        """Fold recorded events into the session's state without comparing."""
+        """Fold recorded events into the session's state and count them. Does not compare them."""
         self.found.size += len(events)
         self.found.commands += sum(isinstance(event, CommandIssued) for event in events)
         if not session.is_lost:
@@ -309,6 +344,6 @@ class Replayer:
 
 
 def _where(error: Exception) -> str:
-    """The exception's type and message, with the file, line and function that raised it."""
+    """Return the exception's type and message, with the file, line and function that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno}, {place.name})"

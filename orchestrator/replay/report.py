@@ -1,6 +1,7 @@
 """Reports of a replay: text for people, JSON for programs. The text may change; the JSON is versioned."""
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -15,15 +16,15 @@ from orchestrator.safe_text import one_line
 from orchestrator.session import REDUCER_VERSION
 
 SCHEMA = "orch.replay/1"
-"""Additive only: fields are added, never renamed or given another meaning."""
+"""Name and version of the JSON format. Fields are added, never renamed or given another meaning."""
 MARKS = {"equal": "✓", "completed": "✓", "diverged": "✗", "broken": "✗", "unreadable": "✗", "interrupted": "⏸"}
 NEAR = 2
 ALSO = 20
-"""Number of divergences listed in short after the first."""
+"""Largest number of divergences that are listed, in short, after the first one."""
 
 
 def line(verdict: Verdict) -> str:
-    """The verdict on one recording, on one line."""
+    """Return the verdict on one recording as one line of text."""
     if verdict.outcome == "unreadable":
         return f"✗ {verdict.error}"
     what = [f"{verdict.events} events", f"{verdict.commands} commands"]
@@ -37,7 +38,7 @@ def _time(elapsed_s: float) -> str:
 
 
 def details(verdict: Verdict) -> Iterator[str]:
-    """Yield the details of a verdict: the first divergence in full, the others in short, violated invariants."""
+    """Yield the details of a verdict: the first divergence in full, other divergences in short, violated invariants."""
     for first in verdict.divergences[:1]:
         yield from divergence_lines(verdict.source, first)
     for other in verdict.divergences[1 : 1 + ALSO]:
@@ -54,18 +55,24 @@ def details(verdict: Verdict) -> Iterator[str]:
     for broken in verdict.broken:
         yield f"  {broken.invariant:12} {one_line(broken.session_id)} at version {broken.version}: {broken.message}"
     for command in verdict.next_commands:
-        yield f"  next         {command}"
+        yield f"  next         {one_line(command)}"
 
 
 def divergence_lines(source: str, found: Divergence) -> Iterator[str]:
-    """A divergence in full: place, state before, recorded and replayed events, differing fields, what to type next."""
+    """Yield a divergence in full: place, state, recorded and replayed events, differing fields, commands to type next.
+    `source`: the recording as a command takes it; empty: it is no file, so no command can replay it.
+
+    Shows the state before the step. Exception: if the recorded step has all events of the replayed step and then more,
+    shows the state after the replayed step.
+    """
     event = found.recorded_step[0]
     since_open = seconds(event.at_us - found.opened_at_us)
     where = f"version {found.version} (line {found.line})"
     yield f"✗ {one_line(found.session_id)} diverged at {where}, {name(event)}, {since_open}"
     yield f"  rule         {_title(found)}"
     state = found.state
-    yield f"  state before {state.phase}, turn {state.turn}, epoch {state.epoch}, version {state.version}"
+    when = "before" if state.version < found.recorded_step[0].version else "after "
+    yield f"  state {when} {state.phase}, turn {state.turn}, epoch {state.epoch}, version {state.version}"
     yield f"  reducer      recorded by {found.recorded_by or '(unknown)'}, replayed with {REDUCER_VERSION}"
     if found.error:
         yield f"  raised       {found.error}"
@@ -73,9 +80,15 @@ def divergence_lines(source: str, found: Divergence) -> Iterator[str]:
     yield f"  replayed     {_around(found.replayed_step, found.replayed)}"
     for where, (recorded, replayed) in found.fields.items() if found.recorded and found.replayed else ():
         yield f"  differs      {where}: {value(recorded)} → {value(replayed)}"
-    place = f"{one_line(found.session_id)}:{found.version}"
+    place = _pasted(f"{found.session_id}:{found.version}")
+    again = f"orch replay {_pasted(source)} --until {place} --dump-state   |   " if source else ""
     yield f"  near         {_near(found)}"
-    yield f"  next         orch replay {source} --until {place} --dump-state   |   orch explain {found.rule.id}"
+    yield f"  next         {again}orch explain {found.rule.id}"
+
+
+def _pasted(argument: str) -> str:
+    """Quote an argument of a command that the reader pastes into a shell."""
+    return quote(one_line(argument))
 
 
 def _title(found: Divergence) -> str:
@@ -83,7 +96,7 @@ def _title(found: Divergence) -> str:
 
 
 def _around(step: Sequence[Event], event: Event | None) -> str:
-    """The event in its step, marked ▶ and numbered from the input, with its neighbours."""
+    """Show an event in its step, with its neighbours. Events are numbered from the input (0); ▶ marks the event."""
     if not step:
         return "(nothing)"
     place = next((i for i, one in enumerate(step) if one is event), len(step))
@@ -107,7 +120,7 @@ def _near(found: Divergence) -> str:
 
 
 def total(verdicts: Sequence[Verdict]) -> str:
-    """Summary line over many verdicts."""
+    """Return the summary line over many verdicts."""
     counts = {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in MARKS}
     said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     events, commands = sum(v.events for v in verdicts), sum(v.commands for v in verdicts)
@@ -115,7 +128,7 @@ def total(verdicts: Sequence[Verdict]) -> str:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """JSON report on one recording."""
+    """Return the JSON report on one recording."""
     return {
         "broken": [
             {"invariant": b.invariant, "message": b.message, "session": b.session_id, "version": b.version}
@@ -138,7 +151,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def states_json(found: Replay) -> dict[str, Any]:
-    """JSON of each session's final state; if the last step diverged, also of the state under today's reducer."""
+    """Return each session's final state as JSON; if its last step diverged, also the state under today's reducer."""
     after = {
         one.session_id: one.after
         for one in found.divergences

@@ -1,4 +1,4 @@
-"""Compares recorded conversations with their reruns, which the agent of today leads: findings, JSON and text."""
+"""Compares recorded conversations with their reruns under today's agent, and reports the findings as text and JSON."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,25 +13,28 @@ from orchestrator.replay.exchanges import Exchange, Tool, exchanges
 from orchestrator.safe_text import one_line
 
 SCHEMA = "orch.rerun/1"
-"""Additive only: fields are added, never renamed or given another meaning."""
+"""Name and version of the JSON format. Fields are added, never renamed or given another meaning."""
 
 Kind = Literal["words", "tools", "failed", "outcome", "late", "missing", "new", "decisions"]
 Pair = tuple[Exchange | None, Exchange | None]
-"""An exchange as recorded, and the same one today; None: there is none."""
+"""(exchange of the recording, matching exchange of the rerun). None: that run has no such exchange."""
 Judge = Callable[[Exchange, Exchange], bool | str]
-"""Says whether other words of the agent are as good: True, or a reason why not. Called where the words differ."""
+"""(recorded exchange, exchange of the rerun) → True if the agent's new words are as good as the recorded ones,
+otherwise False or a reason. Called only if the words differ.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference between a recording and its rerun that matters: its kind, a message, and the exchange."""
+    """A reported difference between a recording and its rerun: its kind, a message, and the exchange."""
 
     kind: Kind
     message: str
     session_id: str = ""
     turn: int = 0
-    """Number of the turn in today's run; in the recording, if today's run has no such turn."""
+    """Number of the turn in the rerun or, if the rerun has no such turn, in the recording."""
     user: str = ""
+    """The user's words in the exchange; if there are none, the playback id."""
 
 
 @dataclass(slots=True)
@@ -49,18 +52,18 @@ class Rerun:
     old: list[Event] = field(default_factory=list, repr=False)
     new: list[Event] = field(default_factory=list, repr=False)
     results: int = 0
-    """Results of services and playback in the run of today."""
+    """Number of results of services and playback in the rerun."""
     simulated: int = 0
-    """How many of these results are modelled, because the recording has none for that command."""
+    """Number of `results` that are simulated, because the recording has no result of their command."""
     late_ms: int = LATE_MS
     judge: Judge | None = field(default=None, repr=False)
     error: str = ""
-    """Why the recording cannot be read."""
+    """Why the recording cannot be read; empty: it can be read."""
     pairs: list[Pair] = field(init=False, repr=False)
     findings: list[Finding] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pairs = [*_paired(exchanges(self.old), exchanges(self.new))]
+        self.pairs = [*paired(exchanges(self.old), exchanges(self.new))]
         self.findings = [finding for old, new in self.pairs for finding in self._compare(old, new)]
         self.findings += _other_decisions(self.old, self.new)
 
@@ -68,12 +71,12 @@ class Rerun:
 
     @property
     def exchanges(self) -> list[Exchange]:
-        """The conversation with the agent of today, in order."""
+        """The exchanges of the rerun, in order."""
         return [new for _, new in self.pairs if new is not None]
 
     @property
     def says(self) -> list[str]:
-        """What the agent says, answer by answer."""
+        """The agent's words in the rerun, one text per answer."""
         return [one.agent for one in self.exchanges if one.agent]
 
     @property
@@ -83,22 +86,22 @@ class Rerun:
 
     @property
     def waits_ms(self) -> list[int]:
-        """How long the user waits for each answer, in milliseconds."""
+        """How long the user waits for each answer in the rerun, in milliseconds."""
         return [one.wait_ms for one in self.exchanges if one.wait_ms is not None]
 
     @property
     def transcript(self) -> str:
-        """The conversation as text, for a golden file: the user's words, the agent's, and how far they were heard."""
+        """The rerun as text, for a golden file: the words of user and agent, and how far an answer was heard."""
         return "".join(f"{line}\n" for one in self.exchanges for line in _lines_of(one))
 
     def check(self) -> None:
-        """Raise AssertionError, with the report, unless today's conversation goes as recorded."""
+        """Raise AssertionError, with the report as its message, if there are findings or an error."""
         if self.findings or self.error:
             raise AssertionError("\n".join(report_lines(self)))
 
     @property
     def exit_code(self) -> int:
-        """0: as recorded, 1: otherwise, 2: unreadable."""
+        """0: no findings, 1: findings, 2: the recording cannot be read."""
         return 2 if self.error else 1 if self.findings else 0
 
     def as_json(self) -> dict[str, Any]:
@@ -127,7 +130,7 @@ class Rerun:
             return
         if new.failure and new.failure != old.failure:
             yield _finding("failed", f"the agent fails: {new.failure}", new)
-        elif not _same_words(old, new):
+        elif not same_words(old, new):
             verdict = self.judge(old, new) if self.judge is not None else ""
             if verdict is not True:
                 why = f" ({verdict})" if verdict else ""
@@ -142,17 +145,17 @@ class Rerun:
 
 
 def worst(found: Sequence[Rerun]) -> int:
-    """The highest exit code of several recordings."""
+    """Return the highest exit code of several reruns."""
     return max((one.exit_code for one in found), default=0)
 
 
 def as_json(found: Sequence[Rerun]) -> dict[str, Any]:
-    """The JSON report of `orch rerun`."""
+    """Return the JSON report of `orch rerun`."""
     return {"exit_code": worst(found), "recordings": [one.as_json() for one in found], "schema": SCHEMA}
 
 
 def word_by_word(old: str, new: str) -> str:
-    """Both texts in one: what only the recording says as [-words-], what only the agent of today says as {+words+}."""
+    """Merge two texts: words that only `old` has as [-words-], words that only `new` has as {+words+}."""
     before, after = old.split(), new.split()
     found = []
     for tag, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
@@ -165,7 +168,7 @@ def word_by_word(old: str, new: str) -> str:
 
 
 def report_lines(found: Rerun) -> Iterator[str]:
-    """Yield the report on one recording: a line for the recording, and one for each finding."""
+    """Yield the report on one recording: a line for the recording, then a line for each finding."""
     if found.error:
         yield f"✗ {found.source}: {found.error}"
         return
@@ -184,8 +187,8 @@ def report_lines(found: Rerun) -> Iterator[str]:
 
 
 def table_lines(found: Sequence[Rerun]) -> Iterator[str]:
-    """Yield a table over several recordings: a line for each that differs, with its findings by kind, and a last line
-    with the number of recordings that differ.
+    """Yield a table over several recordings. A recording whose rerun differs has a line with the number of findings of
+    each kind; an unreadable recording has a line with the error. The last line has the totals.
     """
     width = max((len(one.source) for one in found), default=0)
     for one in found:
@@ -207,9 +210,9 @@ def _finding(kind: Kind, message: str, one: Exchange) -> Finding:
     return Finding(kind, message, one.session_id, one.turn, one.user or one.playback_id)
 
 
-def _paired(old: list[Exchange], new: list[Exchange]) -> Iterator[Pair]:
-    """Pair the recorded exchanges with those of today that have the same words of the user, in order. An exchange
-    without a partner is paired with None.
+def paired(old: list[Exchange], new: list[Exchange]) -> Iterator[Pair]:
+    """Pair the exchanges of two runs, in order, if they have the same key (the user's words). An exchange without a
+    partner is paired with None.
     """
     matcher = SequenceMatcher(None, [one.key for one in old], [one.key for one in new], autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
@@ -220,8 +223,10 @@ def _paired(old: list[Exchange], new: list[Exchange]) -> Iterator[Pair]:
             yield from ((None, one) for one in new[c:d])
 
 
-def _same_words(old: Exchange, new: Exchange) -> bool:
-    """Whether the agent says the same words. If either answer was interrupted, one text may begin with the other."""
+def same_words(old: Exchange, new: Exchange) -> bool:
+    """Whether the agent says the same words in two exchanges. If one of the two was interrupted, it suffices that the
+    words of one begin with all words of the other.
+    """
     before, after = " ".join(old.agent.split()), " ".join(new.agent.split())
     if before == after:
         return True
@@ -230,7 +235,7 @@ def _same_words(old: Exchange, new: Exchange) -> bool:
 
 
 def _other_tools(old: list[Tool], new: list[Tool]) -> Iterator[str]:
-    """Yield a message for each tool call that only one side makes, and for each call whose result differs."""
+    """Yield a message for each tool call that only one run makes, and for each call whose result differs."""
     matcher = SequenceMatcher(None, [one.call for one in old], [one.call for one in new], autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
         if tag != "equal":
@@ -243,8 +248,8 @@ def _other_tools(old: list[Tool], new: list[Tool]) -> Iterator[str]:
 
 
 def _other_decisions(old: list[Event], new: list[Event]) -> Iterator[Finding]:
-    """Yield a finding for each kind of decision that the rerun makes more or less often than the recording, except
-    those that the comparison of questions and answers shows already.
+    """Yield a finding for each kind of decision that the rerun makes more or less often than the recording. Leaves out
+    decisions that the comparison of exchanges shows already.
     """
     for name, (before, after) in changed(decisions(old), decisions(new)).items():
         if not name.startswith(("answer ", "turn ", "interrupted by ")):
@@ -271,4 +276,16 @@ def _exchange_json(one: Exchange | None) -> dict[str, Any] | None:
     return {name: getattr(one, name) for name in (*names, "wait_ms")} | {"tools": tools}
 
 
-__all__ = ["Exchange", "Finding", "Judge", "Rerun", "as_json", "report_lines", "table_lines", "word_by_word", "worst"]
+__all__ = [
+    "Exchange",
+    "Finding",
+    "Judge",
+    "Rerun",
+    "as_json",
+    "paired",
+    "report_lines",
+    "same_words",
+    "table_lines",
+    "word_by_word",
+    "worst",
+]

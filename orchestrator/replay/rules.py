@@ -1,4 +1,4 @@
-"""Rules of replay, ORCH1001…: the kinds of difference. Numbers never change: reports, docs and scripts use them."""
+"""Rules ORCH1001…: kinds of difference between a recording and its replay. Numbers never change: scripts use them."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""Draws a conversation as lanes side by side, time running down: `orch show --timeline`."""
+"""Draws a conversation as lanes side by side, with time running down: `orch show --timeline`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,12 +12,14 @@ LANES = ("USER", "STT", "THINK", "TTS", "PLAYBACK")
 WIDTH = 22
 NARROWEST = 8
 BEFORE_LANES = 23
-"""Columns that time and phase take."""
+"""Width of the columns before the lanes (time and phase), in characters."""
 BARGE_IN = "⚡"
 
 
 def timeline(events: Iterable[Event], *, full: bool = False, columns: int = 0) -> Iterator[str]:
-    """Yield a line for each event in one of the LANES. `full`: do not cut texts. `columns`: terminal width, or 0."""
+    """Yield a header, then a line for each event that has a lane. `full`: do not cut texts. `columns`: width of the
+    terminal; 0: no limit.
+    """
     width = min(WIDTH, max(NARROWEST, (columns - BEFORE_LANES) // len(LANES) - 2)) if columns else WIDTH
     yield _fit(f"{'time':>10}  {'phase':9}  " + "  ".join(f"{lane:{width}}" for lane in LANES).rstrip(), columns)
     opened: dict[str, int] = {}
@@ -74,4 +76,4 @@ _WORDS: dict[type[Event], Callable[[Any], str]] = {
     inputs.PlaybackStarted: lambda event: f"{event.playback_id} ┐",
     derived.AnswerEnded: _ended,
 }
-"""Shorter wording for some events; the others are shown with their type and payload."""
+"""Type of event → shorter wording. All other events are shown with their type and payload."""

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Iterator
 
 from events.derived import AnswerEnded, CommandIssued, TurnEnded, TurnStarted
 from events.envelope import Event
+from orchestrator.safe_text import one_line
 
 
 def transcript(events: Iterable[Event]) -> Iterator[str]:
-    """One line for each turn of the user and each answer of the agent. Unheard words of an answer stand in brackets."""
-    texts: dict[tuple[str, str], str] = {}
+    """Return a line for each turn of the user and each answer of the agent. Brackets hold the words not heard."""
+    texts: dict[tuple[str, str], dict[int, str]] = {}
+    """(session id, playback id) → index → text of the answer. An answer in one text has only index 0."""
     lines: list[str] = []
     began: dict[str, int] = {}
-    """Session → the line of its current turn."""
+    """Session id → index in `lines` of the line of its last turn."""
     for event in events:
         session_id = event.session_id
         match event:
@@ -19,12 +21,16 @@ def transcript(events: Iterable[Event]) -> Iterator[str]:
                 began[session_id] = len(lines)
                 lines.append(f"[{session_id}] user: {event.text}")
             case TurnEnded(outcome="merged"):  # the next turn repeats these words and adds later ones
-                lines[began[session_id]] = ""
-            case CommandIssued(name="Speak"):
-                texts[session_id, event.target] = str(event.payload.get("text", ""))
+                if session_id in began:  # false if the log begins within the turn
+                    lines[began[session_id]] = ""
+            case CommandIssued(name="Speak" | "SpeakMore", payload=said):
+                known = texts.setdefault((session_id, str(said["playback_id"])), {})
+                known[int(str(said.get("index", 0)))] = str(said["text"])
             case AnswerEnded():
-                lines.append(f"[{session_id}] agent: {_heard(event, texts.get((session_id, event.playback_id), ''))}")
-    return (line for line in lines if line)
+                known = texts.get((session_id, event.playback_id), {})
+                text = "".join(known[index] for index in sorted(known))
+                lines.append(f"[{session_id}] agent: {_heard(event, text)}")
+    return (one_line(line) for line in lines if line)
 
 
 def _heard(ended: AnswerEnded, text: str) -> str:
@@ -36,7 +42,7 @@ def _heard(ended: AnswerEnded, text: str) -> str:
 
 
 def unheard(text: str, heard: str) -> str:
-    """The rest of an answer after the words that the user heard.
+    """Return the rest of an answer, after the words that the user heard.
 
     >>> unheard("We open at ten.", "We open")
     'at ten.'

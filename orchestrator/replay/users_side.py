@@ -1,8 +1,8 @@
 """The user's side of a recording, for a rerun with another agent: the same words, silences and interruptions.
 
 A user who waited for the end of an answer waits for the end of today's answer, however long it is. A user who
-interrupted an answer after two seconds does so again, and so does a user who spoke on while the agent was thinking.
-Within an utterance the times are as recorded.
+interrupted an answer after two seconds also interrupts today's answer after two seconds. A user who spoke on while the
+agent was thinking does so again. Within an utterance the times are as recorded.
 """
 
 from collections import deque
@@ -24,13 +24,18 @@ _USERS = (
     inputs.HandlerDetached,
     inputs.SessionCloseRequested,
 )
-"""Inputs that depend on what the agent does. Others, such as a takeover, keep their distance to the input before it."""
+"""Types of inputs whose times depend on the agent's activity. Any other input, such as a takeover, keeps its distance
+in time to the input before it.
+"""
 
 Waits = Literal["rest", "speaks", "thinks"]
+"""The activity of the agent for which the user's next input waits."""
 
 
 class Floor:
-    """Since when the agent rests, thinks or speaks, in microseconds of the session's time; None: it does not do so."""
+    """The agent's activity. `rest`, `speaks` and `thinks` hold the time in microseconds when this activity began; None:
+    the agent does not do it now.
+    """
 
     def __init__(self) -> None:
         self.rest: int | None = None
@@ -40,7 +45,7 @@ class Floor:
         """How often the agent began to think, to speak or to rest."""
 
     def note(self, state: State, events: Sequence[Event]) -> None:
-        """Update from the events of a step; `state` is the state after the step."""
+        """Update the activity from the events of a step. `state`: the state after the step."""
         if not events:
             return
         if state.playback is None:
@@ -58,7 +63,9 @@ class Floor:
             self.changes += 1
 
     def told(self) -> tuple[Waits, int | None]:
-        """What the agent does (rests, speaks or thinks), and since when."""
+        """Return the agent's activity now: (kind of activity, time in microseconds when the activity began). Returns
+        ("rest", None) if no activity has begun, as before the first step of the session.
+        """
         if self.speaks is not None:
             return "speaks", self.speaks
         return ("thinks", self.thinks) if self.thinks is not None else ("rest", self.rest)
@@ -66,31 +73,35 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class _Coming:
+    """A recorded input that has not come yet. `at_us`: its recorded time. `order`: its index in the log."""
+
     at_us: int
     order: int
     event: Input
     waits_for: Waits
     gap_us: int | None
-    """Microseconds from the start of the activity `waits_for` to this input; None: the input keeps its distance to the
-    input before it.
+    """Microseconds from the start of the activity `waits_for` to this input. None: the input keeps its distance in time
+    to the input before it.
     """
     changes: int
-    """How often the floor changed since the input before this one."""
+    """How often the agent's activity changed in the recording since the input before this one."""
 
 
 class UsersSide:
-    """The inputs of a recording that are no results. Each comes when the user would say it in today's conversation."""
+    """The recorded inputs that answer no command. Each comes when the user would give it in today's conversation."""
 
     def __init__(self) -> None:
         self.shift_us = 0
-        """How much later than recorded today's conversation is, in microseconds."""
+        """How much later today's conversation is than the recorded one, in microseconds."""
         self._coming: deque[_Coming] = deque()
         self._is_speaking = False
         self._changes = 0
-        """Number of changes of the floor at the last input that was learned or taken."""
+        """`Floor.changes` at the last call of `learn` or `take`; 0 after `begin`."""
 
     def learn(self, order: int, event: Input, floor: Floor) -> None:
-        """Add the next input of the recording; `floor` tells what the agent did just before this input."""
+        """Add the next recorded input. `order`: its index in the log. `floor`: the agent's activity in the recording,
+        just before this input.
+        """
         waits_for, since_us = floor.told()
         leads = isinstance(event, _USERS) and not (self._is_speaking and isinstance(event, _UTTERANCE))
         gap_us = event.at_us - since_us if leads and since_us is not None else None
@@ -102,7 +113,9 @@ class UsersSide:
             self._is_speaking = False
 
     def due(self, floor: Floor, now_us: int) -> tuple[int, int] | None:
-        """Time and order of the next input; None: there is none, or it waits for the agent."""
+        """Return (time in microseconds, index in the log) of the next input. None: no input is left, or the next input
+        waits for an activity of the agent. `floor`: the agent's activity in today's conversation.
+        """
         if not self._coming:
             return None
         first = self._coming[0]
@@ -113,15 +126,15 @@ class UsersSide:
         if since_us is not None and floor.changes - self._changes >= first.changes:
             return max(now_us, since_us + first.gap_us), first.order
         if floor.rest is not None:
-            return kept_us, first.order  # the agent has nothing to say, or has not been asked yet
+            return kept_us, first.order  # the agent rests, so the awaited activity may never begin
         return None
 
     def begin(self) -> None:
-        """End learning: from now on, the inputs are taken."""
+        """Start the rerun's conversation. Call once, after the last `learn` and before the first `due` or `take`."""
         self._changes = 0
 
     def take(self, at_us: int, floor: Floor) -> Input:
-        """Take the next input, at this time."""
+        """Remove and return the next input, which comes at `at_us`. `floor`: the agent's activity at that time."""
         first, self._changes = self._coming.popleft(), floor.changes
         self.shift_us = at_us - first.at_us
         return first.event

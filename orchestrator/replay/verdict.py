@@ -1,4 +1,4 @@
-"""The verdict on one recording: small and without the recording's events, so that worker processes can return it."""
+"""The verdict on one recording: outcome, counts, divergences. It is small: worker processes can return it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +21,9 @@ _WORST_LAST = (0, 4, 1, 2, 130)
 
 @dataclass(frozen=True, slots=True)
 class SegmentVerdict:
-    """A segment: the part of a session's log that one reducer version recorded."""
+    """Verdict on a segment: a part of a session's log that one reducer version recorded. `is_equal`: the segment
+    replays without a divergence.
+    """
 
     session_id: str
     recorded_by: str
@@ -43,12 +45,12 @@ class Verdict:
     state: str = ""
     """Final phase and state hash, if the recording holds one session."""
     parts: list[SegmentVerdict] = field(default_factory=list)
-    """Segments of the sessions in which the reducer version changed."""
+    """Verdicts on the segments of each session that more than one reducer version recorded."""
     diverged_sessions: int = 0
     divergences: list[Divergence] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
-    """For an incomplete log: the commands that come next."""
+    """For an incomplete log: the outstanding commands of sessions that have not ended."""
     elapsed_s: float = 0.0
 
     @property
@@ -57,12 +59,14 @@ class Verdict:
 
 
 def worst(verdicts: list[Verdict]) -> int:
-    """Exit code of the worst verdict."""
+    """Return the exit code of the worst verdict."""
     return max((verdict.exit_code for verdict in verdicts), key=_WORST_LAST.index, default=0)
 
 
 def verdict_of(found: Replay, broken: list[Broken], *, is_interrupted: bool = False) -> Verdict:
-    """The verdict on a finished replay. Divergences outrank violated invariants; an interruption outranks both."""
+    """Return the verdict on a replay. `broken`: violated invariants. `is_interrupted`: Ctrl-C ended the replay. The
+    outcome is the first that applies: interrupted, diverged, broken; otherwise the replay is equal or completed.
+    """
     sessions = [*found.sessions.values()]
     outcome: Outcome = "equal" if found.header.derived else "completed"
     if is_interrupted:

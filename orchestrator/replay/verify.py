@@ -1,4 +1,4 @@
-"""Checks that a file is a sound log (`orch verify`): decodes each line, compares each state hash and the invariants."""
+"""Checks that a file is a sound log (`orch verify`): decodes each line, checks each state hash and the invariants."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from hashlib import sha256
 from events.codec import BadEventError, decode
 from events.envelope import Event
 from events.inputs import SessionOpened
-from events.recording import Header, steps
+from events.recording import BadRecordingError, Header, steps
 from orchestrator.replay.invariants import Invariants
-from orchestrator.replay.replay import REDUCER_ERRORS
+from orchestrator.replay.replay import REDUCER_ERRORS, by_newer
 from orchestrator.safe_text import one_line
 from orchestrator.session.evolve import apply
 from orchestrator.session.state import State, why_unreadable
@@ -17,7 +17,7 @@ from orchestrator.session.state import State, why_unreadable
 
 @dataclass(slots=True)
 class Verified:
-    """Result of a check. `problems`: one line each; empty if the log is sound."""
+    """Result of a check. `problems`: a text for each problem; empty if the log is sound."""
 
     events: int = 0
     sessions: set[str] = field(default_factory=set)
@@ -26,17 +26,18 @@ class Verified:
 
 
 def verify(header: Header, lines: Iterable[bytes]) -> Verified:
-    """Check a recording line by line. Bad lines become problems and never raise."""
+    """Check a recording line by line. Each bad line becomes a problem; so does a BadRecordingError from `lines`."""
     found, invariants, checksum = Verified(), Invariants(), sha256()
     states: dict[str, State] = {}
 
     def events() -> Iterator[Event]:
-        for number, line in enumerate(lines, 2):
+        for number, line in enumerate(_readable(lines, found.problems), 2):
             checksum.update(line + b"\n")
             try:
                 event = decode(line)
             except BadEventError as error:
-                found.problems.append(f"line {number}: ORCH1006 {error if line.strip() else 'empty line'}")
+                what = f"{error}{by_newer(header)}" if line.strip() else "empty line"
+                found.problems.append(f"line {number}: ORCH1006 {what}")
                 continue
             found.events += 1
             found.sessions.add(event.session_id)
@@ -55,8 +56,16 @@ def verify(header: Header, lines: Iterable[bytes]) -> Verified:
     return found
 
 
+def _readable(lines: Iterable[bytes], problems: list[str]) -> Iterator[bytes]:
+    """Yield the lines. If the file cannot be read to its end, the error becomes a problem, and the lines end there."""
+    try:
+        yield from lines
+    except BadRecordingError as error:
+        problems.append(str(error))
+
+
 def _fold(states: dict[str, State], step: list[Event], found: Verified) -> None:
-    """Fold a step and compare its state hash. Does nothing after the session's first step that cannot be folded."""
+    """Fold a step and compare its state hash with the recorded one. Ignores a session after its first problem."""
     last = step[-1]
     where = f"{one_line(last.session_id)} version {last.version}"
     state = states.setdefault(last.session_id, State())

@@ -1,14 +1,15 @@
-"""`orch why`: the chain of causes of an event back to the first input, each proved by replaying without it.
+"""`orch why`: finds the causes of an event, back to the first input, and proves each cause by a replay without it.
 
-Proof: without the cause the reducer decides differently; without a neighbouring input it decides the same.
+Proof: without the cause, the reducer decides differently; without a neighbouring input, it decides the same.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from events import inputs
 from events.derived import CommandIssued
-from events.envelope import Derived, Event, Input
+from events.envelope import Derived, Event, Input, PlaybackResult, Result
 from orchestrator.replay.change import Change
 from orchestrator.replay.fold_on import UnsoundLogError, fold_on
 from orchestrator.replay.place import NoSuchEventError
@@ -20,17 +21,19 @@ from orchestrator.session.reducer import reduce
 from orchestrator.session.state import State
 
 NEIGHBOURS = 6
-"""Number of inputs before the decision that are left out in turn."""
+"""Number of the last inputs before the decision that are tested: one replay without each of them."""
 SCHEMA = "orch.why/1"
-"""Additive only: fields are added, never renamed or given another meaning."""
-SHIFTING = {"command_id", "conversation_to"}
-"""Fields that change with any earlier input and are not compared."""
+"""Name and version of the JSON format. Fields are added, never renamed or given another meaning."""
+SHIFTING = {"command_id", "conversation_to", "elapsed_us", "retry_of", "saved_us"}
+"""Fields that are not compared, because they change with any earlier input, or measure a time."""
+NEAR_US = 60_000
+"""Tolerance for the time of a decision, in microseconds. Recorded timers fire some milliseconds late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A link of the chain of causes. `is_needed`: whether the decision changes without this input; None for a derived
-    event.
+    """An event in the chain of causes. `is_needed`: whether the decision changes without this input. None: the event is
+    no input, or today's reducer does not decide the explained event.
     """
 
     event: Event
@@ -39,7 +42,9 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A value on which the decision depends: `what` was `was`; had it been `with_`, the decision would be `then`."""
+    """A value on which the decision depends. `what`: its name. `was`: the real value. `with_`: the other value that was
+    tried. `then`: the decision with that other value.
+    """
 
     what: str
     was: str
@@ -53,17 +58,22 @@ class Why:
 
     event: Event
     chain: tuple[Cause, ...]
-    """The causes of an event, from the event back to the first input."""
+    """The event and its causes, from the event back to the first input."""
     also: tuple[Event, ...]
-    """Further inputs shortly before the decision that it needs, such as the intent beside the answer."""
+    """Other inputs that the decision needs, from shortly before it. Example: the answer is in `chain`, the intent in
+    `also`.
+    """
     beside: Event | None
-    """The last input before the decision that the decision does not need."""
+    """The last input before the decision that the decision does not need; None: there is none."""
     conditions: tuple[Condition, ...]
     phase: str
+    """The phase before the decision."""
+    is_decided: bool
+    """Whether today's reducer also decides the event. If not, `also`, `beside` and `conditions` are empty."""
 
 
 def as_json(found: Why) -> dict[str, Any]:
-    """JSON report on an event."""
+    """Return the JSON report on an event."""
     return {
         "also": [_event_json(event) for event in found.also],
         "beside": _event_json(found.beside) if found.beside else None,
@@ -72,6 +82,7 @@ def as_json(found: Why) -> dict[str, Any]:
             {"then": one.then, "was": one.was, "what": one.what, "with": one.with_} for one in found.conditions
         ],
         "event": _event_json(found.event),
+        "is_decided": found.is_decided,
         "phase": found.phase,
         "schema": SCHEMA,
     }
@@ -82,17 +93,22 @@ def _event_json(event: Event) -> dict[str, Any]:
 
 
 def why(log: Sequence[Event], version: int) -> Why:
-    """Explain an event of one session's log. Raises NoSuchEventError, UnsoundLogError."""
+    """Explain one event of a session's log. Raises NoSuchEventError if the log has no such version. Raises
+    UnsoundLogError if the event has no input as its cause, or if the log is damaged or of a newer orch.
+    """
     event = next((one for one in log if one.version == version), None)
     if event is None:
         raise NoSuchEventError(f"version {version} is not in this log; it ends at {log[-1].version}")
-    chain = [*_chain(log, event)]
-    causes = tuple(Cause(one, _is_needed(log, event, one) if isinstance(one, Input) else None) for one in chain)
+    chain, old = [*_chain(log, event)], _Run(log)
+    is_decided = old.is_repeated(event, _Run(what_if(log, Change()).events))
+    causes = tuple(
+        Cause(one, _is_needed(old, event, one) if is_decided and isinstance(one, Input) else None) for one in chain
+    )
     step = chain[1] if isinstance(event, Derived) and len(chain) > 1 else event
     if not isinstance(step, Input):
         raise UnsoundLogError(f"version {version} has no input as its cause; `orch verify` names every place")
     others = [one for one in log if isinstance(one, Input) and 1 < one.version < step.version and one not in chain]
-    nearest = [(one, _is_needed(log, event, one)) for one in others[-NEIGHBOURS:]]
+    nearest = [(one, _is_needed(old, event, one)) for one in others[-NEIGHBOURS:] if is_decided]
     before = State()
     for one in log:
         if one.version < step.version:
@@ -102,13 +118,16 @@ def why(log: Sequence[Event], version: int) -> Why:
         chain=causes,
         also=tuple(one for one, is_needed in nearest if is_needed),
         beside=next((one for one, is_needed in reversed(nearest) if not is_needed), None),
-        conditions=tuple(_conditions(before, step, event)),
+        conditions=tuple(_conditions(before, step, event)) if is_decided else (),
         phase=before.phase,
+        is_decided=is_decided,
     )
 
 
 def _chain(log: Sequence[Event], event: Event) -> Iterator[Event]:
-    """Follow `cause`: the event, its input, the command that the input answers, that command's input, and so on."""
+    """Yield an event and its causes: the input of its step, the command that this input answers, the input of that
+    command's step, and so on.
+    """
     by_id = {one.event_id: one for one in log}
     at: Event | None = event
     while at is not None:
@@ -116,30 +135,72 @@ def _chain(log: Sequence[Event], event: Event) -> Iterator[Event]:
         at = by_id.get(at.cause) if at.cause else None
 
 
-def _is_needed(log: Sequence[Event], event: Event, cause: Input) -> bool:
+def _is_needed(old: "_Run", event: Event, cause: Input) -> bool:
     """Whether the event is missing or different in a replay without the input `cause`."""
     if cause.version == 1:
         return True  # SESSION_OPENED: without it there is no session
-    new = what_if(log, Change(without=frozenset({cause.event_id}))).events
-    return _essence(event) not in [_essence(one) for one in new]
+    return not old.is_repeated(event, _Run(what_if(old.events, Change(without=frozenset({cause.event_id}))).events))
 
 
-def _essence(event: Event) -> tuple[Any, ...]:
-    said = {field: content for field, content in payload(event).items() if field not in SHIFTING}
-    return (
-        name(event),
-        getattr(event, "target", ""),
-        event.cause if isinstance(event, Derived) else event.event_id,
-        said,
-    )
+class _Run:
+    """The events of the recording or of a what-if, in a form that can be compared with another run."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self._inputs = {one.event_id: one for one in events if isinstance(one, Input)}
+        self._texts = {one.command_id: one.payload.get("text") for one in events if isinstance(one, CommandIssued)}
+
+    def is_repeated(self, event: Event, new: "_Run") -> bool:
+        """Whether the run `new` also has an event of this run: with the same content and cause, and at the same time.
+        If no timer decides the time, the time may differ.
+        """
+        named, essence = name(event), self._essence(event)
+        was_us, is_us = self._times_us(named, essence), new._times_us(named, essence)
+        is_timed = isinstance(self._inputs.get(event.cause, event), inputs.TimerFired)
+        return any(abs(at_us - event.at_us) <= NEAR_US for at_us in is_us) or (
+            not is_timed and len(is_us) >= len(was_us)
+        )
+
+    def _times_us(self, named: str, essence: tuple[Any, ...]) -> list[int]:
+        return [one.at_us for one in self.events if name(one) == named and self._essence(one) == essence]
+
+    def _essence(self, event: Event) -> tuple[Any, ...]:
+        if isinstance(event, Input):
+            return self._identity(event)
+        cause = self._inputs.get(event.cause)
+        return *_plain(event), cause and self._identity(cause)
+
+    def _identity(self, event: Input) -> tuple[Any, ...]:
+        """Return the key by which an input is found in another run. For a result: its content, because a simulated
+        result has another event id. For any other input: the event id.
+        """
+        match event:
+            case inputs.TtsChunkReady():
+                place = event.index
+            case inputs.PlaybackProgress():
+                place = event.position_ms
+            case PlaybackResult():
+                place = 0
+            case Result():
+                return _plain(event)
+            case _:
+                return (event.event_id,)
+        return name(event), _kind(event.playback_id), place, self._texts.get(event.command_id)
 
 
 def _conditions(before: State, step: Input, event: Event) -> Iterator[Condition]:
-    """Change each policy field and state fact in turn; yield those that change this decision."""
+    """Yield the values in the state `before` on which the decision about the input `step` depends.
+
+    Changes one value at a time (a policy field, a flag or a text) or removes one outstanding command, and lets the
+    reducer decide again. Yields the value if `event` no longer follows. If `event` is the input `step` itself, yields
+    the value if other events follow. Yields nothing if `event` does not follow from the recorded state.
+    """
     made, named = _decide(before, step), set[str]()
+    if made is None or not (isinstance(event, Input) or _is_said(event, made)):
+        return
     for what, was, with_, state in (*_other_policies(before), *_other_facts(before)):
         otherwise = _decide(state, step)
-        if otherwise is None or made is None or what in named:
+        if otherwise is None or what in named:
             continue
         same = _said(otherwise) == _said(made) if isinstance(event, Input) else _is_said(event, otherwise)
         if not same:
@@ -149,7 +210,7 @@ def _conditions(before: State, step: Input, event: Event) -> Iterator[Condition]
 
 def _decide(state: State, step: Input) -> tuple[Event, ...] | None:
     try:
-        return reduce(state, step.but(producer_seq=0, event_id=f"{step.event_id}'")).events
+        return reduce(state, step.replace(producer_seq=0, event_id=f"{step.event_id}'")).events
     except REDUCER_ERRORS:
         return None  # the changed state is impossible
 
@@ -163,8 +224,18 @@ def _is_said(event: Event, events: Sequence[Event]) -> bool:
 
 
 def _plain(event: Event) -> tuple[Any, ...]:
-    named, target, _, said = _essence(event)
-    return named, target, said
+    """Return the content of an event, without its cause. The due time of a timer is given relative to the event."""
+    said = {field: content for field, content in payload(event).items() if field not in SHIFTING}
+    if "due_at_us" in said:
+        said["due_at_us"] -= event.at_us
+    if "playback_id" in said:
+        said["playback_id"] = _kind(said["playback_id"])
+    return name(event), said
+
+
+def _kind(playback_id: str) -> str:
+    """Return the kind of a playback, such as "answer": its id without the number, which any earlier input changes."""
+    return playback_id.rstrip("-0123456789")
 
 
 def _other_policies(before: State) -> Iterator[tuple[str, str, str, State]]:
@@ -180,7 +251,7 @@ def _other_policies(before: State) -> Iterator[tuple[str, str, str, State]]:
 
 
 def _others(was: Any) -> list[Any]:
-    """Other values to try for a policy field: the opposite, zero, one, ten times more, empty."""
+    """Return other values to try for a policy field: the opposite, zero, one, ten times more, empty."""
     if isinstance(was, bool):
         return [not was]
     if isinstance(was, int):

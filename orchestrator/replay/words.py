@@ -14,13 +14,15 @@ ENVELOPE = {*Event.model_fields, *Input.model_fields, "type"}
 
 
 def name(event: Event) -> str:
-    """A command's name, or the type of an event."""
+    """Return the command's name if the event is COMMAND_ISSUED, else the type of the event."""
     kind: str = event.type  # type: ignore[attr-defined] # every concrete event has a type
     return event.name if isinstance(event, CommandIssued) else kind
 
 
 def payload(event: Event) -> dict[str, Any]:
-    """Fields of an event beyond its envelope: a command's payload, or an event's non-default fields."""
+    """Return the fields of an event that are worth printing. For COMMAND_ISSUED: the payload of the command. For other
+    events: the fields that not all events share, if their values differ from the defaults.
+    """
     if isinstance(event, CommandIssued):
         return event.payload | ({"retry_of": event.retry_of} if event.retry_of else {})
     said = event.model_dump(exclude_defaults=True)
@@ -28,14 +30,16 @@ def payload(event: Event) -> dict[str, Any]:
 
 
 def short(event: Event, longest: int = LONGEST) -> str:
-    """One event on one line, such as `StartTimer(due_at_us=50, timer="endpoint")`."""
-    of_what = {"command_id"} if isinstance(event, CommandIssued) else set()  # long, and the target says it
+    """Format an event on one line, such as `StartTimer(due_at_us=50, timer="endpoint")`."""
+    of_what = {"command_id"} if isinstance(event, CommandIssued) else set()  # too long; other fields name the command
     said = ", ".join(f"{k}={value(v, longest)}" for k, v in payload(event).items() if k not in of_what)
     return f"{name(event)}({said})"
 
 
 def value(content: object, longest: int = LONGEST) -> str:
-    """A value as JSON, cut to `longest` characters with the number cut off; 0 cuts nothing."""
+    """Format a value as JSON. JSON of more than `longest` characters is cut there, and the number of missing characters
+    is added: `…(+12 chars)`. `longest` 0: cut nothing.
+    """
     text = to_json(content, fallback=str).decode()
     return f"{text[:longest]}…(+{len(text) - longest} chars)" if longest and len(text) > longest else text
 
@@ -45,7 +49,9 @@ def seconds(us: int) -> str:
 
 
 def state_fields(state: State) -> dict[str, Any]:
-    """A state as JSON: every field but the policy, outstanding commands by id, and the state hash."""
+    """Return a state as JSON: all its fields except the policy, and its hash as `hash`. `pending` maps the id of each
+    outstanding command to a short text.
+    """
     told = {field.name: getattr(state, field.name) for field in fields(State) if field.name != "policy"}
     found: dict[str, Any] = to_jsonable_python(told, fallback=str)
     found["pending"] = {command_id: short(command) for command_id, command in state.pending.items()}

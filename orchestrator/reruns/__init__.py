@@ -1,1 +1,1 @@
-"""Reruns recordings with the agent of today: `rerun()`. orchestrator.replay.rerun_report compares and reports."""
+"""Reruns recordings with the agent of today: `rerun()`. orchestrator.replay.rerun_report reports the differences."""

@@ -23,9 +23,11 @@ LIMIT_S = 60.0
 
 
 class RunningAgent:
-    """Runs an agent, in an event loop of its own. Use it as a context manager; it is an Agent of orchestrator.replay.
+    """Runs an agent in an event loop of its own. Use it as a context manager; called with a question, it is an Agent of
+    orchestrator.replay.
 
-    Raises TypeError for an object that cannot answer, and ServiceError if the agent cannot be opened.
+    The constructor raises TypeError if `agent` cannot answer questions. Entering the context raises ServiceError if the
+    agent cannot be opened.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class RunningAgent:
         self._memory.results.clear()
 
     def __call__(self, question: Question) -> Iterable[Given]:
-        """Ask the agent. Returns its results, at the times of the recorded results."""
+        """Ask the agent a question. Returns the results of tool calls, then the other results at the recorded pace."""
         given = self._loop.run_until_complete(self._ask(question))
         returned = [one for one in given if isinstance(one[1], ToolReturned)]
         answers = (one for one in given if not isinstance(one[1], ToolReturned))

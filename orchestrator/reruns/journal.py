@@ -8,18 +8,18 @@ from typing import Any
 from events.journal import ModelResponded, ToolCalled, ToolReturned
 from orchestrator.replay.asking import Question
 from orchestrator.safe_text import named_error, safe_error
-from orchestrator.services.failures import ServiceError, ToolError
-from orchestrator.services.journal import Response, Work
+from orchestrator.services.failures import ServiceError, ToolError, is_cancelled
+from orchestrator.services.journal import PendingToolCall, Response
 from orchestrator.session.digest import digest
 
 Say = Callable[..., None]
-"""Reports a result of the agent: its type, and its fields."""
+"""Reports a result of the agent, given the result's type and its fields."""
 NOT_RECORDED = "the recording has no such call"
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Results of tool calls in earlier attempts: (idempotency key of the question, call with its number) → result."""
+    """Results of tool calls in earlier attempts. Key: (idempotency key of the question, "NAME ARGUMENTS NUMBER")."""
 
     results: dict[tuple[str, str], ToolReturned] = field(default_factory=dict)
 
@@ -45,34 +45,35 @@ class RecordedJournal:
         """Count the calls from one again, because another provider is asked now."""
         self._numbers.clear()
 
-    async def call(self, work: Work) -> str:
-        """The result of a tool call: the recorded result, after its recorded time; with `runs_tools`, the result of the
-        tool itself. Raises ToolError if the call failed, or the recording has no such call.
+    async def call(self, pending: PendingToolCall) -> str:
+        """Return the result of a tool call: the recorded result, after the recorded duration; with `runs_tools`, the
+        result of the tool itself. Raises ToolError if the call failed. Without `runs_tools`, also if the recording has
+        no such call.
         """
-        name = f"{work.name} {work.arguments}"
+        name = f"{pending.name} {pending.arguments}"
         self._numbers[name] = self._numbers.get(name, 0) + 1
         key = self._question.command.idempotency_key, f"{name} {self._numbers[name]}"
         result = self._memory.results.get(key)
         if result is None:
-            result = self._memory.results[key] = await self._first(work, digest(repr(key).encode())[:8])
+            result = self._memory.results[key] = await self._first(pending, digest(repr(key).encode())[:8])
         if result.error:
-            raise ToolError(f"{work.name}: {result.error}", in_our_words=f"{work.name} failed")
+            raise ToolError(f"{pending.name}: {result.error}", in_our_words=f"{pending.name} failed")
         return result.result
 
-    async def _first(self, work: Work, new_id: str) -> ToolReturned:
+    async def _first(self, pending: PendingToolCall, new_id: str) -> ToolReturned:
         """Report a tool call that this rerun makes for the first time, and its result. Returns the result."""
-        recorded = self._question.tools.take(work.name, work.arguments)
-        call_id = recorded.called.call_id if recorded is not None else f"{new_id}/{work.name}"
+        recorded = self._question.tools.take(pending.name, pending.arguments)
+        call_id = recorded.called.call_id if recorded is not None else f"{new_id}/{pending.name}"
         self._say(
             ToolCalled,
-            arguments=work.arguments,
+            arguments=pending.arguments,
             call_id=call_id,
-            is_cancellable=work.is_cancellable,
-            name=work.name,
+            is_cancellable=pending.is_cancellable,
+            name=pending.name,
         )
         began_s = asyncio.get_running_loop().time()
         if self._runs_tools:
-            result = await _run(work, call_id)
+            result = await _run(pending, call_id)
         elif recorded is None or recorded.returned is None:
             result = ToolReturned(call_id=call_id, command_id="", error=NOT_RECORDED)
         else:
@@ -82,7 +83,7 @@ class RecordedJournal:
         return result
 
     async def respond(self, ask: Response, request: str) -> str:
-        """The recorded response to the same request, after its recorded time; otherwise the response of the model."""
+        """Return the recorded response to the same request, at its recorded time; if there is none, ask the model."""
         number = self._numbers["model"] = self._numbers.get("model", 0) + 1
         recorded = self._responses[number - 1 : number]
         if recorded and not self._asks_model and request and recorded[0][1].request == request:
@@ -101,12 +102,14 @@ class RecordedJournal:
         return response
 
 
-async def _run(work: Work, call_id: str) -> ToolReturned:
+async def _run(pending: PendingToolCall, call_id: str) -> ToolReturned:
     try:
-        return ToolReturned(call_id=call_id, command_id="", result=await work.run(""))
+        return ToolReturned(call_id=call_id, command_id="", result=await pending.run(""))
     except ServiceError as error:
         return ToolReturned(call_id=call_id, command_id="", error=safe_error(error))
-    except Exception as error:  # noqa: BLE001 - a fact, as in a call
+    except (asyncio.CancelledError, Exception) as error:
+        if is_cancelled(error):
+            raise
         return ToolReturned(call_id=call_id, command_id="", error=named_error(error))
 
 

@@ -10,7 +10,7 @@ from events.recording import Recording, parse
 from orchestrator.policy_file import read_policy
 from orchestrator.replay.asking import LATE_MS
 from orchestrator.replay.change import Change
-from orchestrator.replay.replay import replay
+from orchestrator.replay.replay import events_of
 from orchestrator.replay.rerun_report import Judge, Rerun
 from orchestrator.replay.what_if import what_if
 from orchestrator.reruns.agent import RunningAgent
@@ -27,9 +27,9 @@ def rerun(
     ask_model: bool = False,
     run_tools: bool = False,
 ) -> Rerun:
-    """Lead a recorded conversation again: the user's words, interruptions and silences as recorded, the answers by
-    `agent`, which is anything that `Orchestrator(answer=…)` takes. `policy` is a policy or its file; without one, the
-    recorded policy is in force.
+    """Lead a recorded conversation again: `agent` answers; the user's words, interruptions and silences are as
+    recorded. `agent`: anything that `Orchestrator(answer=…)` takes. `policy`: a policy or its file; None: the recorded
+    policy.
 
         def agent(text: str) -> str:
             return "We are open from nine to six."
@@ -38,15 +38,16 @@ def rerun(
             call = rerun("tests/recordings/opening_hours.jsonl", agent)
             call.check()
 
-    Time is virtual: nothing is spoken. An answer comes when it came in the recording, unless the
-    agent takes `late_ms` longer. `judge(recorded, today)` says whether other words are as good.
+    Time is virtual: nothing is spoken. An answer comes at its recorded time, unless the agent takes more than `late_ms`
+    milliseconds longer. `judge(recorded, today)` decides whether other words are as good.
 
     Calls by `request.once`, and the tools of a pydantic-ai agent, get their recorded results; a call that the recording
-    lacks fails, and is a finding. A model is asked only where its request differs from the recorded one, or with
-    `ask_model`. `run_tools` runs the tools, too: they act in the world.
+    lacks fails, and is a finding. With `run_tools`, the tools run instead: they act in the world. A model is asked only
+    if its request differs from the recorded one, or with `ask_model`.
 
-    Raises BadRecordingError, OSError, UnsoundLogError, PolicyFileError, TypeError and ServiceError for a thing that
-    cannot answer.
+    Raises OSError if the recording cannot be opened, BadRecordingError or UnsoundLogError if it is damaged or of a
+    newer orch, and PolicyFileError if the policy file is bad. Raises TypeError if `agent` cannot answer questions, and
+    ServiceError if it cannot be opened.
     """
     name, events = _log_of(recording)
     rules = read_policy(Path(policy)) if isinstance(policy, str | Path) else policy
@@ -68,11 +69,6 @@ def rerun_log(
     agent.forget()
     found = what_if(log, Change(policy=policy), agent)
     return Rerun(name, log, found.events, found.results, found.simulated, late_ms, judge)
-
-
-def events_of(recording: Recording) -> list[Event]:
-    """The recorded events. A recording of inputs alone is replayed first."""
-    return [*recording.events()] if recording.header.derived else replay(recording).events
 
 
 def _log_of(recording: str | Path | Recording | Iterable[Event]) -> tuple[str, list[Event]]:

@@ -1,6 +1,6 @@
 """An event loop in virtual time: it waits for sockets, threads and processes, and skips all other waiting.
 
-An agent that sleeps for two seconds takes two seconds of this loop's time, and none of yours. Computing takes no time.
+An agent that sleeps for two seconds takes two seconds of virtual time, no real time. Computing takes no virtual time.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._waiting.now_s
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Run a function in a thread of the executor; time passes meanwhile as it does outside."""
+        """Run a function in a thread of the executor. Meanwhile virtual time passes like real time."""
         future = super().run_in_executor(executor, func, *args)
         self._in_executor += 1
         future.add_done_callback(self._returned)
@@ -48,15 +48,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _Waiting(selectors.DefaultSelector):
-    """The selector of the loop: while the loop waits, virtual time is skipped, or passes if a socket or thread may wake
-    the loop.
+    """The selector of the loop. While the loop waits, virtual time passes like real time if a socket or thread may wake
+    the loop. Otherwise virtual time jumps to the end of the wait.
     """
 
     now_s = 0.0
     is_real: Callable[[], bool] = staticmethod(lambda: True)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for at most `timeout` seconds of virtual time; None: until something happens."""
+        """Wait for at most `timeout` seconds of virtual time; None: wait without a limit."""
         if timeout is None or timeout <= 0 or self.is_real():
             began_s = time.monotonic()
             ready = super().select(timeout)

@@ -1,1 +1,1 @@
-"""The runtime: the shell around the session core, on Redis Streams."""
+"""The runtime: everything around the pure session core, such as nodes, shards, effects and Redis Streams."""

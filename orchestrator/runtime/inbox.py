@@ -1,9 +1,9 @@
-"""Appends events to inboxes: the only way in for producers of this process.
+"""Appends events to the inboxes of shards, for all producers in this process.
 
-Stop-and-wait: each shard has an ordered queue. Its next batch is sent after the last one was acknowledged, and an
-unacknowledged batch is sent again with the same sequence numbers. So order is kept, and the reducer recognises
-duplicates. When Redis restarts without its last writes, the lost entries of this process are appended again before
-newer ones.
+Stop-and-wait: each shard has an ordered queue. The next batch of a queue is sent after Redis has acknowledged the last
+batch. A batch that is not acknowledged is sent again with the same sequence numbers. So order is kept, and the reducer
+recognises duplicates. When Redis restarts without its last writes, the lost entries of this process are appended again
+before newer entries.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -31,28 +31,28 @@ logger = logging.getLogger(__name__)
 
 BATCH = 128
 CLOSE_S = 2.0
-"""How long a stopping node tries to append events that are still queued."""
+"""How long, in seconds, a stopping node tries to append the events that are still queued."""
 STALL_S = 1.0
-"""After this long without an acknowledgement, a shard counts as stalled and callers get a warning."""
+"""After this many seconds without an acknowledgement, an inbox counts as stalled, and clients get a warning."""
 MOST_QUEUED = 20_000
-"""Queue limit in events, some 10 MB: twenty calls fill it in half a minute. At the limit, callers are disconnected and
-reconnect later.
+"""Queue limit in events, some 10 MB: twenty sessions fill it in half a minute. At the limit, clients are disconnected
+and reconnect later.
 """
 
 
 _NODE = "node-"
-_IS_NODE = re.compile(f"{_NODE}[0-9a-f]{{12}}")
+_IS_NODE = re.compile(f"{_NODE}[0-9a-f]{{12}}(:.*)?")
 
 
-def says_a_node(event: Input) -> bool:
-    """Whether a node produced the event (for an effect, a timer, a microphone, a connection or a client's message), and
-    not an outside producer.
+def is_from_a_node(event: Input) -> bool:
+    """Whether a node of orch produced the event. A node reports results of effects, timers that are due, speech and
+    transcripts of its calls, connections, and messages of clients. False: an outside producer sent the event.
     """
     return _IS_NODE.fullmatch(event.producer) is not None
 
 
 class Inbox:
-    """Appends events to the inbox of their session's shard, in the order of the calls."""
+    """Appends each event to the inbox of its session's shard; the events of a shard keep their order."""
 
     def __init__(
         self,
@@ -61,12 +61,13 @@ class Inbox:
         stalls: Callable[[bool], None] = lambda _: None,
         overflows: Callable[[], None] = lambda: None,
     ) -> None:
-        """`stalls` is called with True when appending stalls, and with False when it works again. `overflows` is called
-        when the queue is full, to disconnect callers. Events appended after that are still queued, never dropped.
+        """`stalls` is called with True when appending stalls, and with False when appending works again. `overflows` is
+        called when appending stalls and MOST_QUEUED events wait: it should disconnect clients, so that fewer events
+        come. The queue still takes every event, and drops none.
         """
         self.clocks: WeakValueDictionary[str, SteadyClock] = WeakValueDictionary()
-        """Session id → the clock of its log, for the live sessions of this process. It gives events their observation
-        time.
+        """Session id → the clock of its log, for the live sessions of this process. Events get their observation time
+        from this clock.
         """
         self._accepted = Accepted(keys)
         self._wire = wire(redis, self._accepted.compare)
@@ -91,7 +92,7 @@ class Inbox:
 
     @property
     def stalled_s(self) -> float:
-        """How long the oldest batch has been waiting to be appended, in seconds; 0 if no shard is stalled."""
+        """How long the oldest batch has been waiting to be appended, in seconds; 0 until it has waited for STALL_S."""
         return time.monotonic() - min(self._stalled.values()) if self._stalled else 0.0
 
     @property
@@ -100,37 +101,45 @@ class Inbox:
         return self._appended.total() - self._arrived.total()
 
     def append(self, event: Input) -> None:
-        """Queue an event; producer, sequence, id and observation time are set here. Never waits.
+        """Queue an event, after setting its producer, sequence number, id and observation time. Never waits.
 
-        An event that already has an id keeps the id and gets no sequence: by the id, the reducer recognises the same
-        event from another node.
+        An event that already has an id keeps the id and gets no sequence number. Two nodes may report the same event
+        under one id: the reducer then recognises the duplicate.
         """
         self._put(self.stamped(event))
 
     def stamped(self, event: Input) -> Input:
-        """Return a copy of the event with the producer, sequence, id and observation time that `append` sets. The
-        producer is this node's name, or `NAME:PRODUCER` if the event names a producer.
+        """Return a copy of the event with the producer, sequence number, id and observation time that `append` sets.
+        The producer is this node's name, or `NODE:PRODUCER` if the event names a producer.
         """
         self._sequence += 1
         clock = self.clocks.get(event.session_id)
-        return event.but(
+        return event.replace(
             event_id=event.event_id or f"{self._producer}:{self._sequence}",
             observed_at_us=clock.now_us() if clock else now_us(),
             producer=f"{self._producer}:{event.producer}" if event.producer else self._producer,
             producer_seq=0 if event.event_id else self._sequence,
         )
 
-    def forward(self, event: Input) -> None:
-        """Queue an event of an outside producer under its own name and sequence."""
-        self._put(event)
+    def forward(self, event: Input) -> int:
+        """Queue an event of an outside producer, with the name and sequence number that the producer gave it.
 
-    def _put(self, event: Input) -> None:
+        Returns the shard to whose inbox the event goes.
+        """
+        return self._put(event)
+
+    def has_stamped(self, event: Input) -> bool:
+        """Whether `append` stamped the event in this process. False if the event named a producer (`NODE:PRODUCER`)."""
+        return event.producer == self._producer
+
+    def _put(self, event: Input) -> int:
         shard = self._keys.shard_of(event.session_id)
         self._queues[shard].append(encode(event))
         self._appended[shard] += 1
         self._wake(shard)
         if self._stalled and self.queued % MOST_QUEUED == 0:  # again at each multiple of the limit
             self._overflows()
+        return shard
 
     def _wake(self, shard: int) -> None:
         if shard not in self._senders:
@@ -175,7 +184,7 @@ class Inbox:
                 self._overflows()
 
     async def _append(self, shard: int, batch: list[bytes]) -> bool:
-        """Append a batch once. Returns whether all of it arrived; if not, the whole batch must be sent again."""
+        """Try once to append a batch. Returns whether all of it arrived; if not, the whole batch must be sent again."""
         stream = self._keys.inbox(shard)
         lines = self._accepted.lost.get(shard, []) + batch  # a retry after a loss begins with the lost entries
         replies = await self._xadd(stream, lines)
@@ -191,10 +200,10 @@ class Inbox:
         return failed is None
 
     async def _xadd(self, stream: str, lines: list[bytes]) -> list[Any]:
-        """Send the XADD commands; returns a reply per line, or a single error if the connection failed."""
+        """Send the XADD commands. Returns one reply per line, or a single error if the connection failed."""
         commands: list[tuple[str | bytes, ...]] = [("XADD", stream, "*", "e", line) for line in lines]
         if len(commands) > 1:
-            # As one transaction: a blocked reader wakes once and gets them all, instead of the first alone.
+            # As one transaction: a reader that waits in XREAD gets all entries at once, not the first entry alone.
             commands = [("MULTI",), *commands, ("EXEC",)]
         try:
             replies = await self._wire.call(stream, commands)
@@ -203,7 +212,7 @@ class Inbox:
         return replies[-1] if isinstance(replies[-1], list) else replies
 
     async def close(self) -> None:
-        """Try for CLOSE_S to send the queued events, then close the connection."""
+        """Try for at most CLOSE_S seconds to send the queued events, then close the connection."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.flush(), CLOSE_S)
         for sender in (senders := list(self._senders.values())):
@@ -213,9 +222,11 @@ class Inbox:
             logger.error("%d events could not be appended: Redis does not answer", lost)
         await self._wire.close()
 
-    async def flush(self) -> None:
-        """Wait until all events queued so far have arrived. Events queued meanwhile do not prolong the wait."""
-        goals = dict(self._appended)
+    async def flush(self, shards: Collection[int] | None = None) -> None:
+        """Wait until all events queued so far have arrived in the inboxes of these shards (None: of all shards). Events
+        that are queued during the wait do not prolong it.
+        """
+        goals = {shard: self._appended[shard] for shard in (self._appended if shards is None else shards)}
         while any(self._arrived[shard] < goal for shard, goal in goals.items()):
             self._moved.clear()
             await self._moved.wait()

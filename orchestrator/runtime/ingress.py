@@ -1,8 +1,8 @@
 """The ingress: routes events of outside producers to their sessions. An event of no session becomes a dead letter.
 
-An entry holds one event as JSON in the field `e`. It is routed by three rules (`route`) and appended to the inbox of
-its session's shard; then the cursor moves. The reducer recognises duplicates after a crash, since an event without an
-id gets the id of its entry.
+An entry of an ingress stream holds one event as JSON in the field `e`. The event is routed by three rules (`route`) and
+appended to the inbox of its session's shard; then the stream's cursor moves past the entry. After a crash, an event may
+be appended twice. The reducer recognises such a duplicate, since an event without an id gets its id from the entry.
 """
 
 import asyncio
@@ -33,17 +33,22 @@ class UnroutableError(Exception):
 
 
 async def route(event: Input, is_live: IsLive, session_of: SessionOfHandler) -> Input:
-    """Return the event addressed to its session, by the first rule that applies:
+    """Find the session of an event, and return the event with that session's id. The first rule that applies decides:
 
-    1. `session_id` names a live session. 2. `session_id` or `handler_id` names a handler whose session is live.
+    1. `session_id` names a live session: the event is returned unchanged.
+    2. `session_id` or `handler_id` names a handler whose session is live: a copy with both ids is returned. A producer
+       that knows only the handler may put the handler's id into either field.
     3. The event belongs to no session: raises UnroutableError.
+
+    `is_live` takes a session id; a promised session counts as live. `session_of` returns the session of a handler id;
+    empty: there is none.
     """
     if event.session_id and await is_live(event.session_id):
         return event
     for handler_id in dict.fromkeys((event.session_id, event.handler_id)):
         session_id = await session_of(handler_id) if handler_id else ""
         if session_id and await is_live(session_id):
-            return event.but(session_id=session_id, handler_id=handler_id)
+            return event.replace(session_id=session_id, handler_id=handler_id)
     raise UnroutableError(
         f"{type(event).model_fields['type'].default} belongs to no session: "
         f"rule 1: {one_line(event.session_id) or '(no session_id)'} is no live session; "
@@ -57,22 +62,27 @@ class Ingress(Owned):
     async def _handle(self, batch: list[Entry]) -> None:
         read = [_read(fields.get(b"e", b"")) for _, fields in batch]
         live = await self._which_live({event.session_id for event, _ in read if event and event.session_id})
+        shards: set[int] = set()
         moves = [
-            await self._forward(stream_id.decode(), fields.get(b"e", b""), event, reason, live)
+            await self._forward(stream_id.decode(), fields.get(b"e", b""), event, reason, live, shards)
             for (stream_id, fields), (event, reason) in zip(batch, read, strict=True)
         ]
-        await self._inbox.flush()  # the cursor moves only after the inboxes have the events
+        # The cursor moves only after the inboxes have the events. Only the shards of this batch are awaited: a dead
+        # master with other shards does not delay it.
+        await self._inbox.flush(shards)
         await self._committer.commit(moves)
 
     async def _forward(
-        self, entry_id: str, line: bytes, event: Input | None, reason: str, live: dict[str, bool]
+        self, entry_id: str, line: bytes, event: Input | None, reason: str, live: dict[str, bool], shards: set[int]
     ) -> Move:
-        """Queue an event for the inbox of its session, and return the move of the cursor past the event. With a reason,
-        or without a session, the move keeps the event as a dead letter.
+        """Queue an event for the inbox of its session, and return the move of the cursor past the event's entry. If the
+        event is invalid (`reason` says why) or belongs to no session, the move stores it as a dead letter. `live`:
+        session id → whether the session is live; new findings are added. `shards`: shards to which events were sent;
+        the shard of this event is added.
         """
 
         async def is_live(session_id: str) -> bool:
-            if session_id not in live:  # the session of a handler
+            if session_id not in live:  # the event names only a handler, and this is the handler's session
                 live.update(await self._which_live({session_id}))
             return live[session_id]
 
@@ -80,8 +90,8 @@ class Ingress(Owned):
             try:
                 routed = await route(event, is_live, self._session_of)
                 if not routed.producer_seq and not routed.event_id:
-                    routed = routed.but(event_id=f"{self.lease.what.name}:{entry_id}")
-                self._inbox.forward(routed)
+                    routed = routed.replace(event_id=f"{self.lease.what.name}:{entry_id}")
+                shards.add(self._inbox.forward(routed))
             except UnroutableError as error:
                 reason = str(error)
         if reason:
@@ -91,10 +101,10 @@ class Ingress(Owned):
         return self._pass(before, entry_id, reason, line[:4096], "")
 
     async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
-        """Session id → whether the session is live, or promised (a client has its id, but it is not open yet).
+        """Return session id → whether the session is live, or promised (a client has its id, but it has no log yet).
 
-        Takes one round trip if all are live; a round trip per event would slow down the whole stream. Retries until
-        Redis answers; raises RedisError or OSError only if the ingress is lost meanwhile.
+        If all sessions are live, this takes one round trip; a round trip per event would slow down the whole stream.
+        Retries until Redis answers. Raises RedisError or OSError only if the lease of the ingress is lost meanwhile.
         """
         asked = sorted(session_ids)
         calls = [("SISMEMBER", self._keys.sessions(self._keys.shard_of(one)), one) for one in asked]

@@ -15,19 +15,21 @@ from orchestrator.runtime.effects.tool_calls import ToolCalls
 from orchestrator.services.ports import SpeechChunk
 from orchestrator.session.commands import MicrophoneSetting
 from orchestrator.session.conversation import ConversationSoFar
-from orchestrator.session.lifecycle import CALL_FOLLOWS_MS
+from orchestrator.session.phases import CALL_FOLLOWS_MS
 from orchestrator.session.state import State
 
 logger = logging.getLogger(__name__)
 
 END_S = 5.0
-"""How long a cancelled task may take to end."""
+"""How long, in seconds, orch waits for cancelled tasks and closing connections before it goes on without them."""
 CALL_FOLLOWS_S = CALL_FOLLOWS_MS / 1000
-"""How long to wait for a lost media connection to return, after the loss or after its client has reconnected."""
+"""Seconds to wait for a lost media connection to come back. The wait starts again when the client reconnects."""
 
 
-class PlaybackEnd(Protocol):
-    """The end of a playback that nobody stopped: who confirmed the end, and the position reached."""
+class HandlerPlaybackEnd(Protocol):
+    """The end of a playback that nobody stopped. `confirmed_by`: "client" if the client reported that the audio was
+    played, "timer" if no report came in time. `position_ms`: length of the audio sent in this playback, in ms.
+    """
 
     @property
     def confirmed_by(self) -> Literal["client", "timer"]: ...
@@ -35,11 +37,13 @@ class PlaybackEnd(Protocol):
     def position_ms(self) -> int: ...
 
 
-class Playback(Protocol):
-    """One playback on a handler. Every method raises ListenerGone when the playback was stopped."""
+class HandlerPlayback(Protocol):
+    """One playback over the media connection of a session. Every method raises ListenerGone once the playback is
+    stopped or the connection has ended.
+    """
 
     async def write(self, chunk: SpeechChunk) -> None: ...
-    async def finish(self) -> PlaybackEnd: ...
+    async def finish(self) -> HandlerPlaybackEnd: ...
 
 
 class Handler(Protocol):
@@ -49,13 +53,15 @@ class Handler(Protocol):
 
     @property
     def unheard_ms(self) -> int:
-        """How long the caller has not heard the agent; 0: the connection is alive."""
+        """Estimated time, in ms, for which the user has not heard the agent because the connection is dead: about the
+        time since the last datagram from the user's side. 0: the connection is alive.
+        """
 
     def set_microphone(self, setting: MicrophoneSetting) -> None: ...
     def finish_utterance(self) -> None: ...
     def play(
         self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]
-    ) -> Playback: ...
+    ) -> HandlerPlayback: ...
     def pause(self, playback_id: str) -> None: ...
     def resume(self, playback_id: str) -> None: ...
     def stop(self, playback_id: str) -> None: ...
@@ -69,34 +75,37 @@ class Client(Protocol):
     client_id: str
 
     def committed(self, event: Event, line: str | None) -> None:
-        """Tell the client about a committed event of the session; `line`: its line in the golden log, None if none."""
+        """Tell the client about a committed event. `line`: the event's line in the golden log; None: it has no line."""
 
     async def show_reply(self, playback_id: str, text: str) -> None:
-        """Show an answer as text; returns when it is sent. Raises ListenerGone when it cannot be sent."""
+        """Show a text of an answer. Returns when the text is sent; raises ListenerGone if it cannot be sent."""
 
     def clear_text(self) -> None: ...
     def warn(self, code: str, message: str) -> None:
-        """Show a warning for people to read; the conversation goes on."""
+        """Send a warning, which the client's page or program shows to the user; the connection stays open.
+
+        `code` names the warning for programs; `message` is a sentence for people.
+        """
 
     async def close(self, reason: str) -> None:
         """Tell the client that the conversation is over, and disconnect."""
 
     async def send_away(self, reason: str, address: str = "") -> None:
-        """Disconnect so that the client reconnects: the conversation goes on in another process, at `address` if it is
-        known.
+        """Disconnect so that the client reconnects: to the process at `address`, which continues the conversation, or
+        to any process if the address is empty.
         """
 
 
 class CurrentTask:
-    """The task group of a session: all work for the open turn, cancelled as a whole."""
+    """The stages of a session that run now, for a turn, a speculation or an announcement: cancelled together."""
 
     def __init__(self, session_id: str, epoch: int) -> None:
         self.name = f"{session_id}#{epoch}"
         self._stages: dict[str, asyncio.Task[None]] = {}
 
     def start(self, stage: str, work: Coroutine[Any, Any, None]) -> None:
-        """Start one stage (intent, answer, or a playback id) and cancel an earlier attempt at it. Its asyncio task is
-        named by session, epoch and stage.
+        """Start the coroutine `work` of a stage ("intent", "answer" or a playback id). If an earlier attempt at the
+        same stage still runs, cancel it. The asyncio task is named after session, epoch and stage.
         """
         self.cancel_stage(stage)
         task = asyncio.create_task(work, name=f"{self.name}:{stage}")
@@ -113,7 +122,7 @@ class CurrentTask:
             task.cancel()
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """Cancel all stages; returns their tasks, which still have to end."""
+        """Cancel all stages. Returns their asyncio tasks, so that the caller can wait for their end."""
         stages = list(self._stages.values())
         for task in stages:
             task.cancel()
@@ -128,17 +137,19 @@ class LiveSession:
     state: State
     timers: Timers
     conversation: ConversationSoFar = field(default_factory=ConversationSoFar)
-    """The conversation, as far as it is committed."""
+    """The conversation up to the last committed step."""
     open: Callable[[], None] | None = None
     """Opens a promised session (a client has its id, but it has no log yet) by reporting SESSION_OPENED. None: the
     session is open already.
     """
     grant: Grant = EVERYTHING
-    """What the session's client may do. After a takeover, the resume token of the client contains the grant."""
+    """The rights of the session's client. After a takeover: EVERYTHING, until the client returns with its resume token,
+    which contains the grant.
+    """
     snapshot_version: int = 0
-    """Version of the last snapshot."""
+    """Version of the session at the last snapshot that this process made of it; 0: it has made no snapshot."""
     failures: int = 0
-    """How many inputs made the reducer raise, because of a bug."""
+    """How often the reducer has raised on an input of this session, because of a bug."""
     current_task: CurrentTask | None = None
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     """Tasks to await before the shard is given up: cancelled stages that are ending, connections that are closing."""
@@ -147,11 +158,13 @@ class LiveSession:
     scripts: dict[str, Script] = field(default_factory=dict)
     """Playback id → the texts that this playback speaks."""
     call_follows: bool = False
-    """Whether the handler was lost and may return. The client's control connection may return some seconds earlier."""
+    """Whether the handler was lost and may come back. The client's control connection may be back some seconds earlier.
+    """
+    _connecting: Handler | None = field(default=None, init=False)
     _client: Client | None = field(default=None, init=False)
     _handler: Handler | None = field(default=None, init=False)
     _connections: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    """Set whenever a client or a handler connects or disconnects."""
+    """Set whenever a client or a handler connects, begins to connect, or disconnects."""
     _changed_s: float = field(default=0.0, init=False)
     """When a client or a handler last connected or disconnected, by the clock of the event loop."""
 
@@ -160,7 +173,7 @@ class LiveSession:
 
     @property
     def client(self) -> Client | None:
-        """The connected client; None while there is none."""
+        """The connected client; None: no client is connected."""
         return self._client
 
     @client.setter
@@ -170,7 +183,7 @@ class LiveSession:
 
     @property
     def handler(self) -> Handler | None:
-        """The media connection; None in a conversation in text."""
+        """The media connection. None: the conversation is in text, or has lost its media connection."""
         return self._handler
 
     @handler.setter
@@ -179,21 +192,39 @@ class LiveSession:
         self._handler = handler
         self._note_a_change()
 
+    @property
+    def connecting(self) -> Handler | None:
+        """The handler of a call that is being connected. Answers wait for it; the first answer that has waited in vain
+        sets it to None.
+        """
+        return self._connecting
+
+    @connecting.setter
+    def connecting(self, handler: Handler | None) -> None:
+        self._connecting = handler
+        self._connections.set()
+
     def _note_a_change(self) -> None:
         self._changed_s = asyncio.get_running_loop().time()
         self._connections.set()
 
     async def somebody_is_connected(self, gone: Client | None = None) -> None:
-        """Wait until a handler is connected, or a client other than `gone`. For CALL_FOLLOWS_S after the session lost
-        its handler, a client is not enough: its call may come back, and then the answer is spoken and not shown.
+        """Wait until a handler is connected, or a client other than `gone` (a client that could not be reached).
+
+        A client ends the wait at once if no handler is expected. A handler is expected while it is being connected; or
+        if the session has lost its handler, which may come back. Then a client ends the wait only after CALL_FOLLOWS_S,
+        so that the answer can be spoken and not shown. This time begins when client or handler last connected or
+        disconnected; while a handler is being connected, at the earliest with this call.
         """
+        begun_s = asyncio.get_running_loop().time()
         while self._handler is None:
             wait_s = None
             if self._client not in (None, gone):
-                left_s = self._changed_s + CALL_FOLLOWS_S - asyncio.get_running_loop().time()
-                wait_s = left_s if self.call_follows else 0.0
+                since_s = max(self._changed_s, begun_s) if self.connecting else self._changed_s
+                left_s = since_s + CALL_FOLLOWS_S - asyncio.get_running_loop().time()
+                wait_s = left_s if self.call_follows or self.connecting else 0.0
                 if wait_s <= 0:
-                    self.call_follows = False
+                    self.call_follows, self._connecting = False, None
                     return
             self._connections.clear()
             with contextlib.suppress(TimeoutError):
@@ -201,46 +232,48 @@ class LiveSession:
                     await self._connections.wait()
 
     def task(self) -> CurrentTask:
-        """The current task; makes a new one if there is none."""
+        """Return the current task; make a new one if there is none."""
         if self.current_task is None:
             self.current_task = CurrentTask(self.session_id, self.state.epoch)
         return self.current_task
 
     def cancel_task(self) -> None:
-        """Cancel the current task. The next task never waits for the cancelled one to end."""
+        """Cancel the current task. The next task never waits for the end of the cancelled task."""
         if self.current_task is not None:
             for task in self.current_task.cancel():
                 self.watch(task)
             self.current_task = None
 
     def watch(self, task: asyncio.Task[None]) -> None:
+        """Add a task to `closing`; returns at once. `shut`, `wind_up` and `send_away` await the tasks, up to END_S."""
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
 
     async def shut(self, reason: str) -> None:
-        """End all tasks and connections of an ended session in this process, and wait for them. The session's log stays
-        in Redis. Tool calls run to their end, but their results are not recorded.
+        """End all tasks and connections of an ended session in this process, and wait for their end, at most END_S. The
+        session's log stays in Redis. Does not wait for running tool calls: they run to their end, and their results are
+        not recorded.
         """
         for task in self.tools.running:
             logger.warning("%s still runs, and its session has ended: its result will not be recorded", task.get_name())
         await self._end(self.client.close(reason) if self.client else None)
 
     async def wind_up(self) -> None:
-        """End the tasks and the handler of a session that goes on under another owner, and wait for them and for its
-        tool calls, at most END_S. The client stays connected until `send_away`.
+        """End the tasks and the handler of a session that goes on under another owner. Wait at most END_S for their end
+        and for the end of the session's tool calls. The client stays connected until `send_away`.
         """
         for task in self.tools.running:
             self.watch(task)
         await self._end(None)
 
     async def send_away(self, reason: str, address: str) -> None:
-        """Disconnect the client so that it reconnects: to `address`, the new owner's, or anywhere if that is empty."""
+        """Disconnect the client so that it reconnects: to the new owner at `address`; if that is empty, to any node."""
         if self.client:
             self._part(self.client.send_away(reason, address))
         await self._closed()
 
     def hush(self, reason: str) -> None:
-        """Disconnect the caller because no more input can be taken now; the client reconnects by itself."""
+        """Close handler and client, because the node can take no more input now. The client reconnects by itself."""
         for part in (
             self.handler.close() if self.handler else None,
             self.client.send_away(reason) if self.client else None,
@@ -249,8 +282,8 @@ class LiveSession:
                 self._part(part)
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
-        """End timers, tasks and connections; `farewell` closes the client's. A part that hangs or fails does not keep
-        the others from ending.
+        """End timers, tasks and connections. If one of them hangs or fails, the others still end. `farewell` closes the
+        client's connection; None: that connection stays open.
         """
         self.timers.cancel_all()
         self.cancel_task()

@@ -1,4 +1,4 @@
-"""A node: one process of the service. It opens, finds and refuses calls, and reports when Redis does not answer."""
+"""A node: one process of the service. It opens, finds and refuses sessions, and reports when Redis does not answer."""
 
 import asyncio
 import logging
@@ -41,20 +41,20 @@ logger = logging.getLogger(__name__)
 
 HANDLER_TTL_S = 24 * 3600
 FIND_S = 2.0
-"""How long a reconnected client waits while its conversation moves to its new owner."""
+"""A reconnected client waits one lease duration plus this many seconds while its session moves to a new owner."""
 FIND_AGAIN_S = 0.05
 STOPPING = "the service is stopping"
 CALLERS_CONNECTIONS = 64
-"""Connections to Redis for what callers ask: however many ask at once, the shards have their own."""
+"""Connections to Redis for requests of clients. The shards have connections of their own."""
 DELAYED = "the service cannot keep what is said right now; what was said waits, and is answered later"
 PING_S = 1.0
 
 
 class NotReadyError(RuntimeError):
-    """The node takes no new calls now; the message says why."""
+    """The node opens no new sessions now; the message says why."""
 
 
-class UnusableRedisError(RuntimeError):
+class RedisSetupError(RuntimeError):
     """The URL or the setup of Redis cannot be used; the message says what to do."""
 
 
@@ -74,7 +74,7 @@ class Node:
     ) -> None:
         self.keys = keys or Keys()
         self.counters = Counters()
-        self.counters["dropped_media"] = self.counters["stuck_teardowns"] = 0  # counted by the calls of the node
+        self.counters["dropped_media"] = self.counters["stuck_teardowns"] = 0  # the metrics show 0 from the start
         self._lease_ms = lease_ms
         self._policy = (policy or Policy()).recorded()
         self.greets = bool(policy and policy.greeting.text)
@@ -103,10 +103,10 @@ class Node:
         self._secret = b""
         self._stopping = False
         self._finding: dict[int, asyncio.Task[str]] = {}
-        """Shard → the task that looks for its owner."""
+        """Shard → the task that looks for the shard's owner."""
 
     async def start(self) -> None:
-        """Connect and take free shards. Raises UnusableRedisError, and RedisError when Redis does not answer."""
+        """Connect to Redis; take free shards. Raises RedisSetupError for a wrong setup, RedisError if it is down."""
         prepare()
         await self._check_kind()
         await self._check_shard_count()
@@ -118,12 +118,12 @@ class Node:
         self._room.start()
 
     async def drain(self, also_leaving: Collection[str] = ()) -> None:
-        """Take no more calls; hand live calls over to other nodes, except those at the addresses `also_leaving`."""
+        """Open no more sessions. Hand all shards over to other nodes, but none to an address in `also_leaving`."""
         self._stopping = True
         await self._ownership.drain(STOPPING, also_leaving)
 
     async def stop(self) -> None:
-        """Release everything. No conversation is lost: another node or the next start takes over."""
+        """Release all shards, close all connections. No session is lost: another node or the next start takes over."""
         self._stopping = True
         for finding in self._finding.values():
             finding.cancel()
@@ -160,12 +160,12 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Whether the node takes new calls."""
+        """Whether the node opens new sessions."""
         return not self._stopping and bool(self.shards) and not self._inbox.is_stalled and not self._room.is_short
 
     @property
     def is_full(self) -> bool:
-        """Whether the queue for Redis is full: disconnected clients may not reconnect yet."""
+        """Whether the queue of events for Redis is full: a client that reconnects is then disconnected again."""
         return self._inbox.is_stalled and self._inbox.queued >= MOST_QUEUED
 
     @property
@@ -179,23 +179,23 @@ class Node:
 
     @property
     def redis_silence_s(self) -> float:
-        """How long Redis has not answered this node, in seconds: neither its signs of life nor its callers' input."""
+        """How long this node could not write to Redis, in seconds: its signs of life, or its queued input if longer."""
         return max(self._members.silence_s, self._inbox.stalled_s)
 
     async def read_log(self, session_id: str, *, first: int = 0, most: int | None = None) -> list[Event]:
-        """Read the committed events of a session: all, or those of at most `most` steps from version `first` on. Raises
-        UnknownSessionError (also if no step follows `first`), BadEventError, RedisError.
+        """Read the committed events of a session: at most `most` steps, from the step with version `first` on (0: the
+        first step). Raises UnknownSessionError if there is no such step, BadEventError for a bad event, RedisError.
         """
         return await read_log(self._callers_redis, self.keys, session_id, first=first, most=most)
 
     def session(self, session_id: str) -> LiveSession | None:
-        """The live session of this id, if it is in this process."""
+        """Return the live session with this id; None: the session is not in this process."""
         shard = self.shards.get(self.keys.shard_of(session_id))
         return shard.sessions.get(session_id) if shard else None
 
     async def reserve(self, grant: Grant) -> openings.Reserved:
-        """Reserve a session id for a caller with this grant (what the caller may do). Until the session's first input,
-        Redis holds only keys that expire. Raises NotReadyError, SpentError.
+        """Reserve a session id for a caller with this grant. Until the session's first input, Redis holds only keys
+        that expire. Raises NotReadyError if the node opens no sessions, SpentError if the grant allows no more.
         """
         new_id = self._free_id()
         try:
@@ -204,30 +204,30 @@ class Node:
             raise NotReadyError(f"this node takes no calls now: {DELAYED}") from error
 
     def welcome(self, session_id: str, grant: Grant) -> LiveSession | None:
-        """Return the session of a reserved id; makes it if needed. None: this node does not own its shard any more."""
+        """Return (or make, with `grant`) the live session of a promised id. None: this node does not own its shard."""
         return self.session(session_id) or self._adopted(session_id, grant)
 
     def open_session(self, client: Client) -> LiveSession:
-        """Open a session at once, on a shard that this node owns. Raises NotReadyError."""
+        """Open a session at once, on a shard of this node. Raises NotReadyError if the node opens no sessions."""
         live = cast("LiveSession", self.welcome(self._free_id(), EVERYTHING))
         live.client = client
         self.begin(live)
         return live
 
     def begin(self, live: LiveSession) -> None:
-        """Open a session whose id was reserved, by reporting SESSION_OPENED; does nothing if it is open already."""
+        """Open a promised session by reporting SESSION_OPENED; does nothing if the session is open already."""
         if live.open is not None:
             live.open()
 
     def discard(self, live: LiveSession) -> None:
-        """Forget a session whose id was reserved for a client and that was never opened."""
+        """Unset the client of a session. A session that was never opened is removed here; its promise expires."""
         shard = self.shards.get(self.keys.shard_of(live.session_id))
         live.client = None
         if shard is not None and live.open is not None:
             shard.sessions.pop(live.session_id, None)
 
     async def withdraw(self, live: LiveSession) -> None:
-        """Forget a session that was never opened, also in Redis: its client cannot come back to it."""
+        """Remove a session that was never opened, and its promise in Redis, so that no client can come back to it."""
         self.discard(live)
         try:
             await promises.withdraw(self._callers_redis, self.keys, live.session_id)
@@ -235,7 +235,7 @@ class Node:
             logger.warning("the promise of %s could not be withdrawn (%s); it expires", live.session_id, error)
 
     def _free_id(self) -> str:
-        """The id of a new session on a shard of this node. Raises NotReadyError."""
+        """Return a new session id on a shard of this node. Raises NotReadyError if the node opens no sessions."""
         shards = self.shards
         if self._stopping:
             raise NotReadyError("this node is being stopped, so it takes no more calls; try again, at another")
@@ -268,20 +268,22 @@ class Node:
         return SessionOpened(session_id=session_id, grant=grant.recorded(), **opening(policy))
 
     def connect_client(self, live: LiveSession, client: Client) -> None:
-        """Set the client of a session, in place of any earlier client."""
+        """Make `client` the client of a session. If the session is open already, report CLIENT_CONNECTED."""
         live.client = client
         if live.open is None:
             self.report(ClientConnected(session_id=live.session_id, client_id=client.client_id))
 
     @property
     def secret(self) -> bytes:
-        """Secret for signing resume tokens, the same on all nodes at all times. Raises NotReadyError before start."""
+        """Secret that signs resume tokens, the same on all nodes at all times. Raises NotReadyError before start."""
         if not self._secret:
             raise NotReadyError("the service is starting; try again")
         return self._secret
 
     async def use_resume_token(self, session_id: str, number: int) -> bool:
-        """Use a session's resume token by its number. False: a newer one was used. Raises RedisError, TimeoutError."""
+        """Record that a client uses the session's resume token of this number: lower numbers are refused from now on;
+        the same number stays valid. Returns False if a higher number was used before. Raises RedisError, TimeoutError.
+        """
         return await openings.use(self._callers_redis, self.keys, session_id, number)
 
     def owns(self, session_id: str) -> bool:
@@ -289,9 +291,9 @@ class Node:
         return self.keys.shard_of(session_id) in self.shards
 
     async def find(self, session_id: str) -> str:
-        """The address of the other node that owns the session; empty if this node owns it or no address is known.
+        """Return the address of the other node that owns a session; empty: this node owns it, or no address is known.
 
-        Waits while the session's shard moves, maybe to this node: its client may reconnect before the takeover. All
+        Waits while the session's shard moves, maybe to this node: a client may reconnect before the takeover. All
         clients of a shard share one search, since the surviving nodes are busy after a node has died.
         """
         number = self.keys.shard_of(session_id)
@@ -306,7 +308,7 @@ class Node:
             async with asyncio.timeout(FIND_S + self._lease_ms / 1_000):  # a dead owner's lease must expire first
                 while number not in self.shards:
                     address = await self._ownership.address(name)
-                    if address == "" or address not in (None, self.address):  # this node: its takeover begins at once
+                    if address == "" or address not in (None, self.address):  # else wait: no owner yet, or this node
                         return address or ""
                     await self._ownership.something_taken(FIND_AGAIN_S)
         except (TimeoutError, RedisError, OSError) as error:
@@ -321,17 +323,16 @@ class Node:
                     live.client.warn("delayed", DELAYED)
 
     def _hush(self) -> None:
-        """Disconnect all callers: Redis has been away for too long, and more input would fill the memory."""
+        """Disconnect all clients: Redis has not answered for too long, and more input would fill the memory."""
         logger.error("%d events wait for Redis: callers are sent away until it answers", self._inbox.queued)
         self.counters["overflows"] += 1
         for live in self.sessions:
             live.hush(DELAYED)
 
     async def promised(self, session_id: str) -> LiveSession | None:
-        """Find a promised session for a client that comes back with its id; its log need not have begun.
-
-        If another node made the promise, this node makes the session from it. Without promise and log, SESSION_OPENED
-        is being committed: waits for it, 2 s at most. None: there is no such session, or another node owns it.
+        """Return the live session for a client that comes back with its session id. If a node has promised the session
+        and it is not open yet, makes it here. If Redis has neither promise nor log, looks again for up to 2 s: the
+        session may be opening just now. None: the session is unknown or has ended, or this node does not own its shard.
         """
         try:
             grant = await promises.search(self._callers_redis, self.keys, session_id, lambda: self.owns(session_id))
@@ -345,11 +346,11 @@ class Node:
         return self._promised(shard, session_id, grant) if shard else None
 
     def report(self, event: Input) -> None:
-        """Append an event to the inbox of its session. Never waits; keeps the order per session."""
+        """Append an event to the inbox of its session's shard. Never waits; keeps the order per session."""
         self._inbox.append(event)
 
     async def register_handler(self, handler_id: str, session_id: str) -> None:
-        """Store a handler's session, for routing rule 2 (ingress.py). Must be called before the SDP answer is sent."""
+        """Store for the ingresses which session a handler serves. Called before the client gets its WebRTC answer."""
         await self._callers_redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
 
     async def forget_handler(self, handler_id: str) -> None:
@@ -368,7 +369,7 @@ class Node:
 
     async def _check_kind(self) -> None:
         if not isinstance(self._redis, RedisCluster) and (await self._redis.info("cluster"))["cluster_enabled"]:
-            raise UnusableRedisError("this is a Redis Cluster: name it by redis+cluster://host:port, any node of it")
+            raise RedisSetupError("this is a Redis Cluster: name it by redis+cluster://host:port, any node of it")
 
     async def _say_what_is_kept(self) -> None:
         for server in await durability(self._redis):
@@ -380,7 +381,7 @@ class Node:
         await self._redis.set(self.keys.shard_count, self.keys.shards, nx=True)
         stored = int(await self._redis.get(self.keys.shard_count) or 0)
         if stored != self.keys.shards:
-            raise UnusableRedisError(
+            raise RedisSetupError(
                 f"this Redis was set up with {stored} shards, not {self.keys.shards}; the number cannot be changed, "
                 f"since live sessions would move: use {stored}, or another key prefix"
             )

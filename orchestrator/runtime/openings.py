@@ -1,4 +1,7 @@
-"""Keeps in Redis which session a caller's token opens, how many sessions a caller has, and the resume tokens used."""
+"""Keeps in Redis which session a caller's token opens, how many sessions a caller has, and the used resume tokens.
+
+A resume token is given to the client of a session. The client shows it when it reconnects to that session.
+"""
 
 import math
 import time
@@ -14,10 +17,12 @@ from orchestrator.runtime.redis.connection import ask
 from orchestrator.runtime.redis.keys import Keys
 
 SUBJECT_S = 7 * 24 * 3600
-"""How long a caller's list of sessions is kept after the last of them was opened; no conversation lasts longer."""
+"""How long, in seconds, Redis keeps a caller's list of sessions after the last addition, and the session id of a token
+that never expires. No conversation lasts longer.
+"""
 REJOINED_S = 24 * 3600
-"""How long the number of the last used resume token is kept: as long as such a token is valid, so that all tokens with
-lower numbers have expired by then.
+"""How long, in seconds, Redis keeps the number of a session's last used resume token. A resume token is valid for the
+same time: when the number is deleted, all tokens with lower numbers have expired.
 """
 
 
@@ -27,7 +32,7 @@ class SpentError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A session id that is reserved for a client, and the number of the resume token that the client gets for it."""
+    """A session id that is reserved for a client, and the number of the client's resume token for that session."""
 
     session_id: str
     number: int = 1
@@ -36,11 +41,12 @@ class Reserved:
 async def reserve(
     redis: Redis, keys: Keys, grant: Grant, new_id: str, here: Callable[[str], LiveSession | None]
 ) -> Reserved:
-    """Reserve a session id for a caller, before the caller's client is accepted.
+    """Reserve a session id for a caller, before the caller's client is connected.
 
-    The id is `new_id`, or the id that is bound to the grant's token if the token was shown before. `here` finds a live
-    session of this process by its id. Raises SpentError if the grant allows no further session, RedisError or
-    TimeoutError.
+    The id is `new_id` or, if the grant's token was shown before, the id bound to that token. Raises SpentError if the
+    session with that bound id is open already, or if the grant allows no further session. Raises RedisError or
+    TimeoutError. `here`: session id → live session in this process. A session may be open here before its log is in
+    Redis.
     """
     session_id, number = await _bound(redis, keys, grant, new_id), 1
     if session_id != new_id:
@@ -59,20 +65,21 @@ async def reserve(
 
 
 async def _bound(redis: Redis, keys: Keys, grant: Grant, session_id: str) -> str:
-    """Bind the grant's token to this session, unless it is bound already. Returns the id of the session to which the
-    token is bound. A grant without a token id is bound to nothing: returns `session_id`.
+    """Bind the grant's token to this session, unless the token is bound to a session already. Returns the id of the
+    session to which the token is bound. A grant without a token id is bound to nothing: returns `session_id`.
     """
     if not grant.token_id:
         return session_id
-    life_s = max(1, math.ceil(grant.expires_at_s - time.time()))
+    life_s = max(1, math.ceil(grant.expires_at_s - time.time())) if grant.expires_at_s else SUBJECT_S
     key = keys.token(grant.token_id)
     _, bound = await ask(redis, [("SET", key, session_id, "NX", "EX", life_s), ("GET", key)])
     return bytes(bound or session_id.encode()).decode()
 
 
 async def _is_within_limit(redis: Redis, keys: Keys, grant: Grant, session_id: str) -> bool:
-    """Add a session to the list of the caller's sessions in Redis, if the grant's limit allows one more. Returns False,
-    and leaves the session out, if the caller already has as many sessions as the grant allows.
+    """Add a session to the list of the caller's sessions in Redis, if the grant allows one more session. Returns False,
+    and leaves the session out, if the caller already has as many sessions as the grant allows. If the grant has no
+    limit or no subject, only returns True.
 
     All nodes see the list in the same order. So if a caller opens two sessions at once and may have only one, the first
     in the list is allowed.
@@ -93,7 +100,7 @@ async def _is_within_limit(redis: Redis, keys: Keys, grant: Grant, session_id: s
 
 
 async def use(redis: Redis, keys: Keys, session_id: str, number: int) -> bool:
-    """Note that a client uses the session's resume token with this number: tokens with lower numbers are refused from
+    """Record that a client uses the session's resume token with this number: tokens with lower numbers are refused from
     now on. Returns False if a token with a higher number was used before. Raises RedisError or TimeoutError.
     """
     key = keys.rejoined(session_id)

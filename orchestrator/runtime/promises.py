@@ -1,7 +1,7 @@
 """Promised sessions: a client gets a session id and a token, and the session has no log until its first input.
 
-Redis holds only a key that expires. With this key another node can keep the promise when this node dies, and an event
-of an outside producer can open the session.
+Until then, Redis holds only keys of the session that expire. One of them is the promise. From the promise, another node
+can open the session if this node has died, or if that node reads an event of an outside producer for the session.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ def openings(live: LiveSession, opened: Input) -> list[Input]:
     """Return the first events of a promised session's log: `opened`, and CLIENT_CONNECTED if a client is connected.
 
     Two nodes may report these events: the client's node at the client's first input, and the shard's owner when it
-    reads an event of an outside producer. Fixed ids let the reducer recognise the duplicates.
+    reads an event of an outside producer. The event ids are fixed, so that the reducer recognises the duplicates.
     """
     session_id = live.session_id
-    said = [opened.but(event_id=f"{session_id}:opened")]
+    said = [opened.replace(event_id=f"{session_id}:opened")]
     if live.client is not None:
         client_id = live.client.client_id
         connected = ClientConnected(session_id=session_id, client_id=client_id)
-        said.append(connected.but(event_id=f"{session_id}:{client_id}", producer="door"))
+        said.append(connected.replace(event_id=f"{session_id}:{client_id}", producer="door"))
     return said
 
 
@@ -51,17 +51,18 @@ async def promise(redis: Redis, keys: Keys, session_id: str, grant: Grant) -> No
 
 
 async def withdraw(redis: Redis, keys: Keys, session_id: str) -> None:
-    """Delete the promise of a session, so that it can no longer be opened. Raises RedisError or TimeoutError."""
+    """Delete the promise of a session: no node can open the session any more. Raises RedisError or TimeoutError."""
     await ask(redis, [("DEL", keys.promised(session_id))])
 
 
 async def which_awaited(redis: Redis, keys: Keys, session_ids: Sequence[str]) -> dict[str, bool]:
-    """Session id → whether the session is live, or promised (a client has its id, but it is not open yet).
+    """Return session id → whether the session is live, or promised (a client has its id, but it has no log yet).
 
     Raises RedisError or TimeoutError.
     """
     calls: list[tuple[str, ...]] = []
-    for one in session_ids:  # in this order: a session that is opened meanwhile counts as promised or as live
+    for one in session_ids:
+        # In this order: a session that opens between two of these commands counts as promised or as live.
         live = keys.sessions(keys.shard_of(one))
         calls += [("EXISTS", keys.promised(one)), ("EXISTS", keys.state(one)), ("SISMEMBER", live, one)]
     there = await ask(redis, calls)
@@ -69,7 +70,7 @@ async def which_awaited(redis: Redis, keys: Keys, session_ids: Sequence[str]) ->
 
 
 async def promised_grant(redis: Redis, keys: Keys, session_id: str) -> Grant | None:
-    """Return the grant of a promised session: a client has its id, but it is not open yet. None for other sessions.
+    """Return the grant of a promised session (a client has its id, but it has no log yet). None for other sessions.
 
     Raises RedisError or TimeoutError.
     """
@@ -78,15 +79,16 @@ async def promised_grant(redis: Redis, keys: Keys, session_id: str) -> Grant | N
         return None
     try:
         return Grant.model_validate_json(promised)
-    except ValidationError:  # promised by a program of before there were grants
+    except ValidationError:  # promised by an older release, which had no grants
         return EVERYTHING
 
 
 async def search(redis: Redis, keys: Keys, session_id: str, owns: Callable[[], bool]) -> Grant | None:
-    """Look for the promise of a session whose client comes back; None: its log has begun, or another node owns it.
+    """Return the grant of a promised session whose client comes back. None: the session's log has begun, or this node
+    does not own the session's shard (`owns` returns False).
 
-    Looks again with growing pauses while neither promise nor log is there: its SESSION_OPENED may be under way. Raises
-    TimeoutError after SEARCH_S, and RedisError.
+    While Redis has neither a promise nor a log of the session, looks again with growing pauses: the session may be
+    opening just now. Raises TimeoutError after SEARCH_S seconds, and RedisError.
     """
     pause_s = FEWEST_PAUSE_S
     async with asyncio.timeout(SEARCH_S):

@@ -1,4 +1,4 @@
-"""Runs an owned shard: rebuilds its sessions from their logs, then reads its inbox: decide, commit, perform."""
+"""Runs an owned shard: rebuilds its sessions from logs, decides about inputs, commits steps, carries out commands."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from orchestrator.runtime.effects.effects import Effects
 from orchestrator.runtime.effects.timers import Timers
 from orchestrator.runtime.fleet.lease import Lease
 from orchestrator.runtime.fleet.owned import Means, Owned
-from orchestrator.runtime.inbox import says_a_node
+from orchestrator.runtime.inbox import is_from_a_node
 from orchestrator.runtime.live_session import END_S, LiveSession
 from orchestrator.runtime.promises import openings, promised_grant
 from orchestrator.runtime.redis.commit import Move, position
@@ -35,13 +35,13 @@ from orchestrator.session.state import State
 logger = logging.getLogger(__name__)
 
 MOST_SNAPSHOT_BYTES = 32_768
-"""Larger snapshots are not stored: they take too much of Redis. A takeover then starts from an older snapshot."""
+"""A larger snapshot is not stored, because it uses too much memory. A takeover then starts from an older snapshot."""
 
 SNAPSHOT_EVERY = 64
-"""Versions between snapshots. A takeover reads about this much of a log, and not the whole log of an hour's call."""
+"""Versions between snapshots. A takeover reads a snapshot, and about this many versions of the log after it."""
 FAILURES_BEFORE_THE_END = 3
 MOST_OF_POISON = 65_536
-"""Limit in bytes for an event kept as a dead letter because the reducer raised on it. Nearly every event fits."""
+"""Limit in bytes for an event that is kept as a dead letter because the reducer raised on it. Nearly all fit."""
 
 Observer = Callable[[LiveSession, Event], None]
 """Called for each committed event, in order."""
@@ -49,7 +49,7 @@ Observer = Callable[[LiveSession, Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """The decision about an inbox entry: a step of a session, or only a move of the cursor."""
+    """The decision about an inbox entry: a step of a session, or only a move of the cursor (no `live`, no `step`)."""
 
     move: Move
     live: LiveSession | None = None
@@ -75,14 +75,14 @@ class Shard(Owned):
         self._committed = committed
         self._observer = observer
         self._ending: set[asyncio.Task[None]] = set()
-        """Tasks of ended sessions that are still closing."""
+        """Tasks of ended sessions that have not ended yet, such as the closing of connections."""
 
     @property
     def calls(self) -> int:
         return len(self.sessions)
 
     async def take_over(self) -> None:
-        """Rebuild the live sessions from their logs, and report SESSION_RESUMED to each. Raises RedisError."""
+        """Rebuild the live sessions from their logs, and report SESSION_RESUMED for each session. Raises RedisError."""
         for session_id in self.lease.sessions:
             if self.lost.is_set():
                 return
@@ -108,11 +108,11 @@ class Shard(Owned):
         self._counters["take_overs"] += 1
 
     def newborn(self, session_id: str) -> LiveSession:
-        """Add a session whose SESSION_OPENED is not committed yet."""
+        """Make a live session whose SESSION_OPENED is not committed yet, add it to this shard, and return it."""
         return self._admit(session_id, State(), SteadyClock(now_us()))
 
     def _admit(self, session_id: str, state: State, clock: SteadyClock) -> LiveSession:
-        """Add a live session to this shard."""
+        """Make a live session, add it to this shard, and return it."""
         live = self.sessions[session_id] = self._live(session_id, state, clock)
         return live
 
@@ -129,8 +129,8 @@ class Shard(Owned):
         await asyncio.sleep(0)  # started tasks begin now, before the next read is prepared
 
     async def _decide_all(self, batch: list[Entry]) -> list[Decided]:
-        """Decide the entries of a batch in order. Each is decided on the state after the entries before it, although
-        those are not committed yet.
+        """Decide about the entries of a batch in order. Each decision uses the state after the earlier entries,
+        although the steps of those entries are not committed yet.
         """
         states: dict[str, State] = {}
         decided: list[Decided] = []
@@ -149,6 +149,8 @@ class Shard(Owned):
             event = decode_input(line)
         except BadEventError as error:
             return [self._dead_letter(entry_id, str(error), line)]
+        if isinstance(event, SessionResumed) and not self._inbox.has_stamped(event):  # an earlier owner's
+            return [self._pass_over(entry_id)]
         live = self.sessions.get(event.session_id) or await self._newcomer(event)
         opening: list[Decided] = []
         if event.session_id not in states and (grant := await self._promised(event, live)) is not None:
@@ -157,8 +159,7 @@ class Shard(Owned):
             opening = self._open(live, states)
         if live is None:
             if await self._is_late(event):
-                self._counters["late"] += 1
-                return [Decided(self._pass(self._cursor, entry_id, "", b"", ""))]
+                return [self._pass_over(entry_id)]
             return [self._dead_letter(entry_id, f"rule 1: {event.session_id!r} is no live session", line)]
         return [*opening, self._decide_of(live, entry_id, event, line, states)]
 
@@ -175,7 +176,7 @@ class Shard(Owned):
         if not step.events:
             self._counters["duplicates"] += 1
             return Decided(self._pass(self._cursor, entry_id, "", b"", ""))
-        if not step.state.session_id:  # without a session there is no log to keep it in
+        if not step.state.session_id:  # the session is not open: it has no log for the event
             return self._dead_letter(entry_id, f"{event.session_id!r} is not open: {step.events[-1].reason}", line)  # type: ignore[attr-defined]
         if live.open is not None:
             self._opened_elsewhere(live)
@@ -184,18 +185,22 @@ class Shard(Owned):
         return Decided(self._commit(entry_id, live, state, step), live, step)
 
     def _received(self, live: LiveSession, event: Input) -> Input:
-        return event.but(at_us=live.timers.clock.now_us(), incarnation=self.lease.token)
+        return event.replace(at_us=live.timers.clock.now_us(), incarnation=self.lease.token)
 
     def _settle(self, live: LiveSession) -> None:
-        """Add a newly opened session to this shard if it is missing there, and append SESSION_RESUMED for it: its
-        client got the session's id from another node, so the client is not connected to this one.
+        """Add a newly opened session to this shard. If this node promised the session, the shard has it already: does
+        nothing.
+
+        The client of an added session got the session id from another node, and is not connected to this node. So
+        SESSION_RESUMED is appended, as after a takeover: the reducer then waits for the client to reconnect, for a
+        limited time.
         """
         if live.session_id not in self.sessions:
             self.sessions[live.session_id] = live
             self._resume(live.session_id)
 
     async def _promised(self, event: Input, live: LiveSession | None) -> Grant | None:
-        """Return the grant (what the client may do) of a promised session: a client has its id, but it is not open yet.
+        """Return the grant of the event's session, if it is promised (a client has its id, but it has no log yet).
 
         None: the event itself opens the session, the session is open already, or it was not promised.
         """
@@ -205,7 +210,8 @@ class Shard(Owned):
 
     def _open(self, live: LiveSession, states: dict[str, State]) -> list[Decided]:
         """Decide the steps that open a promised session (a client has its id, but it has no log yet) when an inbox
-        entry for the session arrives. The cursor stays: it moves when that entry itself is committed.
+        entry for the session arrives. These steps leave the cursor where it is; the step of that entry moves it.
+        `states`: session id → state after the last decided step of this batch; the new state is added.
 
         The node that promised the session may append the same opening events. They have the same ids, so the reducer
         drops the duplicates.
@@ -221,8 +227,8 @@ class Shard(Owned):
         return decided
 
     def _opened_elsewhere(self, live: LiveSession) -> None:
-        """Append CLIENT_CONNECTED for the session's client on this node, if there is one: another node has appended
-        SESSION_OPENED, and does not know of this connection.
+        """Append CLIENT_CONNECTED if the session has a client on this node. Called when another node has appended
+        SESSION_OPENED: that node does not know of this client.
         """
         _, *connected = openings(live, self._opened(live.session_id, live.grant))
         live.open = None
@@ -230,8 +236,8 @@ class Shard(Owned):
             self._inbox.append(event)
 
     async def _newcomer(self, event: Input) -> LiveSession | None:
-        """Make the live session for SESSION_OPENED. None for other events, for a session of another shard, and for a
-        session that was opened before and has ended.
+        """Make a live session if the event is SESSION_OPENED. Returns None for other events, for a session of another
+        shard, and for a session that was opened before.
         """
         if not isinstance(event, SessionOpened) or self._keys.shard_of(event.session_id) != self.lease.what.number:
             return None
@@ -240,20 +246,21 @@ class Shard(Owned):
         return self._live(event.session_id, State(), SteadyClock(now_us()))
 
     async def _is_late(self, event: Input) -> bool:
-        """Whether a node reported the event before it knew that the session has ended, such as the result of a service
-        that was called before the user's goodbye. Typed text does not count as late: it is kept as a dead letter.
+        """Whether a node reported the event before it knew that the session has ended. An example is the result of a
+        service that was called before the user's goodbye. A late event is counted and then dropped. Typed text does not
+        count as late: it is kept as a dead letter.
         """
-        if not says_a_node(event) or isinstance(event, SessionOpened) or getattr(event, "via", "") == "text":
+        if not is_from_a_node(event) or isinstance(event, SessionOpened) or getattr(event, "via", "") == "text":
             return False
         known = await self._redis.exists(self._keys.state(event.session_id))
         return bool(known) and not await self._redis.sismember(self.lease.what.sessions, event.session_id)
 
     def _poison(self, entry_id: str, live: LiveSession, state: State, event: Input, error: Exception) -> Decided:
-        """Handle a bug in the reducer: keep the event as a dead letter with all that is needed to reproduce it.
+        """Handle an event on which the reducer raised, because of a bug. Returns the decision to commit: keep the event
+        as a dead letter, with all that is needed to reproduce the bug, and move the cursor past its entry.
 
         Also closes the session if the event was TIMER_FIRED, or at the session's third such failure
-        (FAILURES_BEFORE_THE_END): otherwise the session might hang forever. Returns what to commit: the dead letter,
-        and the cursor past the entry.
+        (FAILURES_BEFORE_THE_END): otherwise the session might hang forever.
         """
         self._counters["reducer_failures"] += 1
         live.failures += 1
@@ -265,10 +272,11 @@ class Shard(Owned):
         )
 
     def _snapshot(self, live: LiveSession, step: Step) -> bytes:
-        """Return a snapshot of the committed state, to be stored with this step; empty: none is due.
+        """Return a snapshot of the committed state, to be stored with this step; empty: no snapshot is stored.
 
-        One is due every SNAPSHOT_EVERY versions. It waits for a step without commands, since no effect waits for the
-        commit of such a step. A snapshot larger than MOST_SNAPSHOT_BYTES is left out.
+        A snapshot is due every SNAPSHOT_EVERY versions. It is stored with the next step without commands, so that
+        storing it delays no effect. A snapshot larger than MOST_SNAPSHOT_BYTES is not stored: the next try follows
+        after SNAPSHOT_EVERY versions.
         """
         if step.commands or live.state.version < live.snapshot_version + SNAPSHOT_EVERY:
             return b""
@@ -296,7 +304,13 @@ class Shard(Owned):
                 "ended" if step.state.phase == "ENDED" else "",
                 self._snapshot(live, step),
             ),
+            (keys.state(session_id), step.state.version) if entry_id == self._cursor else None,
         )
+
+    def _pass_over(self, entry_id: str) -> Decided:
+        """Return the move of the cursor past an entry that is late, and count the entry. It is no dead letter."""
+        self._counters["late"] += 1
+        return Decided(self._pass(self._cursor, entry_id, "", b"", ""))
 
     def _dead_letter(self, entry_id: str, reason: str, line: bytes, where: str = "", most: int = 4096) -> Decided:
         logger.error("%s: dead letter %s: %s %s", self.lease.what.name, entry_id, reason, where)
@@ -304,7 +318,7 @@ class Shard(Owned):
         return Decided(self._pass(self._cursor, entry_id, reason, line[:most], where))
 
     def _perform(self, one: Decided) -> None:
-        """Adopt the new state of a committed step, pass its events to the observer, and start its commands."""
+        """Adopt the new state of a committed step, pass the step's events to the observer, and start its commands."""
         live, step = one.live, one.step
         if live is None or step is None:
             return
@@ -319,7 +333,7 @@ class Shard(Owned):
         for command in step.commands:
             self._guarded(self._effects.perform, live, command)
         if step.state.task is None and not step.state.outstanding(*OF_THE_TURN):
-            live.cancel_task()  # the current task lives as long as the turn, a guess or an announcement
+            live.cancel_task()  # a turn, a speculation or an announcement would keep the current task
         if step.state.phase == "ENDED":
             self.sessions.pop(live.session_id, None)
             for task in live.closing:
@@ -327,8 +341,8 @@ class Shard(Owned):
                 task.add_done_callback(self._ending.discard)
 
     def _guarded(self, do: Callable[[LiveSession, Any], None], live: LiveSession, what: Event) -> None:
-        """Call `do` and log its failure. Later events and commands must still be handled: they are committed and not
-        repeated.
+        """Call `do` with an event or command of a committed step, and log its failure. The later events and commands of
+        the step must still be handled: they are committed, so nothing repeats them.
         """
         try:
             do(live, what)

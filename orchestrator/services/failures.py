@@ -1,5 +1,7 @@
 """How a service, a tool or a listener fails: the exceptions that ports raise."""
 
+import asyncio
+
 
 class ServiceError(Exception):
     """A service refused, broke, or answered something unreadable. The message says which and what to do.
@@ -22,3 +24,11 @@ class ToolError(ServiceError):
 
 class ListenerGone(Exception):  # noqa: N818 - it reports what happened, no service is at fault
     """The connection that played or showed the speech has ended, or the speech was stopped."""
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether `error` is the cancellation of the current task. A CancelledError also comes from within, when something
+    that the task awaits was cancelled by others: that is a failure like any other.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

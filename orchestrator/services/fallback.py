@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from orchestrator.safe_text import named_error, safe_error
+from orchestrator.services.breaker import Breaker, Watch, WatchedRecognizer
 from orchestrator.services.failures import ServiceError
+from orchestrator.services.http_clients import HttpAnswer
+from orchestrator.services.patience import Patience, ProviderJournal
 from orchestrator.services.ports import (
     NO_SPEAKER,
+    SHORTEST_SOUND_US,
     Answer,
     AnswerPort,
     Intent,
@@ -24,6 +28,7 @@ from orchestrator.services.ports import (
     SpeechToTextPort,
     TextToSpeechPort,
     Transcript,
+    has_words,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,58 +36,12 @@ logger = logging.getLogger(__name__)
 P = TypeVar("P")
 R = TypeVar("R")
 Service = Literal["intent", "answer", "text-to-speech", "speech-to-text"]
-State = Literal["closed", "open", "half_open"]
 
 FAILURES = 3
 """Failures in a row that open a breaker. One failure of a recogniser does: each costs a caller an utterance."""
-FIRST_PAUSE_S = 5.0
-LONGEST_PAUSE_S = 60.0
-_OVERDUE_S = 2.0
-"""A recogniser that is closed with a final missing for longer counts as failed."""
 _MOST_SESSIONS = 10_000
-
-
-class Breaker:
-    """Keeps requests away from a provider that fails.
-
-    Closed: requests pass. After `failures` in a row it opens: none pass for `FIRST_PAUSE_S`, twice as long after each
-    further failure. Then it is half open: one request passes, and decides.
-    """
-
-    def __init__(self, failures: int, clock: Callable[[], float]) -> None:
-        self._limit = failures
-        self._clock = clock
-        self._in_a_row = 0
-        self._pause_s = FIRST_PAUSE_S
-        self._opened_s = 0.0
-        self.state: State = "closed"
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a request may be sent now. Not while a trial runs."""
-        if self.state == "open":
-            return self._clock() - self._opened_s >= self._pause_s
-        return self.state == "closed"
-
-    def begin(self) -> None:
-        """Note that a request is sent; to a provider whose breaker is open it is the trial."""
-        if self.state == "open":
-            self.state = "half_open"
-
-    def succeeded(self) -> None:
-        self.state, self._in_a_row, self._pause_s = "closed", 0, FIRST_PAUSE_S
-
-    def failed(self) -> None:
-        self._in_a_row += 1
-        if self.state == "half_open":
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        if self.state == "half_open" or self._in_a_row >= self._limit:
-            self.state, self._opened_s = "open", self._clock()
-
-    def abandoned(self) -> None:
-        """The request ended without a verdict: it was cancelled. Another trial may follow at once."""
-        if self.state == "half_open":
-            self.state, self._opened_s = "open", self._clock() - self._pause_s
+_MOST_SILENT = 200
+"""Chunks that a text-to-speech may send before its first sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +82,12 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Provider(Generic[P]):
-    """One of several services for a port."""
+    """One of several services for a port. `number`: its place in their order, from 1."""
 
     name: str
     port: P
     breaker: Breaker
+    number: int
 
 
 class Providers(Generic[P]):
@@ -140,7 +100,10 @@ class Providers(Generic[P]):
         self._service = service
         self._health = health
         names = _names([name_of(port) for port in ports])
-        self._all = [Provider(name, port, health.breaker(failures)) for name, port in zip(names, ports, strict=True)]
+        self._all = [
+            Provider(name, port, health.breaker(failures), number)
+            for number, (name, port) in enumerate(zip(names, ports, strict=True), 1)
+        ]
         self._last_used: OrderedDict[str, str] = OrderedDict()
         """Session → provider of its last request."""
 
@@ -150,15 +113,33 @@ class Providers(Generic[P]):
 
     @contextmanager
     def asking(self, provider: Provider[P]) -> Iterator[None]:
-        """Tell the breaker how a request ends. Every exception is a failure, except that nobody waits any more."""
+        """Tell the breaker if a request fails: every exception does, except that nobody waits any more."""
         provider.breaker.begin()
         try:
             yield
         except (asyncio.CancelledError, GeneratorExit):
             provider.breaker.abandoned()
             raise
-        except Exception:
-            provider.breaker.failed()
+        except Exception as error:
+            provider.breaker.failed(_why(error, provider.name, self.patience_s, mask=True))
+            raise
+
+    @contextmanager
+    def streaming(self, provider: Provider[P], patience: Patience) -> Iterator[None]:
+        """Tell the breaker how the rest of a stream ends. The listener may close it: a success, unless they have waited
+        for the next item for longer than the deadline.
+        """
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit) as closed:
+            waited_s = 0.0 if isinstance(closed, GeneratorExit) else patience.waited_s
+            if waited_s > self.patience_s * len(self._all):
+                provider.breaker.failed(f"{provider.name}: nothing more for {waited_s:.0f} s")
+            else:
+                provider.breaker.succeeded()
+            raise
+        except Exception as error:
+            provider.breaker.failed(_why(error, provider.name, self.patience_s, mask=True))
             raise
         provider.breaker.succeeded()
 
@@ -169,32 +150,40 @@ class Providers(Generic[P]):
         if len(self._last_used) > _MOST_SESSIONS:
             self._last_used.popitem(last=False)
         if before != provider.name:
+            first = self._all[0]
+            if not reason and provider is not first:  # the breaker of the first choice is open
+                reason = f"{first.name} has failed before ({first.breaker.why})"
             self._health.note(Switch(session_id, self._service, provider.name, reason))
 
-    async def ask(self, session_id: str, request: Callable[[P], Awaitable[R]]) -> tuple[Provider[P], R]:
-        """The first provider that has a result in time, and its result. Raises the error of the last provider."""
+    async def ask(
+        self, session_id: str, request: Callable[[Provider[P], Patience], Awaitable[R]]
+    ) -> tuple[Provider[P], R]:
+        """The first provider that has a result in time, and its result. Raises the error of the last provider.
+
+        The breakers learn of failures here. Whether the result is a success, the caller tells.
+        """
         reason = ""
         *before, last = self.in_turn()
         for provider in before:
+            patience = Patience(self.patience_s)
             try:
                 with self.asking(provider):
-                    async with asyncio.timeout(self.patience_s):
-                        result = await request(provider.port)
+                    result = await patience.limit(request(provider, patience))
             except Exception as error:  # noqa: BLE001 - of any kind: the next provider may do better
                 reason = _why(error, provider.name, self.patience_s)
                 continue
             self.use(session_id, provider, reason)
             return provider, result
         with self.asking(last):
-            result = await request(last.port)
+            result = await request(last, Patience(None))
         self.use(session_id, last, reason)
         return last, result
 
 
-def _why(error: Exception, name: str, patience_s: float) -> str:
+def _why(error: Exception, name: str, patience_s: float, *, mask: bool = False) -> str:
     if isinstance(error, TimeoutError):
         return f"{name}: nothing within {patience_s:g} s"
-    return safe_error(error) if isinstance(error, ServiceError) else named_error(error)
+    return safe_error(error, mask=mask) if isinstance(error, ServiceError) else named_error(error, mask=mask)
 
 
 def name_of(port: object) -> str:
@@ -216,12 +205,15 @@ class FallbackIntent:
 
     async def classify(self, request: Request) -> Intent:
         """The intent of the first provider that has one in time. Raises ServiceError."""
-        _, intent = await self._providers.ask(request.session_id, lambda port: port.classify(request))
+        provider, intent = await self._providers.ask(
+            request.session_id, lambda provider, _: provider.port.classify(request)
+        )
+        provider.breaker.succeeded()
         return intent
 
 
 class FallbackAnswer:
-    """AnswerPort over several: the first piece decides. An answer that breaks later is not begun anew, since the user
+    """AnswerPort over several: the first words decide. An answer that breaks later is not begun anew, since the user
     has heard its beginning.
     """
 
@@ -229,19 +221,32 @@ class FallbackAnswer:
         self._providers = providers
 
     async def stream(self, request: Request) -> AsyncGenerator[str | Answer, None]:
-        """The pieces of the first provider that has one in time. Raises ServiceError."""
+        """The pieces of the first provider that has one in time; a pending tool call takes none of it. Raises
+        ServiceError.
+        """
+        attempt, journal = request.attempt, request.attempt.journal
 
-        def begin(port: AnswerPort) -> AsyncGenerator[str | Answer, None]:
-            request.attempt.begin()
-            return port.stream(request)
+        def begin(provider: Provider[AnswerPort], patience: Patience) -> AsyncGenerator[str | Answer, None]:
+            runs_tools = isinstance(provider.port, HttpAnswer)
+            attempt.journal = ProviderJournal(journal, patience, provider.number, runs_tools=runs_tools)
+            attempt.begin()
+            return provider.port.stream(request)
 
-        async with aclosing(_from_the_first(self._providers, request, begin)) as pieces:
+        async def first(items: AsyncGenerator[str | Answer, None]) -> list[str | Answer]:
+            pieces: list[str | Answer] = []
+            async for piece in items:
+                pieces.append(piece)
+                if isinstance(piece, Answer) or piece.strip():
+                    break
+            return pieces
+
+        async with aclosing(_from_the_first(self._providers, request, begin, first)) as pieces:
             async for piece in pieces:
                 yield piece
 
 
 class FallbackTextToSpeech:
-    """TextToSpeechPort over several: the first chunk decides. A synthesis that breaks later is not begun anew, since
+    """TextToSpeechPort over several: the first sound decides. A synthesis that breaks later is not begun anew, since
     the user has heard its beginning.
     """
 
@@ -249,37 +254,61 @@ class FallbackTextToSpeech:
         self._providers = providers
 
     async def synthesize(self, request: Request) -> AsyncGenerator[SpeechChunk, None]:
-        """The chunks of the first provider that has one in time. Raises ServiceError."""
-        begun = _from_the_first(self._providers, request, lambda port: port.synthesize(request))
-        async with aclosing(begun) as chunks:
+        """The chunks of the first provider that has sound in time. Raises ServiceError."""
+
+        def begin(provider: Provider[TextToSpeechPort], _: Patience) -> AsyncGenerator[SpeechChunk, None]:
+            return provider.port.synthesize(request)
+
+        async def sound(items: AsyncGenerator[SpeechChunk, None]) -> list[SpeechChunk]:
+            return await _until_sound(items, needs_sound=has_words(request.text))
+
+        async with aclosing(_from_the_first(self._providers, request, begin, sound)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
 
-async def _from_the_first(
-    providers: Providers[P], request: Request, begin: Callable[[P], AsyncGenerator[R, None]]
-) -> AsyncGenerator[R, None]:
-    """The items of the first provider that has one in time."""
+async def _until_sound(items: AsyncGenerator[SpeechChunk, None], *, needs_sound: bool) -> list[SpeechChunk]:
+    """The first chunks, up to the first sound. Raises ServiceError if there is none although it is needed."""
+    chunks: list[SpeechChunk] = []
+    length_us = 0
+    async for chunk in items:
+        chunks.append(chunk)
+        length_us += chunk.duration_us
+        if length_us >= SHORTEST_SOUND_US or not needs_sound:
+            return chunks
+        if len(chunks) == _MOST_SILENT:
+            break
+    if needs_sound:
+        problem = "no sound for a text with words; does the voice know the language?"
+        raise ServiceError(problem, in_our_words=problem)
+    return chunks
 
-    async def first_of(port: P) -> tuple[AsyncGenerator[R, None], R | None]:
-        items = begin(port)
+
+async def _from_the_first(
+    providers: Providers[P],
+    request: Request,
+    begin: Callable[[Provider[P], Patience], AsyncGenerator[R, None]],
+    head: Callable[[AsyncGenerator[R, None]], Awaitable[list[R]]],
+) -> AsyncGenerator[R, None]:
+    """The items of the first provider whose `head`, the items that decide, comes in time."""
+
+    async def head_of(provider: Provider[P], patience: Patience) -> tuple[Patience, AsyncGenerator[R, None], list[R]]:
+        items = begin(provider, patience)
         try:
-            return items, await anext(items, None)
+            return patience, items, await head(items)
         except BaseException:
             await items.aclose()
             raise
 
-    provider, (items, first) = await providers.ask(request.session_id, first_of)
+    provider, (patience, items, first) = await providers.ask(request.session_id, head_of)
     async with aclosing(items):
-        if first is None:
-            return
-        yield first
-        try:
+        with providers.streaming(provider, patience):
+            for item in first:
+                yield item
+            patience.restart()
             async for item in items:
                 yield item
-        except ServiceError:
-            provider.breaker.failed()
-            raise
+                patience.restart()
 
 
 class FallbackSpeechToText:
@@ -295,69 +324,9 @@ class FallbackSpeechToText:
         speaker: Speaker = NO_SPEAKER,
     ) -> Recognizer:
         """A recogniser of the first provider that opens one in time. Raises ServiceError."""
-        watch = _Watch(on_transcript, on_error)
-        provider, recognizer = await self._providers.ask(
-            speaker.session_id, lambda port: port.open(watch.transcribed, watch.failed, speaker)
-        )
-        watch.breaker = provider.breaker
-        return _WatchedRecognizer(recognizer, watch)
 
+        async def begin(provider: Provider[SpeechToTextPort], _: Patience) -> Recognizer:
+            watch = Watch(on_transcript, on_error, provider.breaker, provider.name)
+            return WatchedRecognizer(await provider.port.open(watch.transcribed, watch.failed, speaker), watch)
 
-class _Watch:
-    """Tells a breaker how a recogniser does: a final is a success, an error or a missing final a failure."""
-
-    def __init__(self, on_transcript: Callable[[Transcript], None], on_error: Callable[[str], None]) -> None:
-        self._on_transcript = on_transcript
-        self._on_error = on_error
-        self.breaker: Breaker | None = None
-        self.finished_s: list[float] = []
-        """When each utterance was finished whose final is missing."""
-
-    def transcribed(self, transcript: Transcript) -> None:
-        if transcript.is_final:
-            del self.finished_s[:1]
-            if self.breaker is not None:
-                self.breaker.succeeded()
-        self._on_transcript(transcript)
-
-    def failed(self, error: str) -> None:
-        self.finished_s.clear()
-        if self.breaker is not None:
-            self.breaker.failed()
-        self._on_error(error)
-
-
-class _WatchedRecognizer:
-    """A recogniser whose breaker learns of it when it hangs or raises."""
-
-    def __init__(self, recognizer: Recognizer, watch: _Watch) -> None:
-        self._recognizer = recognizer
-        self._watch = watch
-
-    def start(self) -> None:
-        self._try(self._recognizer.start)
-
-    def feed(self, pcm: bytes) -> None:
-        self._try(lambda: self._recognizer.feed(pcm))
-
-    def finish(self) -> None:
-        self._watch.finished_s.append(time.monotonic())
-        self._try(self._recognizer.finish)
-
-    def cancel(self) -> None:
-        self._watch.finished_s.clear()
-        self._try(self._recognizer.cancel)
-
-    async def close(self) -> None:
-        if self._watch.finished_s and time.monotonic() - self._watch.finished_s[0] > _OVERDUE_S:
-            assert self._watch.breaker is not None, "it is set when the recogniser is open"
-            self._watch.breaker.failed()
-        await self._recognizer.close()
-
-    def _try(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception:
-            assert self._watch.breaker is not None, "it is set when the recogniser is open"
-            self._watch.breaker.failed()
-            raise
+        return (await self._providers.ask(speaker.session_id, begin))[1]

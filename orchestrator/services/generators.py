@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.services.failures import ServiceError
-from orchestrator.teardown import end_within
+from orchestrator.teardown import END_S
 
 if TYPE_CHECKING:
     from orchestrator.services.user_functions import UserFunction
@@ -24,7 +24,20 @@ async def guarded(function: "UserFunction", pieces: Any) -> AsyncGenerator[Any, 
             await asyncio.sleep(0)  # an iterator that never waits must not block other calls
     finally:
         if hasattr(iterator, "aclose"):
-            await end_within(f"the generator of {function.name}", iterator.aclose())
+            await _close(function, iterator.aclose())
+
+
+async def _close(function: "UserFunction", closing: Awaitable[None]) -> None:
+    """Close an async generator within END_S, in the task that has iterated it: what it opened around a `yield` may be
+    bound to the context of that task, such as a span of a trace.
+    """
+    limit = asyncio.timeout(END_S)
+    try:
+        async with limit:
+            await closing
+    except Exception as error:  # noqa: BLE001 - of any kind: the generator is over
+        problem = f"did not end within {END_S:g} s" if limit.expired() else "broke while it was ended"
+        _log.error("the generator of %s %s", function.name, problem, exc_info=error)
 
 
 async def threaded(function: "UserFunction", iterator: Iterator[Any]) -> AsyncGenerator[Any, None]:

@@ -133,6 +133,8 @@ class Endpoint:
 
     def lost(self, error: Exception) -> ServiceError:
         """The ServiceError for a request without any answer."""
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return self.error(f"no connection within {_CONNECT_TIMEOUT_S:g} s: does a firewall drop its packets?")
         if isinstance(error, TimeoutError):
             return self.error(f"no answer within {self._timeout_s:g} s: is the service overloaded?")
         if isinstance(error, aiohttp.InvalidURL):  # its text quotes the URL, which may hold a password
@@ -322,7 +324,7 @@ class HttpAnswer:
         """A piece of the text, or the end of the answer; None for a line that says something else."""
         if isinstance(line.get("text"), str):
             return well_formed(line["text"])
-        if "error" in line:
+        if line.get("error") is not None:
             raise self._service.endpoint.error("the service failed", _brief(line["error"])[:_MAX_QUOTED_CHARACTERS])
         return self._whole(line) if "answer" in line else None
 

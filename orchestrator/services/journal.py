@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from orchestrator.services.failures import ServiceError, ToolError
 
@@ -21,7 +21,7 @@ class ModelReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PendingToolCall:
     """A tool call that is to run: `run` takes its idempotency key and returns its result as JSON.
 
     `call_id` distinguishes it from other calls of its question; empty: its name, arguments and order do.
@@ -38,13 +38,13 @@ Response = Callable[[], Awaitable[tuple[str, ModelReply]]]
 """Asks a model; its response as JSON, and as it came."""
 
 
-class Journal(Protocol):
+class JournalPort(Protocol):
     """The record of the work on a question."""
 
     def begin(self) -> None:
         """An attempt at the answer begins: calls of the same name and arguments are counted anew."""
 
-    async def call(self, work: Work) -> str:
+    async def call(self, pending: PendingToolCall) -> str:
         """The recorded result of the call as JSON; else run it and record its result. Raises ToolError."""
         ...
 
@@ -55,15 +55,23 @@ class Journal(Protocol):
         ...
 
 
+@runtime_checkable
+class ProviderJournals(Protocol):
+    """What a JournalPort may have as well: it keeps the model responses of several providers apart."""
+
+    def begin_provider(self, number: int) -> None:
+        """An attempt of the provider with this number begins; the first choice has 1."""
+
+
 class NoJournal:
     """Records nothing: for a Request that is made by hand, as in a test of an answer function."""
 
     def begin(self) -> None:
         pass
 
-    async def call(self, work: Work) -> str:
+    async def call(self, pending: PendingToolCall) -> str:
         try:
-            return await work.run("")
+            return await pending.run("")
         except ServiceError as error:
             raise ToolError(str(error), in_our_words=error.in_our_words) from error
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 from orchestrator.services.failures import ToolError
-from orchestrator.services.journal import ModelReply, Work
+from orchestrator.services.journal import ModelReply, PendingToolCall
 from orchestrator.services.ports import Request
 from orchestrator.services.user_functions import UserFunction
 from orchestrator.session.digest import digest
@@ -33,11 +33,11 @@ async def once(
     function does not take.
     """
     request.attempt.speak_now()
-    work = replace(_work(name, function, args, kwargs), is_cancellable=is_cancellable)
-    return json.loads(await request.attempt.journal.call(work))
+    pending = replace(_pending(name, function, args, kwargs), is_cancellable=is_cancellable)
+    return json.loads(await request.attempt.journal.call(pending))
 
 
-def _work(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
+def _pending(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PendingToolCall:
     parameters = inspect.signature(function)
     wants_key = KEY in parameters.parameters and KEY not in kwargs
     bound = parameters.bind(*args, **kwargs, **({KEY: ""} if wants_key else {}))
@@ -50,7 +50,7 @@ def _work(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs
         user_function.name = name
         return as_json(await user_function.call(), f"the result of {name}")
 
-    return Work(name, as_json(bound.arguments, f"the arguments of {name}"), run)
+    return PendingToolCall(name, as_json(bound.arguments, f"the arguments of {name}"), run)
 
 
 async def ask_model(request: Request, ask: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -59,7 +59,7 @@ async def ask_model(request: Request, ask: Callable[..., Any], args: tuple[Any, 
     async def respond() -> tuple[str, ModelReply]:
         given = await ask(*args, **kwargs)
         reply = given if isinstance(given, ModelReply) else ModelReply(given)
-        return as_json(reply.value, "the response of the model", most=0), reply
+        return _to_json(reply.value, "the response of the model"), reply
 
     return json.loads(await request.attempt.journal.respond(respond, _digest((args, kwargs))))
 
@@ -72,16 +72,35 @@ def _digest(request: object) -> str:
         return ""
 
 
-def as_json(value: Any, what: str, most: int = MAX_CHARACTERS) -> str:
-    """A value as JSON, also of models and dataclasses. Raises ToolError that names `what` cannot be written; 0: it may
-    have any length.
+def as_json(value: Any, what: str) -> str:
+    """Return the arguments or the result of a tool call as JSON, also of models and dataclasses. Raises ToolError that
+    names `what` if JSON cannot hold the value, such as NaN, or if it has more than MAX_CHARACTERS characters.
     """
+    text = _to_json(value, what)
     try:
-        text = to_json(value).decode()
-    except (PydanticSerializationError, ValueError) as error:
-        problem = f"{what} cannot be written as JSON"
-        raise ToolError(f"{problem}: {str(error)[:200]}", in_our_words=problem) from error
-    if most and len(text) > most:
-        problem = f"{what} has {len(text)} characters of JSON; at most {most} are allowed"
+        json.loads(text, parse_constant=_no_number)
+    except ValueError as error:
+        raise _no_json(what, error) from error
+    if len(text) > MAX_CHARACTERS:
+        problem = f"{what} has {len(text)} characters of JSON; at most {MAX_CHARACTERS} are allowed"
         raise ToolError(problem, in_our_words=problem)
     return text
+
+
+def _to_json(value: Any, what: str) -> str:
+    """Return a value as JSON as Python reads it: NaN and Infinity stay, such as a token's log probability in a response
+    of a model, which only this program reads again. Raises ToolError that names `what`.
+    """
+    try:
+        return to_json(value).decode()
+    except (PydanticSerializationError, ValueError) as error:
+        raise _no_json(what, error) from error
+
+
+def _no_json(what: str, error: Exception) -> ToolError:
+    problem = f"{what} cannot be written as JSON"
+    return ToolError(f"{problem}: {str(error)[:200]}", in_our_words=problem)
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

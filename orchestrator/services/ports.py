@@ -1,4 +1,4 @@
-"""The four ports through which a conversation uses outside services, as typed protocols.
+"""The four ports (intent, answer, text-to-speech, speech-to-text): the protocols that a provider implements.
 
 Each port is filled by an object of the user's, by a plain Python function (text_functions.py), or by the HTTP contract
 of docs/services.md (see http_clients.py). A port raises ServiceError, and nothing else, when it cannot answer; a call
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from orchestrator.services.failures import ServiceError
-from orchestrator.services.journal import Journal, NoJournal
+from orchestrator.services.journal import JournalPort, NoJournal
 from orchestrator.session.conversation import Line
 
 MAX_TEXT_CHARACTERS = 8_000
@@ -116,7 +116,7 @@ class Attempt:
 
     said: tuple[str, ...] = ()
     resumes: bool = False
-    journal: Journal = field(default_factory=NoJournal)
+    journal: JournalPort = field(default_factory=NoJournal)
     speak_now: Callable[[], None] = lambda: None
     """Speaks the words that wait for the rest of their sentence: a tool call may take a while."""
 
@@ -191,6 +191,10 @@ class SpeechChunk:
     @property
     def duration_us(self) -> int:
         return len(self.pcm) * 1_000_000 // (2 * self.sample_rate_hz)
+
+
+SHORTEST_SOUND_US = 1000
+"""Speech of a text with words that is shorter, in microseconds, counts as no sound."""
 
 
 def has_words(text: str) -> bool:

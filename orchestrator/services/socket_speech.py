@@ -79,12 +79,14 @@ class SocketSpeechToText:
     async def _greet(self, socket: aiohttp.ClientWebSocketResponse, speaker: Speaker) -> None:
         about = {"session_id": speaker.session_id, "language": speaker.language, "sample_rate_hz": SAMPLE_RATE_HZ}
         await socket.send_json({"type": "open", **about})
-        message = await socket.receive()
-        if message.type is not aiohttp.WSMsgType.TEXT:
-            raise self._failed("it closed the connection before it was ready")
-        told = _told(message.data)
-        if told["type"] != "ready":
-            raise self._failed("it refused", one_line(str(told.get("error", told["type"])))[:_QUOTED])
+        kind = ""
+        while kind != "ready":
+            message = await socket.receive()
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                raise self._failed("it closed the connection before it was ready")
+            told = _told(message.data)
+            if (kind := told["type"]) == "error":
+                raise self._failed("it refused", one_line(str(told.get("error", "it does not say why")))[:_QUOTED])
 
     def _failed(self, problem: str, said: str = "") -> ServiceError:
         ours = f"{self._name}: {problem}"
@@ -190,7 +192,7 @@ class SocketRecognizer:
     def _take(self, told: Mapping[str, Any]) -> None:
         """Pass a result on. Types that the contract does not name are for later versions: ignored."""
         match told["type"]:
-            case "partial" if told.get("utterance") == self._number and (self._is_open or self._owed):
+            case "partial" if told.get("utterance") == self._number and (self._is_open or self._owes(self._number)):
                 is_complete = told.get("is_complete") is True
                 self._on_transcript(Transcript(_text(told), is_final=False, is_complete=is_complete))
             case "final":
@@ -198,9 +200,13 @@ class SocketRecognizer:
             case "error":
                 self._break("it gave up", one_line(str(told.get("error", "it does not say why")))[:_QUOTED])
 
+    def _owes(self, number: object) -> bool:
+        """Whether the final of this utterance is still to come."""
+        return any(number == owed for owed, _ in self._owed)
+
     def _final(self, told: Mapping[str, Any]) -> None:
         number = told.get("utterance")
-        if number not in [owed for owed, _ in self._owed]:
+        if not self._owes(number):
             return  # of an utterance that was cancelled
         due, finished_ns = self._owed.popleft()
         if number != due:

@@ -139,7 +139,7 @@ def decode_line(line: bytes) -> SpeechChunk:
         raise error if isinstance(error, WireError) else _unreadable(f"it is not JSON: {error}") from None
     if not isinstance(document, Mapping):
         raise _unreadable("it is no JSON object")
-    if "error" in document:
+    if document.get("error") is not None:
         raise WireError(f"the service gave up: {str(document['error'])[:200] or 'it does not say why'}")
     sample_rate_hz = document.get("sample_rate_hz")
     if isinstance(sample_rate_hz, float) and sample_rate_hz.is_integer():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.services.failures import ServiceError, ToolError
-from orchestrator.services.journal import Work
+from orchestrator.services.journal import PendingToolCall
 from orchestrator.services.once import as_json
 from orchestrator.services.ports import Request
 
@@ -56,17 +56,19 @@ class ToldCalls:
         call_id, name = str(told.get("id", "")), str(told.get("name", ""))
         if not (_NAME.fullmatch(call_id) and _NAME.fullmatch(name)) or call_id in self._open:
             raise _bad("'tool_called' needs an 'id' of its own and a 'name', both of letters, digits and _.:/@+-")
-        result = self._open[call_id] = asyncio.get_running_loop().create_future()
         arguments = as_json(told.get("arguments", {}), f"the arguments of {name}")
+        result = self._open[call_id] = asyncio.get_running_loop().create_future()
         self._request.attempt.speak_now()
-        task = asyncio.create_task(self._record(Work(name, arguments, lambda _: result, call_id=call_id)))
+        # Shielded: the time limit of the record ends the wait, not the call, whose return may still come.
+        pending = PendingToolCall(name, arguments, lambda _: asyncio.shield(result), call_id=call_id)
+        task = asyncio.create_task(self._record(pending))
         self._recording.append(task)
         _recording.add(task)
         task.add_done_callback(_recording.discard)
 
-    async def _record(self, work: Work) -> None:
+    async def _record(self, pending: PendingToolCall) -> None:
         try:
-            await self._request.attempt.journal.call(work)
+            await self._request.attempt.journal.call(pending)
         except ServiceError as error:
             _log.info("a tool call of the service is recorded as failed: %s", error)
 
@@ -74,12 +76,17 @@ class ToldCalls:
         result = self._open.get(str(told.get("id", "")))
         if result is None or result.done():
             raise _bad("'tool_returned' names no open 'tool_called'")
-        if "error" in told:
-            error = str(told["error"])[:500]
-            result.set_exception(ToolError(error))
+        try:
+            result.set_result(_result(told))
+        except ToolError as error:
+            result.set_exception(error)
             result.exception()  # it is read by the record
-            return
-        result.set_result(as_json(told.get("result"), "the result of the tool"))
+
+
+def _result(told: Mapping[str, Any]) -> str:
+    if told.get("error") is not None:
+        raise ToolError(str(told["error"])[:500])
+    return as_json(told.get("result"), "the result of the tool")
 
 
 def _bad(problem: str) -> ServiceError:

@@ -8,10 +8,12 @@ import threading
 import typing
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from orchestrator.safe_text import safe_error
-from orchestrator.services.failures import ServiceError
+from orchestrator.services.failures import ServiceError, is_cancelled
 from orchestrator.services.ports import Request
 
 _log = logging.getLogger(__name__)
@@ -70,10 +72,8 @@ class UserFunction:
         try:
             return await awaitable
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_cancelled(error):
                 raise
-            # Something inside the function was cancelled, not this task: that is a failure like any other.
             raise _ours(f"{self.name} was cancelled from within") from error
         except Exception as error:
             raise self.failed(error) from error
@@ -136,11 +136,22 @@ def is_async(function: Function) -> bool:
 
 
 def _wants_request(function: Function) -> bool:
-    target = function if inspect.isroutine(function) else type(function).__call__
+    """Whether the first parameter is annotated as a Request. Other annotations do not matter: a type checker's imports
+    may not exist at run time.
+    """
     try:
-        hints = typing.get_type_hints(target)
-        first = next(iter(inspect.signature(function).parameters))
-    except (NameError, TypeError, ValueError, StopIteration):
-        # No readable annotations: treat it as a function of a text.
+        first = next(iter(inspect.signature(function).parameters.values())).annotation
+    except (TypeError, ValueError, StopIteration):  # no readable signature: a function of a text
         return False
-    return hints.get(first) is Request
+    if typing.get_origin(first) is typing.Annotated:
+        first = first.__origin__
+    if not isinstance(first, str):
+        return first is Request
+    while isinstance(function, partial):
+        function = function.func
+    target = inspect.unwrap(function if inspect.isroutine(function) else type(function).__call__)
+    known = getattr(target, "__globals__", {})
+    try:
+        return typing.get_type_hints(SimpleNamespace(__annotations__={"first": first}), known)["first"] is Request
+    except Exception:  # noqa: BLE001 - its name is imported for type checkers alone, or inside a function
+        return first.rpartition(".")[2] == Request.__name__

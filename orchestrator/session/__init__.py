@@ -1,4 +1,4 @@
-"""The session core: a pure reducer over events. No I/O, clock, random, environment or logging in here."""
+"""The session core: a pure reducer over events. The package has no I/O, clock, random, environment or logging."""
 
 REDUCER_VERSION = "0.2.0"
-"""Version of the decision rules, which every recording names. Raise it with every change of a decision."""
+"""Version of the decision rules; each recording names its own. Raise it with every change of a decision."""

@@ -1,62 +1,69 @@
-"""Announcements, which the agent speaks unasked: greeting, prompt to a silent user, apology, farewell."""
+"""Announcements: words that the agent speaks unasked, such as a greeting, a prompt to a silent user or a farewell."""
 
 from events.inputs import HearingFailed
 from orchestrator.session import speculation
 from orchestrator.session.commands import Speak
 from orchestrator.session.endpointing import is_quiet
 from orchestrator.session.phases import enter, speak
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 from orchestrator.session.thinking import TOO_MANY_FAILURES
 
 
-def expect_greeting(step: Step) -> None:
-    """Start the `greeting` timer when the first client connects. The greeting waits that long for the client's media
-    connection.
+def expect_greeting(step: StepBuilder) -> None:
+    """Start the `greeting` timer, if the policy has a greeting. The agent speaks the greeting when a media connection
+    comes or, at the latest, when the timer fires.
     """
     greeting = step.state.policy.greeting
     if greeting.text:
         step.arm("greeting", greeting.wait_ms)
 
 
-def greet(step: Step) -> None:
+def greet(step: StepBuilder) -> None:
     """TIMER_FIRED `greeting`, or a new media connection: speak the greeting, unless the user has begun to speak."""
     step.disarm("greeting")
     if is_quiet(step):
         _announce(step, "greeting", step.state.policy.greeting.text, "greeting")
 
 
-def expect_words(step: Step) -> None:
-    """Start the `away` timer, which limits the user's silence in LISTENING. Only with a media connection, and if the
-    policy has a prompt for a silent user.
+def expect_words(step: StepBuilder) -> None:
+    """Start the limit of the user's silence (timer `away`). Do nothing if the session has no media connection, or if
+    the policy has no prompt to a silent user.
     """
     rules = step.state.policy.away
     if rules.text and step.state.handler_id:
         step.arm("away", rules.after_ms)
 
 
-def away(step: Step) -> None:
-    """TIMER_FIRED `away`: ask a silent user whether they are there; after some such prompts without a reply, say
-    goodbye. Do nothing while the user is speaking.
+def away(step: StepBuilder) -> None:
+    """TIMER_FIRED `away`: if the policy allows another prompt, ask the silent user whether they are there. Otherwise
+    say goodbye. While the user is speaking, wait again: a noise may never end. While a transcript is pending, do
+    nothing: it decides.
     """
     rules = step.state.policy.away
-    if not is_quiet(step):
+    if step.state.user_is_speaking and step.state.has_rules_of(7):
+        expect_words(step)
+    elif not is_quiet(step):
         return
-    if step.state.away_prompts < rules.prompts:
+    elif step.state.away_prompts < rules.prompts:
         _announce(step, f"away-{step.state.inputs}", rules.text, "user_away")
     else:
         bid_farewell(step, "user_away")
 
 
-def hearing_failed(step: Step) -> None:
-    """HEARING_FAILED in LISTENING: apologise to the user, if speech-to-text has lost an utterance."""
+def hearing_failed(step: StepBuilder) -> None:
+    """HEARING_FAILED in LISTENING: apologise (`ask_again`) if an utterance is lost (`is_utterance_lost`):
+    speech-to-text failed while the user was speaking, or before the final came. Do nothing if speech-to-text failed
+    during silence, or if the words have already opened a turn as a partial.
+    """
     assert isinstance(step.input, HearingFailed)
-    if step.input.is_utterance_lost:
+    if step.input.is_utterance_lost and not step.state.late_words(step.state.at_us):
         ask_again(step)
 
 
-def ask_again(step: Step) -> bool:
-    """Apologise for not having heard the user, if speech-to-text has failed since it last recognised words; say goodbye
-    after too many failures in a row. Returns whether anything is said: nothing while the user is speaking.
+def ask_again(step: StepBuilder) -> bool:
+    """Apologise if speech-to-text has lost an utterance since the last turn. After too many lost utterances in a row,
+    say goodbye. Say nothing while the user is speaking, or if the policy has no apology. Returns whether the agent says
+    anything.
     """
     failures, fallback = step.state.hearing_failures, step.state.policy.fallback
     if not is_quiet(step):
@@ -70,9 +77,9 @@ def ask_again(step: Step) -> bool:
     return True
 
 
-def limit_reached(step: Step) -> None:
-    """TIMER_FIRED `session_limit` in LISTENING: say goodbye. If the user is speaking, wait `floor_ms` more, but only
-    once.
+def limit_reached(step: StepBuilder) -> None:
+    """TIMER_FIRED `session_limit` in LISTENING: say goodbye. If the user is speaking, start the timer again, for
+    `floor_ms`; when it fires for the second time, say goodbye in any case.
     """
     if is_quiet(step) or step.state.limits > 1:
         bid_farewell(step, "time_limit")
@@ -80,12 +87,12 @@ def limit_reached(step: Step) -> None:
         step.arm("session_limit", step.state.policy.deadlines.floor_ms)
 
 
-def bid_farewell(step: Step, ends: str) -> None:
-    """Speak the farewell. The session ends with its playback, for the reason `ends`."""
+def bid_farewell(step: StepBuilder, ends: str) -> None:
+    """Speak the farewell. When the playback of the farewell is over, the session ends for the reason `ends`."""
     _announce(step, f"farewell-{step.state.inputs}", step.state.policy.goodbye.text, ends, ends)
 
 
-def _announce(step: Step, playback_id: str, text: str, reason: str, ends: str = "") -> None:
+def _announce(step: StepBuilder, playback_id: str, text: str, reason: str, ends: str = "") -> None:
     speculation.drop(step)
     step.disarm("away", "greeting", "stable")
     enter(step, "SPEAKING", reason)

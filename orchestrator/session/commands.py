@@ -1,6 +1,6 @@
 """The commands that the reducer issues to the runtime. Each field of a command is part of the recorded payload.
 
-Treat commands as immutable. The dataclasses are not frozen because that halves the time to create one.
+Treat commands as immutable. The dataclasses are not frozen, because to create a frozen command takes twice the time.
 """
 
 from collections.abc import Mapping
@@ -18,27 +18,34 @@ MicrophoneSetting = Literal["open", "gated", "closed"]
 
 @dataclass(unsafe_hash=True)
 class Command:
-    """Base of all commands. A command's properties are declared only here and on its class."""
+    """Base of all commands. A new command is a subclass that declares its payload as fields. Where the defaults below
+    do not fit, the subclass sets `stage`, `outlives_turn`, `carried_out_by` or `target`. All lists of commands are
+    derived from these classes, so a new command need not be added to a list.
+    """
 
     name: ClassVar[str]
     stage: ClassVar[str] = ""
-    """The part of the current task that the command starts, such as "intent", "answer" or "speech"; empty: none."""
+    """The stage that the command starts, such as "intent", "answer" or "speech"; empty: the command starts no stage."""
     outlives_turn: ClassVar[bool] = False
-    """The request continues after its turn ends: its results count while it is outstanding."""
+    """Whether the request continues when its turn ends. If so, its results count as long as the command is outstanding.
+    """
     carried_out_by: ClassVar[Literal["", "Client", "Speech", "Services", "Player"]] = ""
-    """The column of a sequence diagram that receives the command; empty: none."""
+    """The column of a sequence diagram that receives the command; empty: the diagram does not show the command."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__
 
     @property
     def target(self) -> str:
-        """The timer, stage, playback or setting that the command concerns. Name and target are unique within a step."""
+        """The timer, stage, playback, tool call or microphone setting that the command concerns; empty: the command has
+        no target. No two commands of a step have both the same name and the same target.
+        """
         return self.stage
 
     def payload(self) -> dict[str, Any]:
-        """The command's fields in the order of their declaration. A field that was added later has a default, and is
-        recorded only where its value differs from the default, so that older recordings still compare equal.
+        """Return the command's fields in the order of their declaration. A field that was added after the first release
+        has a default. Such a field is left out if its value equals the default, so that older recordings still compare
+        equal.
         """
         if not (added := _added(type(self))):  # type: ignore[arg-type] # a class can be hashed
             return self.__dict__
@@ -53,8 +60,8 @@ def _added(kind: Any) -> dict[str, Any]:
 
 @dataclass(unsafe_hash=True)
 class SetMicrophone(Command):
-    """Set who receives the microphone's audio. open: VAD and STT. gated: the VAD, and STT from the onset of speech on.
-    closed: nobody.
+    """Set which components get the microphone's audio. open: voice detector (VAD) and speech-to-text. gated: the VAD
+    and, from the onset of speech on, speech-to-text. closed: no component.
     """
 
     setting: MicrophoneSetting
@@ -64,22 +71,22 @@ class SetMicrophone(Command):
 
 @dataclass(unsafe_hash=True)
 class ClearText(Command):
-    """Clear the client's text buffer, which shows the unfinished utterance."""
+    """Clear the client's text buffer: the client no longer shows the unfinished utterance."""
 
     carried_out_by = "Client"
 
 
 @dataclass(unsafe_hash=True)
 class FinishUtterance(Command):
-    """Ask speech-to-text for its final now: the user has finished the utterance."""
+    """Ask speech-to-text for the final transcript now: the user has finished the utterance."""
 
     carried_out_by = "Speech"
 
 
 @dataclass(unsafe_hash=True)
 class ClassifyIntent(Command):
-    """Ask the intent service for the user's intent. `speculation`: attempt number before the turn; 0: asked by the
-    turn.
+    """Ask the intent service for the intent of the user's words (`text`). `speculation`: 1 for the first question about
+    an utterance that is not complete, 2 for the second, and so on; 0: the utterance is complete and its turn is open.
     """
 
     speculation: int
@@ -90,7 +97,9 @@ class ClassifyIntent(Command):
 
 @dataclass(unsafe_hash=True)
 class AnswerQuestion(Command):
-    """Ask the answer service. It gets the conversation up to version `conversation_to` of the session's log."""
+    """Ask the answer service for the answer to the user's words (`text`). The service also gets the conversation up to
+    version `conversation_to` of the session's log. `speculation`: as in ClassifyIntent.
+    """
 
     conversation_to: int
     speculation: int
@@ -101,9 +110,11 @@ class AnswerQuestion(Command):
 
 @dataclass(unsafe_hash=True)
 class RunTool(Command):
-    """Run the tool call `call_id` that the agent has asked for; after `limit_ms` it has failed.
+    """Run the tool call `call_id` that the agent has asked for. A call that takes longer than `limit_ms` is stopped and
+    counts as failed.
 
-    It runs to its end, also if the user interrupts, unless `is_cancellable`: then it ends with its turn.
+    `is_cancellable`: the call is cancelled when its turn ends. Any other call continues after its turn, until it
+    returns or reaches `limit_ms`.
     """
 
     call_id: str
@@ -118,7 +129,7 @@ class RunTool(Command):
 
 @dataclass(unsafe_hash=True)
 class PlayFiller(Command):
-    """Speak a filler while the agent thinks. Its playback is separate, and changes no phase when it ends."""
+    """Speak a filler while the agent thinks. The end of a filler's playback does not change the phase."""
 
     playback_id: str
     text: str
@@ -129,11 +140,16 @@ class PlayFiller(Command):
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class Speak(Command):
-    """Synthesise and play an answer, from position `from_ms` of its audio on. `ends`: the reason for which the session
-    ends after the playback; empty: the session continues.
+    """Synthesise and play an answer or announcement. `ends`: the reason for which the session ends after the playback;
+    empty: the session continues.
 
-    `is_open`: more of the answer follows (SpeakMore). `text` is then its text number `index`, which begins at
-    `begins_ms` of its audio: an answer that goes on after a takeover skips the texts that were heard.
+    `is_open`: the answer comes in texts, and SpeakMore commands bring the texts after `text`. `index`: the number of
+    `text` in the answer, from 0.
+
+    `begins_ms` and `from_ms` are positions in the audio of the whole answer. The speech of `text` begins at
+    `begins_ms`; the user hears it from `from_ms` on, which is never earlier. A retry begins with the text that is
+    spoken at `from_ms`. It synthesises the whole text, and skips the audio that the user has heard. In the first
+    attempt, `index`, `begins_ms` and `from_ms` are 0.
     """
 
     begins_ms: int = 0
@@ -150,7 +166,9 @@ class Speak(Command):
 
 @dataclass(unsafe_hash=True)
 class SpeakMore(Command):
-    """Go on with the answer that an open Speak began: `text` is its text number `index`. `is_last`: nothing follows."""
+    """Continue the answer that a Speak with `is_open` began. `text`: the next text of the answer. `index`: its number,
+    from 0. `is_last`: no further text follows.
+    """
 
     index: int
     is_last: bool
@@ -165,7 +183,7 @@ class SpeakMore(Command):
 
 @dataclass(unsafe_hash=True)
 class PlaybackCommand(Command):
-    """Base of the commands to a running playback."""
+    """Base of the commands that stop, pause or resume a playback."""
 
     playback_id: str
     carried_out_by = "Player"
@@ -174,29 +192,31 @@ class PlaybackCommand(Command):
 
 @dataclass(unsafe_hash=True)
 class StopPlayback(PlaybackCommand):
-    """Stop this playback at once and clear its audio queue."""
+    """Stop a playback at once and clear its audio queue."""
 
 
 @dataclass(unsafe_hash=True)
 class PausePlayback(PlaybackCommand):
-    """Pause this playback and keep its audio queue."""
+    """Pause a playback and keep its audio queue."""
 
 
 @dataclass(unsafe_hash=True)
 class ResumePlayback(PlaybackCommand):
-    """Continue this playback from the position where it was paused."""
+    """Continue a playback from the position where it was paused."""
 
 
 @dataclass(unsafe_hash=True)
 class CancelTask(Command):
-    """Cancel the current task with all its running requests."""
+    """Cancel the work on the current turn: all its running requests, except tool calls."""
 
     carried_out_by = "Services"
 
 
 @dataclass(unsafe_hash=True)
 class CancelStage(Command):
-    """Withdraw one request of the current task; the other requests continue."""
+    """Cancel the request that the command `command_id` made; other requests continue. `stage_name`: the target of that
+    command: a stage or, for a tool call, the call's id.
+    """
 
     command_id: str
     stage_name: str
@@ -206,7 +226,11 @@ class CancelStage(Command):
 
 @dataclass(unsafe_hash=True)
 class StartTimer(Command):
-    """Start a timer that sends TIMER_FIRED at `due_at_us`, in microseconds of the session's time."""
+    """Start a timer that sends TIMER_FIRED at `due_at_us`, in microseconds of the session's time.
+
+    The session's time is the time that its events carry in `at_us`. A change of a node's clock does not change the
+    session's time. After a takeover, the new owner continues from the `at_us` of the last event.
+    """
 
     due_at_us: int
     timer: str
@@ -215,7 +239,7 @@ class StartTimer(Command):
 
 @dataclass(unsafe_hash=True)
 class CancelTimer(Command):
-    """Withdraw the timer that the command `command_id` started."""
+    """Cancel the timer that the command `command_id` started."""
 
     command_id: str
     timer: str
@@ -224,7 +248,9 @@ class CancelTimer(Command):
 
 @dataclass(unsafe_hash=True)
 class CloseSession(Command):
-    """Close the connections of client and handler, and release the session."""
+    """Close the connections of client and handler, and end the tasks and timers that the node runs for the session. The
+    session's log and the lease of its shard stay.
+    """
 
     reason: str
     carried_out_by = "Client"
@@ -240,12 +266,12 @@ COMMANDS: dict[str, type[Command]] = {
 RESULTS: tuple[type[Result], ...] = tuple(cast("type[Result]", kind) for kind in codec.RESULTS.values())
 STAGES: frozenset[str] = frozenset(name for name, cls in COMMANDS.items() if cls.stage)
 OF_THE_TURN: frozenset[str] = frozenset(name for name in STAGES if not COMMANDS[name].outlives_turn)
-"""Names of the commands that end with their turn."""
+"""Names of the commands whose requests end with their turn."""
 PLAYS: frozenset[str] = PlaybackResult.answers
 QUESTIONS: frozenset[str] = _with("speculation")
 """Names of the commands that may be issued before the utterance is complete (speculation.py)."""
 WITHDRAWALS: frozenset[str] = _with("command_id")
-"""Names of the commands that withdraw one outstanding command, given as their `command_id`."""
+"""Names of the commands that cancel one outstanding command. Their `command_id` is the cancelled command's id."""
 ANSWERS: Mapping[type[Result], frozenset[str]] = {
     kind: OF_THE_TURN if kind.answers is None else kind.answers for kind in RESULTS
 }
@@ -260,8 +286,8 @@ def read(event: CommandIssued) -> Command:
 
 
 def answers(result: Result, command: CommandIssued) -> bool:
-    """Whether a result answers a command: the command waits for results of this type, and both name the same timer or
-    playback, if the result names one.
+    """Whether a result answers a command. The command must wait for results of this type. If the result names a timer,
+    a playback or a tool call, this must be the target of the command.
     """
     kind, about = type(result), result.about
     return command.name in ANSWERS[kind] and (not about or getattr(result, about) == command.target)

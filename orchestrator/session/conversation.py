@@ -1,4 +1,6 @@
-"""Folds a log into the conversation so far: the user's words, what they heard of each answer, and the tool calls."""
+"""Folds a log into the conversation: the user's words, the answers as far as heard, and the results of tool calls. The
+state does not hold the conversation.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -12,13 +14,15 @@ from orchestrator.session.journal import Called
 
 LINES_GIVEN = 40
 _LINES_KEPT = 2 * LINES_GIVEN
-"""Number of lines kept. More than LINES_GIVEN: lines after the requested version must not push out those before it."""
+"""Number of lines kept, twice LINES_GIVEN: `until` may leave out lines after a version, and still needs LINES_GIVEN
+lines up to that version.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call of the conversation; `arguments` is a JSON object, as text. `outcome`: "open" while it runs, then
-    "returned", "failed" or "cancelled".
+    """A tool call of the conversation; `arguments` is a JSON object, as text. `outcome`: "open" while the call runs,
+    then "returned", "failed" or "cancelled".
     """
 
     call_id: str
@@ -29,8 +33,9 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the conversation: words of the user, words of the agent as far as the user heard them, or a tool call
-    (`call`), whose result as JSON, or error, is the text; it is empty while the call is open.
+    """A line of the conversation as the answer service gets it. `text`, by `role`: user: the user's words; agent: the
+    agent's words that the user heard; tool: the result of the tool call `call` as JSON, or its error. The text is empty
+    for a tool call that is running or cancelled.
     """
 
     role: Literal["agent", "tool", "user"]
@@ -40,17 +45,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A line of the conversation; `version` is the version of its event in the session's log.
-
-    A tool call is a line, too: `text` is then its result as JSON, or its error; empty while the call is running.
-    """
+    """A line of the conversation. `version`: version of the event that gave the line. `role`, `text`: as in Line."""
 
     role: Literal["agent", "tool", "user"]
     text: str
     version: int
     call: Called | None = None
     line: Line = field(init=False, repr=False, compare=False)
-    """What requests to the answer service have of it; made once, since each of the next questions has it."""
+    """The line in the form that the answer service gets. Built once, because each later request contains it again."""
 
     def __post_init__(self) -> None:
         call = self.call
@@ -59,7 +61,7 @@ class Said:
 
 
 class ConversationSoFar:
-    """The last lines of a conversation, for the answer service. Pass it each committed event once, in order."""
+    """The last lines of a conversation, for the answer service. Pass each committed event to `hear` once, in order."""
 
     def __init__(self, said: Iterable[Said] = (), turn_began: int = 0) -> None:
         self._lines: deque[Said] = deque(said, maxlen=_LINES_KEPT)
@@ -68,7 +70,9 @@ class ConversationSoFar:
 
     @property
     def said(self) -> tuple[Said, ...]:
-        """All kept lines, oldest first."""
+        """The last lines of the conversation (at most _LINES_KEPT), oldest first: the words of the user and of the
+        agent, and tool results.
+        """
         return tuple(self._lines)
 
     def hear(self, events: Iterable[Event]) -> None:
@@ -86,16 +90,18 @@ class ConversationSoFar:
             self._lines.append(Said("agent", event.heard_text, event.version))
 
     def _turn_ended(self, event: TurnEnded) -> None:
-        if event.outcome == "merged":  # the next turn repeats these words, and adds the later ones
+        if event.outcome == "merged":  # the next turn has the words of this turn and the added words
             kept = (line for line in self._lines if line.version != self.turn_began)
             self._lines = deque(kept, maxlen=_LINES_KEPT)
 
     def _tool_called(self, event: ToolCalled) -> None:
-        if event.cause:  # else it is stale
+        if event.cause and not event.same_as:  # a stale TOOL_CALLED has no cause
             self._lines.append(Said("tool", "", event.version, Called(event.call_id, event.name, event.arguments)))
 
     def _rejected(self, event: EventRejected) -> None:
-        """Remove the line of a tool call that was refused. Its TOOL_CALLED is the event just before this one."""
+        """Remove the line of a tool call that the reducer refused: the TOOL_CALLED of the line is the event just before
+        this EVENT_REJECTED.
+        """
         if self._lines and self._lines[-1].call is not None and self._lines[-1].version == event.version - 1:
             self._lines.pop()
 
@@ -104,7 +110,7 @@ class ConversationSoFar:
             self._end(str(event.payload["stage_name"]), lambda call: replace(call, outcome="cancelled"))
 
     def _tool_returned(self, event: ToolReturned) -> None:
-        if event.cause:  # else it was stale
+        if event.cause:  # a stale TOOL_RETURNED has no cause
             self._end(event.call_id, lambda call: call.after(event))
 
     def _end(self, call_id: str, change: Callable[[Called], Called]) -> None:
@@ -114,7 +120,7 @@ class ConversationSoFar:
                 self._lines[index] = replace(line, text=call.result or call.error, call=call)
 
     def until(self, version: int) -> tuple[Line, ...]:
-        """The last LINES_GIVEN lines up to a version of the log, oldest first."""
+        """Return the last LINES_GIVEN lines up to a version of the log, oldest first."""
         return tuple([said.line for said in self._lines if said.version <= version][-LINES_GIVEN:])
 
 

@@ -1,4 +1,4 @@
-"""Computes the digest of a state. Its 64 bits suffice to notice a difference between two runs of one session."""
+"""Computes the digest of a state. A digest has 64 bits, enough to notice that two runs of one session differ."""
 
 from hashlib import blake2b
 

@@ -4,26 +4,28 @@ from orchestrator.session.commands import FinishUtterance
 from orchestrator.session.pauses import wait_ms
 from orchestrator.session.phrases import ends_with
 from orchestrator.session.state import State
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 
 
-def speech_started(step: Step) -> None:
-    """SPEECH_STARTED: the user speaks on, so cancel the end of the utterance. If there are words already, start the
-    watchdog, which ends the utterance when its words no longer change.
+def speech_started(step: StepBuilder) -> None:
+    """SPEECH_STARTED: the user speaks on. Stop the wait for the end of the utterance (timer `endpoint`) and the wait
+    for its final (timer `stt_deadline`). If the utterance has a partial already, start `endpoint` as a watchdog: it
+    ends the utterance when the words have not changed for `watchdog_ms`, even if the VAD still hears speech.
     """
     step.disarm("endpoint", "stt_deadline")
     if step.state.partial_text:
         step.arm("endpoint", step.state.policy.endpointing.watchdog_ms)
 
 
-def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED: start the wait that ends the utterance if the user says no more."""
+def speech_stopped(step: StepBuilder) -> None:
+    """SPEECH_STOPPED: start the timer `endpoint`. The timer ends the utterance if the user says no more."""
     step.arm_at("endpoint", due_at_us(step.state))
 
 
-def partial(step: Step) -> None:
-    """STT_PARTIAL: after the user's speech, adjust the wait for the end of the utterance to the new words. While the
-    user speaks, start the watchdog if it is not running: it ends an utterance whose words no longer change.
+def partial(step: StepBuilder) -> None:
+    """STT_PARTIAL: if the user has stopped speaking, adjust the wait for the end of the utterance (timer `endpoint`) to
+    the new words. If the user is speaking, and `endpoint` is not running, start `endpoint` as a watchdog: it ends an
+    utterance whose words no longer change.
     """
     state = step.state
     armed = state.timer("endpoint")
@@ -36,9 +38,9 @@ def partial(step: Step) -> None:
             step.arm_at("endpoint", due_us)
 
 
-def endpoint(step: Step) -> None:
-    """TIMER_FIRED `endpoint`: finish the utterance. While the user is speaking, do so only if the words have not
-    changed for `watchdog_ms`; otherwise start the timer again.
+def endpoint(step: StepBuilder) -> None:
+    """TIMER_FIRED `endpoint`: finish the utterance, and ask speech-to-text for its final. If the user is still
+    speaking, and the words have changed within the last `watchdog_ms`, only start the timer again.
     """
     state = step.state
     again_us = state.partial_at_us + state.policy.endpointing.watchdog_ms * 1000
@@ -50,8 +52,8 @@ def endpoint(step: Step) -> None:
 
 
 def due_at_us(state: State) -> int:
-    """The time at which an utterance counts as complete after its speech has stopped, in microseconds of the session's
-    time.
+    """Return the time at which the utterance counts as complete if the user says no more, in microseconds of the
+    session's time.
     """
     rules, stopped_us = state.policy.endpointing, state.speech_stopped_at_us
     complete_us = stopped_us + rules.complete_ms * 1000
@@ -63,6 +65,6 @@ def due_at_us(state: State) -> int:
     return incomplete_us
 
 
-def is_quiet(step: Step) -> bool:
+def is_quiet(step: StepBuilder) -> bool:
     """Whether the user is silent and no transcript of their words is pending."""
     return not step.state.user_is_speaking and not step.state.armed("endpoint", "stt_deadline")

@@ -1,36 +1,30 @@
-"""evolve(state, event) -> state: folds any committed event. It decides nothing and rebuilds a state from its log."""
+"""evolve(state, event) -> state: folds any committed event into the state, and decides nothing; fold() folds a log."""
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from events import codec, derived, inputs, journal
 from events.envelope import ConnectionInput, Event, Input
-from orchestrator.session import playback
+from orchestrator.session import playback, transcripts
 from orchestrator.session.commands import ANSWERS, OF_THE_TURN, OUTSTANDING, PLAYS, WITHDRAWALS
 from orchestrator.session.fields import Fold, folds
 from orchestrator.session.heard import heard_ms
-from orchestrator.session.pauses import after_pause, after_utterance
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import (
     ANSWER_CHARS,
     NOTHING_FOUND,
-    Speculation,
+    OpenSpeculation,
     State,
     Turn,
-    Utterance,
     why_unreadable,
 )
 
 PRODUCERS_KEPT = 1_024
-"""Number of producers whose duplicates are recognised, the most recent ones: enough for one per utterance of a long
-call.
+"""Number of producers whose duplicates are recognised: the latest producers. The number suffices even if each utterance
+comes from a new producer.
 """
 IDS_KEPT = 256
-"""Number of event ids kept, the latest ones, to recognise duplicates from producers without a sequence."""
-HELD_CHARS = 8_000
-"""Limit for the text held during INTERRUPT: the longest text of one utterance."""
-_NOT_HASHED = re.compile(r"[^\w']+|_+")
+"""Number of event ids kept, the latest ones, to recognise duplicates from producers that give no `producer_seq`."""
 # Kinds of events are looked up in sets: isinstance with a model takes many times as long, and this is the inner loop.
 INPUTS = frozenset(codec.INPUTS.values())
 RESULTS = frozenset(ANSWERS)
@@ -39,7 +33,7 @@ CONNECTIONS = frozenset(kind for kind in INPUTS if issubclass(kind, ConnectionIn
 
 
 def fold(log: Iterable[Event], state: State | None = None) -> State:
-    """Fold a log into a state; the given state is not changed."""
+    """Fold a log into a state. Returns the new state; the given state is not changed."""
     state = State() if state is None else state.copy()
     for event in log:
         apply(state, event)
@@ -47,12 +41,12 @@ def fold(log: Iterable[Event], state: State | None = None) -> State:
 
 
 def evolve(state: State, event: Event) -> State:
-    """The state after one more event; the given state is not changed."""
+    """Return the state after one more event; the given state is not changed."""
     return fold((event,), state)
 
 
 def apply(state: State, event: Any) -> None:
-    """Fold one event into a state, in place. The caller must be the only holder of the state."""
+    """Fold one event into a state, in place. The calling code must be the only holder of the state."""
     state.version = event.version
     state.at_us = event.at_us
     kind: type[Any] = type(event)
@@ -67,8 +61,9 @@ def apply(state: State, event: Any) -> None:
 
 
 def _counts(state: State, kind: type[Event], event: Any) -> bool:
-    """Whether an input may change more than the counters and the marks against duplicates. False before the session
-    opens, after it ends, for a stale result, and for a connection event from a node that is not the owner.
+    """Whether an input may change more of the state than its counters and the marks that detect duplicates. False
+    before the session opens, after it ends, for a stale result, and for a connection event (of client or handler) from
+    a node that is not the owner.
     """
     if kind in RESULTS:
         return state.answered(event) is not None
@@ -115,61 +110,6 @@ def _handler_detached(state: State, event: inputs.HandlerDetached) -> None:
         state.user_is_speaking = False
 
 
-def _speech_started(state: State, event: inputs.SpeechStarted) -> None:
-    if not state.user_is_speaking and (state.partial_text or state.phase == "THINKING"):
-        state.pause_ms = after_pause(state.pause_ms, (event.at_us - state.speech_stopped_at_us) // 1000)
-    state.user_is_speaking = True
-    state.speech_started_at_us = event.at_us
-
-
-def _speech_stopped(state: State, event: inputs.SpeechStopped) -> None:
-    state.user_is_speaking = False
-    state.speech_stopped_at_us = event.at_us
-
-
-def _stt_partial(state: State, event: inputs.SttPartial) -> None:
-    if state.partial_text != event.text:
-        state.partial_text, state.partial_at_us = event.text, event.at_us
-    state.partial_is_complete = event.is_complete
-
-
-def _stt_final(state: State, event: inputs.SttFinal) -> None:
-    words = event.text.strip()
-    if state.phase == "IDLE":
-        return
-    if not words or state.said_by_another(event):
-        if state.is_awaited(event):
-            _nothing_was_said(state)
-        return
-    state.utterance = _utterance(state.utterance, words, event)
-    if event.via == "speech":
-        state.pause_ms = after_utterance(state.pause_ms)
-    state.partial_text = ""
-    state.partial_is_complete = False
-    state.user_is_speaking = False
-    if state.phase == "INTERRUPT":
-        _hold(state, words, event.via)
-
-
-def _utterance(last: Utterance | None, words: str, event: inputs.SttFinal) -> Utterance:
-    about = _NOT_HASHED.sub(" ", words.casefold()).strip(), event.producer, event.at_us
-    if event.via == "speech":
-        return Utterance(*about, words, event.producer, event.at_us)
-    return Utterance(*about, last.spoken, last.spoken_by, last.spoken_at_us) if last else Utterance(*about)
-
-
-def _nothing_was_said(state: State) -> None:
-    """End an utterance without words: drop its partial transcript and the questions asked early about it."""
-    state.partial_text = ""
-    state.partial_is_complete = False
-    state.speculation, state.tries = None, 0
-
-
-def _hold(state: State, words: str, via: str) -> None:
-    state.held_text = f"{state.held_text} {words}".strip()[:HELD_CHARS].rstrip()
-    state.held_via = via
-
-
 def _intent_resolved(state: State, event: inputs.IntentResolved) -> None:
     _note_finding(state, intent=event.intent, intent_elapsed_us=event.elapsed_us)
 
@@ -195,7 +135,9 @@ def _rag_answered(state: State, event: inputs.RagAnswered) -> None:
 
 
 def _answer_failed(state: State) -> None:
-    """Count a failure of the answer. If some of its texts have come, they become the whole answer, plus an apology."""
+    """Count a failed answer. If texts of the answer have come, these texts become the whole answer, with the apology
+    `cut_off` of the policy at the end.
+    """
     state.answer_failures += 1
     if texts := state.texts:
         apology = state.policy.fallback.cut_off
@@ -205,11 +147,11 @@ def _answer_failed(state: State) -> None:
 
 
 def _note_finding(state: State, **delivered: Any) -> None:
-    """Store results of services in the open turn or, where no turn is open, in the early question (speculation)."""
+    """Store results of services in the open turn or, if no turn is open, in the speculation."""
     if state.task is not None:
-        state.task = state.task.but(found=state.task.found.but(**delivered))
+        state.task = state.task.replace(found=state.task.found.replace(**delivered))
     elif state.speculation is not None:
-        state.speculation = state.speculation.but(found=state.speculation.found.but(**delivered))
+        state.speculation = state.speculation.replace(found=state.speculation.found.replace(**delivered))
 
 
 def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
@@ -224,8 +166,9 @@ def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
 
 
 def _stage_over(state: State, name: str) -> None:
-    """Note that a request ends without a result: a missing intent counts as an empty one. The reducer decides about a
-    missing answer.
+    """Record that a request ended without a result. `name`: the name of the command that made the request. Without a
+    result of ClassifyIntent, the turn continues with an empty intent. Without a result of AnswerQuestion, nothing
+    changes here: the reducer decides what to say.
     """
     if name == "ClassifyIntent" and state.task is not None:
         _note_finding(state, intent="")
@@ -236,16 +179,16 @@ def _timer_fired(state: State, event: inputs.TimerFired) -> None:
         _answer_failed(state)
     elif event.target in ("tts_deadline", "playback_deadline"):
         state.speech_failures += 1
-    elif event.target == "stt_deadline" and not state.partial_text.strip():
-        _nothing_was_said(state)
+    elif event.target == "stt_deadline":
+        transcripts.final_missing(state, event)
 
 
 def _barge_in(state: State, event: inputs.BargeIn) -> None:
-    """Store the playback position that BARGE_IN reports, at most the estimate of `heard_ms`: the user cannot have heard
-    unsent audio.
+    """Store the playback position that BARGE_IN reports. If this position is later than the estimate of `heard_ms`,
+    store the estimate: the user cannot have heard more.
     """
     if (p := state.playback) and p.playback_id == event.playback_id and p.is_interruptible and event.position_ms:
-        state.playback = p.but(position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)
+        state.playback = p.replace(position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)
 
 
 def _session_resumed(state: State, event: inputs.SessionResumed) -> None:
@@ -265,7 +208,7 @@ def _turn_started(state: State, event: derived.TurnStarted) -> None:
     if found.answer is not None:
         state.answer_failures = 0
     if state.policy.intent.skip:
-        found = found.but(intent="")
+        found = found.replace(intent="")
     state.task = Turn(event.text, event.at_us, event.via, found)
     state.speculation = None
     state.tries = 0
@@ -273,7 +216,7 @@ def _turn_started(state: State, event: derived.TurnStarted) -> None:
 
 def _user_interrupted(state: State, event: derived.UserInterrupted) -> None:
     if event.text:
-        _hold(state, event.text, event.via)
+        transcripts.hold(state, event.text, event.via)
 
 
 def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
@@ -282,25 +225,25 @@ def _turn_ended(state: State, event: derived.TurnEnded) -> None:  # noqa: ARG001
 
 def _processing_complete(state: State, event: derived.ProcessingComplete) -> None:
     assert state.task is not None, "an answer lies within a turn"
-    found = state.task.found.but(intent=event.intent)
+    found = state.task.found.replace(intent=event.intent)
     if not found.texts:
-        found = found.but(answer=event.answer)
-    state.task = state.task.but(found=found, is_processed=True, ends=event.ends)
+        found = found.replace(answer=event.answer)
+    state.task = state.task.replace(found=found, is_processed=True, ends=event.ends)
 
 
 def _state_changed(state: State, event: derived.StateChanged) -> None:
     state.phase = event.to_phase
     if event.to_phase == "LISTENING":
-        state.partial_text = ""
-        state.partial_is_complete = False
+        transcripts.listening_begins(state)
 
 
 def _command_issued(state: State, event: derived.CommandIssued) -> None:
-    name = event.name
-    if event.retry_of:
-        state.pending.pop(event.retry_of, None)
+    name, turn = event.name, event.turn
+    if (retried := state.pending.pop(event.retry_of, None)) is not None:
+        turn = retried.turn  # a retried tool call of an earlier turn still belongs to that turn
     if name in OUTSTANDING:
-        state.pending[event.command_id] = event
+        # The copy has no state hash: while decisions run, there is none yet; in a fold, the logged event has one.
+        state.pending[event.command_id] = event if turn == event.turn else event.replace(state_hash="", turn=turn)
     if (cancel := _CANCELS.get(name)) is not None:
         cancel(state, event)
     if (begin := _BEGINS.get(name)) is not None:
@@ -310,11 +253,11 @@ def _command_issued(state: State, event: derived.CommandIssued) -> None:
 def _speculation_begins(state: State, event: derived.CommandIssued) -> None:
     if state.task is None:
         state.tries += 1
-        state.speculation = Speculation(state.tries, str(event.payload["text"]))
+        state.speculation = OpenSpeculation(state.tries, str(event.payload["text"]))
 
 
 def _tool_runs(state: State, event: derived.CommandIssued) -> None:
-    if not event.retry_of:  # its TOOL_CALLED stands just before it
+    if not event.retry_of:  # the event just before the command is its TOOL_CALLED
         found = state.found
         _note_finding(state, calls=found.calls + 1, facts_from=found.facts_from or event.version - 1)
 
@@ -357,10 +300,11 @@ _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
     inputs.ClientDisconnected: _client_disconnected,
     inputs.HandlerAttached: _handler_attached,
     inputs.HandlerDetached: _handler_detached,
-    inputs.SpeechStarted: _speech_started,
-    inputs.SpeechStopped: _speech_stopped,
-    inputs.SttPartial: _stt_partial,
-    inputs.SttFinal: _stt_final,
+    inputs.SpeechStarted: transcripts.speech_started,
+    inputs.SpeechStopped: transcripts.speech_stopped,
+    inputs.SttPartial: transcripts.stt_partial,
+    inputs.SttFinal: transcripts.stt_final,
+    inputs.HearingFailed: transcripts.hearing_failed,
     inputs.IntentResolved: _intent_resolved,
     inputs.AnswerText: _answer_text,
     inputs.RagAnswered: _rag_answered,
@@ -385,7 +329,7 @@ _CHANGES: dict[type[Event], Callable[[State, Any], None]] = {
 
 
 def _then(change: Callable[[State, Any], None] | None, name: str, fold: Fold) -> Callable[[State, Any], None]:
-    """Return a function that applies `change` to a state, and then `fold` to the state's field `name`."""
+    """Return a function that applies `change` to a state, and then `fold` to the field `name` of the state."""
 
     def both(state: State, event: Any) -> None:
         if change is not None:

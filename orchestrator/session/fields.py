@@ -1,4 +1,5 @@
-"""Declares, for each field of the state, the schema that added it, how it is hashed, and how events change it.
+"""Declares the fields of the state. A declaration says which state schema added the field, how the field is hashed, and
+how events change it.
 
 SESSION_OPENED records the state schema of its time. The hash covers the fields of that schema and no others, so a field
 added later does not change the hashes of old recordings (docs/decisions/021-state-schema.md).
@@ -11,9 +12,9 @@ from typing import Any, Self, get_args, get_type_hints
 from events.envelope import Event
 
 Fold = Callable[[Any, Any], Any]
-"""(value of a field, event) → its next value."""
+"""A function: (value of a field, event) → the next value of the field."""
 Form = Callable[[Any], Any]
-"""A value → its form in the hash."""
+"""A function: value of a field → the value that is hashed in its place."""
 
 
 def kept(
@@ -25,10 +26,11 @@ def kept(
     is_hashed: bool = True,
     on: Mapping[type[Event], Fold] | None = None,
 ) -> Any:
-    """Declare a field of the state or of one of its parts.
+    """Declare a field of the state or of one of its parts. `default` and `factory` are as in `dataclasses.field`.
 
-    `since` is the state schema that introduced the field. `form` shortens the value for the hash. `on` maps event types
-    to the folds that change the value, for a field that follows from events alone, such as a counter.
+    `since`: the state schema that introduced the field. `form` converts the value for the hash. `is_hashed`: whether
+    the hash covers the field. `on`: event type → the Fold that changes the value. Use `on` for a field that follows
+    from events alone, such as a counter.
     """
     metadata = {"since": since, "form": form, "is_hashed": is_hashed, "on": on or {}}
     return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
@@ -36,10 +38,10 @@ def kept(
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of the state, immutable: a change replaces it."""
+    """Base of the parts of the state, such as Turn and Playback. A part is immutable: a change makes a new part."""
 
-    def but(self, **fields: Any) -> Self:
-        """A copy with some fields replaced; takes a tenth of the time of `dataclasses.replace`."""
+    def replace(self, **fields: Any) -> Self:
+        """Return a copy with some fields replaced. This takes a tenth of the time of `dataclasses.replace`."""
         part, held = object.__new__(type(self)), self.__dict__ | fields
         assert len(held) == len(self.__dict__), "a part has no other fields"
         object.__setattr__(part, "__dict__", held)
@@ -47,24 +49,25 @@ class Part:
 
 
 def newest_schema(kind: type[Any]) -> int:
-    """The number of the newest state schema: the highest `since` among the fields of a state and of its parts."""
+    """Return the number of the newest state schema: the highest `since` among the fields of a state and its parts."""
     own: list[int] = [field.metadata.get("since", 1) for field in dataclasses.fields(kind)]
     return max([*own, *(newest_schema(part) for part in _parts(kind).values())])
 
 
 def folds(kind: type[Any]) -> Iterator[tuple[type[Event], str, Fold]]:
-    """Yield (event type, field name, fold) for each field that was declared with `kept(on=…)`."""
+    """Yield (event type, field name, Fold) for each event type in the `on` of each field. `kept` declares `on`."""
     for field in dataclasses.fields(kind):
         for event, fold in field.metadata.get("on", {}).items():
             yield event, field.name, fold
 
 
 def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
-    """Return a function that converts a state or part to the list of values that is hashed under a schema.
+    """Return a function that converts a state or a part to a list of values: the values that are hashed under a state
+    schema.
 
-    The values are ordered by `since`, then in field order. A part whose default is None is a nested list or null. The
-    values of any other part are spliced into the list. The function is one expression over the names of the declared
-    fields: it runs once per step, and calls per part cost a replay 3 % of its time.
+    The values are ordered by `since`, then in field order. A part whose default is None becomes a list within the list,
+    or null. The values of any other part stand in the list itself. The function is one expression, generated from the
+    declared fields: it runs once per step, and one function call per part would slow a replay by 3 %.
     """
     forms: dict[str, Form] = {}
     expression = f"lambda it: [{_values(kind, schema, 'it', forms)}]"
@@ -73,8 +76,9 @@ def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
 
 
 def _values(kind: type[Any], schema: int, it: str, forms: dict[str, Form]) -> str:
-    """The expressions of the values that are hashed of a state or part, which the expression `it` gives. Adds the
-    functions that they call to `forms`.
+    """Return Python code for the hashed values of a state or a part: one expression per value, separated by commas.
+    `it`: the Python expression for the state or part. The code calls functions under generated names. `_values` adds
+    each of these names to `forms`, with its function.
     """
     fields = [field for field in dataclasses.fields(kind) if field.metadata.get("is_hashed", True)]
     covered = [field for field in fields if field.metadata.get("since", 1) <= schema]
@@ -96,7 +100,7 @@ def _values(kind: type[Any], schema: int, it: str, forms: dict[str, Form]) -> st
 
 
 def _parts(kind: type[Any]) -> dict[str, type[Any]]:
-    """Name of each field whose value is a Part (a dataclass within the state) → the class of that Part."""
+    """Name of each field whose value is a Part → the class of that Part."""
     hints = {name: (hint, *get_args(hint)) for name, hint in get_type_hints(kind).items()}
     return {
         name: one for name, hint in hints.items() for one in hint if isinstance(one, type) and issubclass(one, Part)

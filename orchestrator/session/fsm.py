@@ -1,12 +1,13 @@
 """The table that assigns a decision to each phase and event.
 
-Modules by phase: listening, thinking, speaking, lifecycle; by question: endpointing (is the user done?), interruption
-(does the user take the floor?), speculation (which questions can be asked early?), announcements (what does the agent
-say unasked?).
+The modules with the decisions, by phase: listening, thinking, speaking, lifecycle; by question: endpointing (is the
+user done?), interruption (does the user take the floor?), speculation (which questions can be asked early?),
+announcements (what does the agent say unasked?).
 
-A cell is a handler, IGNORE (recorded, and evolve may use it) or a str (recorded and rejected with that reason). The
-table is total by construction: filled with rejections first, then overwritten. A result whose command is not
-outstanding never reaches the table: the reducer rejects it as stale.
+A cell of the table is a decision function, IGNORE or a str. IGNORE: the event is recorded, and evolve may use it. A
+str: the event is recorded and rejected, with the str as the reason. No cell can be missing: the table is filled with
+rejections first, then overwritten. A result whose command is not outstanding never reaches the table: the reducer
+rejects it as stale.
 """
 
 from collections.abc import Callable
@@ -26,24 +27,26 @@ from orchestrator.session import (
     thinking,
     tools,
 )
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 
-Handler: TypeAlias = Callable[[Step], None]
+Decision: TypeAlias = Callable[[StepBuilder], None]
 IGNORE: Final = None
-Cell: TypeAlias = Handler | str | None
+Cell: TypeAlias = Decision | str | None
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 LIVE: tuple[Phase, ...] = ("IDLE", "LISTENING", "THINKING", "SPEAKING", "INTERRUPT")
 
 
-def timer_fired(step: Step) -> None:
-    """TIMER_FIRED: run the decision for the phase and the name of the timer, which is the event's `target`."""
+def timer_fired(step: StepBuilder) -> None:
+    """TIMER_FIRED: run the decision for the phase and the timer. The event's `target` is the name of the timer."""
     assert isinstance(step.input, inputs.TimerFired)
     decide(step, TIMERS.get((step.phase, step.input.target), f"timer {step.input.target} not expected in {step.phase}"))
 
 
-def decide(step: Step, cell: Cell) -> None:
-    """Run the cell's handler, or reject the input with the cell's reason."""
+def decide(step: StepBuilder, cell: Cell) -> None:
+    """Apply a cell of the table to the input. If the cell is a decision function, call it. If the cell is a str, reject
+    the input for this reason. If the cell is IGNORE, do nothing.
+    """
     if isinstance(cell, str):
         step.reject(cell)
     elif cell is not IGNORE:
@@ -163,7 +166,7 @@ TIMERS: Final[dict[tuple[Phase, str], Cell]] = {
     ("INTERRUPT", "interrupt_pause"): speaking.pause_over,
 }
 
-LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
+LEADS: Final[dict[Decision, tuple[Phase, ...]]] = {
     lifecycle.opened: ("IDLE",),
     lifecycle.client_connected: ("LISTENING",),
     lifecycle.client_gone: ("ENDED",),
@@ -195,9 +198,10 @@ LEADS: Final[dict[Handler, tuple[Phase, ...]]] = {
     speaking.deadline: ("LISTENING", "ENDED"),
     speaking.pause_over: ("LISTENING",),
 }
-"""Decision → the phases it may enter. A decision that is not listed changes no phase. The diagram in
-docs/state-machine.md is drawn from this table, and tests compare it with the decisions."""
-AND_THEN: Final[dict[Handler, tuple[tuple[Phase, Phase], ...]]] = {
+"""Decision → the phases that the decision may enter. A decision that is not listed changes no phase. The diagram in
+docs/state-machine.md is drawn from LEADS, and tests compare LEADS with the decisions.
+"""
+AND_THEN: Final[dict[Decision, tuple[tuple[Phase, Phase], ...]]] = {
     listening.final: (("THINKING", "SPEAKING"),),
     listening.final_is_missing: (("THINKING", "SPEAKING"),),
     speaking.pause_over: (("LISTENING", "THINKING"), ("LISTENING", "SPEAKING")),
@@ -205,12 +209,14 @@ AND_THEN: Final[dict[Handler, tuple[tuple[Phase, Phase], ...]]] = {
     speaking.failed: (("LISTENING", "SPEAKING"),),
     speaking.deadline: (("LISTENING", "SPEAKING"),),
 }
-"""Decision → a second phase change that may follow in the same step: the answer to an early question is there already,
-words said during an interruption open the next turn, or a conversation past its time limit ends with a farewell."""
+"""Decision → second phase changes (from, to) that may follow in the same step. There are three reasons for a second
+change: a turn starts, and its speculation has found the answer already; a turn starts with words that the user said
+during an interruption; or the time limit was reached, so the agent says goodbye.
+"""
 
 
 def edges() -> list[tuple[Phase, str, Phase]]:
-    """Every possible phase change as (from, event, to); for TIMER_FIRED the event is `timer NAME`."""
+    """Return every possible phase change as (from, event, to); for TIMER_FIRED the event is `timer NAME`."""
     cells = [(phase, name, cell) for (phase, name), cell in TABLE.items()]
     cells += [(phase, f"timer {name}", cell) for (phase, name), cell in TIMERS.items()]
     found = [(phase, name, after) for phase, name, cell in cells if callable(cell) for after in LEADS.get(cell, ())]

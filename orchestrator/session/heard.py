@@ -1,5 +1,6 @@
 """Estimates how much of an answer the user heard: a position in the audio, and the words up to it."""
 
+from collections.abc import Callable
 from itertools import chain
 from unicodedata import east_asian_width
 
@@ -7,49 +8,64 @@ from orchestrator.session.phrases import is_unspaced, spans
 from orchestrator.session.state import Playback
 
 HEARD_CHARS = 8_000
-"""Longest text of an event, in characters. A heard text exceeds it only if a broken synthesiser reports words that were
-not in its text."""
+"""Limit of a heard text, in characters. No text of an event may be longer. A heard text exceeds the limit, and is cut,
+only if a broken synthesiser reports words that were not in its text.
+"""
 MS_PER_CHARACTER = 70
-"""Speech at about 170 words a minute."""
+"""Estimated duration of speech for each character of text, in ms: about 170 words a minute."""
 MS_PER_WIDE_CHARACTER = 200
-"""Speech of Chinese, Japanese and Korean text: five characters a second."""
+"""Estimated duration of speech for each Chinese, Japanese or Korean character, in ms: five characters a second."""
 
 
 def heard_ms(playback: Playback, now_us: int) -> int:
-    """Estimate how much of a playback the user has heard, in milliseconds of audio: the last confirmed position plus
-    the time since, at most the audio sent so far.
+    """Estimate how much of a playback the user has heard, in milliseconds of audio. While the heard position advances,
+    the estimate is the last confirmed position plus the time since then, but at most the audio so far. While the
+    position stands still, it is the last confirmed position.
     """
     if not playback.position_at_us:
         return playback.position_ms
     return min(playback.audio_ms, playback.position_ms + (now_us - playback.position_at_us) // 1000)
 
 
-def length_ms(playback: Playback) -> int:
-    """Length of the whole answer in milliseconds, for deadlines: known once synthesis is complete, until then guessed
-    from the text.
+def length_ms(playback: Playback, guess: Callable[[str], int]) -> int:
+    """Return the length of a playback's audio in milliseconds, for deadlines. Once synthesis is complete, the length is
+    known. Before, it is guessed from the text by `guess` (`guessed_ms` or `roughly_ms`).
 
-    Synthesis runs only a second ahead of playback, so the length of the audio so far says little about the whole.
-    Use `left_ms` to find out whether the end is near.
+    Synthesis runs only a second ahead of playback, so the audio so far does not show the length of the whole. Use
+    `left_ms` to find out whether the end is near.
     """
-    total_ms = len(playback.text) * MS_PER_CHARACTER if playback.total_ms is None else playback.total_ms
+    total_ms = guess(playback.text) if playback.total_ms is None else playback.total_ms
     return max(playback.audio_ms, total_ms)
 
 
+def roughly_ms(text: str) -> int:
+    """Estimate how long the speech of a text takes, in milliseconds, as sessions before state schema 7 did. The
+    estimate is too short for Chinese, Japanese and Korean.
+    """
+    return len(text) * MS_PER_CHARACTER
+
+
 def guessed_ms(text: str) -> int:
-    """Guess the length of a text's speech in milliseconds. Voices differ by half, and numbers take much longer."""
+    """Estimate how long the speech of a text takes, in milliseconds, from the number of its characters. The estimate is
+    rough: some voices take half as long again as others, and numbers in digits take much longer.
+    """
     wide = 0 if text.isascii() else sum(east_asian_width(char) in "FW" for char in text)
     return (len(text) - wide) * MS_PER_CHARACTER + wide * MS_PER_WIDE_CHARACTER
 
 
 def left_ms(playback: Playback, now_us: int) -> int | None:
-    """Milliseconds of the answer that are still to be heard. None: unknown until synthesis is complete."""
-    return None if playback.total_ms is None else length_ms(playback) - heard_ms(playback, now_us)
+    """Return how many milliseconds of a playback the user has not heard yet. None: synthesis is not complete, so the
+    length is not known.
+    """
+    return None if playback.total_ms is None else length_ms(playback, guessed_ms) - heard_ms(playback, now_us)
 
 
 def heard_text(playback: Playback, position_ms: int) -> str:
-    """The words that end before `position_ms`. Uses the synthesiser's word times if it gave any; otherwise gives each
-    word an equal share of the audio. Until synthesis is complete, the last word does not count. An answer shown as text
-    counts as heard whole.
+    """Return the words of a playback that end at or before `position_ms`. If the client shows the answer as text, all
+    its words count as heard.
+
+    The synthesiser may report when each word begins. If it does not, each word gets an equal share of the audio. The
+    length of the audio is then a guess until synthesis is complete; until then, the last word never counts as heard.
     """
     whole_ms = max(playback.audio_ms, guessed_ms(playback.text) if playback.total_ms is None else playback.total_ms)
     if playback.is_shown:
@@ -59,7 +75,7 @@ def heard_text(playback: Playback, position_ms: int) -> str:
     if playback.words:
         ends_ms = chain((at_ms for at_ms, _ in playback.words[1:]), (playback.audio_ms,))
         said = zip(playback.words, ends_ms, strict=True)
-        # Both conditions: when a new owner synthesises the speech again, word times may exceed the audio so far.
+        # Compare the start, too: in a retry, the last word may start after `audio_ms`, which counts as its end.
         heard = [word for (at_ms, word), end_ms in said if at_ms < position_ms and end_ms <= position_ms]
         return _joined(heard, playback.text)[:HEARD_CHARS].rstrip()
     if playback.begins_ms:
@@ -70,8 +86,8 @@ def heard_text(playback: Playback, position_ms: int) -> str:
 
 
 def _heard_of_texts(playback: Playback, position_ms: int) -> str:
-    """The heard words of an answer that came in texts, without word times: within each text, every word has an equal
-    share of the audio of that text.
+    """Return the heard words of an answer that came in texts, if the synthesiser does not report when words begin.
+    Within a text, each word gets an equal share of the audio of that text.
     """
     index = playback.text_at(position_ms)
     begin_ms, *later_ms = playback.begins_ms[index:]
@@ -88,14 +104,14 @@ def _heard_of_texts(playback: Playback, position_ms: int) -> str:
 
 
 def _joined(words: list[str], text: str) -> str:
-    """Join words as the text writes them: with blanks, or without, as in Chinese, Japanese and Thai."""
+    """Join words as they stand in the text: with blanks or, as in Chinese, Japanese and Thai, without blanks."""
     heard, at = "", 0
     for word in words:
         found = text.find(word, at)
         between = text[at:found] if found > 0 else " "
         if found >= 0 and not any(map(str.isalnum, between)):
             at = found + len(word)
-        else:  # the synthesiser writes it differently
+        else:  # the synthesiser spells the word differently from the text
             between = "" if is_unspaced(heard[-1:]) and is_unspaced(word) else " "
         if heard:
             heard += between if between == between.strip() else " "

@@ -1,4 +1,6 @@
-"""Decides whether speech over the agent interrupts it, and pauses playback until that is decided."""
+"""Barge-in: decides whether the user's speech interrupts the agent, or is only a cough or "mhm". Until this is decided,
+the playback may be paused.
+"""
 
 from events.derived import UserInterrupted
 from events.inputs import BargeIn, SttFinal
@@ -8,13 +10,14 @@ from orchestrator.session.heard import left_ms
 from orchestrator.session.phases import enter, leave_turn
 from orchestrator.session.phrases import consists_of, count_words, may_become, normal
 from orchestrator.session.speaking import await_playback, playing
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 from orchestrator.session.utterance import spoken_words
 
 
-def speech_started(step: Step) -> None:
-    """SPEECH_STARTED in SPEAKING: interrupt at once if the policy demands no minimum of speech or words. Otherwise wait
-    for that minimum, and pause the playback meanwhile if the policy says so.
+def speech_started(step: StepBuilder) -> None:
+    """SPEECH_STARTED in SPEAKING: interrupt the agent at once if `min_speech_ms` and `min_words` of the policy are both
+    0. Otherwise wait until the user has said enough; if the policy has `pause_playback`, pause the playback during this
+    wait. A playback that cannot be interrupted goes on.
     """
     endpointing.speech_started(step)
     rules = step.state.policy.interruption
@@ -29,9 +32,9 @@ def speech_started(step: Step) -> None:
         _pause(step)
 
 
-def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED in SPEAKING: the speech was too short to interrupt by itself. If the playback is paused, wait for
-    words of that speech, at most `false_ms`.
+def speech_stopped(step: StepBuilder) -> None:
+    """SPEECH_STOPPED in SPEAKING: stop the wait for longer speech (timer `barge_in`). If the playback is paused, wait
+    at most `false_ms` for the words of the speech.
     """
     endpointing.speech_stopped(step)
     step.disarm("barge_in")
@@ -39,22 +42,27 @@ def speech_stopped(step: Step) -> None:
         _wait_for_words(step, step.state.policy.interruption.false_ms)
 
 
-def partial(step: Step) -> None:
-    """STT_PARTIAL in SPEAKING: interrupt the agent if the user's words and speech are now enough for it."""
+def partial(step: StepBuilder) -> None:
+    """STT_PARTIAL in SPEAKING: interrupt the agent if the user has now spoken long enough and with enough words. If no
+    final of these words is expected, wait for one, at most `stt_ms`; after it, the words count.
+    """
     endpointing.partial(step)
     if playing(step).is_interruptible and _is_confirmed(step):
         _interrupt(step, "barge_in")
+        if endpointing.is_quiet(step) and step.state.has_rules_of(7):
+            step.arm("stt_deadline", step.state.policy.deadlines.stt_ms)
 
 
-def long_enough(step: Step) -> None:
-    """TIMER_FIRED `barge_in`: interrupt if the user has spoken for `min_speech_ms` and the words are enough for it."""
+def long_enough(step: StepBuilder) -> None:
+    """TIMER_FIRED `barge_in`: the user has spoken for `min_speech_ms`. If the words are enough, interrupt the agent."""
     if _is_confirmed(step):
         _interrupt(step, "barge_in")
 
 
-def final(step: Step) -> None:
-    """STT_FINAL in SPEAKING: interrupt the agent; the words open the next turn. Resume the playback instead if there
-    are no words, too few words, or only a backchannel such as "mhm", or if the playback cannot be interrupted.
+def final(step: StepBuilder) -> None:
+    """STT_FINAL in SPEAKING: interrupt the agent; the words open the next turn. But if the final has too few words or
+    only a backchannel such as "mhm", or if the playback cannot be interrupted, reject the final and resume the
+    playback. If the final has no new words, and the user is silent, resume the playback.
     """
     assert isinstance(step.input, SttFinal)
     rules, text = step.state.policy.interruption, step.input.text.strip()
@@ -72,13 +80,13 @@ def final(step: Step) -> None:
         _resume(step)
     elif words := spoken_words(step):
         _interrupt(step, "user_input", words, step.input.via)
-    elif (step.is_awaited or not step.repeats_another) and not step.state.user_is_speaking:
+    elif (step.is_awaited or not step.repeats) and not step.state.user_is_speaking:
         _resume(step)
 
 
-def barge_in(step: Step) -> None:
-    """BARGE_IN in SPEAKING: interrupt the agent. Reject a BARGE_IN that names another playback than the one that plays,
-    or that comes during the last words of the conversation.
+def barge_in(step: StepBuilder) -> None:
+    """BARGE_IN in SPEAKING: interrupt the agent. Reject the event if it names a playback that is not playing, or if the
+    agent speaks a farewell that cannot be interrupted (`Playback.is_interruptible`).
     """
     assert isinstance(step.input, BargeIn)
     if step.input.playback_id not in ("", playing(step).playback_id):
@@ -89,13 +97,15 @@ def barge_in(step: Step) -> None:
         _interrupt(step, "barge_in")
 
 
-def false_interruption(step: Step) -> None:
-    """TIMER_FIRED `false_interruption`: resume the playback where it paused, because no words came."""
+def false_interruption(step: StepBuilder) -> None:
+    """TIMER_FIRED `false_interruption`: no words came, so resume the playback at the position where it was paused."""
     _resume(step)
 
 
-def _pause(step: Step) -> None:
-    """Pause the playback. The pause has a time limit, even if the user never stops making sounds."""
+def _pause(step: StepBuilder) -> None:
+    """Pause the playback, if a media connection plays it. The pause lasts at most `floor_ms`, even if the user never
+    stops making sounds.
+    """
     playback = playing(step)
     if not playback.is_paused and step.state.handler_id:
         step.disarm("playback_deadline")
@@ -104,9 +114,9 @@ def _pause(step: Step) -> None:
         _wait_for_words(step, step.state.policy.deadlines.floor_ms)
 
 
-def _wait_for_words(step: Step, wait_ms: int) -> None:
-    """Arm the timer that ends the pause after `wait_ms`. The whole pause lasts at most `floor_ms`, the limit for an
-    answer that waits for a speaking user.
+def _wait_for_words(step: StepBuilder, wait_ms: int) -> None:
+    """Start the timer `false_interruption`: after `wait_ms`, it resumes the paused playback. If the whole pause would
+    last longer than the policy's `floor_ms`, the timer fires when `floor_ms` are over.
     """
     state, paused_at_us = step.state, playing(step).paused_at_us
     assert paused_at_us is not None, "who waits has paused"
@@ -114,7 +124,7 @@ def _wait_for_words(step: Step, wait_ms: int) -> None:
     step.arm_at("false_interruption", max(state.at_us, min(state.at_us + wait_ms * 1000, until_us)))
 
 
-def _resume(step: Step) -> None:
+def _resume(step: StepBuilder) -> None:
     playback = playing(step)
     step.disarm("barge_in", "false_interruption")
     if playback.is_paused:
@@ -123,8 +133,11 @@ def _resume(step: Step) -> None:
             await_playback(step)
 
 
-def _is_confirmed(step: Step) -> bool:
-    """Whether the user has spoken long enough, and with enough words, to interrupt."""
+def _is_confirmed(step: StepBuilder) -> bool:
+    """Whether the user has said enough to interrupt: at least `min_words` words, and more than a backchannel. While the
+    user is speaking, the speech must also have lasted `min_speech_ms`. Once the user is silent, at least one word is
+    needed, even if `min_words` is 0.
+    """
     rules, state = step.state.policy.interruption, step.state
     text = state.partial_text
     if may_become(text, rules.backchannels) and not _is_about_to_end(step):
@@ -136,17 +149,18 @@ def _is_confirmed(step: Step) -> bool:
     return bool(normal(text))
 
 
-def _is_about_to_end(step: Step) -> bool:
-    """Whether so little of the answer is left (`boundary_ms`) that a backchannel, such as "mhm", may be a reply to it.
+def _is_about_to_end(step: StepBuilder) -> bool:
+    """Whether less than `boundary_ms` of the playback is left. If so, a backchannel such as "mhm" may be the user's
+    reply, and interrupts as other words do.
 
-    False until synthesis is complete and the length is known: a guess would let "mhm" interrupt an agent that reads a
-    number.
+    False until synthesis is complete, because the length of the playback is not known yet. An estimate of the length
+    would be too short for a text with numbers: the playback would seem near its end, and "mhm" would interrupt it.
     """
     left = left_ms(playing(step), step.state.at_us)
     return left is not None and left < step.state.policy.interruption.boundary_ms
 
 
-def _interrupt(step: Step, reason: str, words: str = "", via: str = "speech") -> None:
+def _interrupt(step: StepBuilder, reason: str, words: str = "", via: str = "speech") -> None:
     playback_id = playing(step).playback_id
     step.end_answer("interrupted")
     step.say(UserInterrupted, playback_id=playback_id, reason=reason, text=words, via=via)

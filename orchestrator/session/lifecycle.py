@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from events.derived import CommandIssued, SessionEnded
 from events.inputs import ClientDisconnected, HandlerDetached, SessionCloseRequested, SessionOpened
-from orchestrator.session import announcements, speculation
+from orchestrator.session import announcements, speculation, tools
 from orchestrator.session.commands import (
     STAGES,
     CancelStage,
@@ -19,17 +19,21 @@ from orchestrator.session.commands import (
     read,
 )
 from orchestrator.session.heard import heard_ms
-from orchestrator.session.phases import MICROPHONE, OF_THE_PLAYBACK, await_audio, enter, leave_turn
+from orchestrator.session.phases import (
+    CALL_FOLLOWS_MS,
+    MICROPHONE,
+    TIMERS_OF_THE_PLAYBACK,
+    await_audio,
+    enter,
+    leave_turn,
+)
 from orchestrator.session.state import why_unreadable
-from orchestrator.session.step import Step
-
-CALL_FOLLOWS_MS = 2_000
-"""How long playback waits for a new call after the call was lost, before the answer is shown as text."""
+from orchestrator.session.step import StepBuilder
 
 
-def opened(step: Step) -> None:
-    """SESSION_OPENED: enter IDLE, and start the timer of the time limit. Reject a policy or a state schema that this
-    program cannot read.
+def opened(step: StepBuilder) -> None:
+    """SESSION_OPENED: enter IDLE, and start the timer of the session's time limit (`session_limit`), if the policy has
+    a limit. Reject the event if this program cannot read its policy or its state schema.
     """
     assert isinstance(step.input, SessionOpened)
     if unreadable := why_unreadable(step.input):
@@ -42,23 +46,23 @@ def opened(step: Step) -> None:
             step.arm("session_limit", limit_ms)
 
 
-def client_connected(step: Step) -> None:
+def client_connected(step: StepBuilder) -> None:
     """CLIENT_CONNECTED in IDLE: enter LISTENING, and start the `greeting` timer if the agent is to speak first."""
     step.disarm("reconnect")
     enter(step, "LISTENING", "client_connected")
     announcements.expect_greeting(step)
-    if step.state.timer("greeting") is None:  # the voice may be there already
+    if step.state.timer("greeting") is None:  # no greeting follows, and the handler may be attached already
         announcements.expect_words(step)
 
 
-def client_returned(step: Step) -> None:
-    """CLIENT_CONNECTED in any later phase: stop waiting for a reconnect. The client may be a new one."""
+def client_returned(step: StepBuilder) -> None:
+    """CLIENT_CONNECTED after IDLE: stop the `reconnect` timer. The client may be the old client or a new client."""
     step.disarm("reconnect")
 
 
-def client_returned_while_speaking(step: Step) -> None:
-    """CLIENT_CONNECTED in SPEAKING: stop waiting for a reconnect, and start the deadline of the playback if it waited
-    for a listener.
+def client_returned_while_speaking(step: StepBuilder) -> None:
+    """CLIENT_CONNECTED in SPEAKING: stop the `reconnect` timer. If the playback is not paused and has no deadline yet,
+    start the deadline of its first audio.
     """
     client_returned(step)
     playback = step.state.playback
@@ -67,30 +71,30 @@ def client_returned_while_speaking(step: Step) -> None:
         await_audio(step)
 
 
-def client_disconnected(step: Step) -> None:
-    """CLIENT_DISCONNECTED: wait for a reconnect, up to `reconnect_ms`; ignore a client that was already replaced."""
+def client_disconnected(step: StepBuilder) -> None:
+    """CLIENT_DISCONNECTED: wait up to `reconnect_ms` for a reconnect. If another client is connected, do nothing."""
     assert isinstance(step.input, ClientDisconnected)
     if step.state.client_id == "" and step.state.timer("reconnect") is None:
         step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
 
 
-def client_disconnected_while_speaking(step: Step) -> None:
-    """CLIENT_DISCONNECTED in SPEAKING: wait for a reconnect, up to `reconnect_ms`. Without a media connection, also
-    stop the deadlines of the audio, which nobody can hear.
+def client_disconnected_while_speaking(step: StepBuilder) -> None:
+    """CLIENT_DISCONNECTED in SPEAKING: wait up to `reconnect_ms` for a reconnect. If neither a client nor a media
+    connection is left, stop the deadlines of the audio: nobody can hear it.
     """
     client_disconnected(step)
     if not step.state.client_id and not step.state.handler_id:
         step.disarm("tts_deadline", "playback_deadline")
 
 
-def handler_attached(step: Step) -> None:
-    """HANDLER_ATTACHED: send the phase's microphone setting to the new handler."""
+def handler_attached(step: StepBuilder) -> None:
+    """HANDLER_ATTACHED: send the microphone setting of the phase to the new handler."""
     step.do(SetMicrophone(MICROPHONE[step.phase]))
 
 
-def handler_attached_while_listening(step: Step) -> None:
-    """HANDLER_ATTACHED in LISTENING: send the microphone setting to the new handler. Then speak the greeting if it
-    waited for the handler; otherwise start the `away` timer, which limits the user's silence.
+def handler_attached_while_listening(step: StepBuilder) -> None:
+    """HANDLER_ATTACHED in LISTENING: send the microphone setting of the phase to the new handler. Then speak the
+    greeting, if it waited for a media connection; otherwise start the limit of the user's silence (timer `away`).
     """
     handler_attached(step)
     if step.state.timer("greeting") is not None:
@@ -99,9 +103,9 @@ def handler_attached_while_listening(step: Step) -> None:
         announcements.expect_words(step)
 
 
-def handler_detached(step: Step) -> None:
-    """HANDLER_DETACHED: stop the `away` timer, which needs a media connection. Reject the event if another handler
-    serves the session by now.
+def handler_detached(step: StepBuilder) -> None:
+    """HANDLER_DETACHED: stop the limit of the user's silence (timer `away`), because the user can no longer be heard.
+    Reject the event if another handler serves the session by now.
     """
     assert isinstance(step.input, HandlerDetached)
     if step.state.handler_id:
@@ -110,8 +114,8 @@ def handler_detached(step: Step) -> None:
         step.disarm("away")
 
 
-def handler_detached_while_thinking(step: Step) -> None:
-    """HANDLER_DETACHED in THINKING: stop the filler (words for a user who waits), which nobody can hear any more.
+def handler_detached_while_thinking(step: StepBuilder) -> None:
+    """HANDLER_DETACHED in THINKING: stop the filler (words for a user who waits), because nobody can hear it any more.
     Reject the event if another handler serves the session by now.
     """
     handler_detached(step)
@@ -120,40 +124,42 @@ def handler_detached_while_thinking(step: Step) -> None:
             step.do(StopPlayback(playback_id=filler.target))
 
 
-def handler_detached_while_speaking(step: Step) -> None:
-    """HANDLER_DETACHED in SPEAKING: go on with the answer from the heard position, over the next media connection or as
-    text. A paused answer is resumed, because the speech that paused it came from the lost microphone. Reject the event
-    if another handler serves the session by now.
+def handler_detached_while_speaking(step: StepBuilder) -> None:
+    """HANDLER_DETACHED in SPEAKING: continue the answer from the position that the user has heard, over the next media
+    connection or as text. If the answer is paused, resume it: the speech that paused it came from the lost microphone.
+    Reject the event if another handler serves the session by now.
     """
     assert isinstance(step.input, HandlerDetached)
     handler_detached(step)
     playback = step.state.playback
     if not step.loses_the_call or playback is None:
         return
-    step.disarm(*OF_THE_PLAYBACK)
+    step.disarm(*TIMERS_OF_THE_PLAYBACK)
     _resume_playback(step)
     for command in step.state.outstanding("Speak"):
-        begin_ms = int(str(command.payload["from_ms"]))  # what came before was heard in another call
+        begin_ms = int(str(command.payload["from_ms"]))  # the user has heard the audio before it
         reached_at_us = step.state.at_us - step.input.unheard_ms * 1000
         _speak_again(step, command, max(begin_ms, heard_ms(playback, reached_at_us)))
     if step.state.client_id and playback.owes_audio:
         step.arm("tts_deadline", step.state.policy.deadlines.tts_ms + CALL_FOLLOWS_MS)
 
 
-def resumed(step: Step) -> None:
-    """SESSION_RESUMED: issue again what another incarnation left outstanding, built from the state.
+def resumed(step: StepBuilder) -> None:
+    """SESSION_RESUMED: issue again the commands that an earlier owner left outstanding. Reject the event if this owner
+    has resumed the session already.
 
-    A repeated request gets its whole time again: the deadline of its stage restarts. The client was connected to the
-    old owner: its `reconnect_ms` start now, and no audio is expected before it returns. Early questions, and timers
-    that wait for more of the user's speech, are withdrawn: that speech went to the old owner. The first owner of a
-    session resumes it too, if another node opened it.
+    The deadlines of the repeated requests start again. The client was connected to the old owner and must reconnect
+    within `reconnect_ms` from now. Until the client is back, `tts_deadline` and `playback_deadline` do not run.
+    Speculations are cancelled, and so are the timers that wait for more of the user's speech, because that speech went
+    to the old owner. A filler is stopped, not repeated. SESSION_RESUMED also comes after SESSION_OPENED if the client
+    got its session id from a node other than the owner: that client must reconnect, too.
     """
     if step.state.epoch == step.input.epoch:
         step.reject("this owner has resumed the session already")
         return
     speculation.drop(step)
-    step.disarm("stable", "away", *OF_THE_PLAYBACK)
-    _resume_playback(step)  # the user's speech that paused it went to the old owner
+    step.disarm("stable", "away", *TIMERS_OF_THE_PLAYBACK)
+    _resume_playback(step)  # the speech that paused the playback went to the old owner
     for command in list(step.state.pending.values()):
         if command.incarnation != step.input.incarnation:
             if command.name == "PlayFiller":  # not worth a retry: the answer will follow
@@ -167,15 +173,17 @@ def resumed(step: Step) -> None:
         step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
 
 
-def _again(step: Step, command: CommandIssued) -> Command:
-    """Build the command that retries an issued command: the same command, except that a deadline restarts."""
+def _again(step: StepBuilder, command: CommandIssued) -> Command:
+    """Build the command that retries an issued command. The retry is equal to the issued command, except that the timer
+    of a deadline gets a new due time.
+    """
     issued = read(command)
     return _timer_again(step, issued) if isinstance(issued, StartTimer) else issued
 
 
-def _speak_again(step: Step, command: CommandIssued, from_ms: int) -> None:
-    """Retry a Speak from the position `from_ms` of its audio. If the answer came in several texts, those before that
-    position are not sent again.
+def _speak_again(step: StepBuilder, command: CommandIssued, from_ms: int) -> None:
+    """Retry a Speak from the position `from_ms` of its audio. If the answer came in several texts, the texts before
+    that position are not sent again.
     """
     said, playback = read(command), step.state.playback
     assert isinstance(said, Speak), "it is called so"
@@ -195,17 +203,17 @@ def _speak_again(step: Step, command: CommandIssued, from_ms: int) -> None:
         step.do(SpeakMore(index=number, is_last=is_last, playback_id=playback.playback_id, text=text))
 
 
-def _resume_playback(step: Step) -> None:
+def _resume_playback(step: StepBuilder) -> None:
     playback = step.state.playback
     if playback is not None and playback.is_paused:
         step.do(ResumePlayback(playback_id=playback.playback_id))
 
 
-def _timer_again(step: Step, armed: StartTimer) -> StartTimer:
+def _timer_again(step: StepBuilder, armed: StartTimer) -> StartTimer:
     timer, deadlines = armed.timer, step.state.policy.deadlines
     again_ms = {
         "intent_deadline": deadlines.intent_ms,
-        "answer_deadline": deadlines.answer_ms,
+        "answer_deadline": tools.answer_ms(step),
         "floor_deadline": deadlines.floor_ms,
         "greeting": step.state.policy.greeting.wait_ms,
         "stt_deadline": deadlines.stt_ms,
@@ -216,26 +224,24 @@ def _timer_again(step: Step, armed: StartTimer) -> StartTimer:
     return StartTimer(due_at_us=step.state.at_us + again_ms * 1000, timer=timer)
 
 
-def close_requested(step: Step) -> None:
+def close_requested(step: StepBuilder) -> None:
     """SESSION_CLOSE_REQUESTED: end the session, for the reason in the request."""
     assert isinstance(step.input, SessionCloseRequested)
     end(step, step.input.reason or "close_requested")
 
 
-def limit_reached_before_anybody_came(step: Step) -> None:
+def limit_reached_before_anybody_came(step: StepBuilder) -> None:
     """TIMER_FIRED `session_limit` in IDLE: end the session without a farewell, because no client ever connected."""
     end(step, "time_limit")
 
 
-def client_gone(step: Step) -> None:
+def client_gone(step: StepBuilder) -> None:
     """TIMER_FIRED `reconnect`: end the session, because no client came back in time."""
     end(step, "client_gone")
 
 
-def end(step: Step, reason: str) -> None:
-    """End the session: end the answer and the turn, withdraw all requests and timers, enter ENDED, close the
-    connections.
-    """
+def end(step: StepBuilder, reason: str) -> None:
+    """End the session: end answer and turn, cancel all requests and timers, enter ENDED, close the connections."""
     step.end_answer("interrupted")
     speculation.drop(step)
     leave_turn(step)

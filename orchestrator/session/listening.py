@@ -1,16 +1,17 @@
-"""Decisions in LISTENING, about the user's words and silence."""
+"""Decisions in LISTENING about the user's words and silence; also the decision in INTERRUPT about a final."""
 
 from events.inputs import SttFinal
 from orchestrator.session import announcements, endpointing, speculation
 from orchestrator.session.phases import enter
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 from orchestrator.session.thinking import begin_turn
 from orchestrator.session.utterance import spoken_words
 
 
-def listen(step: Step, reason: str = "") -> None:
-    """Enter LISTENING. Then say goodbye if the time limit is over, or start a turn with the words said during the
-    interruption, or start the timer of the user's silence.
+def listen(step: StepBuilder, reason: str = "") -> None:
+    """Enter LISTENING; the phase change records `reason`. Then, if the time limit of the session (timer
+    `session_limit`) was reached before, say goodbye. Otherwise, if the user said words during an interruption, start a
+    turn with these words. Otherwise start the limit of the user's silence (timer `away`).
     """
     enter(step, "LISTENING", reason)
     if step.state.limits:
@@ -21,31 +22,36 @@ def listen(step: Step, reason: str = "") -> None:
         announcements.expect_words(step)
 
 
-def speech_started(step: Step) -> None:
-    """SPEECH_STARTED in LISTENING: stop the `away` timer and the wait for the end of the utterance: the user speaks."""
+def speech_started(step: StepBuilder) -> None:
+    """SPEECH_STARTED in LISTENING: the user speaks, so stop the limit of the user's silence (timer `away`) and the wait
+    for the end of the utterance (timer `endpoint`).
+    """
     step.disarm("away")
     endpointing.speech_started(step)
 
 
-def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED in LISTENING: start the wait for the end of the utterance, and the timer of the user's silence.
-    Ask the services about the words early, if the policy allows it.
+def speech_stopped(step: StepBuilder) -> None:
+    """SPEECH_STOPPED in LISTENING: start the wait for the end of the utterance (timer `endpoint`) and the limit of the
+    user's silence (timer `away`). If the policy allows speculation, ask the services about the words so far.
     """
     endpointing.speech_stopped(step)
     speculation.speech_stopped(step)
     announcements.expect_words(step)
 
 
-def partial(step: Step) -> None:
-    """STT_PARTIAL in LISTENING: adjust the wait for the end of the utterance to the new words, and ask the services
-    about the words early, if the policy allows it.
+def partial(step: StepBuilder) -> None:
+    """STT_PARTIAL in LISTENING: adjust the wait for the end of the utterance (timer `endpoint`) to the new words. If
+    the policy allows speculation, ask the services about the words so far.
     """
     endpointing.partial(step)
     speculation.partial(step)
 
 
-def final(step: Step) -> None:
-    """STT_FINAL in LISTENING: start a turn with the words. If an awaited final is empty, wait for the next words."""
+def final(step: StepBuilder) -> None:
+    """STT_FINAL in LISTENING: start a turn with the words. A final that is empty, or whose words have counted already,
+    starts no turn. If a finished utterance waits for such a final, the user said nothing new: cancel the speculation,
+    and start the limit of the user's silence (timer `away`). If no utterance waits for such a final, reject it.
+    """
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
         begin_turn(step, words, step.input.via)
@@ -53,9 +59,11 @@ def final(step: Step) -> None:
         _nothing_was_said(step)
 
 
-def final_is_missing(step: Step) -> None:
-    """TIMER_FIRED `stt_deadline` in LISTENING: no final came, so start a turn with the last partial. Without a partial,
-    ask the user to repeat, if speech-to-text has failed.
+def final_is_missing(step: StepBuilder) -> None:
+    """TIMER_FIRED `stt_deadline` in LISTENING: no final came, so start a turn with the words of the last partial. If
+    there are no words, and speech-to-text has failed, ask the user to repeat. If there are no words, and speech-to-text
+    has not failed, the user said nothing: cancel the speculation, and start the limit of the user's silence (timer
+    `away`).
     """
     if words := step.state.partial_text.strip():
         begin_turn(step, words, "speech")
@@ -63,13 +71,14 @@ def final_is_missing(step: Step) -> None:
         _nothing_was_said(step)
 
 
-def _nothing_was_said(step: Step) -> None:
+def _nothing_was_said(step: StepBuilder) -> None:
     speculation.drop(step)
     announcements.expect_words(step)
 
 
-def final_while_interrupting(step: Step) -> None:
-    """STT_FINAL in INTERRUPT: reject an empty or repeated final. evolve holds the words of any other until LISTENING,
-    where they open the next turn.
+def final_while_interrupting(step: StepBuilder) -> None:
+    """STT_FINAL in INTERRUPT: stop the wait for a final (timer `stt_deadline`). `evolve` has stored the words in
+    `held_text`: they open the turn after INTERRUPT. Reject a final that is empty, or whose words have counted already,
+    if no finished utterance waits for it.
     """
     spoken_words(step)

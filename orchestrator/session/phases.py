@@ -1,4 +1,7 @@
-"""Entering and leaving phases, with their side effects (docs/target-flow.md): requests, filler, speech, microphone."""
+"""Enters and leaves phases, and starts or stops the work of a phase: requests, fillers, speech. Sets the microphone.
+
+See docs/target-flow.md.
+"""
 
 from collections.abc import Callable
 
@@ -18,7 +21,7 @@ from orchestrator.session.commands import (
     SpeakMore,
     StopPlayback,
 )
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 
 MICROPHONE: dict[Phase, MicrophoneSetting] = {
     "NEW": "closed",
@@ -29,13 +32,18 @@ MICROPHONE: dict[Phase, MicrophoneSetting] = {
     "INTERRUPT": "gated",
     "ENDED": "closed",
 }
-OF_THE_TURN = ("filler", "tool_filler", "intent_deadline", "answer_deadline", "floor_deadline")
-OF_THE_PLAYBACK = ("tts_deadline", "playback_deadline", "barge_in", "false_interruption")
+CALL_FOLLOWS_MS = 2_000
+"""How long an answer waits for a media connection, in ms. After this time, the client shows it as text."""
+TIMERS_OF_THE_TURN = ("filler", "tool_filler", "intent_deadline", "answer_deadline", "floor_deadline")
+"""Timers that end with the turn."""
+TIMERS_OF_THE_PLAYBACK = ("tts_deadline", "playback_deadline", "barge_in", "false_interruption")
 """Timers that end with the playback."""
 
 
-def enter(step: Step, phase: Phase, reason: str = "") -> None:
-    """Change the phase and run the side effects of entering it. The caller has run those of leaving the old phase."""
+def enter(step: StepBuilder, phase: Phase, reason: str = "") -> None:
+    """Change the phase and run the side effects of entering the new phase. Before this call, the calling code must run
+    the side effects of leaving the old phase, such as `leave_turn`.
+    """
     step.say(StateChanged, from_phase=step.phase, reason=reason, to_phase=phase)
     if phase != "INTERRUPT" and _microphone_set(step) != MICROPHONE[phase]:
         step.do(SetMicrophone(MICROPHONE[phase]))
@@ -43,43 +51,45 @@ def enter(step: Step, phase: Phase, reason: str = "") -> None:
         entry(step)
 
 
-def _microphone_set(step: Step) -> str:
-    """The microphone setting that this step has already issued; empty: none. Avoids a repeated SetMicrophone when a
-    step passes through a phase.
+def _microphone_set(step: StepBuilder) -> str:
+    """Return the microphone setting that this step has issued last; empty: it has issued none. So a step that enters
+    two phases does not issue the same setting twice.
     """
     return next((issued.target for issued in reversed(step.commands) if issued.name == "SetMicrophone"), "")
 
 
-def leave_turn(step: Step) -> None:
-    """Leave the current turn: stop playback, cancel the task, withdraw the turn's timers and cancellable tool calls."""
+def leave_turn(step: StepBuilder) -> None:
+    """Stop the work of the current turn: its playbacks, its requests, its timers and its cancellable tool calls. The
+    turn stays open: the calling code must call `StepBuilder.end_turn` next.
+    """
     stop_playback(step)
     tools.cancel_with_turn(step)
     if step.state.task is not None:
         step.do(CancelTask())
-    step.disarm(*OF_THE_TURN, *OF_THE_PLAYBACK)
+    step.disarm(*TIMERS_OF_THE_TURN, *TIMERS_OF_THE_PLAYBACK)
 
 
-def stop_playback(step: Step) -> None:
-    """Stop the running playbacks, answer and filler."""
+def stop_playback(step: StepBuilder) -> None:
+    """Stop all running playbacks: of an answer or announcement, and of a filler."""
     for command in step.state.outstanding(*PLAYS):
         step.do(StopPlayback(playback_id=command.target))
 
 
-def withdraw(step: Step, name: str) -> None:
-    """Withdraw the outstanding requests with this command name."""
+def withdraw(step: StepBuilder, name: str) -> None:
+    """Cancel (CancelStage) the outstanding requests of the commands with this name."""
     for command in step.state.outstanding(name):
         step.do(CancelStage(command_id=command.command_id, stage_name=command.target))
 
 
-def _idle(step: Step) -> None:
+def _idle(step: StepBuilder) -> None:
     step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
 
 
-def _listening(step: Step) -> None:
+def _listening(step: StepBuilder) -> None:
     step.do(ClearText())
 
 
-def _thinking(step: Step) -> None:
+def _thinking(step: StepBuilder) -> None:
     state, policy = step.state, step.state.policy
     assert state.task is not None, "a turn was started just before"
     text, found = state.task.text, state.task.found
@@ -96,23 +106,24 @@ def _thinking(step: Step) -> None:
     if asks_intent:
         step.arm("intent_deadline", policy.deadlines.intent_ms)
     if asks_answer:
-        step.arm("answer_deadline", policy.deadlines.next_text_ms if found.texts else policy.deadlines.answer_ms)
+        step.arm("answer_deadline", tools.answer_ms(step))
 
 
-def play_filler(step: Step) -> None:
+def play_filler(step: StepBuilder) -> None:
     """Issue PlayFiller: speak the filler of the policy, such as "One moment, please."."""
     step.do(PlayFiller(playback_id=f"filler-{step.state.turn}", text=step.state.policy.filler.text))
 
 
-def speak(step: Step, command: Speak) -> None:
+def speak(step: StepBuilder, command: Speak) -> None:
     """Issue Speak, and start the deadline of its first audio. Call this in SPEAKING."""
     step.do(command)
     await_audio(step)
 
 
-def speak_on(step: Step) -> None:
-    """Issue SpeakMore for each text of the answer that its playback does not have yet. The last text of a complete
-    answer closes the playback.
+def speak_on(step: StepBuilder) -> None:
+    """Issue SpeakMore for each text of the answer that the playback does not have yet. If the answer is complete, the
+    last SpeakMore has `is_last`. If the answer is complete and no text is left to send, issue one SpeakMore with an
+    empty text and `is_last`.
     """
     state = step.state
     assert state.task is not None, "only an answer comes in texts"
@@ -124,20 +135,22 @@ def speak_on(step: Step) -> None:
         step.do(SpeakMore(index=index, is_last=is_last, playback_id=state.playback.playback_id, text=text))
 
 
-def await_audio(step: Step) -> None:
-    """Start the deadline of the first audio, unless the playback waits for more text. Without a client there is no such
-    deadline: the timer `reconnect` runs instead.
+def await_audio(step: StepBuilder) -> None:
+    """Start the deadline of the first audio (timer `tts_deadline`), unless the playback waits for more text. If the
+    session has no media connection, the deadline is CALL_FOLLOWS_MS later, because a media connection may follow. If no
+    client is connected, do nothing: the timer `reconnect` runs already.
     """
     playback = step.state.playback
     if step.state.client_id and (playback is None or playback.owes_audio):
-        step.arm("tts_deadline", step.state.policy.deadlines.tts_ms)
+        follows_ms = CALL_FOLLOWS_MS if not step.state.handler_id and step.state.has_rules_of(7) else 0
+        step.arm("tts_deadline", step.state.policy.deadlines.tts_ms + follows_ms)
 
 
-def _interrupt(step: Step) -> None:
+def _interrupt(step: StepBuilder) -> None:
     step.arm("interrupt_pause", step.state.policy.interruption.pause_ms)
 
 
-_ENTRY: dict[Phase, Callable[[Step], None]] = {
+_ENTRY: dict[Phase, Callable[[StepBuilder], None]] = {
     "IDLE": _idle,
     "LISTENING": _listening,
     "THINKING": _thinking,

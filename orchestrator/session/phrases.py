@@ -19,15 +19,16 @@ BACKCHANNELS: Final[dict[str, tuple[str, ...]]] = {
     "pl": ("aha", "dobrze", "hm", "jasne", "mhm", "no", "ok", "rozumiem", "tak"),
     "pt": ("ah", "certo", "claro", "hm", "mhm", "ok", "pois", "sim", "tá", "tá bom"),
 }
-"""What listeners say without wanting the floor (Yngve 1970 called them back channels), by ISO 639-1 code."""
+"""Language (ISO 639-1 code) → words that a listener says without wanting to speak (Yngve 1970: back channels)."""
 _LONGEST_WORDS: Final = 6
-"""Limit of words in a row of backchannels: a user who says more of them wants the floor."""
+"""Limit of words in a text of backchannels. A user who says more words interrupts, even if all are backchannels."""
 
 _TELLING: Final = re.compile(r"""[^A-Za-z0-9\s!?;.,:'"-]|[.,:][0-9]|[0-9]"|\B'|'\B|-(?![A-Za-z]{2})""", re.ASCII)
 """Matches texts that need the slow normalisation: they may hold more than ASCII words and punctuation."""
 _NOT_WORDS: Final = re.compile(r"[^a-z0-9']+")
 _OTHER_VALUES: Final = ("<super>", "<sub>", "<fraction>")
-"""Compatibility forms that NFKC would give another meaning: 2² is not 22."""
+"""Kinds of characters that stay as they are, because the Unicode form NFKC changes their meaning: it turns 2² into 22.
+"""
 _SPOKEN_PUNCTUATION: Final = frozenset("#%&*/@\\·‰‱′″‴†‡٪٫٬")
 """Characters that Unicode calls punctuation, but that people say aloud."""
 _LAYOUT: Final = (
@@ -50,11 +51,12 @@ _UNSPACED: Final = re.compile(
 
 
 def normal(text: str) -> str:
-    """Normalise a text for comparison: remove case, punctuation, layout and surplus blanks. Two normalised texts are
-    equal only if the texts are spoken alike.
+    """Normalise a text for comparison: remove case, punctuation, layout and surplus blanks. If two normalised texts are
+    equal, the texts are spoken alike.
 
     Signs that are said aloud stay (3+2, C#, 5:30, -5, 👍), and so do combining marks. A sign that may or may not be
-    spoken stays, too: to answer another question is worse than to ask the same question twice.
+    spoken stays, too. At worst, a service is then asked the same question twice. If the sign were removed, the user
+    could get the answer to another question.
     """
     if _TELLING.search(text):
         return _normal(text)
@@ -63,7 +65,9 @@ def normal(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _normal(text: str) -> str:
-    """Normalise a text as `normal` does, with the rules for signs and letters that its short way cannot treat."""
+    """Normalise a text by all rules of `normal`. This function is for texts that match _TELLING. Other texts have only
+    ASCII words and plain punctuation, so `normal` treats them in a faster way.
+    """
     spoken = "".join(map(_spelled, _folded(text.translate(_TYPED)).translate(_TYPED)))
     if not any(char.isnumeric() or _is_symbol(char) for char in spoken):
         spoken = _BRACKETS.sub(" ", spoken)
@@ -72,7 +76,7 @@ def _normal(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """Give each character one spelling: no case, no full or half width, no ligatures; composed (NFC)."""
+    """Give each character one spelling: lower case, normal width, no ligatures, composed (NFC)."""
     if not is_normalized("NFKC", text):
         plain = (_compatible(char) for char in normalize("NFC", text))
         text = "".join(plain)
@@ -84,8 +88,8 @@ def _compatible(char: str) -> str:
 
 
 def _spelled(char: str) -> str:
-    """The character that stands for `char` in comparisons: a blank for separators and for punctuation beyond ASCII that
-    is not said aloud, one form for all dashes, one for wave dashes, otherwise `char` itself.
+    """Return the character that stands for `char` in comparisons. It is a blank for a separator, and for punctuation
+    beyond ASCII that is not said aloud; one form for all dashes; one form for wave dashes; otherwise `char` itself.
     """
     if char.isascii() and char.isprintable():
         return " " if char == "_" else char
@@ -104,8 +108,11 @@ def _is_symbol(char: str) -> bool:
 
 
 def _hyphen(dash: re.Match[str]) -> str:
-    """The replacement of a dash: a blank where the dash is silent, such as before a word of several letters; the dash
-    itself where it may be said.
+    """Return the replacement for a match of _DASH: a blank for a dash that nobody says, else the match itself.
+
+    Nobody says a dash within a word ("well-known": two or more letters follow), between blanks before such a word
+    ("wait - no"), or at the end after a blank ("wait -"). People may say any other dash, as "minus" or "to": before a
+    digit or a single letter ("-5", "3-2"), or directly after a word, before a blank or the end ("wait- no", "wait-").
     """
     text, at = dash.string, dash.end()
     is_alone = not text[: dash.start()][-1:].strip()
@@ -119,15 +126,13 @@ def _hyphen(dash: re.Match[str]) -> str:
 
 
 def are_alike(one: str, other: str) -> bool:
-    """Whether two texts are the same words. Texts without words, such as "..." and "?!", must be equal as written."""
+    """Whether two texts have the same words. Texts without words, such as "..." and "?!", must be equal as written."""
     return one == other or (bool(spoken := normal(one)) and spoken == normal(other))
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    """The start and end of each word of a text. Blanks separate words; in scripts without blanks, the dictionaries of
-    ICU do.
-
-    Punctuation belongs to the word before it.
+    """Return the start and end index of each word of a text. Blanks separate words; in scripts without blanks, the
+    dictionaries of ICU divide the text. Punctuation belongs to the word before it.
     """
     if text.isascii():
         return [word.span() for word in _BETWEEN_BLANKS.finditer(text)]
@@ -138,7 +143,7 @@ def spans(text: str) -> list[tuple[int, int]]:
 
 
 def _cut(piece: str, offset: int) -> list[tuple[int, int]]:
-    from icu4py.breakers import WordBreaker  # 15 ms, for those who speak such a language
+    from icu4py.breakers import WordBreaker  # imported here: it takes 15 ms, and few texts need it
 
     found: list[tuple[int, int]] = []
     encodable = piece.encode(errors="replace").decode()
@@ -169,14 +174,14 @@ def begins_with(text: str, beginning: str) -> bool:
 
 
 def _is_boundary(words: str, at: int) -> bool:
-    """Whether position `at` of a normalised text is not within a word."""
+    """Whether a word of a normalised text begins or ends at index `at`."""
     if at in (0, len(words)) or " " in words[at - 1 : at + 1]:
         return True
     return bool(_UNSPACED.match(words, at)) and any(start == at for start, _ in spans(words))
 
 
 def phrases_of(value: Any) -> Any:
-    """Convert a list from a policy file to the tuple that Policy holds."""
+    """Convert a list from a policy file to the tuple that Policy holds. Any other value is returned unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -198,7 +203,7 @@ def _normalised(phrases: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def ends_with(text: str, phrases: tuple[str, ...]) -> bool:
-    """Whether a text ends with one of these phrases, word by word."""
+    """Whether a text ends with one of these phrases, as whole words: "install" does not end with "all"."""
     if not phrases:
         return False
     words = normal(text)
@@ -208,7 +213,9 @@ def ends_with(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
-    """Whether a text is nothing but a few of these phrases, such as "yeah okay". An empty text is not."""
+    """Whether a text consists of these phrases alone, such as "yeah okay" or "yeah yeah". False for an empty text, and
+    for a text of more than _LONGEST_WORDS words.
+    """
     words = normal(text)
     if not words or not phrases or len(spans(words)) > _LONGEST_WORDS:
         return False
@@ -220,11 +227,12 @@ def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def _next_word(words: str, end: int) -> int:
-    """Return where the next word begins after a phrase that ends at index `end` of `words`: behind the blank, or
-    len(words) at the end of the text; -1 if `end` is within a word, so that the phrase does not end there.
+    """Return the index at which the next word begins after a phrase that ends at index `end` of `words`. The index is
+    after the blank or, at the end of the text, len(words). Returns -1 if `end` is within a word: then no phrase ends
+    there.
 
-    Returns `end` in scripts without blanks: ICU takes a repetition such as 嗯嗯 for one word, so a phrase may end
-    between any two characters.
+    In scripts without blanks, a phrase may end between any two characters, and the next word begins at `end`. The words
+    of ICU do not count there, because ICU takes a repetition such as 嗯嗯 for one word.
     """
     if words[end : end + 1] == " ":
         return end + 1
@@ -233,8 +241,8 @@ def _next_word(words: str, end: int) -> int:
 
 
 def may_become(partial: str, phrases: tuple[str, ...]) -> bool:
-    """Whether a partial transcript consists of these phrases, or is the beginning of one. Then only later words can
-    show whether the user says more than such a phrase.
+    """Whether a partial consists of these phrases, or is the beginning of one of them. If so, only later words can show
+    whether the user says more than such phrases.
     """
     heard = normal(partial)
     return bool(heard) and (

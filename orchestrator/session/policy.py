@@ -13,89 +13,102 @@ from orchestrator.session.phrases import BACKCHANNELS, backchannels_of, phrases_
 Phrases = Annotated[tuple[Text, ...], Field(max_length=200), BeforeValidator(phrases_of)]
 """A list of phrases in spoken form, as a recogniser writes them."""
 Backchannels = Annotated[Phrases, BeforeValidator(backchannels_of)]
-"""Phrases. A policy file may give a language code such as "de" instead, which stands for that language's phrases."""
+"""A list of backchannels. In place of a list, a policy file may give a language code such as "de": this means the
+backchannels of that language.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class AsBefore:
-    """The value that a field has in recordings older than the field, where it differs from the default."""
+    """Marks a policy field that was added later. If a recording lacks the field, the field gets this `value`. A missing
+    field without this mark gets its default.
+    """
 
     value: Any
 
 
 class _Part(BaseModel):
-    """Fields stand in sorted order, so that the plain dump is canonical."""
+    """Base of the policy and its parts. Declare fields in sorted order, so that `model_dump` is canonical."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
 
 class Answering(_Part):
-    """How answers are spoken that come in pieces, as a language model writes them."""
+    """How an answer that comes in pieces, as a language model writes it, is divided into sentences to be spoken."""
 
     language: Text = "en"
-    """ISO 639 code of the answers' language: its abbreviations end no sentence."""
+    """ISO 639 code of the answers' language. Its abbreviations, such as "Dr.", do not end a sentence."""
 
 
 class Away(_Part):
     """What the agent does in a call whose user stays silent."""
 
     after_ms: Milliseconds = 15_000
-    """Silence of the user after which the agent asks whether they are there."""
+    """How long the user is silent until the agent asks whether they are there."""
     prompts: Count = 2
-    """Number of these prompts without a reply; then the agent says goodbye."""
+    """Number of prompts to a silent user. If `after_ms` of silence follow the last prompt, the agent says goodbye."""
     text: Text = ""
-    """What the agent says then; empty: it waits for ever."""
+    """The prompt, such as "Are you still there?"; empty: the agent waits for ever, without prompt or goodbye."""
 
 
 class Deadlines(_Part):
-    """How long each stage may take before the conversation goes on without it."""
+    """How long a stage may take. After this time, the conversation goes on without the result."""
 
     answer_ms: Milliseconds = 4_000
-    """To the answer, or to its first text; then the fallback answer is spoken."""
+    """Time limit for the answer, or for its first text. After this time, the fallback answer is spoken."""
     floor_ms: Milliseconds = 5_000
     """How long an answer that is ready, or a playback that is paused, waits for a user who is speaking."""
     intent_ms: Milliseconds = 1_000
-    """To the intent; then it goes on without one."""
+    """Time limit for the intent. After this time, the turn goes on without an intent."""
     next_text_ms: Milliseconds = 6_000
-    """To the next text of an answer that comes in texts, or to its end; then it is cut off."""
+    """Time limit for the next text, or the end, of an answer in texts. After this time, the answer is cut off."""
     playback_grace_ms: Annotated[int, Field(ge=1_500, le=60_000)] = 3_000
-    """To the end of a playback, beyond what is left of it; counted anew with each progress, once a second."""
+    """How much longer than its remaining audio a playback may take. After this time, the answer is given up. Each
+    report of progress restarts the limit; a report comes once a second.
+    """
     reconnect_ms: Milliseconds = 60_000
-    """A session without a client ends after this."""
+    """Time limit for a client to connect or reconnect. After this time, the session ends."""
     stt_ms: Milliseconds = 3_000
-    """To the final, from the end of an utterance; then the last partial counts."""
+    """Time limit for the final, from the end of the utterance. After this time, the last partial is used."""
     tts_ms: Milliseconds = 3_000
-    """To the first chunk of speech."""
+    """Time limit for the first chunk of speech, while a client is connected. After this time, the answer is given up.
+    """
 
 
 class Endpointing(_Part):
-    """Wait from the end of voice activity (noticed after 224 ms of silence) until an utterance counts as complete."""
+    """How long to wait after the user's last sound until the utterance is over: `complete_ms` if its words look like a
+    whole sentence, else `incomplete_ms`. The wait begins when the voice detector (VAD) reports the end of speech: by
+    default, 224 ms after the last sound.
+    """
 
     complete_ms: Milliseconds = 250
     """The wait when the transcript looks complete."""
     incomplete_ms: Milliseconds = 300
-    """The wait when it does not look complete, for a caller who does not pause within utterances."""
+    """The shortest wait when the transcript does not look complete. For callers with long pauses, the wait is longer.
+    """
     longest_ms: Annotated[Milliseconds, AsBefore(0)] = 1_000
-    """The wait grows up to this with the pauses of this caller: a tenth longer than they are. 0: it does not grow."""
+    """The longest wait when the transcript does not look complete. The wait is a tenth longer than this caller's pauses
+    within utterances, between `incomplete_ms` and this limit. 0: always `incomplete_ms`.
+    """
     phrases: Phrases = ()
-    """An utterance that ends with one of these looks complete at once."""
+    """A transcript that ends with one of these phrases looks complete."""
     stable_ms: Milliseconds = 0
-    """The transcript looks complete when it has not changed for this time. 0: time does not count."""
+    """A transcript that has not changed for this time looks complete. 0: off."""
     watchdog_ms: Milliseconds = 5_000
-    """Words that have not changed for this time are complete, even if the VAD still hears speech."""
+    """Words that have not changed for this time count as complete, even if the VAD still hears speech."""
 
 
 class Fallback(_Part):
     """What the agent says when its services fail."""
 
     answer: Text = "Sorry, I could not look that up just now. Could you ask me again?"
-    """Spoken when the answer service is late or failed."""
+    """Spoken when the answer service is late or has failed."""
     cut_off: Text = "Sorry, I cannot tell you the rest just now."
     """Spoken after an answer that broke off in the middle; empty: nothing."""
     failures: Count = 3
-    """Number of failures in a row (of answers, speech or hearing) that end the conversation. 0: none do."""
+    """Number of failures in a row (of answers, speech or hearing) that end the conversation. 0: no number ends it."""
     goodbye: Text = "I am sorry, I cannot help you at the moment. Please try again later. Goodbye."
-    """The last words then."""
+    """The agent's last words after `failures` failures of answers or hearing. Not said after failures of speech."""
     unheard: Text = "Sorry, I did not hear that. Could you say it again?"
     """Spoken when speech-to-text has lost what the user said; empty: nothing."""
 
@@ -104,18 +117,22 @@ class Filler(_Part):
     """What the agent says while it thinks; an empty text: nothing."""
 
     delay_ms: Milliseconds = 500
-    """An answer that comes earlier needs no filler."""
+    """How long the agent thinks in silence before it speaks the filler. If the answer comes earlier, there is no
+    filler.
+    """
     text: Text = ""
-    """Such as "One moment, please."."""
+    """The words of the filler, such as "One moment, please."."""
 
 
 class Goodbye(_Part):
-    """How a conversation ends by itself: after its time, after the user's goodbye, or when nobody is there any more."""
+    """How a conversation ends by itself: at its time limit, after the user's goodbye, or when nobody is there."""
 
     after_ms: Annotated[int, Field(ge=0, le=7 * 24 * 3_600_000)] = 0
-    """How long a conversation may last; the answer that is being spoken then is still heard. 0: without end."""
+    """Time limit of a conversation, in ms. At the limit, the agent finishes the current answer, then says `text`. 0: no
+    limit.
+    """
     intent: Text = ""
-    """The conversation ends with the answer to this intent; empty: none ends it."""
+    """Intent of a user who says goodbye. The conversation ends after the answer. Empty: no intent ends it."""
     text: Text = "Thank you for calling. Goodbye."
     """The agent's last words to a user who is away, or whose time is over."""
 
@@ -124,64 +141,74 @@ class Greeting(_Part):
     """What the agent says first; an empty text: nothing."""
 
     text: Text = ""
-    """Such as "Hello, how can I help you?"."""
+    """The words of the greeting, such as "Hello, how can I help you?"."""
     wait_ms: Milliseconds = 2_000
-    """For the voice of a client that is connected; then the greeting is shown as text."""
+    """How long the greeting waits for the media connection of a connected client. After this time, the client shows the
+    greeting as text.
+    """
 
 
 class Intent(_Part):
     """Whether the intent service is asked at all."""
 
     skip: bool = False
-    """Go on without an intent, always."""
+    """True: never ask the intent service; each turn goes on without an intent."""
 
 
 class Interruption(_Part):
-    """When speech over the agent takes the floor. A BARGE_IN and typed words always do, at once."""
+    """When the user's speech interrupts the agent: the agent falls silent and listens. A BARGE_IN and typed words
+    interrupt at once. Nothing interrupts the farewell at the time limit or after too many failures.
+    """
 
     backchannels: Backchannels = BACKCHANNELS["en"]
-    """Phrases of listening, not of interrupting."""
+    """Phrases such as "mhm" that a listener says: they do not interrupt."""
     boundary_ms: Milliseconds = 1_000
-    """When synthesis is complete and less than this is left, a backchannel counts as words: it may be a reply."""
+    """If less than this time is left of a playback, a backchannel interrupts, because it may be a reply. Until
+    synthesis is complete, the remaining time is not known, and a backchannel never interrupts.
+    """
     false_ms: Milliseconds = 2_000
     """A paused playback goes on after this much silence without words."""
     min_speech_ms: Milliseconds = 500
-    """Speech interrupts when it has lasted this long, and `min_words` are understood."""
+    """Speech interrupts when it has lasted this long, and `min_words` words are understood. Shorter speech interrupts
+    when it is over and its words are understood.
+    """
     min_words: Count = 0
-    """Speech interrupts when this many words are understood, and it has lasted `min_speech_ms`."""
+    """Number of words that must be understood before speech interrupts."""
     pause_ms: Milliseconds = 50
-    """INTERRUPT lasts this long."""
+    """How long the phase INTERRUPT lasts. LISTENING follows."""
     pause_playback: bool = True
-    """Playback pauses from the onset of speech until it is decided whether it interrupts."""
+    """True: when the user begins to speak, the playback pauses until it is decided whether the speech interrupts."""
 
 
 class Speculation(_Part):
-    """Asking intent and answer services before the utterance is complete. Nothing is spoken before it is."""
+    """Asking the services before the utterance is complete. The answer is spoken once the utterance is complete."""
 
     stable_ms: Milliseconds = 0
-    """Words that have not changed for this time are asked about while the user speaks. 0: only when speech stops."""
+    """While the user speaks, ask the services about words that have not changed for this time. 0: ask only about words
+    that the recogniser marks as complete, or when speech stops.
+    """
     tries: Count = 0
-    """Limit of early requests per utterance; 0: off. For services without side effects: two."""
+    """Limit of speculations per utterance; 0: off. Recommended for services without side effects: 2."""
 
 
 class Thinking(_Part):
     """What happens to words that the user adds while the agent is thinking."""
 
     more_words: Literal["merge", "supersede"] = "merge"
-    """Spoken words join the utterance, or replace it. Typed ones always replace it."""
+    """merge: spoken words are appended to the question. supersede: they replace it. Typed words always replace it."""
 
 
 class Tools(_Part):
-    """Bounds of the agent's tool calls, and what it says while one takes a while."""
+    """Limits of the agent's tool calls, and the words for a user who waits for a tool call."""
 
     calls: Count = 8
-    """Most calls for one question; the agent gets an error for the next."""
+    """Limit of tool calls for one question. The agent gets an error for each further call."""
     delay_ms: Milliseconds = 1_000
-    """A call that returns earlier needs no words."""
+    """How long the first tool call of a question may run before the agent says `text`."""
     limit_ms: Milliseconds = 10_000
-    """A call that takes longer has failed. The answer's deadline waits for it."""
+    """A tool call that takes longer has failed. While a call runs, the deadline of the answer is later by this time."""
     text: Text = ""
-    """Such as "I am looking that up."; empty: nothing."""
+    """Words for a user who waits for a tool call, such as "I am looking that up."; empty: nothing."""
 
 
 class Policy(_Part):
@@ -203,8 +230,8 @@ class Policy(_Part):
 
     @classmethod
     def read(cls, recorded: Mapping[str, Any]) -> "Policy | None":
-        """The policy recorded by a SESSION_OPENED; None if it is invalid. A missing field was added later: it gets its
-        `AsBefore` value, or its default.
+        """Read the policy that a SESSION_OPENED has recorded; None: the policy is invalid. A missing field was added
+        later: it gets its `AsBefore` value or, without `AsBefore`, its default.
         """
         try:
             return cls.model_validate(_completed(recorded, _added(cls)))
@@ -212,7 +239,7 @@ class Policy(_Part):
             return None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as JSON, which takes a fifth of the time and half the size of pickling the parts."""
+        """Pickle the policy as JSON: this takes a fifth of the time, and half the size, of pickling its parts."""
         return type(self).model_validate_json, (self.model_dump_json(),)
 
     def recorded(self) -> dict[str, Any]:
@@ -222,7 +249,7 @@ class Policy(_Part):
 
 @cache
 def _added(policy: type[BaseModel]) -> tuple[tuple[str, str, Any], ...]:
-    """(section, field, value) of each field whose value in recordings older than the field is not its default."""
+    """Return (part, field, value of its `AsBefore`) for each policy field that has an `AsBefore`."""
     found = []
     for part, info in policy.model_fields.items():
         assert info.annotation is not None, "a policy consists of parts"

@@ -1,20 +1,20 @@
-"""reduce(state, input) -> Step(state, events, commands): decides about one input. Duplicates are dropped, stale results
-rejected.
-"""
+"""reduce(state, input) -> Step: decides about one input, drops duplicates and rejects stale results."""
 
 from typing import NamedTuple
 
 from events.derived import CommandIssued
 from events.envelope import Event, Input, Result
+from events.inputs import SttPartial
 from orchestrator.session.evolve import CONNECTIONS
 from orchestrator.session.fsm import LIVE, TABLE, decide
 from orchestrator.session.state import State
-from orchestrator.session.step import Step as Making
+from orchestrator.session.step import StepBuilder
 
 
 class Step(NamedTuple):
-    """The outcome of one input: the new state, and the events and commands that the reducer produced. `events` starts
-    with the input as logged; all are empty for a duplicate.
+    """The outcome of one input, returned by `reduce`. `events`: the input as logged, then the events derived from it.
+    `commands`: the COMMAND_ISSUED events among `events`. A duplicate leaves the state unchanged, and has no events and
+    no commands. StepBuilder (step.py) collects events and commands while decisions run.
     """
 
     state: State
@@ -23,17 +23,18 @@ class Step(NamedTuple):
 
 
 def reduce(state: State, event: Input) -> Step:
-    """Decide about one input. Never raises: an illegal input is recorded and changes only counters and duplicate marks.
+    """Decide about one input. Never raises: an illegal input is recorded and rejected, and changes only counters and
+    the marks that detect duplicates.
 
-    `event` carries `at_us` and `incarnation`, stamped by the owner. An `at_us` before the session's time is raised to
-    it.
+    The owner has set `at_us` and `incarnation` of `event` before the call. If `at_us` is earlier than the time of the
+    session's last event, that time replaces `at_us`.
     """
     if state.has_seen(event.producer, event.producer_seq, event.event_id):
         return Step(state, (), ())
     version = state.version + 1
     result = event if isinstance(event, Result) else None
     answered = state.answered(result) if result is not None else None
-    logged = event.but(
+    logged = event.replace(
         at_us=max(event.at_us, state.at_us),
         cause=answered.event_id if answered else "",
         epoch=state.epoch,
@@ -42,13 +43,13 @@ def reduce(state: State, event: Input) -> Step:
         turn=state.turn,
         version=version,
     )
-    making = Making(state.copy(), logged, answered)
+    builder = StepBuilder(state.copy(), logged, answered)
     if result is not None and answered is None:
         wrong = result.command_id in state.pending
-        making.reject("does not answer the command it names" if wrong else "stale: its command is not outstanding")
-    elif type(event) in CONNECTIONS and making.phase in LIVE and not state.is_from_the_owner(event.producer):
-        making.reject("said by a node that does not own the session any more")
-    else:
-        decide(making, TABLE[making.phase, logged.type])  # type: ignore[attr-defined]
-    making.close()
-    return Step(making.state, tuple(making.events), tuple(making.commands))
+        builder.reject("does not answer the command it names" if wrong else "stale: its command is not outstanding")
+    elif type(event) in CONNECTIONS and builder.phase in LIVE and not state.is_from_the_owner(event.producer):
+        builder.reject("said by a node that does not own the session any more")
+    elif not (type(logged) is SttPartial and builder.phase in LIVE and state.is_old(logged)):
+        decide(builder, TABLE[builder.phase, logged.type])  # type: ignore[attr-defined]
+    builder.close()
+    return Step(builder.state, tuple(builder.events), tuple(builder.commands))

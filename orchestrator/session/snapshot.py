@@ -1,7 +1,7 @@
 """Snapshots of a session's folded state at one version of its log, so that takeover need not read the whole log.
 
-A snapshot is only a cache: its reader compares it with the log, and folds the log where the two differ. It leaves out
-the policy, which never changes and may be long: the first event of the log has it.
+A snapshot is only a cache: its reader compares it with the log, and folds the log if the two differ. A snapshot has no
+policy: the policy never changes, may be long, and stands in the first event of the log.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.conversation import ConversationSoFar, Said
+from orchestrator.session.journal import Journal
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import STATE_SCHEMA, State
 
@@ -22,7 +23,7 @@ class BadSnapshotError(ValueError):
 class _Snapshot:
     reducer_version: str
     state_schema: int
-    """The state schema of the program that dumped the snapshot. Fields unknown to that program are missing."""
+    """The state schema of the program that dumped the snapshot. The snapshot lacks fields of later schemas."""
     state: State
     said: tuple[Said, ...]
     turn_began: int
@@ -38,8 +39,8 @@ def dump(state: State, conversation: ConversationSoFar) -> bytes:
 
 
 def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
-    """Load a snapshot and add the session's policy. Raises BadSnapshotError, also if its reducer version or state
-    schema is not today's.
+    """Load a snapshot and add the session's policy. Raises BadSnapshotError if the data is no snapshot, or if its
+    reducer version or state schema is not today's.
     """
     try:
         snapshot = _SNAPSHOT.validate_json(data)
@@ -51,3 +52,17 @@ def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
         raise BadSnapshotError(f"made under state schema {snapshot.state_schema}, this one is {STATE_SCHEMA}")
     snapshot.state.policy = policy
     return snapshot.state, ConversationSoFar(snapshot.said, snapshot.turn_began)
+
+
+def journal(state: State, conversation: ConversationSoFar) -> Journal:
+    """Rebuild a journal from a snapshot. The journal has the outstanding question, and the tool calls that were open
+    when this question was asked.
+
+    The journal lacks the facts about the outstanding question. The calling code must read these facts from the log,
+    from version `state.found.facts_from` on (0: there are no facts).
+    """
+    asked = state.outstanding("AnswerQuestion")
+    since = min(asked[0].version, conversation.turn_began) if asked else state.version
+    calls = [said.call for said in conversation.said if said.call is not None]
+    was_open = [call for call in calls if call.outcome == "open" or call.ended > since]
+    return Journal(asked[0].idempotency_key if asked else "", was_open)

@@ -3,26 +3,30 @@
 Fillers are stopped before SPEAKING begins, so the only outstanding playback in SPEAKING is the answer or announcement.
 """
 
+from orchestrator.session import tools
 from orchestrator.session.commands import StopPlayback
-from orchestrator.session.heard import length_ms
+from orchestrator.session.endpointing import is_quiet
+from orchestrator.session.heard import guessed_ms, length_ms, roughly_ms
 from orchestrator.session.lifecycle import end
 from orchestrator.session.listening import listen
-from orchestrator.session.phases import OF_THE_PLAYBACK, leave_turn, speak_on, withdraw
+from orchestrator.session.phases import TIMERS_OF_THE_PLAYBACK, leave_turn, speak_on, withdraw
+from orchestrator.session.phrases import may_become, normal
 from orchestrator.session.state import Playback
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 from orchestrator.session.thinking import TOO_MANY_FAILURES, is_next_text
 
 
-def answer_text(step: Step) -> None:
+def answer_text(step: StepBuilder) -> None:
     """ANSWER_TEXT in SPEAKING: speak the next text of the answer, and restart the answer's deadline."""
     if is_next_text(step):
-        step.arm("answer_deadline", step.state.policy.deadlines.next_text_ms)
+        step.arm("answer_deadline", tools.answer_ms(step))
         speak_on(step)
 
 
-def answer_complete(step: Step) -> None:
-    """RAG_ANSWERED in SPEAKING: the answer is complete. Issue its remaining texts, close the playback, and start the
-    playback's deadline.
+def answer_complete(step: StepBuilder) -> None:
+    """RAG_ANSWERED in SPEAKING: the answer is complete. Send its remaining texts to the playback, and mark the last
+    text as the last. If the deadline of the first audio is not running, and a client or a handler is connected, start
+    the deadline of the playback.
     """
     step.disarm("answer_deadline")
     speak_on(step)
@@ -31,43 +35,47 @@ def answer_complete(step: Step) -> None:
         await_playback(step)
 
 
-def answer_deadline(step: Step) -> None:
-    """TIMER_FIRED `answer_deadline` in SPEAKING: withdraw the request for the answer, and end the answer after the
-    texts that have come.
+def answer_deadline(step: StepBuilder) -> None:
+    """TIMER_FIRED `answer_deadline` in SPEAKING: cancel the request for the answer, and end the answer after the texts
+    that have come.
     """
     withdraw(step, "AnswerQuestion")
     answer_complete(step)
 
 
-def started(step: Step) -> None:
-    """PLAYBACK_STARTED in SPEAKING: end the deadline of the first audio if the answer is shown as text, not spoken,
-    while it is being written.
+def started(step: StepBuilder) -> None:
+    """PLAYBACK_STARTED in SPEAKING: if the client shows the answer as text, and more texts are to come, stop the
+    deadline of the first audio: no audio comes, and the next text may take longer. If no more texts are to come, this
+    deadline goes on, because PLAYBACK_DONE must follow soon.
     """
     if playing(step).is_shown and playing(step).is_open:
         step.disarm("tts_deadline")
 
 
-def chunk_ready(step: Step) -> None:
-    """TTS_CHUNK_READY: with the first chunk, end the deadline of the first audio and start that of the playback."""
+def chunk_ready(step: StepBuilder) -> None:
+    """TTS_CHUNK_READY: at the first chunk, stop the deadline of the first audio and start the playback's deadline."""
     if step.state.timer("tts_deadline") is not None:
         await_playback(step)
 
 
-def tts_complete(step: Step) -> None:
-    """TTS_COMPLETE: restart the playback's deadline, because the length of the audio is known now."""
+def tts_complete(step: StepBuilder) -> None:
+    """TTS_COMPLETE: restart the deadline of the playback, because the length of the audio is known now."""
     await_playback(step)
 
 
-def progress(step: Step) -> None:
-    """PLAYBACK_PROGRESS: restart the playback's deadline with the remaining length, however slow synthesis was."""
+def progress(step: StepBuilder) -> None:
+    """PLAYBACK_PROGRESS: restart the deadline of the playback, with the audio left after the reported position."""
     await_playback(step)
 
 
-def playback_done(step: Step) -> None:
-    """PLAYBACK_DONE: end the answer and the turn. Then enter LISTENING or, after a farewell, end the session."""
-    ends = playing(step).ends
+def playback_done(step: StepBuilder) -> None:
+    """PLAYBACK_DONE: end the answer and the turn. After a farewell, end the session if the user does not speak again.
+    In all other cases, enter LISTENING.
+    """
+    ends = "" if _is_answered(step) else playing(step).ends
     withdraw(step, "AnswerQuestion")
-    step.disarm("answer_deadline", *OF_THE_PLAYBACK)
+    tools.cancel_with_turn(step)
+    step.disarm("answer_deadline", *TIMERS_OF_THE_PLAYBACK)
     step.end_answer("finished")
     step.end_turn("completed")
     if ends:
@@ -76,9 +84,22 @@ def playback_done(step: Step) -> None:
         listen(step, "playback_done")
 
 
-def failed(step: Step) -> None:
-    """SERVICE_FAILED in SPEAKING: if synthesis failed, stop the playback, give up the answer and let the user speak. If
-    the answer service failed, end the answer after the texts that have come.
+def _is_answered(step: StepBuilder) -> bool:
+    """Whether the user continues the conversation during the farewell: they are speaking, or a transcript is pending.
+    If the user has said goodbye before, their new words must be more than a backchannel. False for a farewell that
+    cannot be interrupted.
+    """
+    state, playback = step.state, playing(step)
+    if not (playback.ends and playback.is_interruptible and state.has_rules_of(7)) or is_quiet(step):
+        return False
+    text, backchannels = state.partial_text, state.policy.interruption.backchannels
+    return playback.ends != "goodbye" or bool(normal(text) and not may_become(text, backchannels))
+
+
+def failed(step: StepBuilder) -> None:
+    """SERVICE_FAILED in SPEAKING: if synthesis failed, stop the playback and give up the answer. Then end the session
+    if the answer was a farewell, or if speech has failed too often in a row; otherwise enter LISTENING. If the answer
+    service failed, end the answer after the texts that have come.
     """
     assert step.answered is not None, "stale results never reach a decision"
     if step.answered.name == "AnswerQuestion":
@@ -88,35 +109,40 @@ def failed(step: Step) -> None:
     _give_up(step, "service_failed")
 
 
-def deadline(step: Step) -> None:
-    """TIMER_FIRED `tts_deadline` or `playback_deadline`: give up the answer, and enter LISTENING or end the session."""
+def deadline(step: StepBuilder) -> None:
+    """TIMER_FIRED `tts_deadline` or `playback_deadline`: give up the answer. Then end the session if the answer was a
+    farewell, or if speech has failed too often in a row; otherwise enter LISTENING.
+    """
     assert step.answered is not None, "stale results never reach a decision"
     _give_up(step, step.answered.target)
 
 
-def pause_over(step: Step) -> None:
-    """TIMER_FIRED `interrupt_pause`: enter LISTENING. Words said during the interruption open the next turn."""
+def pause_over(step: StepBuilder) -> None:
+    """TIMER_FIRED `interrupt_pause`: INTERRUPT has lasted `pause_ms`, so enter LISTENING. Words said during the
+    interruption open the next turn.
+    """
     listen(step)
 
 
-def playing(step: Step) -> Playback:
+def playing(step: StepBuilder) -> Playback:
     """The current playback, which always exists in SPEAKING."""
     assert step.state.playback is not None, "SPEAKING lasts as long as its playback"
     return step.state.playback
 
 
-def await_playback(step: Step) -> None:
-    """Arm the deadline for the playback's end or next progress: remaining length plus grace. Not while the playback is
-    paused, or waits for more text. The deadline of the first audio ends.
+def await_playback(step: StepBuilder) -> None:
+    """Stop the deadline of the first audio. If the playback is not paused, and no more text of the answer is to come,
+    restart the deadline of the playback: the remaining length plus `playback_grace_ms`.
     """
     playback = playing(step)
     step.disarm("tts_deadline")
     if not playback.is_paused and not playback.is_open:
-        remaining_ms = max(0, length_ms(playback) - playback.position_ms)
+        guess = guessed_ms if step.state.has_rules_of(7) else roughly_ms
+        remaining_ms = max(0, length_ms(playback, guess) - playback.position_ms)
         step.arm("playback_deadline", remaining_ms + step.state.policy.deadlines.playback_grace_ms)
 
 
-def _give_up(step: Step, reason: str) -> None:
+def _give_up(step: StepBuilder, reason: str) -> None:
     ends, limit = playing(step).ends, step.state.policy.fallback.failures
     if limit and step.state.speech_failures >= limit:
         ends = ends or TOO_MANY_FAILURES

@@ -1,18 +1,19 @@
-"""Speculation: asks for intent and answer before the utterance is complete. Nothing is spoken before that."""
+"""Speculation: asks the services before the utterance is complete. It speaks no answer: the turn does so later."""
 
 from orchestrator.session.commands import QUESTIONS, AnswerQuestion, CancelStage, ClassifyIntent
 from orchestrator.session.phrases import are_alike
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 
 
-def speech_stopped(step: Step) -> None:
-    """SPEECH_STOPPED in LISTENING: ask the services about the words, which seldom change once the user is silent."""
+def speech_stopped(step: StepBuilder) -> None:
+    """SPEECH_STOPPED in LISTENING: ask the services about the words. Words seldom change once the user is silent."""
     _ask(step)
 
 
-def partial(step: Step) -> None:
-    """STT_PARTIAL in LISTENING: ask the services about the words now if the words are complete or the speech has
-    stopped. Otherwise ask once the words have not changed for `stable_ms`.
+def partial(step: StepBuilder) -> None:
+    """STT_PARTIAL in LISTENING: ask the services about the words at once if the recogniser marks the partial as
+    complete (`is_complete`), or if the user is silent and the `endpoint` timer runs. Otherwise, if the policy has
+    `stable_ms`, start the `stable` timer: it asks the services once the words have not changed for that time.
     """
     rules, state = step.state.policy.speculation, step.state
     is_over = not state.user_is_speaking and state.timer("endpoint") is not None
@@ -22,8 +23,8 @@ def partial(step: Step) -> None:
         step.arm("stable", rules.stable_ms)
 
 
-def stable(step: Step) -> None:
-    """TIMER_FIRED `stable`: ask the services about the words; if the words have changed meanwhile, wait again."""
+def stable(step: StepBuilder) -> None:
+    """TIMER_FIRED `stable`: ask the services about the words. If the words have just changed, restart the timer."""
     state = step.state
     stable_at_us = state.partial_at_us + state.policy.speculation.stable_ms * 1000
     if stable_at_us > state.at_us:
@@ -32,20 +33,20 @@ def stable(step: Step) -> None:
         _ask(step)
 
 
-def answer_text(step: Step) -> None:
-    """ANSWER_TEXT in LISTENING: keep the text for the turn. Reject it if it is not the next text of the answer."""
+def answer_text(step: StepBuilder) -> None:
+    """ANSWER_TEXT in LISTENING: keep the text for the turn. Reject a text that is not the next text of the answer."""
     if not step.is_next_text:
         step.reject("not the next text of the answer")
 
 
-def failed(step: Step) -> None:
-    """SERVICE_FAILED in LISTENING: withdraw the questions asked early. The turn will ask them again."""
+def failed(step: StepBuilder) -> None:
+    """SERVICE_FAILED in LISTENING: cancel the speculation. The turn will ask the services again."""
     drop(step)
 
 
-def adopt(step: Step, text: str) -> int:
-    """Return the number of the speculation about these words, whose results the turn takes over; 0: there is none.
-    Withdraw a speculation about other words.
+def adopt(step: StepBuilder, text: str) -> int:
+    """Return the number of the speculation if it is about the words `text`: the turn then takes over its results.
+    Otherwise cancel the speculation and return 0.
     """
     guess = step.state.speculation
     if guess is not None and are_alike(guess.text, text):
@@ -54,14 +55,14 @@ def adopt(step: Step, text: str) -> int:
     return 0
 
 
-def drop(step: Step) -> None:
-    """Withdraw the questions asked early that are outstanding, unless a turn is open."""
+def drop(step: StepBuilder) -> None:
+    """Cancel the outstanding questions of the speculation. If a turn is open, the questions are its own: do nothing."""
     if step.state.task is None:
         for command in step.state.outstanding(*QUESTIONS):
             step.do(CancelStage(command_id=command.command_id, stage_name=command.target))
 
 
-def _ask(step: Step) -> None:
+def _ask(step: StepBuilder) -> None:
     state = step.state
     text, number = state.partial_text.strip(), state.tries + 1
     asked = state.speculation is not None and are_alike(state.speculation.text, text)

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from events.derived import CommandIssued, Phase, StateChanged, TurnStarted
 from events.envelope import Result
-from events.inputs import AnswerText, HearingFailed, SessionOpened, SttFinal, TimerFired
+from events.inputs import AnswerText, SessionOpened, SttFinal, SttPartial, TimerFired
 from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.commands import answers
 from orchestrator.session.digest import digest
@@ -20,11 +20,13 @@ from orchestrator.session.phrases import are_alike, normal
 from orchestrator.session.policy import Policy
 
 ANSWER_CHARS = 8_000
-"""Longest answer, in characters: the longest text of an event."""
+"""Longest answer, in characters. No text of an event may be longer."""
 _PRODUCERS_HASHED = 32
 _IDS_HASHED = 64
-"""The hash covers only the newest producers and ids, as it always has. More would slow every step of a session with
-many producers."""
+"""_PRODUCERS_HASHED and _IDS_HASHED: how many of the newest producers, and of the newest event ids, the hash covers.
+Higher numbers would slow every step of a session with many producers. Other numbers would change the hashes of old
+recordings.
+"""
 
 
 def _newest(marks: dict[str, int]) -> list[tuple[str, int]]:
@@ -36,21 +38,25 @@ def _newest(marks: dict[str, int]) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Findings(Part):
-    """Results of the services for a question. None: no result yet; an empty intent: the turn continues without one."""
+    """Results of the services for a question. None: no result yet. An empty intent: the turn continues without an
+    intent.
+    """
 
     intent: str | None = None
     intent_elapsed_us: int = 0
     answer: str | None = None
     """The whole answer; None: the answer is not complete."""
     answer_elapsed_us: int = 0
-    """Time to the whole answer or, if it comes in texts, to its first text, in microseconds."""
+    """Microseconds from the question to the whole answer or, if the answer comes in texts, to its first text."""
     texts: tuple[str, ...] = kept((), since=4, form=len)
-    """The answer so far, in the texts in which it comes. Empty: the answer came as a whole, or has not come yet."""
+    """The texts of the answer that have come so far. Empty: the answer came as a whole, or has not come yet."""
 
     calls: int = kept(0, since=5)
-    """Number of tool calls that the agent has asked for."""
+    """Number of tool calls that were run for the question. Rejected calls do not count."""
     facts_from: int = kept(0, since=5)
-    """Version of the first fact of the agent's work on the question (events/journal.py). 0: there is none."""
+    """Version of the first event in the session's log that belongs to the journal of the question: a tool call or a
+    response of the model. 0: there is no such event.
+    """
 
     @property
     def is_begun(self) -> bool:
@@ -70,14 +76,18 @@ class Turn(Part):
     via: str = "speech"
     found: Findings = NOTHING_FOUND
     is_processed: bool = False
-    """Whether the answer is decided. In THINKING it then waits until the user stops speaking."""
+    """Whether the answer to speak is decided (PROCESSING_COMPLETE). If the phase is still THINKING, the answer waits
+    until the user stops speaking.
+    """
     ends: str = ""
-    """Why the session ends with this answer; empty: the session continues."""
+    """The reason for which the session ends after this answer; empty: the session continues."""
 
 
 @dataclass(frozen=True)
-class Speculation(Part):
-    """Questions asked about an utterance before it is complete: attempt number, text, and results so far."""
+class OpenSpeculation(Part):
+    """Questions asked about an utterance before it is complete. `number`: 1 for the first speculation about the
+    utterance, 2 for the second, and so on. `text`: the words asked about. `found`: the results so far.
+    """
 
     number: int
     text: str
@@ -86,62 +96,71 @@ class Speculation(Part):
 
 @dataclass(frozen=True)
 class Utterance(Part):
-    """Words, producer and time of the last final; `spoken*`: the same for the last spoken (not typed) final."""
+    """The last final: its words, producer and time. `spoken`, `spoken_by` and `spoken_at_us` are text, producer and
+    time of the last final that was spoken, not typed.
+    """
 
     words: str
-    """Letters and digits. Used, like `producer` and `at_us`, only in the hash, as in the first recordings."""
+    """The words of the final in lower case, without punctuation. Only the hash uses `words`, `producer` and `at_us`: it
+    has covered them since the first recordings.
+    """
     producer: str
     at_us: int
     spoken: str = kept("", since=2)
     spoken_by: str = kept("", since=2)
     spoken_at_us: int = kept(0, since=2)
+    is_late: bool = kept(False, since=7)
+    """Whether no final came in time. The words are then from the last partial, and their final may still come."""
 
 
 @dataclass(frozen=True)
 class Playback(Part):
-    """The current playback. At time `position_at_us` the user had heard `position_ms` of it, and hears on from there;
-    if `position_at_us` is 0, the position stands still.
+    """The current playback. At the time `position_at_us`, the user had heard `position_ms` of its audio; since then,
+    the heard position advances with the time. If `position_at_us` is 0, the heard position stands still.
     """
 
     playback_id: str
     text: str
     ends: str = ""
-    """Why the session ends after this playback; empty: the session continues."""
+    """The reason for which the session ends after this playback; empty: the session continues."""
     chunks: int = 0
     audio_ms: int = 0
     total_ms: int | None = None
-    """Length of the whole audio; None: not known yet."""
+    """Length of the whole audio; None: synthesis is not complete, so the length is not known."""
     position_ms: int = 0
     position_at_us: int = 0
     paused_at_us: int | None = kept(None, form=lambda us: False if us is None else us)
     """When the playback was paused; None: it is not paused."""
     words: tuple[tuple[int, str], ...] = kept((), form=len)
-    """(start in ms of audio, word) for each word that the synthesiser has timed so far."""
+    """(start in ms of audio, word) for each word whose start the synthesiser has reported so far."""
     is_open: bool = kept(False, since=4)
-    """Whether more of the answer follows, because it is still being written."""
+    """Whether more texts of the answer follow, because the agent is still writing them."""
     ends_at: tuple[int, ...] = kept((), since=4)
-    """Where each text of an answer that came in texts ends in `text`, in characters. Empty: it came as a whole."""
+    """For an answer that comes in texts: the index in `text` where each text ends. Empty: the answer came as a whole.
+    """
     begins_ms: tuple[int, ...] = kept((), since=4)
-    """Where the speech of each text in `ends_at` begins in the audio, in ms. Only texts synthesised so far."""
+    """Where in the audio the speech of each text begins, in ms; only for texts whose synthesis has begun."""
     is_shown: bool = kept(False, since=4)
-    """Whether an answer that came in texts is shown, not spoken: the user counts as having heard all of it."""
+    """Whether the client shows an answer that came in texts as text: the user then counts as having heard all of it."""
     next_chunk: int = kept(0, since=4)
-    """Index of the speech chunk that the current Speak gives next, for an answer that came in texts. A chunk with a
-    lower index is a repetition.
+    """Index of the next speech chunk of the current Speak, for an answer that came in texts. A chunk with a lower index
+    is a duplicate.
     """
 
     @property
     def owes_audio(self) -> bool:
-        """Whether audio may be expected now. False: the playback waits for more text of the answer."""
+        """Whether audio must come now, even if no further text comes. False while the playback waits for the next text:
+        each text so far has audio, and the answer is not complete.
+        """
         return not self.is_open or len(self.begins_ms) < len(self.ends_at)
 
     def text_at(self, position_ms: int) -> int:
-        """The number of the text that is spoken at a position of the audio, counted from 0."""
+        """Return the index, from 0, of the text that is spoken at this position of the audio."""
         begun = sum(begin_ms <= position_ms for begin_ms in self.begins_ms)
         return max(0, begun - 1)
 
     def texts_from(self, index: int) -> tuple[str, ...]:
-        """The texts of the answer from number `index` on. An answer that came as a whole counts as one text."""
+        """The texts of the answer from this index on. An answer that came as a whole counts as one text."""
         begins = (0, *self.ends_at)
         return tuple(self.text[a:b] for a, b in zip(begins[index:], self.ends_at[index:], strict=False)) or (self.text,)
 
@@ -151,8 +170,8 @@ class Playback(Part):
 
     @property
     def is_interruptible(self) -> bool:
-        """Whether the user may interrupt: an answer, or a farewell caused by the user's goodbye or silence. Other last
-        words, such as those of the time limit, are not interrupted.
+        """Whether the user may interrupt this playback. False for the farewell of a session that ends at its time limit
+        or after too many failures. True otherwise, also for the farewell after the user's goodbye or silence.
         """
         return self.ends in ("", "goodbye", "user_away")
 
@@ -163,7 +182,7 @@ class State:
     its step.
 
     A field is declared only here: copies, the hash and snapshots follow from the declaration. A new field names the
-    schema that introduces it, `kept(0, since=2)`: docs/extending.md.
+    state schema that introduces it, such as `kept(0, since=2)`; see docs/extending.md.
     """
 
     session_id: str = ""
@@ -175,12 +194,12 @@ class State:
     at_us: int = 0
     policy: Policy = kept(factory=Policy, is_hashed=False)
     schema: int = kept(1, is_hashed=False)
-    """The state schema of the program that opened the session. It selects the fields that the hash covers."""
+    """The state schema of the program that opened the session. The hash covers the fields of this schema."""
     owner: str = ""
-    """The incarnation that opened or resumed the session."""
+    """The incarnation that last opened or resumed the session."""
     node: str = ""
-    """The owner's node, the first part of its producers' names (`node` or `node:part`). Only this node's connection
-    events count.
+    """Name of the node that owns the session. The producer of each input from this node is called `node` or
+    `node:part`. Only connection events (of client and handler) from this node count.
     """
     client_id: str = ""
     handler_id: str = ""
@@ -194,10 +213,12 @@ class State:
     utterance: Utterance | None = None
     held_text: str = ""
     held_via: str = ""
-    """`held_text` and `held_via`: words said during an interruption, which wait for LISTENING."""
+    """`held_text`: words said during an interruption. They start a turn when the phase becomes LISTENING. `held_via`:
+    "speech" or "text" (typed).
+    """
     task: Turn | None = None
     playback: Playback | None = None
-    speculation: Speculation | None = None
+    speculation: OpenSpeculation | None = None
     tries: int = 0
     """Number of speculations for the current utterance."""
     answer_failures: int = 0
@@ -209,26 +230,19 @@ class State:
     """Prompts to a silent user since the user's last words."""
     limits: int = kept(0, on={TimerFired: lambda limits, event: limits + (event.target == "session_limit")})
     """How often the timer `session_limit` has fired."""
-    hearing_failures: int = kept(
-        0,
-        since=3,
-        on={
-            HearingFailed: lambda failures, event: failures + event.is_utterance_lost,
-            TurnStarted: lambda *_: 0,
-        },
-    )
-    """Utterances that speech-to-text lost in a row."""
+    hearing_failures: int = kept(0, since=3, on={TurnStarted: lambda *_: 0})
+    """Number of utterances in a row that speech-to-text lost."""
     pause_ms: int = kept(0, since=6)
-    """How long this caller pauses within an utterance (pauses.py). 0: no pause was heard yet."""
+    """Estimate of how long this user pauses within an utterance (pauses.py). 0: no pause was heard yet."""
     pending: dict[str, CommandIssued] = kept(factory=dict, form=list)
     """All outstanding commands: command_id → command."""
     producers: dict[str, int] = kept(factory=dict, form=_newest)
-    """High-water mark of producer_seq per producer, the most recent last."""
+    """Producer → its highest producer_seq so far; the most recent producer comes last."""
     recent_ids: tuple[str, ...] = kept((), form=itemgetter(slice(-_IDS_HASHED, None)))
-    """Ids of the last inputs without a sequence: a bounded window, so deduplication of those is best effort."""
+    """Ids of the latest inputs without a `producer_seq`. Duplicates of older inputs are not recognised."""
 
     def copy(self) -> "State":
-        """A copy that shares its values, except the dicts, which evolve changes in place."""
+        """Return a copy that shares all values with the state, except its dicts: evolve changes the dicts in place."""
         state = object.__new__(State)
         state.__dict__ = held = self.__dict__.copy()
         for name in _DICTS:
@@ -240,18 +254,18 @@ class State:
         return [command for command in self.pending.values() if command.name in names]
 
     def is_from_the_owner(self, producer: str) -> bool:
-        """Whether a producer belongs to the node that opened or resumed the session."""
+        """Whether the producer of an event belongs to the node that last opened or resumed the session."""
         return producer.partition(":")[0] == self.node
 
     def timer(self, name: str) -> CommandIssued | None:
-        """The armed timer of that name."""
+        """Return the StartTimer command of the running timer of this name; None: the timer is not running."""
         for command in self.pending.values():
             if command.target == name and command.name == "StartTimer":
                 return command
         return None
 
     def armed(self, *timers: str) -> list[CommandIssued]:
-        """The StartTimer commands of those of the named timers that are armed, in the given order."""
+        """Return the StartTimer command of each named timer that is running, in the order of the names."""
         found = [one for one in self.pending.values() if one.target in timers and one.name == "StartTimer"]
         return sorted(found, key=lambda one: timers.index(one.target)) if len(found) > 1 else found
 
@@ -262,8 +276,8 @@ class State:
 
     @property
     def found(self) -> Findings:
-        """The results so far of the services for the current question: that of the open turn or, without a turn, the
-        question asked early (speculation).
+        """The results so far of the services for the current question. This is the question of the open turn; if no
+        turn is open, the question of the speculation.
         """
         asked = self.task or self.speculation
         return asked.found if asked is not None else NOTHING_FOUND
@@ -274,7 +288,9 @@ class State:
         return self.found.texts
 
     def awaits_text(self, event: AnswerText) -> bool:
-        """Whether this is the next text of the answer to the current question, and short enough."""
+        """Whether an ANSWER_TEXT is the next text of the answer to the current question. False for an empty text, and
+        for a text that makes the answer longer than ANSWER_CHARS: decisions reject both.
+        """
         found = self.found
         return (
             (self.task is not None or self.speculation is not None)
@@ -283,36 +299,81 @@ class State:
             and 0 < len(event.text) <= ANSWER_CHARS - sum(map(len, found.texts))
         )
 
-    def said_by_another(self, final: SttFinal) -> bool:
-        """Whether another producer has just reported the same words: one utterance heard by two recognisers.
+    def has_rules_of(self, schema: int) -> bool:
+        """Whether the session was opened under this state schema or a later one. A decision that changed with a schema
+        calls `has_rules_of`, so that recordings of earlier sessions replay with the earlier decision.
+        """
+        return self.schema >= schema
 
-        Only spoken words can be such a duplicate. Typed words are always an utterance of their own.
+    def _late(self, at_us: int) -> Utterance | None:
+        """The last utterance, if it counted as a partial transcript at most `stt_ms` before `at_us`, because no final
+        came in time, and its final may still come.
         """
         last = self.utterance
-        return (
-            last is not None
-            and final.via == "speech"
-            and last.spoken_by != final.producer
-            and final.at_us <= last.spoken_at_us + self.policy.deadlines.stt_ms * 1000
-            and bool(last.spoken)
-            and are_alike(last.spoken, final.text.strip())
-        )
+        is_recent = last is not None and at_us <= last.spoken_at_us + self.policy.deadlines.stt_ms * 1000
+        return last if last is not None and last.is_late and is_recent else None
+
+    def late_words(self, at_us: int) -> str:
+        """The words of a partial transcript that counted because no final came in time, if a transcript at `at_us` can
+        only be of the same utterance: the user has not begun to speak since. Otherwise "".
+        """
+        late = self._late(at_us)
+        return late.spoken if late is not None and self.speech_started_at_us <= late.spoken_at_us else ""
+
+    def repeats(self, final: SttFinal) -> bool:
+        """Whether the words of a final have counted already. There are two cases:
+
+        - The final comes late, and the words of its partial have counted in its place. If a later utterance waits for a
+          final, and its partial has no other words, this case is excluded: the final belongs to that utterance.
+        - Another producer reported the same words within the last `stt_ms`: two recognisers heard one utterance.
+
+        False for typed words: they are always an utterance of their own.
+        """
+        last = self.utterance
+        if last is None or final.via != "speech":
+            return False
+        if last.is_late:
+            is_candidate = self._late(final.at_us) is not None and not self._may_be_of_the_next(last, final)
+        else:
+            in_time = final.at_us <= last.spoken_at_us + self.policy.deadlines.stt_ms * 1000
+            is_candidate = last.spoken_by != final.producer and in_time
+        return is_candidate and bool(last.spoken) and are_alike(last.spoken, final.text.strip())
+
+    def _may_be_of_the_next(self, last: Utterance, final: SttFinal) -> bool:
+        """Whether a later utterance than `last` waits for this final: its partial does not have other words."""
+        if self.timer("stt_deadline") is None:
+            return False
+        has_spoken = self.speech_started_at_us > last.spoken_at_us
+        return not has_spoken or normal(final.text).startswith(normal(self.partial_text))
+
+    def is_old(self, partial: SttPartial) -> bool:
+        """Whether a partial repeats the words of the last utterance, and the user has not begun to speak since: its
+        recogniser is late. Such a partial changes nothing, and no decision sees it. Always False before state schema 7.
+        """
+        last = self.utterance
+        if last is None or not last.spoken or not self.has_rules_of(7) or self.speech_started_at_us > last.spoken_at_us:
+            return False
+        in_time = partial.at_us <= last.spoken_at_us + self.policy.deadlines.stt_ms * 1000
+        return in_time and are_alike(last.spoken, partial.text)
 
     def is_awaited(self, final: SttFinal) -> bool:
-        """Whether the end of an utterance waits for this final. It does not wait for another producer's duplicate if
-        the partial transcript has other words by now.
+        """Whether a finished utterance waits for this final (timer `stt_deadline`). False if a second recogniser
+        repeats an earlier final while the current partial has other words: the utterance then waits for the final of
+        those other words.
         """
-        is_other = self.said_by_another(final) and not normal(final.text).startswith(normal(self.partial_text))
+        is_other = self.repeats(final) and not normal(final.text).startswith(normal(self.partial_text))
         return self.timer("stt_deadline") is not None and not is_other
 
     def has_seen(self, producer: str, producer_seq: int, event_id: str) -> bool:
-        """Whether an input is a duplicate."""
+        """Whether an input with this producer, `producer_seq` and event id is a duplicate. An input with a
+        `producer_seq` is recognised by this number, any other input by its event id.
+        """
         if producer_seq:
             return producer_seq <= self.producers.get(producer, 0)
         return bool(event_id) and event_id in self.recent_ids
 
     def hash(self) -> str:
-        """A digest of the fields that the session's state schema has. Leaves out the policy, which never changes."""
+        """Return a digest of the fields in the session's state schema. The policy never changes, so it is left out."""
         return digest(to_json(_hashed_form(self.schema)(self)))
 
 
@@ -323,7 +384,7 @@ def _hashed_form(schema: int) -> Callable[[State], list[Any]]:
 
 _DICTS = tuple(field.name for field in fields(State) if field.default_factory is dict)
 STATE_SCHEMA = newest_schema(State)
-"""Today's state schema, which SESSION_OPENED records. Derived from the fields."""
+"""Today's state schema, computed from the fields. SESSION_OPENED records it."""
 
 
 def opening(policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,7 +393,7 @@ def opening(policy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def why_unreadable(opened: SessionOpened) -> str:
-    """The reason why this program cannot fold a session's log; empty: it can."""
+    """Return why this program cannot fold the log that begins with this SESSION_OPENED; empty: it can fold the log."""
     if opened.state_schema <= STATE_SCHEMA:
         return ""
     return f"a newer orch opened it: state schema {opened.state_schema}, this one knows {STATE_SCHEMA}"

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from events import codec
 from events.derived import AnswerEnded, CommandIssued, EventRejected, Phase, TurnEnded, TurnStarted
-from events.envelope import Derived, Event, Input, holding
+from events.envelope import Derived, Event, Input, unchecked_event
 from events.inputs import AnswerText, HandlerDetached, SttFinal
 from orchestrator.session.commands import CancelTimer, Command, StartTimer
 from orchestrator.session.evolve import apply
@@ -16,14 +16,14 @@ _BLANK = {kind: kind.blank for kind in codec.DERIVED.values()}
 _COMMAND_VERSION = CommandIssued.blank["schema_version"]
 
 
-class Step:
-    """Collects events and commands of one input. `say` and `do` fold each at once, so that later code sees the changed
-    state.
+class StepBuilder:
+    """Collects the events and commands of one input. `say` adds an event, and `do` adds a command. Both fold the
+    addition into `state` at once, so that later code sees the change.
     """
 
     __slots__ = (
         *("_cause", "_incarnation", "_shared", "_where", "answered", "commands", "events", "input"),
-        *("is_awaited", "is_next_text", "loses_the_call", "repeats_another", "session_id", "state"),
+        *("is_awaited", "is_next_text", "loses_the_call", "late_words", "repeats", "session_id", "state"),
     )
 
     def __init__(self, state: State, event: Input, answered: CommandIssued | None) -> None:
@@ -32,11 +32,14 @@ class Step:
         self.events: list[Event] = [event]
         self.commands: list[CommandIssued] = []
         self.answered = answered
-        """The outstanding command that the input answers; None: the input is no result, or a stale one."""
-        self.repeats_another = type(event) is SttFinal and state.said_by_another(event)
-        """Whether the input is a final whose words another producer has just reported."""
+        """The outstanding command that the input answers; None: the input is no result, or a stale result."""
+        self.repeats = type(event) is SttFinal and state.repeats(event)
+        """Whether the input is a final whose words have counted already."""
+        is_correction = type(event) is SttFinal and not state.user_is_speaking
+        self.late_words = state.late_words(event.at_us) if is_correction else ""
+        """The words that counted before their final came, if the input is that final; empty: it is not."""
         self.is_awaited = type(event) is SttFinal and state.is_awaited(event)
-        """Whether the end of an utterance waits for the input."""
+        """Whether the input is the final transcript for which a finished utterance waits (timer `stt_deadline`)."""
         self.is_next_text = type(event) is AnswerText and state.awaits_text(event)
         """Whether the input is the next text of the answer."""
         self.loses_the_call = type(event) is HandlerDetached and event.handler_id == state.handler_id != ""
@@ -55,10 +58,10 @@ class Step:
         """Fields that all events derived from the input share."""
 
     def say(self, kind: type[D], **fields: Any) -> D:
-        """Add a derived event, and fold it into the state before returning the event."""
+        """Add a derived event, fold it into the state, and return it."""
         state = self.state
         version = state.version + 1
-        event = holding(
+        event = unchecked_event(
             kind,
             {
                 **_BLANK[kind],
@@ -75,18 +78,22 @@ class Step:
         return event
 
     def do(self, command: Command, retry_of: str = "") -> None:
-        """Issue a command. Its id is derived from the input, never from the count of derived events.
+        """Issue a command. `retry_of`: id of the outstanding command that the new command repeats and replaces; empty:
+        the new command is no retry.
 
-        A request to a service has an idempotency key that all its retries share: the command id of the first attempt.
-        Session, turn and stage are no key: if Redis loses the end of a log, another question may get the same three.
+        The id of a command consists of session, incarnation, number of the input, name and target of the command. The
+        id does not depend on the number of derived events: if changed decisions derive more or fewer events in a
+        replay, recorded results still name the right commands. A command with a stage has an idempotency key: the
+        command id of the first attempt, which all retries keep. Session, turn and stage are not enough for a key: if
+        Redis loses the end of a log, another question may get the same session, turn and stage.
         """
         state, name, target = self.state, command.name, command.target
         version = state.version + 1
         command_id = f"{self._where}/{name}/{target}" if target else f"{self._where}/{name}"
         first = state.pending[retry_of].idempotency_key if retry_of else command_id
-        issued = holding(
+        issued = unchecked_event(
             CommandIssued,
-            {  # built as in `say`, in half the time: most derived events are commands
+            {  # same fields as in `say`, in half the time: most derived events are commands
                 "at_us": state.at_us,
                 "cause": self._cause,
                 "command_id": command_id,
@@ -111,22 +118,22 @@ class Step:
         self.commands.append(issued)
 
     def reject(self, reason: str) -> None:
-        """Reject the input: it is recorded with the reason, and has no effect."""
+        """Add EVENT_REJECTED with the reason. The input stays in the log, and the state keeps the input's changes."""
         self.say(EventRejected, reason=reason)
 
     def arm(self, timer: str, delay_ms: int) -> None:
-        """Start a timer that is due after `delay_ms`. A running timer of that name is withdrawn."""
+        """Start a timer that is due after `delay_ms`. If a timer of that name is running, cancel it first."""
         self.arm_at(timer, self.state.at_us + delay_ms * 1000)
 
     def arm_at(self, timer: str, due_at_us: int) -> None:
-        """Start a timer that is due at a time in microseconds of the session's clock. A running timer of that name is
-        withdrawn.
+        """Start a timer that is due at a time in microseconds of the session's time (as in StartTimer). If a timer of
+        that name is running, cancel it first.
         """
         self.disarm(timer)
         self.do(StartTimer(due_at_us=due_at_us, timer=timer))
 
     def disarm(self, *timers: str) -> None:
-        """Withdraw those of the named timers that are armed."""
+        """Cancel each of the named timers that is running."""
         for armed in self.state.armed(*timers):
             self.do(CancelTimer(command_id=armed.command_id, timer=armed.target))
 
@@ -151,7 +158,7 @@ class Step:
             self.say(TurnEnded, outcome=outcome)
 
     def close(self) -> None:
-        """Finish the step: put the hash of the state into the last event, which only this step has seen yet."""
+        """Finish the step: write the hash of the state into the last event. Nothing else holds that event yet."""
         self.events[-1].__dict__["state_hash"] = self.state.hash()
 
     @property

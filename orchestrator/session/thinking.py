@@ -1,22 +1,23 @@
-"""Decisions in THINKING: beginning a turn, joining intent and answer, words added meanwhile, deadlines."""
+"""Decisions in THINKING: start a turn, speak a filler, join intent and answer, take new words, end late requests."""
 
 from events.derived import ProcessingComplete, TurnStarted
 from events.inputs import BargeIn, SttFinal
-from orchestrator.session import endpointing, speculation
+from orchestrator.session import endpointing, speculation, tools
 from orchestrator.session.commands import Speak, StopPlayback
-from orchestrator.session.evolve import HELD_CHARS
 from orchestrator.session.phases import enter, leave_turn, play_filler, speak, speak_on, stop_playback, withdraw
 from orchestrator.session.phrases import begins_with
 from orchestrator.session.state import Turn
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
+from orchestrator.session.transcripts import HELD_CHARS
 from orchestrator.session.utterance import spoken_words
 
 TOO_MANY_FAILURES = "too_many_failures"
 
 
-def begin_turn(step: Step, text: str, via: str) -> None:
-    """Start a turn with these words, and enter THINKING. If the services were asked early about the same words and have
-    answered, speak the answer at once.
+def begin_turn(step: StepBuilder, text: str, via: str) -> None:
+    """Start a turn with these words, and enter THINKING. `via`: "speech" or "text" (typed). If the services were asked
+    early about the same words, take over their results. If the results are enough (the intent, and the answer or its
+    first text), speak the answer at once.
     """
     step.disarm("endpoint", "stt_deadline", "stable", "away", "greeting")
     step.say(TurnStarted, speculation=speculation.adopt(step, text), text=text, via=via)
@@ -24,42 +25,46 @@ def begin_turn(step: Step, text: str, via: str) -> None:
     _join(step)
 
 
-def intent_resolved(step: Step) -> None:
-    """INTENT_RESOLVED: stop the intent's deadline, and speak the answer if it is there, too."""
+def intent_resolved(step: StepBuilder) -> None:
+    """INTENT_RESOLVED in THINKING: stop the intent's deadline. If the answer or its first text has already arrived,
+    speak the answer.
+    """
     step.disarm("intent_deadline")
     _join(step)
 
 
-def answer_text(step: Step) -> None:
-    """ANSWER_TEXT in THINKING: restart the answer's deadline. With the first text, speak the answer if the intent is
-    there, too; later texts are kept.
+def answer_text(step: StepBuilder) -> None:
+    """ANSWER_TEXT in THINKING: restart the answer's deadline. If the intent has already arrived, speak the answer.
+    Otherwise this text and the next texts wait for the intent.
     """
     if is_next_text(step):
-        step.arm("answer_deadline", step.state.policy.deadlines.next_text_ms)
+        step.arm("answer_deadline", tools.answer_ms(step))
         _join(step)
 
 
-def is_next_text(step: Step) -> bool:
+def is_next_text(step: StepBuilder) -> bool:
     """Whether an ANSWER_TEXT is the next text of the answer. Rejects any other text."""
     if not step.is_next_text:
         step.reject("not the next text of the answer")
     return step.is_next_text
 
 
-def rag_answered(step: Step) -> None:
-    """RAG_ANSWERED in THINKING: stop the answer's deadline, and speak the answer if the intent is there, too."""
+def rag_answered(step: StepBuilder) -> None:
+    """RAG_ANSWERED in THINKING: stop the answer's deadline. If the intent has already arrived, speak the answer."""
     step.disarm("answer_deadline")
     _join(step)
 
 
-def intent_deadline(step: Step) -> None:
-    """TIMER_FIRED `intent_deadline`: withdraw the request, and go on without an intent."""
+def intent_deadline(step: StepBuilder) -> None:
+    """TIMER_FIRED `intent_deadline`: cancel the request for the intent, and go on without an intent."""
     withdraw(step, "ClassifyIntent")
     _join(step)
 
 
-def answer_deadline(step: Step) -> None:
-    """TIMER_FIRED `answer_deadline` in THINKING: speak the answer's texts that have come, or the fallback answer."""
+def answer_deadline(step: StepBuilder) -> None:
+    """TIMER_FIRED `answer_deadline` in THINKING: if texts of the answer have come, they become the whole answer; speak
+    them once the intent has arrived. If no text has come, speak the fallback answer.
+    """
     if _task(step).found.texts:
         withdraw(step, "AnswerQuestion")
         _join(step)
@@ -67,9 +72,10 @@ def answer_deadline(step: Step) -> None:
         _complete(step, fallback="answer_deadline")
 
 
-def failed(step: Step) -> None:
-    """SERVICE_FAILED in THINKING: if the intent service failed, go on without an intent. If the answer service failed,
-    speak the answer's texts that have come, or the fallback answer. If a filler failed, clear its audio.
+def failed(step: StepBuilder) -> None:
+    """SERVICE_FAILED in THINKING: if the intent service failed, go on without an intent. If the answer service failed
+    after texts of the answer had come, these texts become the whole answer. If it failed before any text, speak the
+    fallback answer. If a filler failed, clear its audio.
     """
     assert step.answered is not None, "stale results never reach a decision"
     if step.answered.name == "ClassifyIntent":
@@ -82,9 +88,10 @@ def failed(step: Step) -> None:
         step.do(StopPlayback(playback_id=step.answered.target))  # drop the filler's queued audio
 
 
-def final(step: Step) -> None:
-    """STT_FINAL in THINKING: start the turn over with these words, which correct or complete the user's question. If
-    the final is empty, speak the answer, if it is ready and only waited for the user to fall silent.
+def final(step: StepBuilder) -> None:
+    """STT_FINAL in THINKING: start the turn over with the words of the final, because they correct or complete the
+    user's question. If the final has no new words, and the answer is ready and only waited for the user to fall silent,
+    speak the answer.
     """
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
@@ -93,9 +100,9 @@ def final(step: Step) -> None:
         _speak_if_it_waits(step)
 
 
-def final_is_missing(step: Step) -> None:
-    """TIMER_FIRED `stt_deadline` in THINKING: no final came, so start the turn over with the last partial. Without a
-    partial, speak the answer, if it is ready and only waited for the user to fall silent.
+def final_is_missing(step: StepBuilder) -> None:
+    """TIMER_FIRED `stt_deadline` in THINKING: no final came, so start the turn over with the words of the last partial.
+    If there are no words, and the answer is ready and only waited for the user to fall silent, speak the answer.
     """
     if words := step.state.partial_text.strip():
         _start_over(step, words, "speech")
@@ -103,28 +110,28 @@ def final_is_missing(step: Step) -> None:
         _speak_if_it_waits(step)
 
 
-def floor_deadline(step: Step) -> None:
-    """TIMER_FIRED `floor_deadline`: speak the answer, which has waited long enough for the user to stop speaking."""
+def floor_deadline(step: StepBuilder) -> None:
+    """TIMER_FIRED `floor_deadline`: the answer has waited long enough for the user to stop speaking, so speak it."""
     _speak_if_it_waits(step)
 
 
-def filler(step: Step) -> None:
+def filler(step: StepBuilder) -> None:
     """TIMER_FIRED `filler`: the answer takes a while, so speak the filler of the policy, such as "One moment, please."
-    Not while the user is speaking or another filler plays.
+    Do nothing while the user is speaking or another filler plays.
     """
     if endpointing.is_quiet(step) and not step.state.outstanding("PlayFiller"):
         play_filler(step)
 
 
-def speech_started(step: Step) -> None:
+def speech_started(step: StepBuilder) -> None:
     """SPEECH_STARTED in THINKING: stop the filler (words for a user who waits), because the user speaks on."""
     endpointing.speech_started(step)
     stop_playback(step)
 
 
-def barge_in(step: Step) -> None:
-    """BARGE_IN in THINKING: stop the filler (words for a user who waits), because the user wants the floor. Reject a
-    BARGE_IN that names another playback.
+def barge_in(step: StepBuilder) -> None:
+    """BARGE_IN in THINKING: stop the filler (words for a user who waits), because the user wants to speak. Reject the
+    event if it names a playback other than the filler.
     """
     assert isinstance(step.input, BargeIn)
     playing = [command.target for command in step.state.outstanding("PlayFiller")]
@@ -135,22 +142,25 @@ def barge_in(step: Step) -> None:
         step.do(StopPlayback(playback_id=playback_id))
 
 
-def _task(step: Step) -> Turn:
+def _task(step: StepBuilder) -> Turn:
     task = step.state.task
     assert task is not None, "THINKING lies within a turn"
     return task
 
 
-def _join(step: Step) -> None:
+def _join(step: StepBuilder) -> None:
     task = _task(step)
     if not task.is_processed and task.found.intent is not None and task.found.is_begun:
         _complete(step)
 
 
-def _complete(step: Step, fallback: str = "") -> None:
-    """End the processing of the question: withdraw its outstanding requests, and speak the answer or, while the user is
-    speaking, wait for silence until `floor_deadline`. An answer that is still being written is spoken from its first
-    texts on.
+def _complete(step: StepBuilder, fallback: str = "") -> None:
+    """Finish the work on the question (PROCESSING_COMPLETE), and speak the answer. If the user is speaking, the answer
+    waits for silence, at most until `floor_deadline`. `fallback`: why the policy's fallback answer is spoken; empty:
+    the service answered.
+
+    Outstanding requests are cancelled. Exception: if only the first texts of the answer have come, the request for the
+    answer continues: these texts are spoken while the agent writes the rest.
     """
     withdraw(step, "ClassifyIntent")
     is_open = not fallback and _task(step).found.answer is None
@@ -177,8 +187,11 @@ def _complete(step: Step, fallback: str = "") -> None:
         step.arm("floor_deadline", step.state.policy.deadlines.floor_ms)
 
 
-def _ends(step: Step, fallback: str) -> str:
-    """Why the session ends with this answer: too many failed answers, or the user's goodbye; empty: it does not end."""
+def _ends(step: StepBuilder, fallback: str) -> str:
+    """Return the reason for which the session ends after this answer; empty: the session continues. A failed answer
+    ends the session if too many answers in a row have failed. Any other answer ends the session if the user has said
+    goodbye. `fallback`: why the answer failed; empty: the answer did not fail.
+    """
     state, task = step.state, step.state.task
     if fallback:
         limit = state.policy.fallback.failures
@@ -187,17 +200,17 @@ def _ends(step: Step, fallback: str) -> str:
     return "goodbye" if said_goodbye else ""
 
 
-def _fallback(step: Step, ends: str) -> str:
+def _fallback(step: StepBuilder, ends: str) -> str:
     fallback = step.state.policy.fallback
     return fallback.goodbye if ends else fallback.answer
 
 
-def _speak_if_it_waits(step: Step) -> None:
+def _speak_if_it_waits(step: StepBuilder) -> None:
     if step.state.task is not None and step.state.task.is_processed:
         _speak(step, "")
 
 
-def _speak(step: Step, reason: str) -> None:
+def _speak(step: StepBuilder, reason: str) -> None:
     task = _task(step)
     step.disarm("floor_deadline")
     stop_playback(step)
@@ -210,13 +223,18 @@ def _speak(step: Step, reason: str) -> None:
         speak_on(step)
 
 
-def _start_over(step: Step, words: str, via: str) -> None:
-    """Start the turn over with more words. By policy, spoken words are appended to the turn's spoken words, unless the
-    new words begin with the old ones. Typed words are a new question.
+def _start_over(step: StepBuilder, words: str, via: str) -> None:
+    """Start the turn over, because the user has said `words`. `via`: "speech" or "text" (typed).
+
+    If the policy says `merge`, and both the turn's words and the new words were spoken, the new words are appended to
+    the turn's words. There are two exceptions. New words that begin with all of the turn's words replace the turn's
+    words. A final that comes late replaces the words of its partial. In all other cases the new words alone are the
+    question.
     """
     task = _task(step)
     merges = step.state.policy.thinking.more_words == "merge" and task.via == via == "speech"
-    joined = words if begins_with(words, task.text) else f"{task.text} {words}"
+    said = task.text.removesuffix(step.late_words).rstrip()
+    joined = words if not said or begins_with(words, said) else f"{said} {words}"
     leave_turn(step)
     step.end_turn("merged" if merges else "superseded")
     begin_turn(step, joined[:HELD_CHARS].rstrip() if merges else words, via)

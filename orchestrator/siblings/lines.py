@@ -13,7 +13,7 @@ MOST_BYTES = 4 * 1024 * 1024
 """Longest message; the longest is a metrics page."""
 
 
-class Lines:
+class JsonLinesConnection:
     """One end of the connection; it ends when the other process has ended."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -21,7 +21,7 @@ class Lines:
         self._writer = writer
 
     @classmethod
-    async def over(cls, connection: socket.socket) -> "Lines":
+    async def over(cls, connection: socket.socket) -> "JsonLinesConnection":
         return cls(*await asyncio.open_connection(sock=connection, limit=MOST_BYTES))
 
     def say(self, **what: object) -> None:

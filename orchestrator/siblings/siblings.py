@@ -10,7 +10,7 @@ from socket import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.siblings.lines import Lines
+from orchestrator.siblings.lines import JsonLinesConnection
 from orchestrator.siblings.loads import FULL, LATE, UNREADY, Loads
 from orchestrator.siblings.pages import merged
 
@@ -51,7 +51,7 @@ class Facts:
 
 
 @dataclass(slots=True)
-class Work:
+class ServiceProbes:
     """What the service shows of itself: functions, since it changes."""
 
     connections: Callable[[], int]
@@ -69,7 +69,7 @@ class Work:
 class Siblings:
     """One of several processes of a service."""
 
-    def __init__(self, facts: Facts, lines: Lines) -> None:
+    def __init__(self, facts: Facts, lines: JsonLinesConnection) -> None:
         """`lines`: the connection with the supervisor."""
         self.facts = facts
         self.door = socket(fileno=facts.door)
@@ -82,7 +82,7 @@ class Siblings:
         self._beside: Collection[str] = ()
         self._loads = Loads(facts.loads, facts.number)
         self._lines = lines
-        self._work: Work | None = None
+        self._probes: ServiceProbes | None = None
         self._lag_s, self._heard_s = 0.0, time.monotonic()
         self._asked: list[asyncio.Future[dict[str, Any]]] = []
         """Who waits for the address of the console."""
@@ -114,8 +114,8 @@ class Siblings:
                 self._beside = addresses
             case {"lag_s": lag_s, "counted": counted}:
                 self._lag_s, self._heard_s = lag_s, time.monotonic()
-                if self._work is not None:
-                    self._work.count(counted)
+                if self._probes is not None:
+                    self._probes.count(counted)
             case {"console": _}:
                 asked, self._asked = self._asked, []
                 for one in asked:
@@ -144,11 +144,11 @@ class Siblings:
 
     async def page(self, accept: str) -> Page:
         """The metrics of all processes that answer in time, on one page."""
-        assert self._work is not None, "pages are asked for while it works"
+        assert self._probes is not None, "pages are asked for while it works"
         question = max(self._pages, default=0) + 1
         waiting = self._pages[question] = asyncio.get_running_loop().create_future()
         self.say(pages=accept, question=question)
-        body, content_type = await self._work.page(accept)
+        body, content_type = await self._probes.page(accept)
         try:
             async with asyncio.timeout(2 * ASK_S):
                 others = await waiting
@@ -159,49 +159,49 @@ class Siblings:
         return merged(sorted({**others, self.facts.number: body.decode()}.items())).encode(), content_type
 
     async def _give_page(self, question: list[int], accept: str) -> None:
-        if self._work is not None:
-            body, _ = await self._work.page(accept)
+        if self._probes is not None:
+            body, _ = await self._probes.page(accept)
             self.say(page=body.decode(), question=question)
 
     def may_accept(self) -> bool:
         """Whether this process has the least to do; it tells its load first."""
-        if self._work is None:
+        if self._probes is None:
             return False
-        self._loads.tell(load_of(self._work))
+        self._loads.tell(load_of(self._probes))
         return self._loads.is_least()
 
     @asynccontextmanager
-    async def working(self, work: Work, look: Callable[[], None]) -> AsyncIterator[None]:
+    async def working(self, probes: ServiceProbes, look: Callable[[], None]) -> AsyncIterator[None]:
         """Tell load and shards of this process. `look` is called every LOOK_S: it opens or closes the common doors."""
-        self._work = work
-        looking = asyncio.create_task(self._look(work, look), name="siblings")
+        self._probes = probes
+        looking = asyncio.create_task(self._look(probes, look), name="siblings")
         try:
             yield
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
-            self._work = None
+            self._probes = None
             look()
             self._loads.leave()
 
-    async def _look(self, work: Work, look: Callable[[], None]) -> None:
+    async def _look(self, probes: ServiceProbes, look: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         owned: Mapping[int, str] = {}
         is_ready, looks = False, 0
         while True:
             try:
                 look()
-                if looks % TELL_EVERY == 0 and (now := dict(work.owned())) != owned:
+                if looks % TELL_EVERY == 0 and (now := dict(probes.owned())) != owned:
                     self.say(owned=now)
                     owned = now
-                if work.is_ready() != is_ready:
+                if probes.is_ready() != is_ready:
                     is_ready = not is_ready
                     self.say(takes_calls=is_ready)
             except Exception:
                 logger.exception("what is told to the other processes broke")
             wanted_s = loop.time() + LOOK_S
             await asyncio.sleep(LOOK_S)
-            work.late_s += LATEST_WEIGHT * (loop.time() - wanted_s - work.late_s)
+            probes.late_s += LATEST_WEIGHT * (loop.time() - wanted_s - probes.late_s)
             looks += 1
 
     async def close(self) -> None:
@@ -209,13 +209,13 @@ class Siblings:
         await self._lines.close()
 
 
-def load_of(work: Work) -> int:
+def load_of(probes: ServiceProbes) -> int:
     """How loaded a process is; the least loaded one accepts."""
     return (
-        work.connections()
-        + (LATE if work.late_s > LATE_S else 0)
-        + (0 if work.has_room() else FULL)
-        + (0 if work.is_ready() else UNREADY)
+        probes.connections()
+        + (LATE if probes.late_s > LATE_S else 0)
+        + (0 if probes.has_room() else FULL)
+        + (0 if probes.is_ready() else UNREADY)
     )
 
 

@@ -1,10 +1,8 @@
 """The simulated answer service: whole answers, and answers that come in texts, with pauses and failures in between."""
 
-from random import Random
-
 from events.derived import CommandIssued
 from events.inputs import AnswerText, RagAnswered
-from orchestrator.simulation.effects import Effects, Running
+from orchestrator.simulation.effects import Running, SimulatedEffects
 from orchestrator.simulation.tools import Acting
 
 _MORE = (" there is much to say", " and I could go on", " for quite a while", " if you like")
@@ -12,34 +10,32 @@ BETWEEN_US = 900_000
 """Longest usual time from one text of an answer to the next."""
 
 
-def answer(effects: Effects, issued: CommandIssued) -> None:
+def answer(effects: SimulatedEffects, issued: CommandIssued) -> None:
     """Answer a question. A question asked again by a new owner goes on after the texts that were given."""
     asked, chance = str(issued.payload["text"]), effects.world.chance(f"answer {issued.payload['text']}")
-    if effects.world.acts and chance.random() < 0.6:
-        running = effects.start(issued)
-        Acting(effects, running, lambda: _go_on(effects, running, asked, chance)).begin()
-    elif not effects.world.writes:
-        effects.ask(issued, RagAnswered, {"answer": f"Well, about {asked}{_MORE[0]}"})
+    acts = effects.world.acts and chance.random() < 0.6
+    if acts or effects.world.writes:
+        texts = (f"Well, about {asked}", *_MORE[: chance.randrange(len(_MORE) + 1)])
+        _Writing(effects, effects.start(issued), texts, chance.choice((0, 0, 1)) if acts else -1).begin()
     else:
-        _go_on(effects, effects.start(issued), asked, chance)
-
-
-def _go_on(effects: Effects, running: Running, asked: str, chance: Random) -> None:
-    """Write the answer, after the tool calls if there are any."""
-    _Writing(effects, running, (f"Well, about {asked}", *_MORE[: chance.randrange(len(_MORE) + 1)])).begin()
+        effects.ask(issued, RagAnswered, {"answer": f"Well, about {asked}{_MORE[0]}"})
 
 
 class _Writing:
-    """One answer that comes in texts."""
+    """One answer that comes in texts. The agent calls its tools after `acts_after` of them; -1: it calls none."""
 
-    def __init__(self, effects: Effects, running: Running, texts: tuple[str, ...]) -> None:
+    def __init__(self, effects: SimulatedEffects, running: Running, texts: tuple[str, ...], acts_after: int) -> None:
         self._effects = effects
         self._running = running
         self._texts = texts
+        self._acts_after = acts_after
         self._index = len(effects.world.given)
 
-    def begin(self) -> None:
-        self._next(500_000)
+    def begin(self, usual_us: int = 500_000) -> None:
+        if self._index == self._acts_after:
+            Acting(self._effects, self._running, lambda: self._next(usual_us)).begin()
+        else:
+            self._next(usual_us)
 
     def _next(self, usual_us: int) -> None:
         """Wait for the next text, or for the end. Either may never come, or fail."""
@@ -62,4 +58,4 @@ class _Writing:
     def _say(self, text: str) -> None:
         self._effects.report(self._running, "services", AnswerText, index=self._index, text=text)
         self._index += 1
-        self._next(BETWEEN_US)
+        self.begin(BETWEEN_US)

@@ -12,7 +12,7 @@ from orchestrator.session.journal import Journal
 from orchestrator.session.policy import Policy
 from orchestrator.simulation.faults import Faults
 from orchestrator.simulation.player import Track
-from orchestrator.simulation.steps import Heard
+from orchestrator.simulation.steps import HeardPosition
 from orchestrator.simulation.virtual_time import START_US, VirtualTime
 from orchestrator.simulation.words import SCRIPTS, written
 
@@ -23,7 +23,7 @@ SERVER = ""
 """Stands for the Redis server among the nodes."""
 
 
-class Entry:
+class QueuedInput:
     """An event on its way into the inbox."""
 
     __slots__ = ("event", "lost")
@@ -43,7 +43,7 @@ class Producer:
         self.node = node
         self.sequence = 0
         self.arrives_us = 0
-        self.in_flight: deque[Entry] = deque()
+        self.in_flight: deque[QueuedInput] = deque()
 
 
 class SimulationContext:
@@ -130,7 +130,7 @@ class SimulationContext:
         self.time.after(LONGEST_DELAY_US + LATENCY_US, self._arrive_again, first)
         self.marks.add("more producers than a call has" if size > 32 else "many producers")
 
-    def say(self, node: str, part: str, kind: type[Input], **fields: Any) -> Entry:
+    def say(self, node: str, part: str, kind: type[Input], **fields: Any) -> QueuedInput:
         """Append an event to the inbox, from a part of a node. It arrives after the queue's latency."""
         name = node if self._one_producer else f"{node}:{part}"
         producer = self._producers.get(name) or self._producers.setdefault(name, Producer(name, node))
@@ -143,18 +143,18 @@ class SimulationContext:
             session_id=self.session_id,
             **fields,
         )
-        entry = Entry(event)
-        producer.in_flight.append(entry)
+        queued = QueuedInput(event)
+        producer.in_flight.append(queued)
         resumed = self._producers.get(f"{node}:shard")  # a node's queue is one: its SESSION_RESUMED is the first in it
         resumed_us = resumed.arrives_us if resumed else 0
         producer.arrives_us = max(producer.arrives_us, resumed_us, self.time.now_us + self._latency_us(part))
         after_us = producer.arrives_us - self.time.now_us
         if after_us > LATENCY_US:
             self.doubt(after_us, producer.arrives_us)
-        self.time.after(after_us, self._arrive, entry, producer)
+        self.time.after(after_us, self._arrive, queued, producer)
         if self.happens("duplicates"):
-            self.time.after(after_us + self.chance("duplicate").randrange(2_000_000), self._arrive_again, entry)
-        return entry
+            self.time.after(after_us + self.chance("duplicate").randrange(2_000_000), self._arrive_again, queued)
+        return queued
 
     def say_unnumbered(self, number: int, kind: type[Input], **fields: Any) -> None:
         """Send an event from an outside producer without a sequence, through the ingress, which gives it an id."""
@@ -165,19 +165,19 @@ class SimulationContext:
             session_id=self.session_id,
             **fields,
         )
-        entry = Entry(event)
+        queued = QueuedInput(event)
         latency_us = self._latency_us("ingress")
-        self.time.after(latency_us, self._arrive, entry, None)
+        self.time.after(latency_us, self._arrive, queued, None)
         if self.happens("duplicates"):
-            self.time.after(latency_us + chance.randrange(2_000_000), self._arrive_again, entry)
+            self.time.after(latency_us + chance.randrange(2_000_000), self._arrive_again, queued)
 
     def lose_what_was_not_appended(self, node: str) -> None:
-        """Lose a random number of the last entries in each queue of the node."""
+        """Lose a random number of the last inputs in each queue of the node."""
         for producer in self._producers.values():
             if producer.node == node and producer.in_flight:
                 kept = self.chance("lost tail").randrange(len(producer.in_flight) + 1)
-                for entry in list(producer.in_flight)[kept:]:
-                    entry.lost = True
+                for queued in list(producer.in_flight)[kept:]:
+                    queued.lost = True
 
     # Audio that the user heard.
 
@@ -193,28 +193,28 @@ class SimulationContext:
         """Allow the session's heard position to be wrong by `by_us`, for playbacks that begin by `until_us`."""
         self._doubts.append((until_us, by_us))
 
-    def heard(self, playback_id: str) -> Heard | None:
+    def heard(self, playback_id: str) -> HeardPosition | None:
         """The true position of a playback, with its uncertainty; None: it never began."""
         if playback_id not in self.played:
             return None
         track, from_ms, began_us = self.played[playback_id]
         doubt_us = sum(by_us for until_us, by_us in self._doubts if until_us >= began_us) + track.gaps_us
-        return Heard(from_ms + track.position_us() // 1000, doubt_us // 1000)
+        return HeardPosition(from_ms + track.position_us() // 1000, doubt_us // 1000)
 
     def _latency_us(self, part: str) -> int:
         if self.happens("delays"):
             return self.chance("delay").randrange(50_000, LONGEST_DELAY_US)
         return self.chance(part).randrange(200, LATENCY_US)
 
-    def _arrive(self, entry: Entry, producer: Producer | None) -> None:
+    def _arrive(self, queued: QueuedInput, producer: Producer | None) -> None:
         if producer is not None:
             producer.in_flight.popleft()
-        if not entry.lost:
-            self.take(entry.event)
+        if not queued.lost:
+            self.take(queued.event)
 
-    def _arrive_again(self, entry: Entry) -> None:
-        if not entry.lost:
-            self.take(entry.event)
+    def _arrive_again(self, queued: QueuedInput) -> None:
+        if not queued.lost:
+            self.take(queued.event)
 
 
 _FAULT: dict[str, str] = {field.name: f"fault:{field.name}" for field in fields_of(Faults)}

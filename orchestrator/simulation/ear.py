@@ -12,6 +12,8 @@ from orchestrator.simulation.words import Speech
 WATCHDOG_US = 2_000_000
 CORRECTED_US = 150_000
 GIVEN_UP_US = 5_000_000
+SLOWLY = 16
+"""A slow final takes up to 4.8 s: longer than the policy waits for it, and shorter than GIVEN_UP_US."""
 
 
 class Ear:
@@ -70,7 +72,7 @@ class Ear:
         text = " ".join(words)
         if text and chance.random() < 0.3:
             text = f"{text[0].upper()}{text[1:]}."
-        slowly = 10 if self._world.happens("slowness", 0.5) else 1
+        slowly = SLOWLY if self._world.happens("slowness", 0.5) else 1
         self._later(chance.randrange(30_000, 300_000) * slowly, self._say_final, text)
         if chance.random() < self._world.second_ear:
             self._world.time.after(chance.randrange(10_000, 4_000_000), self._say_elsewhere, text)

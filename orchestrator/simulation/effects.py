@@ -9,7 +9,7 @@ from events.inputs import ServiceFailed, TimerFired
 from orchestrator.simulation.context import SimulationContext
 
 if TYPE_CHECKING:
-    from orchestrator.simulation.tools import Tools
+    from orchestrator.simulation.tools import SimulatedTools
 
 
 class Running:
@@ -25,14 +25,14 @@ class Running:
         self.started_us = now_us
 
 
-class Effects:
+class SimulatedEffects:
     """The running effects of one node."""
 
     def __init__(self, world: SimulationContext, node: str) -> None:
         self.world = world
         self.node = node
         self.running: dict[str, Running] = {}
-        self.tools: Tools
+        self.tools: SimulatedTools
 
     def later(self, running: Running, delay_us: int, do: Callable[..., None], *args: Any) -> None:
         """Call `do` after `delay_us`, unless the effect is over by then."""

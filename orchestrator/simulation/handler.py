@@ -5,7 +5,7 @@ from orchestrator.simulation.ear import Ear
 from orchestrator.simulation.player import Track
 
 
-class Handler:
+class SimulatedHandler:
     """Plays and hears. Unlike a real handler it plays two playbacks at once, if it is asked to."""
 
     def __init__(self, world: SimulationContext, node: str, handler_id: str) -> None:

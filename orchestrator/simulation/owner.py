@@ -5,31 +5,31 @@ from events.inputs import ClientDisconnected, HandlerDetached, IntentResolved, T
 from orchestrator.runtime.clock import SteadyClock
 from orchestrator.simulation.answers import answer
 from orchestrator.simulation.context import SimulationContext
-from orchestrator.simulation.effects import Effects, Running
-from orchestrator.simulation.handler import Handler
-from orchestrator.simulation.lines import Lines
+from orchestrator.simulation.effects import Running, SimulatedEffects
+from orchestrator.simulation.handler import SimulatedHandler
+from orchestrator.simulation.playback_texts import PlaybackTexts
 from orchestrator.simulation.speech import Aloud, shown
 from orchestrator.simulation.steps import PLAYS, STAGES, Moment
-from orchestrator.simulation.tools import Tools
+from orchestrator.simulation.tools import SimulatedTools
 from orchestrator.simulation.words import intent_of
 
 CALL_FOLLOWS_US = 2_000_000
 
 
-class Owner(Effects):
+class Owner(SimulatedEffects):
     """One incarnation of an owner: a node that owns the session's shard, with its running effects and connections."""
 
     def __init__(self, world: SimulationContext, number: int, clock: SteadyClock) -> None:
         """`clock` gives the time of the session's log. It is the runtime's own SteadyClock."""
         super().__init__(world, f"node-{number}")
-        self.tools = Tools(self)
+        self.tools = SimulatedTools(self)
         self.incarnation = f"incarnation-{number}"
         self.clock = world.clocks[self.node] = clock
         self.dead = False
         self.client_id = ""
-        self.handler: Handler | None = None
+        self.handler: SimulatedHandler | None = None
         self._call_lost_us = 0
-        self._lines: dict[str, Lines] = {}
+        self._texts: dict[str, PlaybackTexts] = {}
         """Playback id → its texts."""
 
     def moment(self) -> Moment:
@@ -54,8 +54,8 @@ class Owner(Effects):
                 self.tools.start(issued)
             case "Speak" | "PlayFiller":
                 self.cancel(issued.retry_of)  # an earlier attempt by this owner
-                self._lines[issued.target] = Lines(payload)
-                self._speak(self.start(issued), self._lines[issued.target], int(str(payload.get("from_ms", 0))))
+                self._texts[issued.target] = PlaybackTexts(payload)
+                self._speak(self.start(issued), self._texts[issued.target], int(str(payload.get("from_ms", 0))))
             case "StartTimer":
                 self._arm(self.start(issued), int(str(payload["due_at_us"])))
             case "CancelTimer" | "CancelStage":
@@ -94,21 +94,21 @@ class Owner(Effects):
 
     def _speak_on(self, issued: CommandIssued) -> None:
         """Add a text. A playback that is to be resumed is not known yet: it will be, with all its texts."""
-        lines = self._lines.get(str(issued.payload["playback_id"]))
-        if lines is not None:
-            lines.add(issued.payload)
+        texts = self._texts.get(str(issued.payload["playback_id"]))
+        if texts is not None:
+            texts.add(issued.payload)
 
-    def _speak(self, running: Running, lines: Lines, from_ms: int) -> None:
+    def _speak(self, running: Running, texts: PlaybackTexts, from_ms: int) -> None:
         """Play the audio if there is a handler, else show it as text. Wait while there is no client, and shortly after
         a lost call.
         """
         call_may_follow = self._call_lost_us and self.world.time.now_us < self._call_lost_us + CALL_FOLLOWS_US
         if self.handler is not None:
-            Aloud(self, running, self.handler.play(running.issued.target), lines, from_ms).begin()
+            Aloud(self, running, self.handler.play(running.issued.target), texts, from_ms).begin()
         elif self.client_id and not call_may_follow:
-            shown(self, running, lines)
+            shown(self, running, texts)
         else:
-            self.later(running, 50_000, self._speak, running, lines, from_ms)
+            self.later(running, 50_000, self._speak, running, texts, from_ms)
 
     def _arm(self, running: Running, due_at_us: int) -> None:
         self.later(running, max(0, due_at_us - self.clock.now_us()), self._fire, running, due_at_us)
@@ -121,10 +121,10 @@ class Owner(Effects):
 
     # Connections, and the end of the owner.
 
-    def attach(self, handler_id: str) -> Handler:
+    def attach(self, handler_id: str) -> SimulatedHandler:
         """Attach a new media connection, in place of the old one if there is one."""
         self.detach("replaced")
-        self.handler = Handler(self.world, self.node, handler_id)
+        self.handler = SimulatedHandler(self.world, self.node, handler_id)
         return self.handler
 
     def detach(self, reason: str) -> None:

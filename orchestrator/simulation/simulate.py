@@ -107,8 +107,9 @@ def simulate(
 ) -> Simulated:
     """Simulate one conversation, of at most `turns` utterances. A missing policy or missing faults are drawn.
 
-    Checks that the reducer never raises, that the conversation comes to rest, that each input is logged once, and, with
-    `replayed`, that a replay of the log is equal. Observers see every step and may report further violations:
+    Checks that the reducer never raises, that the conversation comes to rest, that each input is logged once, that the
+    state at each takeover is the fold of the log, and, with `replayed`, that a replay of the log is equal.
+    Observers see every step and may report further violations:
 
         took_ms: list[int] = []
 
@@ -142,6 +143,7 @@ def simulate(
     except BrokenReducerError as error:
         run.violations.append(Violation("I-12", "the_reducer_is_total", len(world.log), str(error)))
     run.violations += [Violation("liveness", "it_comes_to_rest", len(run.log), wrong) for wrong in liveness]
+    run.violations += [Violation("I-2", "the_state_is_the_fold", at, "of the log") for at in world.unlike_its_log]
     run.violations += _each_input_once(world)
     if replayed:
         run.violations += _replays(run)

@@ -5,8 +5,8 @@ from itertools import accumulate
 
 from events.inputs import PlaybackDone, PlaybackProgress, PlaybackStarted, SpokenWord, TtsChunkReady, TtsComplete
 from orchestrator.simulation.context import SimulationContext
-from orchestrator.simulation.effects import Effects, Running
-from orchestrator.simulation.lines import Lines
+from orchestrator.simulation.effects import Running, SimulatedEffects
+from orchestrator.simulation.playback_texts import PlaybackTexts
 from orchestrator.simulation.player import BEGINS_AFTER_US, Track
 
 CHUNK_MS = (150, 1_600)
@@ -14,41 +14,43 @@ PROGRESS_US = 1_000_000
 LENGTHS = (0, 1, 2, 4, 4, 6, 6, 8, 10)
 
 
-def shown(effects: Effects, running: Running, lines: Lines) -> None:
+def shown(effects: SimulatedEffects, running: Running, texts: PlaybackTexts) -> None:
     """Show the answer as text. It counts as heard a millisecond after its last text."""
     target = running.issued.target
     effects.report(running, "player", PlaybackStarted, playback_id=target)
 
     def end_if_complete() -> None:
-        if lines.is_complete:
+        if texts.is_complete:
             effects.later(
                 running,
                 1_000,
                 lambda: effects.finish(running, "player", PlaybackDone, playback_id=target, confirmed_by="client"),
             )
 
-    lines.more = end_if_complete
+    texts.more = end_if_complete
     end_if_complete()
 
 
 class Aloud:
     """One audible playback over a handler, text after text. The same text always has the same chunks."""
 
-    def __init__(self, effects: Effects, running: Running, track: Track, lines: Lines, from_ms: int) -> None:
+    def __init__(
+        self, effects: SimulatedEffects, running: Running, track: Track, texts: PlaybackTexts, from_ms: int
+    ) -> None:
         self._effects = effects
         self._running = running
         self._track = track
         self._world = effects.world
         self._id = running.issued.target
         self._skip_ms = from_ms
-        self._lines = lines
-        self._is_whole = lines.is_complete and len(lines.texts) == 1 and not lines.texts[0][0]
+        self._texts = texts
+        self._is_whole = texts.is_complete and len(texts.queue) == 1 and not texts.queue[0][0]
         """Whether the answer is one text. Only such an answer may have no sound at all."""
         self._text = 0
         """The number of the text that is being synthesised."""
         self._chunks_ms: list[int] = []
         self._words: list[tuple[int, str]] = []
-        self._starts_ms = [lines.begins_ms]
+        self._starts_ms = [texts.begins_ms]
         self._count = 0
         self._complete = False
 
@@ -60,18 +62,18 @@ class Aloud:
 
     def _next_text(self) -> None:
         """Begin the next text, wait for it, or end the synthesis after the last one."""
-        self._lines.more = lambda: None
-        if self._lines.texts:
-            self._text, text = self._lines.texts.popleft()
+        self._texts.more = lambda: None
+        if self._texts.queue:
+            self._text, text = self._texts.queue.popleft()
             self._chunks_ms = _script(self._world, text, least=not self._is_whole)
             begins_ms, total_ms, words = self._starts_ms[-1], sum(self._chunks_ms), text.split()
             self._words = [(begins_ms + total_ms * index // len(words), word) for index, word in enumerate(words)]
             self._starts_ms = [begins_ms, *(begins_ms + ms for ms in accumulate(self._chunks_ms))]
             self._effects.later(self._running, self._effects.takes_us("first chunk", 400_000), self._next_chunk, 0)
-        elif self._lines.is_complete:
+        elif self._texts.is_complete:
             self._made()
         else:
-            self._lines.more = lambda: self._unless_over(self._next_text)
+            self._texts.more = lambda: self._unless_over(self._next_text)
 
     def _next_chunk(self, index: int) -> None:
         effects = self._effects

@@ -26,7 +26,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class HeardPosition:
     """The true position of a playback, and how much the session's knowledge of it may differ (`doubt_ms`)."""
 
     position_ms: int
@@ -50,7 +50,7 @@ class Seen:
     """The client connected to the owner when it took the input; empty: none."""
     set_us: int = 0
     """Possible error of the log's time so far, because the clock of Redis was set between two owners."""
-    heard: Heard | None = None
+    heard: HeardPosition | None = None
     """The playback that ends with this step; None: no playback ends, or it never began."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from events.derived import CommandIssued
 from events.journal import ModelResponded, ToolCalled, ToolReturned
 from orchestrator.session.digest import digest
-from orchestrator.simulation.effects import Effects, Running
+from orchestrator.simulation.effects import Running, SimulatedEffects
 
 CALL_US = 1_500_000
 """Longest usual time of a tool call."""
@@ -14,7 +14,7 @@ CALL_US = 1_500_000
 class Acting:
     """One attempt at an answer whose agent calls tools first, one after the other; then it goes on with `then`."""
 
-    def __init__(self, effects: Effects, running: Running, then: Callable[[], None]) -> None:
+    def __init__(self, effects: SimulatedEffects, running: Running, then: Callable[[], None]) -> None:
         self._effects = effects
         self._running = running
         self._then = then
@@ -67,10 +67,10 @@ class Acting:
             self._call(number + 1)
 
 
-class Tools:
+class SimulatedTools:
     """The tool calls that run on one node. A call needs its function, which an attempt at its question offers."""
 
-    def __init__(self, effects: Effects) -> None:
+    def __init__(self, effects: SimulatedEffects) -> None:
         self._effects = effects
         self._offered: set[str] = set()
         self._waiting: dict[str, Running] = {}

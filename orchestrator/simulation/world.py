@@ -7,12 +7,13 @@ from events.envelope import Event, Input
 from events.inputs import SessionResumed
 from orchestrator.runtime.clock import LONGEST_GAP_US, SteadyClock, after_takeover
 from orchestrator.session import REDUCER_VERSION, reducer
+from orchestrator.session.evolve import fold
 from orchestrator.session.policy import Policy
 from orchestrator.session.state import State
 from orchestrator.simulation.context import LONGEST_DELAY_US, NO_FAULTS, SERVER, SimulationContext
 from orchestrator.simulation.faults import Faults
 from orchestrator.simulation.owner import Owner
-from orchestrator.simulation.steps import Heard, Moment, Seen
+from orchestrator.simulation.steps import HeardPosition, Moment, Seen
 
 HOUR_US = 3_600_000_000
 PUNCTUAL_US = 100_000
@@ -46,6 +47,8 @@ class World(SimulationContext):
         self.owner_lost: Callable[[], None] = lambda: None
         self.call_lost: Callable[[], None] = lambda: None
         self._state = State()
+        self.unlike_its_log: list[int] = []
+        """Versions at which a new owner, which folds the log, would have had another state than the old owner."""
         self._committed_us = 0
         """The server's wall clock at the last commit."""
         self._clock = SteadyClock(self.wall_us("node-1"), self._real_us)
@@ -120,6 +123,8 @@ class World(SimulationContext):
     def _take_over(self) -> None:
         """Create a new owner. It handles the waiting events at once; its SESSION_RESUMED arrives behind them."""
         self._owners += 1
+        if fold(self.log) != self._state:
+            self.unlike_its_log.append(len(self.log))
         if self.happens("clock_jumps"):  # each node has a clock of its own
             self.step_clock(f"node-{self._owners}")
         if self._is_server_set:  # the log's time jumps with the server's clock, up to LONGEST_GAP_US
@@ -137,8 +142,11 @@ class World(SimulationContext):
             self.take(event)  # the new owner may be lost on the way, too
 
     def _handle(self, owner: Owner, event: Input) -> None:
-        """Decide, commit and carry out, as a shard does."""
-        stamped = event.but(at_us=owner.clock.now_us(), incarnation=owner.incarnation)
+        """Decide, commit and carry out, as a shard does. It passes over the SESSION_RESUMED of an earlier owner."""
+        if isinstance(event, SessionResumed) and event.producer.partition(":")[0] != owner.node:
+            self.marks.add("takeover by an earlier owner")
+            return
+        stamped = event.replace(at_us=owner.clock.now_us(), incarnation=owner.incarnation)
         try:
             step = reducer.reduce(self._state, stamped)
         except Exception as error:
@@ -187,7 +195,7 @@ class World(SimulationContext):
         for committed in step.events:
             self.listener(committed)
 
-    def _heard_of_what_ends(self, events: tuple[Event, ...]) -> Heard | None:
+    def _heard_of_what_ends(self, events: tuple[Event, ...]) -> HeardPosition | None:
         for event in events:
             if isinstance(event, AnswerEnded):
                 return self.heard(event.playback_id)

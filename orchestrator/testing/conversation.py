@@ -175,8 +175,9 @@ class Conversation:
         return self.input(inputs.RagAnswered, answer="")
 
     def calls(self, name: str, call_id: str = "", *, is_cancellable: bool = False) -> "Conversation":
-        """The agent calls a tool."""
-        call_id = call_id or f"{name}/1"
+        """The agent calls a tool. Without a `call_id`, the calls of a tool are numbered: book/1, book/2."""
+        earlier = sum(isinstance(event, journal.ToolCalled) and event.name == name for event in self.log)
+        call_id = call_id or f"{name}/{earlier + 1}"
         return self.input(journal.ToolCalled, arguments="{}", call_id=call_id, is_cancellable=is_cancellable, name=name)
 
     def returns(self, result: str = "null", *, error: str = "") -> "Conversation":

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    if file_path.suffix != ".jsonl":
+    if file_path.suffix != ".jsonl" or file_path.name.startswith("."):  # hidden: a lock file of an editor
         return None
     folders = parent.config.getini("orch_recordings")
     if not any(folder in folders if folders else folder.match(FOLDER) for folder in file_path.parents):
@@ -93,7 +93,7 @@ def golden_of(path: Path) -> str:
         found = replay(parse(path.read_bytes(), path.name))
     except (BadRecordingError, OSError) as error:
         pytest.fail(str(error), pytrace=False)
-    report = [] if found.divergence is None else [*divergence_lines(path.name, found.divergence)]
+    report = [] if found.divergence is None else [*divergence_lines(_here(path), found.divergence)]
     if path.stem.endswith(".diverges"):
         if found.divergence is None:
             pytest.fail(f"{path.name} must diverge, and replays to itself", pytrace=False)
@@ -101,6 +101,11 @@ def golden_of(path: Path) -> str:
     if report:
         pytest.fail("\n".join(report), pytrace=False)
     return "".join(f"{line}\n" for line in golden(found.events))
+
+
+def _here(path: Path) -> str:
+    """The path as typed in the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 @pytest.fixture
@@ -130,4 +135,4 @@ def _must_be_equal(log: list[Any]) -> None:
     lines = tuple(line if isinstance(line, bytes) else encode(line) for line in log)
     found = replay(Recording("the log of this test", Header(), lines)).divergence
     if found is not None:
-        pytest.fail("\n".join(divergence_lines("LOG", found)), pytrace=False)
+        pytest.fail("\n".join(divergence_lines("", found)), pytrace=False)

@@ -10,7 +10,9 @@ Row = dict[str, Any]
 
 
 class AgentRows:
-    """Folds the events of one session. Its only state, the rows of open tool calls, is in the tables, too."""
+    """Folds the events of one session into rows. Between two steps, it keeps only the rows of open tool calls.
+    `open_calls`: these rows at the start.
+    """
 
     def __init__(self, session_id: str, open_calls: Iterable[Row] = ()) -> None:
         self._session_id = session_id
@@ -25,7 +27,7 @@ class AgentRows:
             match event:
                 case journal.ToolCalled():
                     calls.append(self._called(event, refusal))
-                case journal.ToolReturned() if event.cause:  # without a cause it was stale
+                case journal.ToolReturned() if event.cause:  # a result without a cause is stale
                     outcome = "failed" if event.error else "returned"
                     ended = {"result": event.result, "error": event.error, "took_us": event.elapsed_us}
                     calls += self._over(event.call_id, event, outcome, ended)

@@ -1,6 +1,6 @@
 """Folds the steps of a session's log into the rows of the history tables. Pure.
 
-The rows are the fold's only state, so a killed process continues from the tables.
+The rows are the only state of the fold. So if a process is killed, a new process continues from the rows in the tables.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from events import derived, inputs
-from events.codec import decode
+from events.codec import BadEventError, decode
 from events.envelope import Derived, Event
 from orchestrator.session.commands import PLAYS
 from projections.history.agent_rows import AgentRows
@@ -67,7 +67,7 @@ def new_session(session_id: str, shard: int) -> Row:
 
 class SessionHistory:
     """Folds the steps of one session into rows. Holds the rows that may still change: of the session, of its open turn,
-    of the answers being spoken, and of the tool calls that run.
+    of the answers being spoken, and of the running tool calls.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SessionHistory:
         self._agent = AgentRows(self.session_id, calls)
         self._timing = _timing(session, turn)
         self._speaks_again = False
-        """Whether the step that is being folded repeats speech, because the owner changed or the call was lost."""
+        """Whether the current step repeats speech, because the owner changed or the media connection was lost."""
 
     @property
     def session_id(self) -> str:
@@ -87,12 +87,13 @@ class SessionHistory:
 
     @property
     def version(self) -> int:
-        """The last version folded."""
+        """Version of the last event folded."""
         return int(self.session["version"])
 
     def take(self, step: Step, into: Changes, *, may_have_gaps: bool = False) -> None:
-        """Fold one step of the log, and add its new and changed rows to `into`. Raises GapError if a version is missing
-        before the step, unless `may_have_gaps`: for damaged logs that are only shown, not stored.
+        """Fold one step of the log; adds its new and changed rows to `into`. Raises GapError if a version is missing.
+
+        `may_have_gaps`: accept missing versions, for damaged logs that are only shown, not stored.
         """
         is_rejected = any(isinstance(event, derived.EventRejected) for event, _ in step)
         self._speaks_again = isinstance(step[0][0], inputs.SessionResumed | inputs.HandlerDetached)
@@ -115,7 +116,7 @@ class SessionHistory:
         into.sessions[self.session_id] = self.session
 
     def _hear(self, event: Event, into: Changes) -> None:
-        """Apply an accepted input to the rows."""
+        """Apply an input to the rows. The calling code leaves out rejected inputs."""
         match event:
             case inputs.SessionOpened():
                 self.session["opened_us"] = event.at_us
@@ -128,8 +129,12 @@ class SessionHistory:
                 self._in_turn("answer_us", event.elapsed_us, into)
 
     def _time(self, times: TurnTimes | None, latency: Latency | None, into: Changes) -> None:
-        """Store the response latency. The turn's row gets the parts that are known so far. The session's row gets the
-        unfinished measurement, so that the next batch of events can continue it.
+        """Copy the measured response latency into the rows of the turn and of the session.
+
+        `times`: the latency stages measured so far, for the turn's row; None: no turn is measured. `latency`: the
+        total, for the turn's row; None: the answer does not start playing with this event. The session's row gets
+        `quiet_us` and `finished_us` of TurnTiming: the next batch of events continues the measurement from these
+        values.
         """
         self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
         if times is None:
@@ -200,8 +205,8 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row | {"outcome": "heard", "heard_text": event.text}
 
     def _in_turn(self, column: str, value: Any, into: Changes, instead_of: Any = None) -> None:
-        """Set a column of the open turn, if it still has the value `instead_of`. A second value comes from a retry
-        after a takeover and is ignored.
+        """Set a column of the open turn's row, if the column still has its first value `instead_of`. Later values are
+        ignored: they come from further texts of the answer, or from a retry.
         """
         if self._turn is not None and self._turn[column] == instead_of:
             self._turn[column] = value
@@ -212,7 +217,7 @@ class SessionHistory:
         into.turns[self.session_id, self._turn["turn"]] = self._turn
 
     def _speak(self, event: derived.CommandIssued, into: Changes) -> None:
-        """Add a transcript row for a command that speaks. Its retry after a takeover adds no second row."""
+        """Add a transcript row for a Speak or PlayFiller. A retry of a Speak gets no second row."""
         playback_id = str(event.payload["playback_id"])
         if playback_id in self._speaking:
             return
@@ -224,8 +229,8 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row
 
     def _speak_on(self, playback_id: str, text: str, into: Changes) -> None:
-        """Add a text to the transcript row of the answer that is being spoken, unless the row has
-        this text already: after a takeover the agent says it again.
+        """Add the text of a SpeakMore to the transcript row of its answer. Do nothing if the step repeats speech
+        (`_speaks_again`), because the row has this text already.
         """
         row = self._speaking.get(playback_id)
         if row is not None and text and not self._speaks_again:
@@ -235,18 +240,18 @@ class SessionHistory:
     def _end_answer(self, event: derived.AnswerEnded, into: Changes) -> None:
         row = self._speaking.pop(event.playback_id, None)
         if row is None:
-            return  # failed before its Speak command
+            return  # the answer has no row: it failed before its Speak command
         row |= {"outcome": event.outcome, "heard_text": event.heard_text, "heard_ms": event.heard_ms}
         row["chunks"] = event.chunks
         into.transcript[self.session_id, row["version"]] = row
 
 
 class GapError(Exception):
-    """A version is missing between the folded events and the new one; the message says where."""
+    """A version is missing between the events folded so far and the next event; the message says where."""
 
 
 def steps(lines: Iterable[bytes]) -> Iterator[list[tuple[Event, bytes]]]:
-    """Split a log into steps, each starting with an input. Raises BadEventError."""
+    """Split a log into steps, each starting with an input. Raises BadEventError if a line is not an event."""
     step: list[tuple[Event, bytes]] = []
     for line in lines:
         event = decode(line)
@@ -259,8 +264,8 @@ def steps(lines: Iterable[bytes]) -> Iterator[list[tuple[Event, bytes]]]:
 
 
 def _timing(session: Row, turn: Row | None) -> TurnTiming:
-    """Restore the timing of a session's turns, as it was after the last stored event. `turn`: the row of the open
-    turn; None: no turn is open.
+    """Restore the latency measurement of a session (TurnTiming) as it was after the last stored event. `turn`: the row
+    of the open turn; None: no turn is open.
     """
     times = None
     if turn is not None and turn["response_us"] is None:
@@ -271,11 +276,25 @@ def _timing(session: Row, turn: Row | None) -> TurnTiming:
 
 
 def folded(session_id: str, shard: int, lines: Iterable[bytes]) -> Changes:
-    """Fold the complete log of a session into all its rows. Raises BadEventError, GapError."""
+    """Fold the complete log of a session into all its rows. Raises BadEventError, or GapError for a missing version."""
     changes, history = Changes(), SessionHistory(new_session(session_id, shard))
     for step in steps(lines):
         history.take(step, changes)
     return changes
+
+
+def folded_until_unreadable(session_id: str, shard: int, lines: Iterable[bytes]) -> tuple[Changes, str]:
+    """Fold the log of a session up to the first event that cannot be read. Also returns why that event cannot be read;
+    empty: all events were read.
+    """
+    changes, history = Changes(), SessionHistory(new_session(session_id, shard))
+    changes.sessions[session_id] = history.session
+    try:
+        for step in steps(lines):
+            history.take(step, changes)
+    except (BadEventError, GapError) as error:
+        return changes, str(error)
+    return changes, ""
 
 
 def _archived(session_id: str, event: Event, line: bytes) -> Row:

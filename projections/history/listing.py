@@ -1,4 +1,4 @@
-"""Pages of sessions from the SQL history, by the filters of projections/summary.py."""
+"""Reads pages of sessions from the SQL history, with the filters of projections/summary.py."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,10 +16,11 @@ _session, _turn = tables.sessions.c, tables.turns.c
 
 
 async def listed(history: History, wanted: Wanted, ids: Iterable[str] | None = None) -> list[tuple[Row, list[Row]]]:
-    """Return the rows of a page's sessions, each with the rows of its turns.
+    """Return (row of the session, rows of its turns) for each session of a page.
 
-    If there is a next page, its first session is added. `ids`: only these sessions. The filter `state` is not applied:
-    the history does not know which sessions are live. Raises HistoryError.
+    If there is a next page, the list has more sessions than a page: `Wanted.page` sees by this that there is a next
+    page, and removes the extra sessions. `ids`: list only these sessions; None: all sessions. Does not apply the filter
+    `wanted.state`: the history does not know which sessions are live. Raises HistoryError if the database fails.
     """
     found: list[tuple[Row, list[Row]]] = []
     for part in [None] if ids is None else _parts(ids):
@@ -31,7 +32,7 @@ async def listed(history: History, wanted: Wanted, ids: Iterable[str] | None = N
 
 
 async def turns_of(history: History, ids: Iterable[str]) -> dict[str, list[Row]]:
-    """Session → the rows of its turns, with only the columns that a summary needs."""
+    """Return session id → the rows of its turns, with only the columns that a summary needs."""
     found: dict[str, list[Row]] = defaultdict(list)
     columns = (_turn.session_id, _turn.turn, _turn.response_us, _turn.fallback, _turn.outcome)
     for part in _parts(ids):
@@ -41,7 +42,7 @@ async def turns_of(history: History, ids: Iterable[str]) -> dict[str, list[Row]]
 
 
 async def known(history: History, ids: Iterable[str]) -> dict[str, int]:
-    """Session → its last version in the history. Sessions that the history does not have are left out."""
+    """Return session id → its last version in the history. Sessions that the history does not have are left out."""
     found: dict[str, int] = {}
     for part in _parts(ids):
         rows = await history.rows(select(_session.session_id, _session.version).where(_session.session_id.in_(part)))
@@ -50,7 +51,7 @@ async def known(history: History, ids: Iterable[str]) -> dict[str, int]:
 
 
 async def whole(history: History, ids: Iterable[str]) -> set[str]:
-    """Return the ids of the sessions that the history has up to their end."""
+    """Return the ids of those sessions whose end the history has."""
     found: set[str] = set()
     for part in _parts(ids):
         ended = select(_session.session_id).where(_session.session_id.in_(part), _session.ended_us.is_not(None))

@@ -1,6 +1,5 @@
-"""The database of the history. Rows and positions (checkpoints) are written in one transaction."""
+"""The SQL database of the history. Rows and positions (checkpoints) are written in one transaction."""
 
-import asyncio
 import logging
 import os
 from collections import defaultdict
@@ -10,41 +9,42 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Insert, Table, Update, and_, bindparam, delete, event, func, insert, select, text, update
+from sqlalchemy import Insert, Table, Update, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from orchestrator.private_files import open_private
 from projections.history import tables
-from projections.history.fold import Changes, Row, SessionHistory, folded
+from projections.history.engine import BadDatabaseError as BadDatabaseError
+from projections.history.engine import database_url as database_url
+from projections.history.engine import engine_for, is_checkpointed
+from projections.history.fold import Changes, Row, SessionHistory, folded_until_unreadable
 
 logger = logging.getLogger(__name__)
 
 HistoryError = SQLAlchemyError
 """Raised by every method when the database is away, full or broken."""
 
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _UPSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _ROWS_AT_ONCE = 128
 _MOVED = ("ms", "seq", "session_id", "version")
 LAYOUT_NAME = "history"
 SETTLE_S = 60.0
-
-
-class BadDatabaseError(ValueError):
-    """The URL names no database that orch can use; the message says what to do."""
+"""How long a checkpoint of SQLite's write-ahead log waits for other programs, in seconds."""
 
 
 class PositionMovedError(Exception):
-    """Another process has projected this stream meanwhile. Nothing was written; reload the positions."""
+    """Another process has moved the position of a stream meanwhile. Nothing was written. The calling code must load the
+    positions again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Checkpoint of a stream: its last projected entry; for a feed, also the step that the entry points to."""
+    """Checkpoint of a stream: the last entry projected. For a feed, also the step to which this entry points."""
 
     stream: str
     seq: int = 0
@@ -54,25 +54,11 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """Compare-and-set of a position: from the expected one to a new one."""
+class PositionMove:
+    """Compare-and-set of a position: from the expected position to a new one."""
 
     expected: Position
     new: Position
-
-
-def database_url(url: str, data_dir: Path) -> URL:
-    """Parse ORCH_SQL_URL; empty means the file history.db in the data directory. Raises BadDatabaseError."""
-    try:
-        parsed = make_url(url) if url else URL.create("sqlite", database=str(data_dir / "history.db"))
-    except ArgumentError as error:
-        raise BadDatabaseError(f"{error}; write it as postgresql://user@host/name") from error
-    driver = _DRIVERS.get(parsed.drivername, parsed.drivername)
-    if driver not in _DRIVERS.values():
-        raise BadDatabaseError(f"{parsed.drivername}: the history can be kept in postgresql://… or sqlite:///…")
-    if parsed.get_backend_name() == "sqlite" and (parsed.database or "").startswith("~"):
-        parsed = parsed.set(database=str(Path(parsed.database or "").expanduser()))
-    return parsed.set(drivername=driver)
 
 
 class History:
@@ -81,7 +67,7 @@ class History:
     def __init__(self, url: URL) -> None:
         self.url = url
         self._upsert = _UPSERT[url.get_backend_name()]
-        self._engine = _engine(url)
+        self._engine = engine_for(url)
         self._writing: dict[Table, _Statement] = {}
         position = tables.positions.c
         at = (position.stream == bindparam("at_stream"), position.ms == bindparam("at_ms"))
@@ -100,31 +86,31 @@ class History:
         await self.close()
 
     async def open(self) -> None:
-        """Create the missing file and tables. Raises HistoryError, NotPrivateError, OSError."""
+        """Create the missing file and tables. Raises HistoryError; for the file, NotPrivateError or OSError."""
         if (file := self._file()) is not None:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(open_private(file))  # private: the file holds users' words
         version = await self._version()
-        if version == tables.LAYOUT:  # the command line beside a busy service, or a database that somebody holds
+        if version == tables.LAYOUT:  # write nothing: a write may wait for a lock that another process holds
             return
         is_new = version is None
         try:
             await self._make_tables(with_indexes=is_new)
-        except HistoryError:  # two processes at once: PostgreSQL fails one despite IF NOT EXISTS
+        except HistoryError:  # two processes create the tables at once: PostgreSQL fails one of them
             await self._make_tables(with_indexes=is_new)
 
     async def _version(self) -> int | None:
-        """Read the version of the tables; None: they do not exist. It is written when all of them are created."""
+        """Read the version of the tables; None: there are no tables. The version is written after all tables exist."""
         query = select(tables.layout.c.version).where(tables.layout.c.name == LAYOUT_NAME)
         try:
             async with self._engine.connect() as connection:
                 return cast("int | None", await connection.scalar(query))
-        except HistoryError:  # no such table; what else is wrong is said when the tables are made
+        except HistoryError:  # no such table; if the database has another fault, `_make_tables` raises
             return None
 
     async def _make_tables(self, *, with_indexes: bool) -> None:
-        """Create the missing tables. Indexes are left to `lay_out` if the tables are of another version: these may lack
-        the columns.
+        """Create the missing tables and, if `with_indexes`, their indexes. Tables of another version may lack the
+        indexed columns: `lay_out` creates the indexes of such tables.
         """
         async with self._engine.begin() as connection:
             for table in tables.metadata.sorted_tables:  # create_all checks first, which races with other processes
@@ -135,7 +121,7 @@ class History:
             await connection.execute(new, {"name": LAYOUT_NAME, "version": tables.LAYOUT})
 
     def exists(self) -> bool:
-        """Whether the database file exists; True for a server. Readers check it, so that they create no file."""
+        """Whether the database file exists; True for a server. Readers call this first: `open` creates the file."""
         file = self._file()
         return file is None or file.exists()
 
@@ -147,9 +133,10 @@ class History:
         await self._engine.dispose()
 
     async def lay_out(self) -> int:
-        """Rebuild the folded tables from the archive, in one transaction, if another version of orch made them.
-
-        Returns the number of sessions rebuilt. Raises HistoryError, BadEventError.
+        """Rebuild the tables in tables.FOLDED, in one transaction, if another version of orch made them: their version
+        is not tables.LAYOUT. Reads the archive (table `events`), which also has the lines that are still in Redis.
+        Returns the number of sessions rebuilt to their end. If an event of a session cannot be read, as after a
+        rollback, the session gets the rows of the events before this event. Raises HistoryError.
         """
         column, done = tables.layout.c, 0
         async with self._engine.begin() as connection:
@@ -163,14 +150,20 @@ class History:
                 await connection.run_sync(table.drop)
                 await connection.run_sync(table.create)
             for session_id, shard in shards.items():
-                changes = folded(session_id, shard, await _lines(connection, session_id, 1, 2**53))
+                changes, problem = folded_until_unreadable(
+                    session_id, shard, await _lines(connection, session_id, 1, 2**53)
+                )
+                if problem:
+                    logger.warning("the history of %s cannot be rebuilt to its end: %s", session_id, problem)
+                    last = select(func.max(tables.events.c.at_us)).where(tables.events.c.session_id == session_id)
+                    changes.sessions[session_id]["last_us"] = await connection.scalar(last) or 0
                 changes.events.clear()  # the archive keeps them
                 await self._write_changes(connection, changes)
-                done += 1
+                done += not problem
         return done
 
     async def positions(self, streams: Sequence[str]) -> dict[str, Position]:
-        """Stream → its position (checkpoint). A stream without a position gets one at its start."""
+        """Return stream → its position (checkpoint). If a stream has no row, inserts a row with the stream's start."""
         async with self._engine.begin() as connection:
             rows = [{"stream": one, "ms": 0, "seq": 0, "session_id": "", "version": 0} for one in sorted(streams)]
             if rows:
@@ -179,7 +172,7 @@ class History:
             return {row.stream: Position(row.stream, row.seq, row.ms, row.session_id, row.version) for row in found}
 
     async def load(self, session_ids: Iterable[str]) -> dict[str, SessionHistory]:
-        """Load the folds of these sessions from the tables: session → fold. Unknown sessions are left out."""
+        """Load the rows that the next events of these sessions may change. Leaves out sessions that have no rows."""
         wanted, turn, said = list(session_ids), tables.turns.c, tables.transcript.c
         async with self._engine.connect() as connection:
             found = [dict(row) for row in await _all(connection, tables.sessions, wanted)]
@@ -194,12 +187,12 @@ class History:
         }
 
     async def lines(self, session_id: str, first: int = 1, last: int = 2**53) -> list[bytes]:
-        """Archived lines of a session, from version `first` to `last` inclusive, in order."""
+        """Return a session's lines from the archive in SQL: versions `first` to `last` inclusive, in order."""
         async with self._engine.connect() as connection:
             return await _lines(connection, session_id, first, last)
 
     async def last_lines(self, session_ids: Sequence[str]) -> dict[str, bytes]:
-        """Session → the archived line of its last version; unknown sessions are left out."""
+        """Return session id → its last line in SQL (Redis may have later lines). Leaves out sessions unknown to SQL."""
         last, event_ = tables.sessions.c, tables.events.c
         query = select(event_.session_id, event_.line).where(
             event_.session_id == last.session_id,
@@ -215,28 +208,37 @@ class History:
             return [*(await connection.execute(query)).mappings()]
 
     async def archived(self) -> dict[str, int]:
-        """Session → the last version that the history in SQL holds, for all sessions."""
+        """Return session id → the last version that the history in SQL holds, for all sessions."""
         column = tables.events.c
         query = select(column.session_id, func.max(column.version)).group_by(column.session_id)
         async with self._engine.connect() as connection:
             return {row[0]: row[1] for row in await connection.execute(query.order_by(column.session_id))}
 
     async def ended_before(self, before_us: int) -> dict[str, int]:
-        """Session → last version, for sessions that ended before a time; the oldest first."""
+        """Return session id → last version, for sessions that ended before a time; the oldest first."""
         column = tables.sessions.c
         query = select(column.session_id, column.version).where(column.ended_us < before_us)
         async with self._engine.connect() as connection:
             return {row[0]: row[1] for row in await connection.execute(query.order_by(column.ended_us))}
 
+    async def silent_since(self, before_us: int) -> dict[str, int]:
+        """Return session id → last version, for sessions that have not ended and whose last event is from before a
+        time; the oldest first. Such a session is live, or Redis has lost it.
+        """
+        column = tables.sessions.c
+        query = select(column.session_id, column.version).where(column.ended_us.is_(None), column.last_us < before_us)
+        async with self._engine.connect() as connection:
+            return {row[0]: row[1] for row in await connection.execute(query.order_by(column.last_us))}
+
     async def counts(self) -> dict[str, int]:
-        """Table → number of rows."""
+        """Return table → number of rows, for sessions, turns, events and dead letters."""
         kept = (tables.sessions, tables.turns, tables.events, tables.unroutable)
         async with self._engine.connect() as connection:
             return {t.name: int(await connection.scalar(select(func.count()).select_from(t)) or 0) for t in kept}
 
     async def write(
         self,
-        moves: Sequence[Move],
+        moves: Sequence[PositionMove],
         changes: Changes,
         *,
         anew: Iterable[str] = (),
@@ -254,19 +256,26 @@ class History:
             await self._write_rows(connection, tables.unroutable, list(dead_letters), replaces=True)
 
     async def settle(self) -> None:
-        """Wait until all committed rows would survive a power failure. Raises HistoryError, TimeoutError."""
-        if self._file() is None:
-            return  # PostgreSQL flushes to disk on commit
-        checkpoint = text("PRAGMA wal_checkpoint(FULL)")
-        try:
-            async with self._engine.connect() as connection, asyncio.timeout(SETTLE_S):
-                while (await connection.execute(checkpoint)).one()[0]:  # noqa: ASYNC110 - 1: somebody reads
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
+        """Wait until all committed rows would survive a power failure. Raises HistoryError, or TimeoutError if another
+        program blocks this for SETTLE_S.
+        """
+        # PostgreSQL flushes to disk on commit
+        if self._file() is not None and not await is_checkpointed(self._engine, "FULL", SETTLE_S):
             raise TimeoutError(
                 f"{self._file()} cannot be brought to disk: another program, such as a database browser, has been "
                 f"reading it for {SETTLE_S:g} s; close it, or try again"
-            ) from None
+            )
+
+    async def overwrite(self) -> str:
+        """Empty SQLite's write-ahead log, so that deleted rows are in no file any more. Returns why the log was not
+        emptied; empty: it was emptied. Raises HistoryError.
+        """
+        if self._file() is None or await is_checkpointed(self._engine, "TRUNCATE", SETTLE_S):
+            return ""
+        return (
+            f"{self._file()}-wal may still hold deleted words: another program, such as a database browser, has been "
+            f"reading the history for {SETTLE_S:g} s; close it, and run the purge again"
+        )
 
     async def forget(self, session_ids: Sequence[str]) -> None:
         """Delete sessions from all tables, including the archive."""
@@ -275,7 +284,7 @@ class History:
                 await _forget(connection, session_id)
 
     async def dead_letters_before(self, before_ms: int) -> int:
-        """Number of dead letters older than this time (milliseconds since 1970)."""
+        """Return the number of dead letters older than this time (milliseconds since 1970)."""
         query = select(func.count()).select_from(tables.unroutable).where(tables.unroutable.c.ms < before_ms)
         async with self._engine.connect() as connection:
             return int(await connection.scalar(query) or 0)
@@ -284,10 +293,12 @@ class History:
         async with self._engine.begin() as connection:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
-    async def _move(self, connection: AsyncConnection, moves: Sequence[Move]) -> None:
-        """Update the streams' checkpoints. Comes first in a transaction: locks in a fixed order cannot deadlock."""
+    async def _move(self, connection: AsyncConnection, moves: Sequence[PositionMove]) -> None:
+        """Write the new positions before all other rows. So all processes lock rows in the same order, and no deadlock
+        occurs. Raises PositionMovedError if a position is not at the expected place.
+        """
         values = [self._moving.values(_moved(move)) for move in moves]
-        if values and self.url.get_backend_name() == "sqlite":  # its driver sums the row counts of executemany
+        if values and self.url.get_backend_name() == "sqlite":  # SQLite's driver sums the row counts of executemany
             changed = (await connection.exec_driver_sql(self._moving.sql, values)).rowcount
         else:
             changed = sum([(await connection.exec_driver_sql(self._moving.sql, one)).rowcount for one in values])
@@ -306,7 +317,7 @@ class History:
     async def _write_rows(
         self, connection: AsyncConnection, table: Table, rows: Sequence[Row], *, replaces: bool = False
     ) -> None:
-        """Insert or upsert rows through the driver: SQLAlchemy's work per row would take longer than all the rest."""
+        """Insert rows; if `replaces`, upsert by primary key. Uses the driver directly: SQLAlchemy takes too long."""
         if not rows:
             return
         if (statement := self._writing.get(table)) is None:
@@ -321,7 +332,7 @@ class History:
 
 
 class _Statement:
-    """A compiled SQL statement; `values` picks its parameters from a row."""
+    """A compiled SQL statement. `values` takes the parameters of the statement from a row."""
 
     def __init__(self, engine: AsyncEngine, statement: Insert | Update) -> None:
         compiled = statement.compile(dialect=engine.dialect)
@@ -330,7 +341,9 @@ class _Statement:
         self._pick = itemgetter(*compiled.positiontup)
 
     def values(self, row: Row) -> tuple[Any, ...]:
-        """Return the row's values in the statement's order, NUL replaced: PostgreSQL would refuse the whole write."""
+        """Return the values of a row in the order of the SQL statement's parameters. Replaces NUL characters in texts:
+        with a NUL, PostgreSQL would refuse the whole write.
+        """
         values: tuple[Any, ...] = self._pick(row)
         for value in values:
             if value.__class__ is str and "\0" in value:
@@ -338,37 +351,10 @@ class _Statement:
         return values
 
 
-def _moved(move: Move) -> Row:
+def _moved(move: PositionMove) -> Row:
     at, new = move.expected, move.new
     row = {"at_stream": new.stream, "at_ms": at.ms, "at_seq": at.seq}
     return row | {"ms": new.ms, "seq": new.seq, "session_id": new.session_id, "version": new.version}
-
-
-def _engine(url: URL) -> AsyncEngine:
-    try:
-        engine = create_async_engine(
-            url, pool_size=2, hide_parameters=True, pool_pre_ping=url.get_backend_name() == "postgresql"
-        )
-    except ModuleNotFoundError as error:
-        raise BadDatabaseError(
-            f"no driver for {url.drivername}: install it with `pip install orch-voice[postgres]`"
-        ) from error
-    except NoSuchModuleError as error:
-        raise BadDatabaseError(str(error)) from error
-    if url.get_backend_name() == "sqlite":
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    """Set up a new SQLite connection: WAL, so that readers never wait for the writer, and no flush on commit, which
-    would slow down the Redis on the same disk and the calls. A power failure may lose the last rows together with their
-    position; `settle` flushes them to disk.
-    """
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 async def _lines(connection: AsyncConnection, session_id: str, first: int, last: int) -> list[bytes]:

@@ -7,7 +7,9 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Tab
 from projections.timing import STAGES
 
 LAYOUT = 3
-"""Raise it with every change of a table in FOLDED: the service then rebuilds them from the archive."""
+"""Version of the tables. Increase it with every change of a table in FOLDED: the service then rebuilds the tables in
+FOLDED from the archive.
+"""
 
 metadata = MetaData()
 
@@ -30,7 +32,7 @@ events = Table(
     _column("turn", BigInteger),
     _column("line", Text),
 )
-"""The archive: every committed event in canonical form. May be the only copy after `orch archive`."""
+"""The archive: every committed event in canonical form. After `orch archive`, it may be the only copy."""
 
 sessions = Table(
     "sessions",
@@ -53,6 +55,7 @@ sessions = Table(
     Index("sessions_opened", "opened_us"),
     Index("sessions_ended", "ended_us"),
 )
+"""`quiet_us`, `finished_us`: an unfinished latency measurement, kept for the next events (projections/timing.py)."""
 
 turns = Table(
     "turns",
@@ -136,7 +139,9 @@ model_responses = Table(
     _column("took_us", BigInteger),
     Index("model_responses_at", "at_us"),
 )
-"""The responses themselves stand in the archive alone: they are long, and repeat the transcript."""
+"""Responses of agents' models, without their contents: only the archive has the contents, because they are long and
+repeat the transcript.
+"""
 
 unroutable = Table(
     "unroutable",
@@ -148,6 +153,7 @@ unroutable = Table(
     _column("line"),
     _column("context"),
 )
+"""Dead letters, with the reason of each."""
 
 positions = Table(
     "positions",
@@ -158,7 +164,7 @@ positions = Table(
     _column("session_id"),
     _column("version", BigInteger),
 )
-"""Checkpoint of each stream; for a feed, also the step of its last pointer."""
+"""Checkpoint of each stream. If the stream is a feed, also the step to which the last projected entry points."""
 
 layout = Table("layout", metadata, _key("name", String(20)), _column("version", Integer))
 

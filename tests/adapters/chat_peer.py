@@ -18,7 +18,7 @@ def answers_orders(messages: list[dict[str, Any]]) -> list[Says]:
     if last["role"] == "tool":
         return [f"Your order is {last['content']}. It arrives on Monday."]
     if "order" in str(last["content"]):
-        return ["One moment. ", ("order_status", {"order_id": "A17"})]
+        return ["One moment.", ("order_status", {"order_id": "A17"})]
     return ["Hello. How can I help?"]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from tests.adapters.vendor_peers import DeepgramPeer, ElevenLabsPeer
 
 pytest.importorskip("livekit.agents", reason="the dependency group `adapters` is not installed")
 
+from livekit.agents import stt
 from livekit.plugins import deepgram, elevenlabs, openai
 
-from orchestrator.adapters.livekit import LiveKitSpeechToText, LiveKitTextToSpeech
+from orchestrator.adapters.livekit import LiveKitSpeechToText, LiveKitTextToSpeech, _StreamRecognizer
 
 SECOND = bytes(32_000)
 
@@ -113,6 +115,90 @@ async def test_a_cancelled_utterance_has_no_result(serve: Serve, ear: Ear) -> No
         peer.text = "where are you"
         assert (await ear.says())[-1] == ("where are you", True)
         assert ear.heard.empty()
+
+
+async def test_a_final_that_comes_late_belongs_to_its_own_utterance(serve: Serve, ear: Ear) -> None:
+    """The user has gone on meanwhile: no word is lost at the end of the first utterance, or doubled in the second."""
+    peer = DeepgramPeer()
+    plugin = deepgram.STT(api_key="dg-key", base_url=f"{await base(serve, peer)}/v1/listen")
+    async with LiveKitSpeechToText(plugin, settle_ms=5_000) as port:
+        await opened(ear, port)
+        peer.may_finalize.clear()
+        ear.recognizer.start()
+        ear.recognizer.feed(2 * SECOND)
+        assert (await ear.heard.get()).text, "a partial: the plugin gives times"
+        ear.recognizer.finish()
+        ear.recognizer.start()
+        ear.recognizer.feed(SECOND)
+        peer.may_finalize.set()
+        assert (await ear.final())[-1] == ("when are you open", True)
+        peer.text = "on sunday"
+        ear.recognizer.finish()
+        assert [text for text, is_final in await ear.final() if is_final] == ["on sunday"]
+
+
+async def test_a_final_that_was_given_up_is_not_the_next_ones(serve: Serve, ear: Ear) -> None:
+    """It came after `settle_ms`: the words so far were the final, and the rest is dropped."""
+    peer = DeepgramPeer()
+    plugin = deepgram.STT(api_key="dg-key", base_url=f"{await base(serve, peer)}/v1/listen")
+    async with LiveKitSpeechToText(plugin, settle_ms=50) as port:
+        await opened(ear, port)
+        peer.may_finalize.clear()
+        assert (await ear.says(1))[-1] == ("when are", True)
+        ear.recognizer.start()
+        ear.recognizer.feed(SECOND)
+        peer.may_finalize.set()
+        peer.text = "on sunday"
+        ear.recognizer.finish()
+        assert (await ear.final())[-1] == ("on sunday", True)
+
+
+class Untimed:
+    """The stream of a plugin that gives no times. LiveKit adds how long the stream took to begin, also to 0."""
+
+    start_time_offset = 2e-7
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[stt.SpeechEvent] = asyncio.Queue()
+
+    def __aiter__(self) -> "Untimed":
+        return self
+
+    async def __anext__(self) -> stt.SpeechEvent:
+        return await self.events.get()
+
+    def push_frame(self, _: Any) -> None: ...
+    def flush(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize("end_s", [0.0, Untimed.start_time_offset])
+async def test_the_words_of_a_plugin_without_times_are_heard(ear: Ear, end_s: float) -> None:
+    """ElevenLabs', say, where a language is set: each utterance gets those that come while it is open or due."""
+    stream = Untimed()
+    port = LiveKitSpeechToText(SimpleNamespace(label="untimed"), settle_ms=5_000)
+    ear.recognizer = _StreamRecognizer(port, stream, 5.0, True, ear.heard.put_nowait, ear.errors.put_nowait)
+
+    def says(kind: stt.SpeechEventType, text: str) -> None:
+        stream.events.put_nowait(stt.SpeechEvent(kind, alternatives=[stt.SpeechData("en", text, end_time=end_s)]))
+
+    for words in ("book a table", "for two"):
+        ear.recognizer.start()
+        ear.recognizer.feed(SECOND)
+        says(stt.SpeechEventType.INTERIM_TRANSCRIPT, words[:4])
+        assert (await ear.heard.get()).text == words[:4].strip()
+        ear.recognizer.finish()
+        says(stt.SpeechEventType.FINAL_TRANSCRIPT, words)
+        assert await ear.final() == [(words, True)]
+
+
+async def test_a_text_without_words_is_not_asked_for(serve: Serve) -> None:
+    """Plugins take its silence for a failure."""
+    peer = ElevenLabsPeer()
+    plugin = elevenlabs.TTS(api_key="el-key", base_url=f"{await base(serve, peer)}/v1", encoding="pcm_22050")
+    async with LiveKitTextToSpeech(plugin) as port:
+        assert [chunk async for chunk in port.synthesize(Request("👍"))] == []
+    assert peer.texts == []
 
 
 @pytest.mark.parametrize("does", ["dies", "refuses"])

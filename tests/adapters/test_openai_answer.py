@@ -36,11 +36,38 @@ async def test_an_interruption_ends_the_request(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
+    "events",
+    [
+        ['{"choices": [{"delta": {"content": "Hello."}}]}', '{"choices": [{"delta": {}, "finish_reason": "stop"}]}'],
+        ['{"choices": [{"delta": {"content": "Hello."}, "finish_reason": "stop"}]}', '{"choices": [{}]}'],
+        [
+            '{"choices": [{"delta": {"content": [{"type": "thinking", "thinking": "hm"}]}}], "error": null}',
+            '{"choices": [{"delta": {"content": [{"type": "text", "text": "Hello."}]}}]}',
+            '{"choices": [{"delta": null, "finish_reason": null}]}',
+            "[DONE]",
+        ],
+    ],
+)
+async def test_servers_end_and_divide_their_answers_in_their_own_ways(serve: Serve, events: list[str]) -> None:
+    """Without [DONE], without a delta, with parts of which some are no words for the caller."""
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text="".join(f"data: {event}\n\n" for event in events), content_type="text/event-stream")
+
+    application = web.Application()
+    application.add_routes([web.post("/v1/chat/completions", handler)])
+    async with OpenAIAnswer(base_url=f"{await serve(application)}/v1") as port:
+        assert "".join([piece async for piece in port.stream(Request("hello"))]) == "Hello."
+
+
+@pytest.mark.parametrize(
     ("body", "problem"),
     [
         ('data: {"choices": [{"delta": {"content": "Hi"}}]}\n\n', "broke off: it has no \\[DONE\\]"),
         ('data: {"error": {"message": "overloaded"}}\n\n', "the model failed"),
-        ('data: {"choices": 5}\n\n', "has no choices\\[0\\].delta"),
+        ('data: {"choices": 5}\n\n', "has no choices"),
+        ('data: {"choices": [5]}\n\n', "has no choices"),
+        ('data: {"usage": 7}\n\n', "has no choices"),
         ("data: x\n\n", "the answer is not JSON"),
     ],
 )

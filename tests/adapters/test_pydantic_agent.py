@@ -1,17 +1,19 @@
 """A pydantic-ai agent as the answer port, against a local server with OpenAI's chat completions over HTTP and SSE."""
 
 import asyncio
+import re
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from events.journal import ToolCalled, ToolReturned
 from orchestrator import rerun
 from orchestrator.port_filling import users_ports
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.ports import Request
 from orchestrator.session.conversation import Line
-from tests.adapters.chat_peer import ChatPeer
+from tests.adapters.chat_peer import ChatPeer, Says
 from tests.adapters.conftest import Serve
 from tests.question import Asked
 
@@ -45,7 +47,7 @@ class Shop:
         self.begun.set()
         await self.may_return.wait()
         result = self.results.pop(0) if self.results else "on its way"
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             raise result
         return result
 
@@ -61,7 +63,9 @@ class Shop:
 
 
 async def test_the_text_streams_around_a_tool_call(serve: Serve) -> None:
-    """In tokens, what comes before the call included; the conversation is the history."""
+    """In tokens, what comes before the call included, and a blank between the two responses; the conversation is the
+    history.
+    """
     peer = ChatPeer()
     shop = Shop(await serve(peer.app()))
     lines = (Line("user", "hello"), Line("agent", "Hello. How"))
@@ -132,6 +136,58 @@ async def test_the_next_question_knows_of_a_tool_that_was_interrupted(serve: Ser
     await shop.answer(asked.request())
     assert peer.asked[-1]["messages"][3]["content"] == "on its way"
     assert shop.calls == ["A17"]
+    (earlier,) = peer.asked[-1]["messages"][2]["tool_calls"]
+    assert re.fullmatch("[a-zA-Z0-9]{9}", earlier["id"]), "the form that all model providers take"
+    assert peer.asked[-1]["messages"][3]["tool_call_id"] == earlier["id"]
+
+
+async def test_calls_that_a_model_gives_the_same_id_all_run(serve: Serve) -> None:
+    """Some servers number the calls of each response anew. Asked again, each call gets its own result."""
+
+    def books(messages: list[dict[str, Any]]) -> list[Says]:
+        calls: list[Says] = [("check", {"table": 7}), ("book", {"table": 7})]
+        made = sum(message["role"] == "tool" for message in messages)
+        return calls[made : made + 1] or [" ".join(one["content"] for one in messages if one["role"] == "tool")]
+
+    peer, ran = ChatPeer(books), list[str]()
+    shop, asked = Shop(await serve(peer.app())), Asked("book table 7")
+
+    @shop.agent.tool_plain
+    def check(table: int) -> str:
+        ran.append("check")
+        return f"{table} is free"
+
+    @shop.agent.tool_plain
+    def book(table: int) -> str:
+        ran.append("book")
+        return f"{table} is booked"
+
+    for _ in range(2):
+        assert "".join(await shop.answer(asked.request())) == "7 is free 7 is booked"
+        assert ran == ["check", "book"]
+        asked.crashes()
+
+
+async def test_a_tool_that_is_cancelled_from_within_fails_to_the_model(serve: Serve) -> None:
+    """Nobody cancelled the call: something that the tool awaited was cancelled by others."""
+    peer = ChatPeer()
+    shop, asked = Shop(await serve(peer.app())), Asked("where is my order")
+    shop.results = [asyncio.CancelledError()]
+    assert "Monday" in "".join(await shop.answer(asked.request()))
+    assert "TOOL_RETURNED" in asked.names()
+    assert peer.asked[-1]["messages"][-1]["content"].startswith("The call failed: ")
+
+
+async def test_a_run_that_is_cancelled_from_within_is_a_failure(serve: Serve) -> None:
+    """A turn that nobody cancelled must hear of it."""
+    shop = Shop(await serve(ChatPeer().app()))
+
+    @shop.agent.instructions
+    async def broken() -> str:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ServiceError, match="the agent failed"):
+        await shop.answer()
 
 
 async def test_a_result_of_several_parts_and_a_retry_are_recorded(serve: Serve) -> None:
@@ -158,6 +214,38 @@ async def test_a_tool_that_raises_fails_to_the_model(serve: Serve) -> None:
         assert "Monday" in "".join(await shop.answer(asked.request()))
         assert peer.asked[-1]["messages"][-1]["content"].startswith("The call failed: ")
         assert told in peer.asked[-1]["messages"][-1]["content"]
+
+
+async def test_arguments_that_are_no_json_are_told_to_the_model(serve: Serve) -> None:
+    """A model may write NaN, which no other reader of the record would understand; the tool is not called."""
+
+    def weighs(messages: list[dict[str, Any]]) -> list[Says]:
+        return ["It is too heavy."] if messages[-1]["role"] == "tool" else [("weigh", {"grams": float("nan")})]
+
+    peer, weighed = ChatPeer(weighs), list[float]()
+    shop, asked = Shop(await serve(peer.app())), Asked("how heavy is it")
+
+    @shop.agent.tool_plain
+    def weigh(grams: float) -> None:
+        weighed.append(grams)
+
+    assert "".join(await shop.answer(asked.request())) == "It is too heavy."
+    assert "the arguments of weigh cannot be written as JSON" in peer.asked[-1]["messages"][-1]["content"]
+    assert (weighed, asked.names()) == ([], ["MODEL_RESPONDED", "MODEL_RESPONDED"])
+
+
+@pytest.mark.parametrize("result", ["[1,2]", '{"table":7}', '"on its way"', "7"])
+async def test_the_result_of_a_functions_call_is_part_of_the_history(serve: Serve, result: str) -> None:
+    """Another provider answered before, or an agent of yesterday: its results are no objects of this port."""
+    peer = ChatPeer()
+    shop, asked = Shop(await serve(peer.app())), Asked("book a table")
+    command = asked.talk.outstanding("AnswerQuestion").command_id
+    asked.does("input", ToolCalled, arguments="{}", call_id="f/book/1", command_id=command, name="book")
+    runs = asked.talk.outstanding("RunTool").command_id
+    asked.does("input", ToolReturned, call_id="f/book/1", command_id=runs, result=result)
+    assert await shop.answer(Request("hello", conversation=asked.lines()))
+    told = next(message for message in peer.asked[0]["messages"] if message["role"] == "tool")
+    assert told["content"].strip('"') == result.strip('"')
 
 
 async def test_a_rerun_of_an_unchanged_agent_asks_nobody(serve: Serve) -> None:

@@ -14,13 +14,23 @@ MS_PER_CHARACTER = 60
 SPEECH_RATE_HZ = 22_050
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class DeepgramPeer:
-    """`GET /v1/listen`: hears two words of `text` a second, and the rest when it is told to finalize."""
+    """`GET /v1/listen`: hears two words of `text` a second, and the rest when it is told to finalize. Times count from
+    the beginning of the stream; what is told after the sound was sent lies within it.
+    """
 
     text: str = "when are you open"
     does: str = "fine"
     """fine; silent (no final after Finalize), dies (the connection breaks with the first sound), refuses (401)."""
+    may_finalize: asyncio.Event = field(default_factory=_set)
+    """Until it is set, a final waits."""
     opened: list[dict[str, str]] = field(default_factory=list)
     finalized_bytes: list[int] = field(default_factory=list)
 
@@ -33,7 +43,7 @@ class DeepgramPeer:
             raise web.HTTPUnauthorized
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        sent = heard_bytes = 0
+        sent = heard_bytes = before_bytes = 0
         async for message in socket:
             words = self.text.split()
             if message.type is WSMsgType.BINARY:
@@ -44,11 +54,13 @@ class DeepgramPeer:
                 heard_bytes += len(message.data)
                 if (known := min(len(words), heard_bytes // 16_000)) > sent:
                     sent = known
-                    await socket.send_json(_result(words[:sent], is_final=False))
+                    await socket.send_json(_result(words[:sent], before_bytes, heard_bytes, is_final=False))
             elif message.type is WSMsgType.TEXT and json.loads(message.data)["type"] == "Finalize":
                 self.finalized_bytes.append(heard_bytes)
                 if self.does == "fine":
-                    await socket.send_json(_result(words, is_final=True))
+                    await self.may_finalize.wait()
+                    await socket.send_json(_result(words, before_bytes, heard_bytes, is_final=True))
+                before_bytes += heard_bytes
                 sent = heard_bytes = 0
             elif message.type is WSMsgType.TEXT and json.loads(message.data)["type"] == "CloseStream":
                 break
@@ -56,15 +68,23 @@ class DeepgramPeer:
         return socket
 
 
-def _result(words: list[str], *, is_final: bool) -> dict[str, Any]:
+def _result(words: list[str], before_bytes: int, heard_bytes: int, *, is_final: bool) -> dict[str, Any]:
+    """What is understood of the `heard_bytes` of sound that came after `before_bytes`."""
+    begin_s, word_s = before_bytes / 32_000, min(0.5, heard_bytes / 32_000 / max(1, len(words)))
     timed = [
-        {"word": word, "punctuated_word": word, "start": at / 2, "end": at / 2 + 0.4, "confidence": 0.9}
+        {
+            "word": word,
+            "punctuated_word": word,
+            "start": begin_s + at * word_s,
+            "end": begin_s + (at + 1) * word_s,
+            "confidence": 0.9,
+        }
         for at, word in enumerate(words)
     ]
     return {
         "type": "Results",
         "channel_index": [0, 1],
-        "start": 0.0,
+        "start": begin_s,
         "duration": len(words) / 2,
         "is_final": is_final,
         "speech_final": is_final,

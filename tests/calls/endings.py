@@ -234,11 +234,11 @@ def kept() -> tuple[int, int]:
     return len([*Path("/proc/self/fd").iterdir()]), len(asyncio.all_tasks())
 
 
-async def settled(service: Orchestrator) -> tuple[int, int]:
-    """What is kept once all sessions have ended, and nothing changes any more."""
+async def settled(service: Orchestrator, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """What is kept once all sessions have ended, and no more is kept than before, or nothing changes any more."""
     found, since_s = kept(), time.monotonic()
     async with asyncio.timeout(2 * SOON_S):
-        while service.node.sessions or time.monotonic() - since_s < UNCHANGED_S:
+        while service.node.sessions or (_is_more(found, before) and time.monotonic() - since_s < UNCHANGED_S):
             await asyncio.sleep(AGAIN_S)
             if (now := kept()) != found:
                 found, since_s = now, time.monotonic()
@@ -253,11 +253,11 @@ async def measure(service: Orchestrator, name: str, calls: int) -> bool:
     """Whether all went well with so many calls that end in this way; prints the figures."""
     before = await settled(service)
     took_s = sorted([await end_ten(name, service.url) for _ in range(calls // LINES)])
-    after = await settled(service)
+    after = await settled(service, before)
     is_well = took_s[-1] <= FREE_S and not _is_more(after, before)
     if took_s[-1] <= FREE_S and not is_well:  # a pool of connections may have grown, once; a leak grows with each ten
         await end_ten(name, service.url)
-        is_well = not _is_more(await settled(service), after)
+        is_well = not _is_more(await settled(service, after), after)
     lines = f"ten lines were free again within {took_s[-1]:.2f} s (median {took_s[len(took_s) // 2]:.2f})"
     left = f"files {before[0]} → {after[0]}, tasks {before[1]} → {after[1]}"
     print(f"{'✓' if is_well else '✗'} {name}: {LINES * len(took_s)} calls; {lines}; {left}", flush=True)

@@ -205,6 +205,6 @@ class Caller:
             self._confirming = asyncio.create_task(self._confirm(message))
 
     async def _confirm(self, mark: dict[str, Any]) -> None:
-        """What the console page does: say so when the marked packet has come."""
+        """What the talk page does: say so when the marked packet has come."""
         await self.peer.reaches(mark["rtp"])
         await self.send(type="playback_done", playback_id=mark["playback_id"])

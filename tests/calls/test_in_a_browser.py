@@ -1,4 +1,4 @@
-"""The same calls in headless Chromium, with a fake microphone, through the console page."""
+"""The same calls in headless Chromium, with a fake microphone, through the talk page."""
 
 import asyncio
 import wave
@@ -48,7 +48,7 @@ def microphone_file(path: Path, *parts: bytes | float) -> Path:
     return path
 
 
-async def test_hello_in_the_console_page_is_answered_aloud(tmp_path: Path) -> None:
+async def test_hello_in_the_talk_page_is_answered_aloud(tmp_path: Path) -> None:
     """One click, one word: the agent is heard, and the live log has the shape of test case 1."""
     mic = microphone_file(tmp_path / "mic.wav", 2.0, speak("hello"), 30.0)
     async with Service(tmp_path / "data") as service, Chromium(mic_file=mic, raw_microphone=True) as page:
@@ -83,7 +83,7 @@ async def test_silence_costs_few_packets_in_either_direction(tmp_path: Path) -> 
         assert after["delay_ms"] < 100
 
 
-async def test_speaking_over_the_agent_in_the_console_page_interrupts_it(tmp_path: Path) -> None:
+async def test_speaking_over_the_agent_in_the_talk_page_interrupts_it(tmp_path: Path) -> None:
     """The user speaks during the answer: silence in the page, INTERRUPT, and the new words are handled."""
     mic = microphone_file(tmp_path / "mic.wav", 2.0, speak("what can you do"), 3.5, speak("when do you close"), 30.0)
     async with Service(tmp_path / "data") as service, Chromium(mic_file=mic, raw_microphone=True) as page:

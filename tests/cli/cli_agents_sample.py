@@ -46,6 +46,25 @@ def make_service() -> Orchestrator:
 
 service = make_service()
 """,
+    "hanging_agent": """
+import asyncio
+import sys
+
+
+class Hanging:
+    async def answer(self, text: str) -> str:
+        return text
+
+    async def __aenter__(self):
+        print("opening", file=sys.stderr, flush=True)
+        await asyncio.Event().wait()
+
+    async def __aexit__(self, *_):
+        pass
+
+
+agent = Hanging()
+""",
     "wrong_syntax": "x = 1\ndef\n",
     "wrong_import": "import no_such_library\n",
     "wrong_name": "\n\nagent = ansewr\n",

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from cli.agents import load, service_of
 from cli.terminal import UsageError
 from orchestrator import Orchestrator, Settings
 from orchestrator.gateway.access.credentials import PROTOCOL
-from tests.cli.service import ORCH, Serve, environment
+from tests.cli.service import ORCH, Serve, environment, orch_process
 
 
 @pytest.fixture
@@ -40,6 +41,40 @@ async def test_a_function_an_object_a_factory_or_a_service_is_an_agent(project: 
     service = await service_of(load(f"fine_agent:{name}"), name, Settings(port=0))
     assert isinstance(service, Orchestrator)
     assert (service.settings.port, service.settings.max_sessions) == (0, 3 if name.endswith("service") else 20)
+
+
+@pytest.mark.parametrize(("host", "is_shown"), [("0.0.0.0", False), ("127.0.0.1", True)])
+def test_the_words_of_callers_are_masked_where_others_can_reach_a_service_of_ones_own(
+    project: Path, host: str, *, is_shown: bool
+) -> None:
+    """The command line opens a service whose program was made for this machine."""
+    env = environment(project, ORCH_AUTH="none")
+    served = Serve(env, 0, "--host", host, "fine_agent:service", cwd=project)
+    try:
+        url = served.url.replace("0.0.0.0", "127.0.0.1")
+        chat = orch_process("chat", "--url", url, env=env, stdin="my knee hurts\n")
+        assert "You said: my knee hurts" in chat.stdout
+    finally:
+        served.stop()
+    assert ("knee" in served.stdout + served.stderr) == is_shown
+    assert "THINKING" in served.stdout
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_service_whose_port_never_opens_can_be_stopped(project: Path, by: signal.Signals) -> None:
+    """Such as an agent that waits for a tool server."""
+    process = subprocess.Popen(
+        [*ORCH, "serve", "--port", "0", "hanging_agent:agent"],
+        cwd=project,
+        env=environment(project),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert any("opening" in line for line in process.stderr)
+    process.send_signal(by)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "stopped before it was ready\n")
 
 
 def test_the_name_agent_can_be_left_out(project: Path) -> None:

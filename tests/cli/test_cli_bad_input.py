@@ -67,13 +67,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "JSON that is no event": (_bytes(b'{"format":"orch.recording"}\n[1]\n'), "line 2|line 1"),
 }
 FINE = {
-    "empty": ["replay --insert"],
-    "blank": ["replay --insert"],
-    "cut off": ["replay --until", "replay --insert"],
+    "cut off": ["replay --until", "replay --insert", "verify"],
     "bytes that are no text": ["export", "verify", "replay --until"],
     "JSON that is no event": ["export", "verify"],
 }
-"""What is not wrong: no further event, a place before the damage, a copy; `verify` lists damage on standard output."""
+"""What is not wrong: a place before the damage, a copy; `verify` lists damage on standard output."""
 READ: dict[str, Callable[[Path], object]] = {
     "a byte order mark": _bytes(b"\xef\xbb\xbf" + SOUND),
     "line ends of Windows": _bytes(SOUND.replace(b"\n", b"\r\n")),
@@ -111,7 +109,8 @@ def test_what_is_no_recording_is_refused_by_every_command(tmp_path: Path, kind: 
             continue
         done = orch(*filled, env=env)
         is_expanded = kind == "a folder" and "FILE" in arguments[1:] and command.split()[0] in ("replay", "verify")
-        code = USAGE if is_expanded and command != "replay --insert" else UNUSABLE
+        is_useless = command == "replay --insert" and kind in ("empty", "blank")
+        code = USAGE if is_useless or (is_expanded and command != "replay --insert") else UNUSABLE
         if command == "replay --json" and code == UNUSABLE:
             assert (done.exit_code, '"outcome": "unreadable"' in done.stdout, done.stderr) == (code, True, "")
             continue
@@ -191,6 +190,21 @@ def test_an_encoding_that_lacks_a_character_costs_no_output(tmp_path: Path, enco
     assert steady.sub("", again) == steady.sub("", plain.stdout.decode())
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["why", "fixtures/normal_flow.jsonl", "PlayFiller[0]"],
+        ["why", "fixtures/normal_flow.jsonl", "Speak[0]"],
+        ["replay", "fixtures/normal_flow.jsonl", "--until", "Speak[00]"],
+        ["fork", "fixtures/normal_flow.jsonl", "--at", "Speak[0]", "--reason", "a test"],
+    ],
+)
+def test_a_place_with_the_index_0_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+    """Whether or not the recording has such an event."""
+    said(orch(*arguments, env=environment(tmp_path)), USAGE, r"\[00?\]'.*indices begin with 1")
+
+
 CLOSED = [
     ["show", "fixtures/normal_flow.jsonl"],
     ["replay", "fixtures/normal_flow.jsonl"],
@@ -231,6 +245,16 @@ def test_an_output_that_takes_no_more_is_said_or_left(tmp_path: Path, command: l
     done = subprocess.run([*ORCH, *command], env=env, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (READER_GONE, b"")
+
+
+@pytest.mark.usefixtures("here")
+def test_an_output_that_is_written_in_part_is_an_error(tmp_path: Path) -> None:
+    """A disk with room for the first 8 KiB: no recording without its end passes for a whole one."""
+    env, file = environment(tmp_path, PYTHONUNBUFFERED="1"), tmp_path / "output"
+    shell = ["bash", "-c", f'ulimit -f 8; "$@" > {file}', "-", *ORCH, "export", "fixtures/real_call.jsonl"]
+    done = subprocess.run(shell, env=env, capture_output=True, timeout=60, check=False)
+    assert (file.stat().st_size, done.returncode) == (8 * 1024, UNUSABLE)
+    assert done.stderr.decode() == "✗ standard output cannot be written: File too large\n"
 
 
 REDIS_COMMANDS = [

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.gateway.messages import Ack, Ended, PhaseChanged, Reply, SessionReady, TextInput
+from orchestrator.gateway.messages import (
+    AckMessage,
+    EndedMessage,
+    PhaseMessage,
+    ReplyMessage,
+    SessionMessage,
+    TextMessage,
+)
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
 from tests.cli.service import Serve, environment, orch_process
 from tests.cli.test_cli_service import Chat
-from tests.gateway.console_server import console_server
+from tests.gateway.talk_page_server import page_server
 
 SESSION = "auto_session_12345"
-READY = SessionReady(session_id=SESSION, resume_token="token-1")
-LISTENING = PhaseChanged(phase="LISTENING", reason="client_connected")
+READY = SessionMessage(session_id=SESSION, resume_token="token-1")
+LISTENING = PhaseMessage(phase="LISTENING", reason="client_connected")
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ async def test_a_conversation_goes_on_at_another_service_when_its_own_is_stopped
 
 async def test_a_line_that_the_old_service_did_not_read_is_sent_again(tmp_path: Path, ends: ExitStack) -> None:
     """It was typed between the server's close and the terminal's reading of it; what is in the log is not repeated."""
-    async with console_server() as server:
+    async with page_server() as server:
         starting = asyncio.create_task(asyncio.to_thread(Chat, server.url, environment(tmp_path)))
         first = await server.connection()
         await first.send(READY, LISTENING)
@@ -64,14 +71,16 @@ async def test_a_line_that_the_old_service_did_not_read_is_sent_again(tmp_path: 
         chat.keyboard.write("hello\n")
         chat.keyboard.flush()
         line = await first.receive()
-        assert isinstance(line, TextInput)
+        assert isinstance(line, TextMessage)
         await first.close(1013, "the service is stopping")
         second = await server.connection()
         await second.send(READY, LISTENING)
         assert await second.receive() == line
-        await second.send(Ack(message_id=str(line.message_id)), Reply(playback_id="answer-1", text="Hi!", turn=1))
+        await second.send(
+            AckMessage(message_id=str(line.message_id)), ReplyMessage(playback_id="answer-1", text="Hi!", turn=1)
+        )
         await second.close(1013, "the service is stopping")
         third = await server.connection()
-        await third.send(READY, LISTENING, Ended(reason="goodbye"))
+        await third.send(READY, LISTENING, EndedMessage(reason="goodbye"))
         code, words = await asyncio.to_thread(chat.ended)
         assert (code, third.unread()) == (0, 0), words

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from events.codec import DERIVED, INPUTS, encode
+from events.codec import DERIVED, INPUTS, decode, encode
+from events.envelope import Input
 from events.inputs import SttFinal
-from events.recording import parse
+from events.recording import Header, dump, parse, sealed
 from orchestrator.replay.redact import redacted
 from orchestrator.replay.replay import replay
 from projections.golden_log import golden
@@ -52,6 +53,40 @@ def test_damage_is_found_and_placed(what: str, tmp_path: Path, env: dict[str, st
     assert done.exit_code == 2
     assert "the checksum is " in done.stdout
     assert re.sub(r"\S*/call\.jsonl|[0-9a-f]{16}", "…", done.stdout) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("cut", "end"),
+    [(b'{"type":"STT_', "the file ends in the middle of a line"), (b"", "the last line has no line end")],
+)
+def test_all_places_of_a_damaged_file_are_named_together(
+    cut: bytes, end: str, tmp_path: Path, env: dict[str, str]
+) -> None:
+    """A line that is no event, an empty line, and the end of the file."""
+    lines = (ROOT / BARGE_IN).read_bytes().splitlines()
+    lines[8], lines[20] = b"{", b""
+    file = tmp_path / "call.jsonl"
+    file.write_bytes(b"\n".join([*lines, cut] if cut else lines))
+    done = orch("verify", str(file), env=env)
+    assert (done.exit_code, done.stderr) == (2, "")
+    places = re.findall(r"line (\d+): (?:ORCH1006 )?(.*?)(?:;|$)", done.stdout, re.MULTILINE)
+    assert [number for number, _ in places] == ["9", "21", str(len(lines) + bool(cut))]
+    assert [places[1][1], places[2][1]] == ["empty line", end]
+
+
+@pytest.mark.parametrize(("version", "is_newer"), [("0.10.0", True), ("1", True), ("0.1.9", False), ("", False)])
+@pytest.mark.parametrize("command", ["replay", "verify", "show"])
+def test_a_file_of_a_newer_orch_is_named_as_such(
+    command: str, version: str, is_newer: bool, tmp_path: Path, env: dict[str, str]
+) -> None:
+    """Where it has an event that this version does not know."""
+    file = tmp_path / "call.jsonl"
+    event = b'{"type":"WISH_GRANTED"}'
+    file.write_bytes(dump(Header(reducer_version=version), [*(ROOT / BARGE_IN).read_bytes().splitlines()[1:], event]))
+    done = orch(command, str(file), env=env)
+    assert done.exit_code == 2
+    assert "unknown event type 'WISH_GRANTED'" in done.output
+    assert (f"; a newer orch, with reducer {version}, wrote it\n" in done.output) == is_newer
 
 
 @pytest.mark.parametrize("how", ["default", "hash"])
@@ -107,6 +142,37 @@ def test_two_recordings_are_compared(env: dict[str, str], snapshot) -> None:
     assert orch("diff", BARGE_IN, BARGE_IN, env=env).exit_code == 0
 
 
+def test_two_calls_that_differ_in_times_alone_are_no_difference(tmp_path: Path, env: dict[str, str]) -> None:
+    """The lines are marked, for the reader."""
+    file = tmp_path / "slower.jsonl"
+    file.write_bytes((ROOT / BARGE_IN).read_bytes().replace(b'"elapsed_us":300000', b'"elapsed_us":301000'))
+    done = orch("diff", BARGE_IN, str(file), env=env)
+    assert "Processing complete in 301ms" in done.stdout
+    assert done.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("recording", "old", "new", "shown"),
+    [
+        ("failures/barge_in_over_the_filler.jsonl", "One moment.", "Two minutes.", "[-One moment.-] {+Two minutes.+}"),
+        ("normal_flow.jsonl", "How can I help?", "What now?", "    Hi! [-How can I help?-] {+What now?+}"),
+        ("failures/tool_in_an_answer.jsonl", r"{\"order\":1", r"{\"order\":2", '→ [-{"order":1}-] {+{"order":2}+} '),
+    ],
+)
+def test_other_words_and_tool_calls_of_the_agent_are_a_difference(
+    recording: str, old: str, new: str, shown: str, tmp_path: Path, env: dict[str, str]
+) -> None:
+    """Below the golden logs, which do not show them."""
+    file = tmp_path / "other.jsonl"
+    text = (ROOT / "fixtures" / recording).read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    done = orch("diff", f"fixtures/{recording}", str(file), env=env)
+    assert " equal lines" in done.stdout
+    assert shown in done.stdout
+    assert done.exit_code == 1
+
+
 def test_a_fork_is_the_beginning_under_another_name(tmp_path: Path, env: dict[str, str], snapshot) -> None:
     """It replays, says where it is from, and nothing is written unless asked for."""
     arguments = ["fork", BARGE_IN, "--at", "BARGE_IN", "--reason", "to go on otherwise"]
@@ -131,6 +197,29 @@ def test_a_fork_ends_where_a_replay_would_stop(at: str, tmp_path: Path, env: dic
     assert last.version == stopped["auto_session_12345"]["version"]
 
 
+@pytest.mark.parametrize("old", ["s", "1", "Speak", "fixture"])
+def test_a_fork_of_a_session_whose_id_occurs_in_other_ids(old: str, tmp_path: Path, env: dict[str, str]) -> None:
+    """The name of a command, a number: only the session's own part of an id is replaced, so no result gets stale."""
+    file, fork = tmp_path / "call.jsonl", tmp_path / "fork.jsonl"
+    file.write_bytes((ROOT / BARGE_IN).read_bytes().replace(b"auto_session_12345", old.encode()))
+    log = golden(parse(file.read_bytes(), "call").events())
+    last = str(len(file.read_bytes().splitlines()) - 1)
+    arguments = ["fork", str(file), "--at", last, "--reason", "a test", "--session", "new", "-o", str(fork)]
+    assert orch(*arguments, env=env).exit_code == 0
+    forked = golden(parse(fork.read_bytes(), "fork").events())
+    assert forked == [line.replace(f"[{old}]", "[new]") for line in log]
+
+
+def test_a_place_names_the_session_that_is_forked(env: dict[str, str]) -> None:
+    """Of a recording of several; without a name it is the first."""
+    arguments = ["fork", "fixtures/session_isolation.jsonl", "--reason", "a test", "--at"]
+    for at, session in (("10", "auto_session_A"), ("auto_session_B:10", "auto_session_B")):
+        assert orch(*arguments, at, env=env).stderr.startswith(f"{session}_fork: the first ")
+    done = orch(*arguments, "auto_session_C:10", env=env)
+    assert done.exit_code == 3
+    assert "holds no event of auto_session_C" in done.stderr
+
+
 def test_a_fork_at_a_place_that_is_not_there_is_refused(env: dict[str, str]) -> None:
     """With the place where the conversation ends."""
     done = orch("fork", BARGE_IN, "--at", "STT_FINAL[9]", "--reason", "a test", env=env)
@@ -148,6 +237,23 @@ def test_an_import_says_where_the_test_is(
     again = orch("import", source, "--as-fixture", "cut_short", env=env)
     assert again.exit_code == 3
     assert again.stderr == snapshot
+
+
+@pytest.mark.parametrize(
+    ("source", "options"), [("fixtures/released/0.1.0/call.jsonl", ["--rehash"]), (BARGE_IN, []), ("inputs", [])]
+)
+def test_an_imported_export_is_sound(source: str, options: list[str], tmp_path: Path, env: dict[str, str]) -> None:
+    """Its checksum is the one of the lines that the import writes: rehashed ones, or with the derived events added."""
+    old, folder = tmp_path / "old.jsonl", tmp_path / "tests"
+    if source == "inputs":
+        said = (line for line in (ROOT / BARGE_IN).read_bytes().splitlines()[1:] if isinstance(decode(line), Input))
+        old.write_bytes(sealed(Header(derived=False), said))
+    else:
+        assert orch("export", source, "-o", str(old), env=env).exit_code == 0
+    done = orch("import", str(old), "--as-fixture", "new", "--folder", str(folder), *options, env=env)
+    assert done.exit_code == 0, done.stderr
+    done = orch("verify", str(folder / "new.jsonl"), env=env)
+    assert (done.exit_code, done.stdout[0]) == (0, "✓"), done.stdout
 
 
 def test_the_catalogue_names_every_event(env: dict[str, str], snapshot) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -62,6 +63,17 @@ def test_an_equal_recording_gives_one_line_and_exit_code_0(
     assert done.stderr == ""
 
 
+def test_the_next_command_is_quoted_for_the_shell(folder: Path, recording: bytes, nowhere: dict[str, str]) -> None:
+    """Whoever pastes it runs nothing of a stranger's file name or session id."""
+    file, session = "$(reboot); x.jsonl", "s; $(reboot) `x`"
+    (folder / file).write_bytes(changed(recording).replace(b"auto_session_12345", session.encode()))
+    done = orch("replay", file, env=nowhere)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("  next"))
+    _, command, name, program, source, option, place, *_ = shlex.split(f"- {line}")
+    assert (command, name, program, source, option) == ("next", "orch", "replay", file, "--until")
+    assert place.startswith(f"{session}:")
+
+
 def test_quiet_says_nothing_of_what_is_right(folder: Path, recording: bytes, nowhere: dict[str, str]) -> None:
     """Only the exit code; what diverged is reported all the same."""
     (folder / "call.jsonl").write_bytes(recording)
@@ -80,6 +92,16 @@ def test_a_divergence_is_reported_with_all_there_is_to_know(
     done = orch_process("replay", "call.jsonl", env=nowhere)
     assert done.returncode == 1
     assert steady(done.stdout) == snapshot
+
+
+def test_where_the_recording_has_more_events_the_state_is_that_after_the_step(
+    folder: Path, recording: bytes, nowhere: dict[str, str]
+) -> None:
+    """The step is folded by then."""
+    *lines, last = recording.splitlines(keepends=True)
+    (folder / "call.jsonl").write_bytes(b"".join([*lines, last, re.sub(rb'"version":\d+', b'"version":999', last)]))
+    done = orch("replay", "call.jsonl", env=nowhere)
+    assert "  state after  ENDED" in done.stdout
 
 
 def test_keep_going_reports_every_divergence(folder: Path, recording: bytes, nowhere: dict[str, str], snapshot) -> None:

@@ -16,6 +16,7 @@ from tests.rerun.calls import record
 
 AGENTS = """
 import asyncio
+from pathlib import Path
 
 from orchestrator import Orchestrator, Settings
 from tests.rerun.calls import agent
@@ -36,6 +37,10 @@ async def breaks(text: str) -> str:
 
 def make():
     return Orchestrator(Settings(port=0), answer=agent)
+
+
+def make_with_policy():
+    return Orchestrator(Settings(port=0, policy_file=Path("policy.yaml")), answer=agent)
 
 
 def no_answer():
@@ -92,6 +97,19 @@ def test_the_command_as_it_is_called(project: Path) -> None:
 def test_an_agent_in_a_service_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     orch_rerun("calls", agent="rerun_agent:make", quiet=True)
     assert capsys.readouterr().out == "0 of 3 conversations differ\n"
+
+
+def test_the_recorded_policy_is_in_force_unless_another_is_given(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for `rerun()` in a test; a policy of the settings that is not in force is named."""
+    (project / "policy.yaml").write_text("interruption: {min_words: 5}\n")
+    orch_rerun("calls", agent="rerun_agent:make_with_policy")
+    assert capsys.readouterr().err == (
+        "each recording keeps its own policy; policy.yaml, the policy of the settings, is in force with --policy\n"
+    )
+    orch_rerun("calls", agent="rerun_agent:make_with_policy", policy="policy.yaml", code=1)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_slow_agent(capsys: pytest.CaptureFixture[str]) -> None:

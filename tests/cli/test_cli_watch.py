@@ -31,6 +31,14 @@ def test_a_replay_stops_where_it_is_told_to(until: str, version: int, env: dict[
     assert done.stderr.startswith(f"stopped at {until}\n")
 
 
+@pytest.mark.parametrize("until", ["999", "nobody:3", "900s", "Speak[9]", "SESSION_RESUMED"])
+def test_a_place_that_is_not_there_is_named(until: str, env: dict[str, str]) -> None:
+    """As by `orch why`: exit code 3, and no state that somebody would take for that of the place."""
+    done = orch("replay", "call.jsonl", "--until", until, "--dump-state", env=env)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr == f"✗ nothing in this log is at {until}; it ends at version 131\n"
+
+
 def test_the_state_is_dumped_whole(env: dict[str, str], snapshot) -> None:
     """Every field but the policy, what is outstanding by its id, and the hash."""
     assert orch("replay", "call.jsonl", "--until", "USER_INTERRUPTED", "--dump-state", env=env).stdout == snapshot
@@ -46,6 +54,20 @@ def test_where_it_diverges_both_states_are_dumped(tmp_path: Path, env: dict[str,
     assert done.exit_code == 1
     states = json.loads(done.stdout)["auto_session_12345"]
     assert (states["phase"], states["replayed"]["phase"]) == ("LISTENING", "SPEAKING")
+
+
+def test_the_place_of_a_divergence_at_the_end_is_there(tmp_path: Path, env: dict[str, str]) -> None:
+    """`orch replay` names it, and the command to see it: of an event too many, and of events that are missing."""
+    file = tmp_path / "call.jsonl"
+    header, *lines = file.read_text().splitlines()
+    surplus = lines[-1].replace('"version":131', '"version":132').replace(":131", ":132")
+    for changed in ([*lines, surplus], lines[:-1]):
+        file.write_text("\n".join([header, *changed]) + "\n")
+        said = orch("replay", "call.jsonl", env=env)
+        (command,) = re.findall(r"orch (replay call\.jsonl --until \S+ --dump-state)", said.stdout + said.stderr)
+        done = orch(*command.split(), env=env)
+        assert done.exit_code == 1, done.stderr
+        assert json.loads(done.stdout)
 
 
 def test_a_person_walks_through_it(env: dict[str, str], snapshot) -> None:

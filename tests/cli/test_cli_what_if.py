@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.cli.service import ROOT, environment, orch
+from tests.cli.service import ROOT, environment, orch, orch_process
 
 BARGE_IN = "fixtures/barge_in.jsonl"
 
@@ -45,6 +46,22 @@ def test_a_policy_file_and_inserted_inputs(tmp_path: Path, env: dict[str, str], 
     assert done.stdout == snapshot
 
 
+@pytest.mark.parametrize("form", [[], ["--json"], ["--jsonl"]])
+def test_an_unreadable_recording_of_a_folder_does_not_end_the_report(
+    form: list[str], tmp_path: Path, env: dict[str, str]
+) -> None:
+    """It is named, the others are reported, and the exit code is 2."""
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    for name in ("a", "c"):
+        shutil.copy(ROOT / BARGE_IN, folder / f"{name}.jsonl")
+    (folder / "b.jsonl").write_text("no recording\n")
+    done = orch("replay", str(folder), "--set", "interruption.min_words=5", *form, env=env)
+    assert done.exit_code == 2
+    assert re.fullmatch(r"✗ \S*b\.jsonl, line 1: not the header of a recording: .*\n", done.stderr)
+    assert len(re.findall(r'"source": "\S*/[ac]\.jsonl"|of 2 conversations', done.stdout)) == (2 if form else 1)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -62,6 +79,58 @@ def test_a_change_that_cannot_be_made_is_named(wrong: list[str], env: dict[str, 
     done = orch("replay", BARGE_IN, *wrong, env=env)
     assert done.exit_code == 3
     assert done.stderr == snapshot
+
+
+@pytest.mark.parametrize(
+    ("events", "says"),
+    [
+        ("", "the file is empty; write one event a line"),
+        ('{"type":"BARGE_IN","session_id":"nobody","at_us":4700000}\n', "session nobody is not in the recordings"),
+        ('{"type":"BARGE_IN","at_us":7}\n', "at_us 7 is before session auto_session_8890377077 opens, at 17953610"),
+    ],
+)
+def test_events_that_cannot_be_inserted_are_named(events: str, says: str, tmp_path: Path, env: dict[str, str]) -> None:
+    """Exit code 3; before, they were left out in silence, or moved the opening of the session."""
+    file = tmp_path / "more.jsonl"
+    file.write_text(events)
+    done = orch("replay", "fixtures/real_barge_in.jsonl", "--insert", str(file), env=env)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert says in done.stderr
+
+
+def test_events_for_a_session_that_is_nowhere_end_it_before_anything_is_printed(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    """Also beside a recording that cannot be read: a table of what does not change would mislead."""
+    file, damaged = tmp_path / "more.jsonl", tmp_path / "b.jsonl"
+    file.write_text('{"type":"BARGE_IN","session_id":"nobody","at_us":4700000}\n')
+    damaged.write_text("{")
+    for form in ([], ["--jsonl"]):
+        done = orch("replay", BARGE_IN, str(damaged), "--insert", str(file), *form, env=env)
+        assert (done.exit_code, done.stdout) == (3, "")
+        assert "session nobody is not in the recordings, of which 1 cannot be read" in done.stderr
+
+
+def test_events_are_inserted_into_standard_input(tmp_path: Path, env: dict[str, str]) -> None:
+    """Which can be read once."""
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"type":"SESSION_CLOSE_REQUESTED","at_us":2000000}\n')
+    text = (ROOT / BARGE_IN).read_text()
+    done = orch_process("replay", "-", "--insert", str(file), "--json", env=env, stdin=text)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["recordings"]
+    assert one["old"] != one["new"]
+
+
+def test_events_of_one_of_several_sessions_can_be_inserted(tmp_path: Path, env: dict[str, str]) -> None:
+    """Over a folder, each event needs its session in one of the recordings."""
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"type":"SESSION_CLOSE_REQUESTED","session_id":"auto_session_B","at_us":2000000}\n')
+    arguments = ["--insert", str(file), "--jsonl"]
+    done = orch("replay", BARGE_IN, "fixtures/session_isolation.jsonl", *arguments, env=env)
+    assert done.exit_code == 0
+    old, new = (json.loads(line) for line in done.stdout.splitlines())
+    assert (old["old"] == old["new"], new["old"] == new["new"]) == (True, False)
 
 
 @pytest.mark.parametrize("place", ["38", "auto_session_12345:81", "75", "33"])

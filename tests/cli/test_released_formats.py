@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.replay.fold_on import RULES_SINCE
 from orchestrator.session.state import STATE_SCHEMA
 from tests.cli.service import Serve, environment, orch
 
@@ -33,12 +34,14 @@ def test_a_recording_replays_as_it_is(version: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_recording_is_upgraded_by_one_command(version: str, tmp_path: Path) -> None:
-    """It is then under today's state schema, with the whole of today's policy, and as green as before."""
+    """It is then under the last state schema that decides as its session did, with the whole of today's policy, and as
+    green as before.
+    """
     call, env = RELEASED / version / "call.jsonl", environment(tmp_path)
     done = orch("import", str(call), "--as-fixture", "call", "--folder", str(tmp_path), "--rehash", env=env)
     assert done.exit_code == 0, done.stderr
     opened = json.loads((tmp_path / "call.jsonl").read_bytes().splitlines()[1])
-    assert opened["state_schema"] == STATE_SCHEMA
+    assert opened["state_schema"] == RULES_SINCE - 1
     done = orch("replay", str(tmp_path / "call.jsonl"), env=env)
     assert (done.exit_code, done.stdout[0]) == (0, "✓"), done.stdout
 

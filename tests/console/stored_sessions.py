@@ -14,7 +14,7 @@ from orchestrator.runtime.redis.connection import connect
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
 from orchestrator.runtime.redis.keys import Keys
 from projections.history.fold import folded
-from projections.history.store import History, Move
+from projections.history.store import History, PositionMove
 from tests.console.conftest import FIXTURES
 
 KEYS = Keys()
@@ -25,7 +25,7 @@ def log_named(session_id: str, file: str = "barge_in.jsonl", after_us: int = 0) 
     found = []
     for event in events_of(parse((FIXTURES / file).read_bytes(), file)):
         ids = {"event_id": event.event_id + session_id, "cause": event.cause and event.cause + session_id}
-        found.append(event.but(session_id=session_id, at_us=event.at_us + after_us, **ids))
+        found.append(event.replace(session_id=session_id, at_us=event.at_us + after_us, **ids))
     return found
 
 
@@ -49,4 +49,4 @@ async def archive(history: History, log: Sequence[Event]) -> None:
     session_id = log[0].session_id
     at = (await history.positions(["test"]))["test"]
     changes = folded(session_id, KEYS.shard_of(session_id), map(encode, log))
-    await history.write([Move(at, at)], changes)
+    await history.write([PositionMove(at, at)], changes)

@@ -13,7 +13,7 @@ import pytest
 from jwt import PyJWK
 from yarl import URL
 
-from orchestrator.console.access import Door
+from orchestrator.console.access import ConsoleGuard
 from orchestrator.console.library import Folder
 from orchestrator.console.server import Console
 from orchestrator.console.stored import Stored
@@ -54,14 +54,14 @@ def shown(may: tuple[str, ...], subject: str = "olga") -> dict[str, str]:
     return {"Authorization": f"Bearer {token(may, subject)}"}
 
 
-def door() -> Door:
-    return Door(by_tokens(Tokens(FixedKeys({str(KEY.key_id): KEY}), issuer=ISSUER, audience="orch")), b"s" * 32)
+def guard() -> ConsoleGuard:
+    return ConsoleGuard(by_tokens(Tokens(FixedKeys({str(KEY.key_id): KEY}), issuer=ISSUER, audience="orch")), b"s" * 32)
 
 
 @pytest.fixture
 async def console() -> AsyncIterator[str]:
     """The console of the fixtures, with keys."""
-    async with served(Console(Folder(FIXTURES), door()).app()) as url:
+    async with served(Console(Folder(FIXTURES), guard()).app()) as url:
         yield url
 
 
@@ -130,7 +130,7 @@ async def test_a_reader_without_words_follows_without_words(tmp_path: Path) -> N
     log = log_named("live", "failures/tool_in_an_answer.jsonl")
     async with redis_in(tmp_path) as redis:
         await commit(redis, log, is_live=True)
-        async with served(Console(Stored(redis, KEYS, None), door()).app()) as url:
+        async with served(Console(Stored(redis, KEYS, None), guard()).app()) as url:
 
             async def received(may: tuple[str, ...]) -> str:
                 found = ""
@@ -149,7 +149,7 @@ async def test_a_reader_without_words_follows_without_words(tmp_path: Path) -> N
 
 async def test_what_is_wrong_with_a_recording_quotes_no_words(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"format":"orch.recording"}\n{"type":"my knee hurts"}\n')
-    async with served(Console(Folder(tmp_path), door()).app()) as url:
+    async with served(Console(Folder(tmp_path), guard()).app()) as url:
         for may, is_quoted in ((READS, True), (SEES, False)):
             async with asking(url, shown(may)) as client:
                 found = await text(client, "/api/sessions"), await text(client, "/api/sessions/bad.jsonl", 422)

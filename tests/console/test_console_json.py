@@ -8,9 +8,10 @@ import aiohttp
 import pytest
 
 from orchestrator.console.access import PublicAddressError, refuse_public
+from orchestrator.console.library import Folder
 from projections.exports import FORMS
 from tests.cli.service import ROOT, environment, orch
-from tests.console.conftest import FIXTURES
+from tests.console.conftest import FIXTURES, serving
 
 CALLS = ("barge_in.jsonl", "real_barge_in.jsonl", "failures/too_few_words.jsonl", "failures/crash_in_speaking.jsonl")
 
@@ -143,6 +144,8 @@ async def test_filters_and_pages_select_sessions(console: str) -> None:
         ("/api/sessions?sort=size", 400, "sort=size: write time or slowest"),
         ("/api/sessions?slower_ms=fast", 400, "slower_ms=fast: write a whole number"),
         ("/api/sessions?after=x", 400, "after=x: take `next`"),
+        ("/api/sessions?after=99999999999999999999~x", 400, "after=99999999999999999999~x: take `next`"),
+        ("/api/sessions?after=5~x&sort=slowest", 400, "after=5~x: take `next`"),
     ],
 )
 async def test_a_request_that_cannot_be_answered_gets_a_sentence(
@@ -157,6 +160,28 @@ async def test_a_change_that_cannot_be_tried_gets_a_sentence(console: str) -> No
     assert "did you mean min_words?" in await post(url, wrong, status=400)
     assert "version 38 is no input" in await post(url, {"without": [38]}, status=400)
     assert "as an object" in await post(url, {"settings": [1]}, status=400)
+
+
+async def test_a_change_over_a_list_goes_on_behind_a_session_that_cannot_be_folded(tmp_path: Path) -> None:
+    """It is named with the reason, and no part of the sum."""
+    lines = (FIXTURES / CALLS[0]).read_bytes().splitlines(keepends=True)
+    for name, kept in {"a.jsonl": lines, "b.jsonl": lines[:20] + lines[60:], "c.jsonl": lines}.items():
+        (tmp_path / name).write_bytes(b"".join(kept))
+    async with serving(Folder(tmp_path)) as console:
+        listed = [one["key"] for one in (await get(f"{console}/api/sessions"))["sessions"]]
+        assert sorted(listed) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+        asked = {"settings": {"interruption": {"min_words": 2}}}
+        *each, total = map(json.loads, (await post(f"{console}/api/what-if", asked)).splitlines())
+    assert [one["key"] for one in each] == listed
+    problems = {one["key"]: one["problem"] for one in each if "problem" in one}
+    assert problems.keys() == {"b.jsonl"}
+    assert "does not follow from what is before it" in problems["b.jsonl"]
+    assert total["sessions"] == 2
+
+
+async def test_a_change_over_a_list_needs_filters_that_can_be_read(console: str) -> None:
+    for query in (5, ["q"], {"q": 5}):
+        assert "query as an object" in await post(f"{console}/api/what-if", {"query": query}, status=400)
 
 
 async def test_only_the_consoles_own_pages_are_answered(console: str) -> None:
@@ -181,9 +206,6 @@ def test_the_console_listens_on_this_machine_alone(host: str) -> None:
 
 async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """The others are listed all the same."""
-    from orchestrator.console.library import Folder
-    from tests.console.conftest import serving
-
     (tmp_path / "good.jsonl").write_bytes((FIXTURES / CALLS[0]).read_bytes())
     (tmp_path / "bad.jsonl").write_text("not a recording\n")
     async with serving(Folder(tmp_path)) as console:
@@ -191,3 +213,17 @@ async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         assert [one["key"] for one in found["sessions"]] == ["good.jsonl"]
         assert "bad.jsonl" in found["unreadable"]["bad.jsonl"]
         assert "not the header" in (await get(f"{console}/api/sessions/bad.jsonl", status=422))["problem"]
+
+
+async def test_a_link_that_leads_nowhere_is_named_and_a_hidden_file_is_not_listed(tmp_path: Path) -> None:
+    """Such as Emacs' lock file. The other recordings are shown; `orch replay` of the folder finds them, too."""
+    (tmp_path / "good.jsonl").write_bytes((FIXTURES / CALLS[0]).read_bytes())
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+    (tmp_path / ".#good.jsonl").symlink_to("olga@machine.4711")
+    async with serving(Folder(tmp_path)) as console:
+        found = await get(f"{console}/api/sessions")
+        assert [one["key"] for one in found["sessions"]] == ["good.jsonl"]
+        assert found["unreadable"].keys() == {"gone.jsonl"}
+        assert "No such file" in (await get(f"{console}/api/sessions/gone.jsonl", status=422))["problem"]
+    (tmp_path / "gone.jsonl").unlink()
+    assert orch("replay", str(tmp_path), env=environment(tmp_path)).exit_code == 0

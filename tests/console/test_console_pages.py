@@ -155,6 +155,21 @@ async def test_a_policy_is_tried_on_one_call_and_on_all_of_a_day(page: Chromium,
     assert name in named
 
 
+async def test_a_policy_is_tried_also_behind_a_call_that_cannot_be_folded(page: Chromium, tmp_path: Path) -> None:
+    """The table has the others; the call is named below it, with the reason."""
+    lines = (FIXTURES / "barge_in.jsonl").read_bytes().splitlines(keepends=True)
+    for name, kept in {"a.jsonl": lines, "b.jsonl": lines[:20] + lines[60:], "c.jsonl": lines}.items():
+        (tmp_path / name).write_bytes(b"".join(kept))
+    async with serving(Folder(tmp_path)) as url:
+        await open_at(page, f"{url}/?set=interruption.min_words%3D2", "form.policy")
+        await tab_to(page, "form.policy button")
+        await page.press("Enter", "\r")
+        await page.wait_for(f"{MAIN}.includes('of 2 sessions decide otherwise.')", timeout_s=20)
+        below = "document.querySelector('table.changes ~ p.bad')"
+        assert (await page.evaluate(f"{below}.innerText")).startswith("b.jsonl is not in the table: ")
+        assert await page.evaluate(f"{below}.querySelector('a').pathname") == "/sessions/b.jsonl"
+
+
 async def test_a_dropped_recording_opens(page: Chromium, console: str, tmp_path: Path) -> None:
     """On any page; a file that is no recording gets a sentence."""
     file = tmp_path / "from a colleague.jsonl"

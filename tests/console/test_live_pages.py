@@ -3,12 +3,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from redis.asyncio import Redis
 
+from events.codec import encode
 from events.derived import SessionEnded
 from events.envelope import Event
 from events.recording import steps
@@ -94,23 +97,37 @@ async def test_many_viewers_share_one_fold(tmp_path: Path) -> None:
                 assert await asyncio.gather(*viewers) == [[event.version for event in LOG]] * 20
 
 
+@asynccontextmanager
+async def begun(redis: Redis) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The stream of a live session, after its first increment."""
+    await commit(redis, LOG[:30], is_live=True)
+    async with (
+        serving(Stored(redis, KEYS, None)) as url,
+        aiohttp.ClientSession() as client,
+        client.get(f"{url}/api/sessions/live/live") as answer,
+    ):
+        assert await answer.content.readuntil(b"\n\n") == b"retry: 200\n\n"
+        assert (await answer.content.readuntil(b"\n\n")).startswith(b"id: ")
+        yield answer
+
+
 async def test_a_following_that_breaks_is_not_the_end(tmp_path: Path) -> None:
     """Redis goes away: the stream just stops, so the page comes back; a session that is over says so."""
-    async with redis_in(tmp_path) as redis:
-        await commit(redis, LOG[:30], is_live=True)
-        library = Stored(redis, KEYS, None)
-        async with (
-            serving(library) as url,
-            aiohttp.ClientSession() as client,
-            client.get(f"{url}/api/sessions/live/live") as answer,
-        ):
-            assert await answer.content.readuntil(b"\n\n") == b"retry: 200\n\n"
-            assert (await answer.content.readuntil(b"\n\n")).startswith(b"id: ")
-            async with asyncio.timeout(20):
-                while not any("b" in one["flags"] for one in await redis.client_list()):  # noqa: ASYNC110 - until it waits
-                    await asyncio.sleep(0.01)
-                await redis.client_kill_filter(_type="normal", skipme=True)
-                assert await answer.content.read() == b""
+    async with redis_in(tmp_path) as redis, begun(redis) as answer:
+        async with asyncio.timeout(20):
+            while not any("b" in one["flags"] for one in await redis.client_list()):  # noqa: ASYNC110 - until it waits
+                await asyncio.sleep(0.01)
+            await redis.client_kill_filter(_type="normal", skipme=True)
+            assert await answer.content.read() == b""
+
+
+async def test_a_log_that_nobody_can_read_on_ends_the_stream(tmp_path: Path) -> None:
+    """An event of a newer orch: the page would come back for ever."""
+    async with redis_in(tmp_path) as redis, begun(redis) as answer:
+        line = encode(LOG[30]).replace(b'"type":"', b'"type":"NEWER_')
+        await redis.xadd(KEYS.log(LOG[0].session_id), {"e": line}, id=f"0-{LOG[30].version}")
+        async with asyncio.timeout(20):
+            assert await answer.content.read() == b"event: end\ndata: {}\n\n"
 
 
 @pytest.mark.browser

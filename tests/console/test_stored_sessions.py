@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from events.codec import encode
 from events.derived import SessionEnded
 from orchestrator.console import stored
 from orchestrator.console.library import NoSuchSessionError
@@ -14,6 +16,8 @@ from orchestrator.console.stored import Stored
 from projections.history.listing import known
 from projections.history.store import History, database_url
 from projections.summary import Summary, Wanted, summary_of
+from tests.cli.service import environment, orch_process
+from tests.console.conftest import serving
 from tests.console.stored_sessions import KEYS, archive, commit, log_named, redis_in
 
 FILES = ("barge_in.jsonl", "normal_flow.jsonl", "failures/answer_slow.jsonl", "failures/answers_stay_down.jsonl")
@@ -118,3 +122,25 @@ async def test_a_session_is_followed_from_any_version(tmp_path: Path) -> None:
         async with asyncio.timeout(10):
             assert await following[0] == [event.version for event in log]
             assert await following[1] == [event.version for event in log[40:]]
+
+
+async def test_a_log_that_cannot_be_read_hides_no_other_session(tmp_path: Path) -> None:
+    """As a newer node wrote it before a rollback. The list and its own page say why; `orch sessions` names it, too."""
+    good, bad = log_named("good"), "written_by_a_newer_node"
+    async with redis_in(tmp_path) as redis:
+        await commit(redis, good)
+        line = encode(log_named(bad)[0]).replace(b'"SESSION_OPENED"', b'"SESSION_REVIVED"')
+        await redis.xadd(KEYS.log(bad), {"e": line}, id="0-1")
+        async with serving(Stored(redis, KEYS, None)) as url, aiohttp.ClientSession() as http:
+            for _ in range(2):  # the second list is from memory
+                async with http.get(f"{url}/api/sessions") as answer:
+                    found = await answer.json()
+                assert [one["key"] for one in found["sessions"]] == ["good"]
+                assert found["unreadable"] == {bad: f"{bad}: unknown event type 'SESSION_REVIVED'"}
+            async with http.get(f"{url}/api/sessions/{bad}") as answer:
+                assert answer.status == 422
+                assert "unknown event type 'SESSION_REVIVED'" in (await answer.json())["problem"]
+        done = await asyncio.to_thread(orch_process, "sessions", env=environment(tmp_path))
+    assert done.stdout.startswith("good\tended\t"), done
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert done.stderr == f"✗ unreadable: {bad}: unknown event type 'SESSION_REVIVED'\n"

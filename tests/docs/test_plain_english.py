@@ -26,14 +26,10 @@ FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 NEWLINE = "\n"
 HIGHEST = {
     "cli": 2,
-    "docs": 2,
     "docs/commands": 2,
-    "events": 7,
     "fixtures": 17,
     "orchestrator": 1,
     "orchestrator/media": 2,
-    "orchestrator/runtime": 2,
-    "orchestrator/session": 3,
 }
 
 

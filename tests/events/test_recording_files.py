@@ -36,7 +36,7 @@ def test_a_recording_may_hold_no_event(end: bytes) -> None:
         (b'{"format_version": 2}\n', "line 1: not the header of a recording: format_version: Input should be 1"),
         (b'{"derived": "no"}\n', "line 1: not the header of a recording: derived: Input should be a valid boolean"),
         (GOOD[:-10], "x.jsonl, line 3: the file ends in the middle of a line"),
-        (GOOD[:-1], "x.jsonl, line 3: the file ends in the middle of a line"),
+        (GOOD[:-1], "x.jsonl, line 3: the last line has no line end; add one"),
         (GOOD + b"\n", "x.jsonl, line 4: empty line"),
         (b"{}\n\n" + encode(EVENT) + b"\n", "x.jsonl, line 2: empty line"),
     ],

@@ -19,6 +19,7 @@ from tests.runtime.conftest import MakeNode, make_node, place  # noqa: F401 - fi
 from tests.runtime.conftest import redis_url as redis_url
 
 Serve = Callable[..., Awaitable[Service]]
+LOOPBACK = MediaSettings(ice_host_addresses=("127.0.0.1",))
 
 
 @pytest.fixture
@@ -26,7 +27,12 @@ async def serve(make_node: MakeNode) -> AsyncIterator[Serve]:  # noqa: F811
     """Starts nodes behind HTTP servers on free ports; stops the servers, then the nodes."""
     runners: list[web.AppRunner] = []
 
-    async def start(redis_url: str = "", policy: Policy | None = None, **options: Any) -> Service:
+    async def start(
+        redis_url: str = "",
+        policy: Policy | None = None,
+        media: MediaSettings = LOOPBACK,
+        **options: Any,
+    ) -> Service:
         running = await make_node(url=redis_url, policy=policy)
         golden = GoldenLog()
 
@@ -35,7 +41,7 @@ async def serve(make_node: MakeNode) -> AsyncIterator[Serve]:  # noqa: F811
                 live.client.committed(event, golden.line(event))
 
         running.watch.on_commit = show
-        gateway = Gateway(running.node, running.stubs.services(), media=MediaSettings(), **options)
+        gateway = Gateway(running.node, running.stubs.services(), media=media, **options)
         runner = web.AppRunner(gateway.app(), shutdown_timeout=5.0)
         await runner.setup()
         runners.append(runner)

@@ -11,7 +11,7 @@ import pytest
 from events.codec import encode
 from events.derived import TurnStarted
 from events.inputs import ClientConnected, SessionCloseRequested, SessionOpened, SttFinal, SttPartial
-from orchestrator.gateway import fair_share, line, lines, server
+from orchestrator.gateway import control_channel, fair_share, lines, server
 from orchestrator.session.policy import Greeting, Policy
 from tests.door import is_same, joining
 from tests.gateway.conftest import Serve
@@ -394,7 +394,7 @@ async def test_a_conversation_that_grows_without_end_is_ended(
     call: Connect, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller is told why; another conversation is a new quota."""
-    monkeypatch.setattr(line, "MOST_TYPED_CHARS", 1_000)
+    monkeypatch.setattr(control_channel, "MOST_TYPED_CHARS", 1_000)
     client = await call()
     await client.listening()
     await client.say("text", text="x" * 600)
@@ -411,7 +411,7 @@ async def test_a_conversation_of_too_many_events_is_ended_whatever_comes(
     call: Connect, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by interruptions of nothing, each of which is stored."""
-    monkeypatch.setattr(line, "MOST_EVENTS", 60)
+    monkeypatch.setattr(control_channel, "MOST_EVENTS", 60)
     client = await call()
     await client.spoken()
     sending = asyncio.create_task(sent_forever(client))

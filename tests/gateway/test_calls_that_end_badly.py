@@ -87,6 +87,7 @@ async def test_a_second_offer_takes_the_place_of_one_that_is_being_answered(
     speech_to_text(RememberingSpeechToText())
     await client.say("webrtc_offer", sdp=await second.offer())
     answer = await client.until("webrtc_answer")
+    await second.answered(answer["sdp"])
     attached = await service.running.watch.event(session_id, HandlerAttached)
     assert attached.handler_id == answer["handler_id"]
     await stuck.left.wait()

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from orchestrator.gateway.client import QUEUE_MAX, WebSocketClient
-from orchestrator.gateway.messages import CloseCode, LogLine
+from orchestrator.gateway.messages import CloseCode, LogMessage
 from orchestrator.services.failures import ListenerGone
 
-LINE = LogLine(line="hello")
+LINE = LogMessage(line="hello")
 
 
 class Socket:

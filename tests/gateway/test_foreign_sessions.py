@@ -91,6 +91,19 @@ async def test_a_copied_resume_token_is_refused_once_its_client_has_the_next_one
     assert is_same(await (await rejoin(http, service, ids_of(newer))).until("session"), newer)
 
 
+async def test_a_refused_resume_token_leaves_no_session_behind(http: aiohttp.ClientSession, service: Service) -> None:
+    """Of a conversation without input, which its client has left: Redis only has a promise of it."""
+    first = await (await enter(http, service, token())).until("session")
+    back = await rejoin(http, service, ids_of(first))
+    await back.until("phase")
+    await used(service, first["session_id"], 2)
+    await back.socket.close()
+    node = service.running.node
+    await soon(lambda: node.session(first["session_id"]) is None)
+    assert await (await rejoin(http, service, ids_of(first))).closed() == 4404
+    assert node.session(first["session_id"]) is None
+
+
 async def test_a_resume_token_is_valid_until_the_next_one_has_arrived(
     http: aiohttp.ClientSession, service: Service
 ) -> None:

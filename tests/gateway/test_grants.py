@@ -126,14 +126,20 @@ def spoken_by(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[SttFinal], None
     return reports
 
 
-async def test_spoken_turns_a_minute_ahead_of_the_grant_end_the_conversation(
-    http: aiohttp.ClientSession, service: Service, spoken_by: list[Callable[[SttFinal], None]]
-) -> None:
-    """With the reason: nobody can be asked to wait in mid-sentence."""
+async def called(http: aiohttp.ClientSession, service: Service) -> tuple[Talker, dict[str, Any]]:
+    """A caller who may say two turns a minute, and is in a call; and their session."""
     client = await enter(http, service, granted("voice", turns_per_minute=2))
     session = await client.listening()
     await client.say("webrtc_offer", sdp="v=0")
     await client.until("webrtc_answer")
+    return client, session
+
+
+async def test_spoken_turns_a_minute_ahead_of_the_grant_end_the_conversation(
+    http: aiohttp.ClientSession, service: Service, spoken_by: list[Callable[[SttFinal], None]]
+) -> None:
+    """With the reason: nobody can be asked to wait in mid-sentence."""
+    client, session = await called(http, service)
     for number in range(4):  # two at once, and those of the next minute
         spoken_by[0](SttFinal(session_id=session["session_id"], text=f"sentence {number}"))
     await client.say("nonsense")
@@ -142,6 +148,17 @@ async def test_spoken_turns_a_minute_ahead_of_the_grant_end_the_conversation(
     assert (await client.until("error"))["code"] == "turn_limit"
     assert await client.closed() == 1000
     assert client.heard[-1]["reason"] == "turn_limit"
+
+
+async def test_a_cough_is_no_spoken_turn(
+    http: aiohttp.ClientSession, service: Service, spoken_by: list[Callable[[SttFinal], None]]
+) -> None:
+    """Finals without words start no turn, so a noisy line uses nothing of the grant."""
+    client, session = await called(http, service)
+    for text in ["", " "] * 5 + [f"sentence {number}" for number in range(4)]:
+        spoken_by[0](SttFinal(session_id=session["session_id"], text=text))
+    await client.say("nonsense")
+    assert (await client.until("error"))["code"] == "bad_message"
 
 
 async def test_a_grant_for_typing_alone_opens_no_microphone(

@@ -1,6 +1,7 @@
 """Keys from an address: read when needed, read again for a key that is not known, kept while the address is down."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -81,13 +82,44 @@ async def test_a_rotation_refuses_nobody(address: Address, read: AddressKeys, mo
     address.published = [jwk("ec")]
     assert await read.find("ed")
     monkeypatch.setattr(keys, "FETCH_AGAIN_S", 0)
-    assert await read.find("ec")  # it does not wait for the reading
-    for _ in range(100):  # each finds that it is time to read again
-        if await read.find("ed") is None:
-            break
-        await asyncio.sleep(0.01)
     assert await read.find("ed") is None
     assert await read.find("ec")
+    address.published = []
+    address.may_answer.clear()
+    monkeypatch.setattr(keys, "UNKNOWN_S", 60)
+    read._tried_s -= 61
+    several = asyncio.gather(*(read.find("ec") for _ in range(3)))
+    await soon(lambda: read._fetching is not None)
+    address.published, address.may_answer = [jwk("ed")], address.may_answer
+    address.may_answer.set()
+    assert await several == [None] * 3, "all who come at that time wait for the reading"
+    monkeypatch.setattr(keys, "UNKNOWN_S", 0)
+    address.published = [jwk("ec")]
+    assert await read.find("ec")
+    monkeypatch.setattr(keys, "REFRESH_S", 0.01)
+    address.may_answer.clear()
+    assert await read.find("ec"), "nobody is kept waiting by an address that is slow"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kty": "AKP", "alg": "ML-DSA-65", "kid": "new", "pub": "AAAA"},
+        {"kty": "RSA", "alg": "RSA-OAEP", "kid": "for encryption", "n": "AQAB", "e": "AQAB"},
+        {"kty": "EC", "crv": "secp256k1", "kid": "of wallets", "x": "AQAB", "y": "AQAB"},
+    ],
+    ids=lambda other: other["kid"],
+)
+async def test_a_key_of_an_unknown_kind_is_passed_over(
+    address: Address, read: AddressKeys, caplog: pytest.LogCaptureFixture, other: dict[str, str]
+) -> None:
+    """The issuer may publish it for others. In a file of our own it is a mistake, which is told."""
+    address.published = [other, jwk("ed")]
+    assert await read.find("ed")
+    assert await read.find(other["kid"]) is None
+    assert "a key is passed over" in caplog.text
+    with pytest.raises(keys.KeysError, match=other["kid"]):
+        keys.read_jwks(json.dumps({"keys": [other, jwk("ed")]}), has_secrets=True)
 
 
 async def test_made_up_keys_do_not_make_it_ask_more_often(address: Address, read: AddressKeys) -> None:

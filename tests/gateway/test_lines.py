@@ -1,4 +1,4 @@
-"""Whose line is freed for whom, where more callers come than there are lines: the real Lines, on a clock of our own."""
+"""Whose line is freed for whom, where more callers come than there are lines: the real LinePool, on a test clock."""
 
 from collections import Counter
 from typing import Any, cast
@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.gateway import lines as module
-from orchestrator.gateway.lines import AWAY, FRESH_S, SILENT_IN_A_CROWD_S, Lines
+from orchestrator.gateway.lines import AWAY, FRESH_S, SILENT_IN_A_CROWD_S, LinePool
 from orchestrator.runtime.live_session import LiveSession
 
 LINES = 20
@@ -35,7 +35,7 @@ class World:
         self.counters: Counter[str] = Counter()
         self.greets = False
         self.ended: list[str] = []
-        self.lines = Lines(cast("Any", self), LINES)
+        self.lines = LinePool(cast("Any", self), LINES)
 
     def comes(self, address: str, name: str = "") -> bool:
         """Somebody comes and says nothing; whether they get a line."""
@@ -107,6 +107,29 @@ async def test_many_who_come_at_once_from_one_address_do_not_end_each_other(worl
         assert world.comes("office")
     assert not world.comes("office")
     assert not world.comes("newcomer")
+    assert not world.ended
+
+
+async def test_a_caller_whose_call_has_begun_keeps_the_line(world: World) -> None:
+    """The oldest of all, and nobody has looked since: the line of a caller who is still silent is freed."""
+    assert world.comes("crowd", "in a call")
+    for number in range(LINES - 1):
+        assert world.comes("crowd", f"silent {number}")
+    world.sessions[0].open = None
+    world.now_s += FRESH_S
+    assert world.comes("newcomer")
+    assert world.ended == ["silent 0"]
+
+
+async def test_no_caller_is_ended_where_all_calls_have_begun(world: World) -> None:
+    """A newcomer is asked to come again."""
+    for _ in range(LINES):
+        assert world.comes("crowd")
+    for live in world.sessions:
+        live.open = None
+    world.now_s += SILENT_IN_A_CROWD_S
+    assert not world.comes("newcomer")
+    world.lines._end_the_silent()
     assert not world.ended
 
 

@@ -12,14 +12,14 @@ from orchestrator.gateway.messages import (
     MAX_MESSAGE_BYTES,
     MAX_SDP_CHARS,
     BadMessage,
-    BargeIn,
+    BargeInMessage,
     ClientMessage,
     CloseCode,
     Message,
-    PlaybackMark,
+    PlaybackMarkMessage,
     ServerMessage,
-    TextInput,
-    WebrtcOffer,
+    TextMessage,
+    WebrtcOfferMessage,
     encode,
     parse_client_message,
     parse_server_message,
@@ -105,9 +105,9 @@ def test_a_bad_message_is_explained_and_so_is_the_remedy(raw: str | bytes, wrong
 def test_the_limits_hold() -> None:
     """What is just short enough passes; one character more is refused in words."""
     longest = parse_client_message(json.dumps({"type": "text", "text": "ä" * 2_000}))
-    assert longest == TextInput(text="ä" * 2_000)
+    assert longest == TextMessage(text="ä" * 2_000)
     offer = json.dumps({"type": "webrtc_offer", "sdp": "\r\n" * (MAX_SDP_CHARS // 2)})
-    assert isinstance(parse_client_message(offer), WebrtcOffer)
+    assert isinstance(parse_client_message(offer), WebrtcOfferMessage)
     with pytest.raises(BadMessage, match="at most 2000 characters"):
         parse_client_message(json.dumps({"type": "text", "text": "a" * 2_001}))
     with pytest.raises(BadMessage, match="at most 65536 characters"):
@@ -129,19 +129,19 @@ def test_a_complaint_never_repeats_what_the_user_said() -> None:
 
 def test_what_was_left_open_is_left_out_of_the_text() -> None:
     """An encoded message is short, and reads back as the same message."""
-    assert encode(BargeIn()) == '{"type":"barge_in"}'
-    message = BargeIn(playback_id="p1", position_ms=7)
+    assert encode(BargeInMessage()) == '{"type":"barge_in"}'
+    message = BargeInMessage(playback_id="p1", position_ms=7)
     assert parse_client_message(encode(message)) == message
 
 
 def test_messages_do_not_change_and_are_not_converted() -> None:
     """A message is a fact, and `"7"` is no number."""
     with pytest.raises(ValidationError):
-        BargeIn(playback_id="p1").playback_id = "p2"  # type: ignore[misc]
+        BargeInMessage(playback_id="p1").playback_id = "p2"  # type: ignore[misc]
     with pytest.raises(ValidationError):
-        PlaybackMark(playback_id="p1", rtp="7")  # type: ignore[arg-type]
+        PlaybackMarkMessage(playback_id="p1", rtp="7")  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
-        PlaybackMark(playback_id="p1", rtp=2**32)
+        PlaybackMarkMessage(playback_id="p1", rtp=2**32)
 
 
 def test_a_message_of_thousands_of_unknown_fields_is_refused_at_once() -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from events.derived import TurnStarted
 from events.inputs import ClientDisconnected, SessionCloseRequested, SessionOpened, TtsComplete
-from orchestrator.gateway.messages import LogLine
+from orchestrator.gateway.messages import LogMessage
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.session.policy import Policy
 from tests.door import is_same, refused, resume_ids
@@ -364,7 +364,7 @@ async def test_a_client_that_does_not_read_is_disconnected(
     client.socket._conn.transport.pause_reading()  # type: ignore[union-attr]
     async with asyncio.timeout(10):
         while live.client is not None:
-            live.client.tell(LogLine(line="x" * 20_000))  # type: ignore[attr-defined]
+            live.client.tell(LogMessage(line="x" * 20_000))  # type: ignore[attr-defined]
             await asyncio.sleep(0)
     await service.running.watch.event(session["session_id"], ClientDisconnected)
     assert service.running.node.session(session["session_id"]) is live

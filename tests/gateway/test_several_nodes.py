@@ -109,6 +109,31 @@ async def test_calls_are_handed_over_alive_when_a_node_is_drained(
         await draining
 
 
+async def test_a_client_whose_conversation_moves_while_it_comes_back_is_sent_after_it(
+    another: MakeService, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connected to the session that the node has left behind, it would hear nothing, and nobody would tell it."""
+    first, second = await another(), await another()
+    before = await connect(http, first.url)
+    session = await before.spoken()
+    await before.socket.close()
+    asked, go_on, use = asyncio.Event(), asyncio.Event(), Node.use_resume_token
+
+    async def slowly(node: Node, session_id: str, number: int) -> bool:
+        asked.set()
+        await go_on.wait()
+        return await use(node, session_id, number)
+
+    monkeypatch.setattr(Node, "use_resume_token", slowly)
+    back = await connect(http, first.url, session)
+    await asked.wait()
+    draining = asyncio.create_task(first.running.node.drain())
+    await second.running.watch.event(session["session_id"], SessionResumed)
+    go_on.set()
+    assert await moved(back) == second.url
+    await draining
+
+
 async def test_a_node_that_drains_is_not_ready_and_takes_no_call(
     another: MakeService, http: aiohttp.ClientSession
 ) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import math
 from array import array
 
-from orchestrator.media.playback import Playback
+from orchestrator.media.playback import TrackPlayback
 from orchestrator.media.settings import MediaSettings
 from orchestrator.services.ports import SpeechChunk
 
@@ -19,7 +19,7 @@ class Player:
         self.started = 0
         self.progress: list[int] = []
         self.heard = bytearray()
-        self.playback = Playback(
+        self.playback = TrackPlayback(
             "answer_1",
             settings,
             tell_client=self.told.append,

@@ -60,10 +60,24 @@ def test_late_and_repeated_packets_are_dropped():
     assert released([10, 11, 13, 12, 13, 14]) == [10, 11, 13, 14]
 
 
+@pytest.mark.parametrize("late", [[120], [120, 121, 122]])
+def test_packets_that_come_seconds_late_are_dropped(late):
+    """Alone or in a row: they leave no hole of silence in the speech that has gone on, and are not heard in it."""
+    numbers = [*range(100, 120), *range(123, 300)]
+    assert released([*numbers, *late, 300, 301]) == [*numbers, 300, 301]
+
+
 @pytest.mark.parametrize(("number", "ssrc"), [(500, 1), (20_000, 2)])
 def test_a_sender_that_starts_over_is_heard_at_once(number, ssrc):
     """A jump far back, or another source, is a new stream and not a straggler."""
     assert [data for data, _ in passed(packet(20_000), packet(number, ssrc))] == [b"opus 20000", b"opus %d" % number]
+
+
+def test_a_sender_that_numbers_again_and_keeps_its_clock_is_heard_at_once():
+    """Its sequence numbers jump back, its timestamps go on."""
+    again = packet(20_001)
+    again.sequence_number = 500
+    assert passed(packet(20_000), again) == [(b"opus 20000", 0), (b"opus 20001", 1)]
 
 
 def test_a_position_goes_on_across_the_wrap_of_the_timestamps_and_to_another_source():

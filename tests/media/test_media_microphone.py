@@ -3,65 +3,13 @@
 import asyncio
 import time
 
-import av
 import pytest
 
-from orchestrator.media.echo import LoudnessGuard
-from orchestrator.media.microphone import Microphone
 from orchestrator.media.settings import MediaSettings
-from orchestrator.media.speech_model import open_speech_model
-from orchestrator.media.utterance import Utterances
-from orchestrator.media.vad import VoiceActivity, loudness_rms
-from orchestrator.services.failures import ServiceError
+from orchestrator.media.vad import loudness_rms
 from orchestrator.services.ports import Transcript
-from tests.media.speech import resample, scaled
-from tests.media.stubs import RememberingSpeechToText
-
-FRAME = 960
-SILENCE_S = bytes(32_000)
-
-
-class Bench:
-    """A microphone that is fed faster than real time."""
-
-    def __init__(self, settings: MediaSettings, stt: RememberingSpeechToText) -> None:
-        self.settings = settings
-        self.stt = stt
-        self.events = []
-        self.echo = LoudnessGuard(settings)
-        self.pts = 0
-
-    @classmethod
-    async def set_up(cls, settings: MediaSettings = MediaSettings()) -> "Bench":  # noqa: B008
-        bench = cls(settings, RememberingSpeechToText())
-        activity = VoiceActivity(settings, open_speech_model())
-        utterances = await Utterances.open(settings, bench.stt, bench.events.append)
-        bench.microphone = Microphone(settings, activity, bench.echo, utterances, bench.events.append)
-        return bench
-
-    def hear(self, pcm_16k: bytes, *, lose: range = range(0)) -> None:
-        """Feed speech as decoded 20 ms frames, 48 kHz stereo; frames whose number is in `lose` are lost."""
-        pcm = resample(pcm_16k, 16_000, 48_000)
-        pcm += bytes(-len(pcm) % (2 * FRAME))
-        for number, start in enumerate(range(0, len(pcm), 2 * FRAME)):
-            if number not in lose:
-                self.microphone.hear(stereo_frame(pcm[start : start + 2 * FRAME], self.pts))
-            self.pts += FRAME
-
-    @property
-    def recognizer(self):
-        return self.stt.recognizer
-
-    def types(self):
-        return [event.type for event in self.events]
-
-
-def stereo_frame(mono: bytes, pts: int) -> av.AudioFrame:
-    frame = av.AudioFrame(format="s16", layout="stereo", samples=FRAME)
-    frame.planes[0].update(b"".join(mono[i : i + 2] * 2 for i in range(0, len(mono), 2)))
-    frame.sample_rate = 48_000
-    frame.pts = pts
-    return frame
+from tests.media.microphone_bench import SILENCE_S, Bench, until
+from tests.media.speech import scaled
 
 
 def first_sound_ms(pcm: bytes, above_rms: int = 300) -> int:
@@ -235,6 +183,51 @@ async def test_the_watchdog_leaves_resumed_speech_alone(sentence):
     assert bench.recognizer.calls == ["start"]
 
 
+@pytest.mark.parametrize("has_stopped", [False, True])
+async def test_a_late_final_does_not_end_the_speech_after_it(sentence, has_stopped):
+    """The recogniser needs a second, and the user has gone on: the reducer takes words as the end of all speech."""
+    bench = await Bench.set_up()
+    bench.hear(SILENCE_S + sentence + SILENCE_S)
+    bench.recognizer.finish = lambda: None
+    bench.microphone.finish_utterance()
+    bench.hear(sentence + (SILENCE_S if has_stopped else b""))
+    speech = bench.events[2:]
+    assert [event.type for event in speech] == ["SPEECH_STARTED", "SPEECH_STOPPED"][: 1 + has_stopped]
+    bench.stt.transcribe(Transcript("turn on the lights", is_final=True))
+    assert bench.types()[2 + len(speech)] == "STT_FINAL"
+    boundary, *again = bench.events[3 + len(speech) :]
+    assert (boundary.type, boundary.duration_ms, again) == ("SPEECH_STOPPED", 0, speech)
+
+
+async def test_speech_that_began_just_before_the_finish_goes_on_after_its_final(sentence, word):
+    """The onset and the command to finish have crossed."""
+    bench = await Bench.set_up()
+    bench.hear(SILENCE_S + word + SILENCE_S[: 32 * 400] + sentence[: 32 * 250])
+    onset = bench.events[-1]
+    bench.microphone.finish_utterance()
+    await asyncio.sleep(0)
+    assert bench.types()[-3:] == ["STT_FINAL", "SPEECH_STOPPED", "SPEECH_STARTED"]
+    assert bench.events[-1] == onset
+
+
+async def test_a_final_is_the_last_word_about_speech_that_nobody_follows(sentence):
+    """Of a sound without words, of noise that goes on for long, or of a recogniser that ends parts by itself."""
+    bench = await Bench.set_up()
+    bench.hear(SILENCE_S + sentence)
+    bench.stt.transcribe(Transcript("turn on", is_final=True))
+    bench.microphone.finish_utterance()
+    await asyncio.sleep(0)
+    bench.recognizer.finish = lambda: None
+    bench.hear(SILENCE_S)
+    bench.microphone.finish_utterance()
+    bench.hear(sentence)
+    bench.stt.transcribe(Transcript(" ", is_final=True))
+    assert bench.types() == [
+        *("SPEECH_STARTED", "STT_FINAL", "STT_FINAL", "SPEECH_STOPPED"),
+        *("SPEECH_STARTED", "STT_FINAL"),
+    ]
+
+
 async def test_endless_speech_is_cut_into_utterances_without_a_gap(sentence):
     """At the limit one is finished and the next begun with the very next sample."""
     bench = await Bench.set_up(MediaSettings(utterance_limit_ms=1000))
@@ -252,134 +245,15 @@ async def test_partials_are_reported_when_they_change():
     assert [(event.text, event.is_complete) for event in bench.events] == [("turn", False), ("turn on", True)]
 
 
-async def test_a_broken_recogniser_owes_nothing_and_is_replaced(sentence):
-    """Its open utterance ends in an empty final; another one is opened, and hears what follows."""
+async def test_the_words_of_a_lost_utterance_are_reported_when_the_caller_repeats_them(sentence):
+    """Lost without a final, by a closed microphone, then by a failure: the next partial is news each time."""
     bench = await Bench.set_up()
-    broken = bench.recognizer
-    bench.hear(SILENCE_S + sentence)
-    bench.stt.fail("the process died")
-    bench.microphone.finish_utterance()
-    assert bench.types() == ["SPEECH_STARTED", "STT_FINAL", "HEARING_FAILED"]
-    assert (bench.events[-1].error, bench.events[-1].is_utterance_lost) == ("the process died", True)
-    await until(lambda: bench.recognizer is not broken)
-    assert broken.calls[-1] == "close"
-    bench.hear(SILENCE_S + sentence)
-    assert bench.recognizer.calls[-1] == "start"
-
-
-async def test_a_recogniser_that_breaks_between_utterances_is_replaced_without_loss(sentence):
-    """The session is told, though nothing was lost; the next utterance is understood."""
-    bench = await Bench.set_up()
-    broken, transcribe = bench.recognizer, bench.stt.transcribe
-    bench.stt.fail("the connection to the vendor is gone")
-    assert [(event.type, event.is_utterance_lost) for event in bench.events] == [("HEARING_FAILED", False)]
-    await until(lambda: bench.recognizer is not broken)
-    transcribe(Transcript("a late word", is_final=True))
-    bench.hear(SILENCE_S + sentence + SILENCE_S)
-    bench.microphone.finish_utterance()
-    await until(lambda: "STT_FINAL" in bench.types())
-    assert [event.text for event in bench.events if event.type == "STT_FINAL"] == ["utterance 1"]
-
-
-@pytest.mark.parametrize("method", ["start", "feed", "finish", "cancel"])
-async def test_a_recogniser_that_raises_has_broken(sentence, method, monkeypatch):
-    """Whichever method: no frame of the microphone is lost for it, and another one is opened."""
-    bench = await Bench.set_up()
-    broken = bench.recognizer
-
-    def boom(*_: object) -> None:
-        raise RuntimeError("boom")
-
-    monkeypatch.setattr(broken, method, boom)
-    bench.hear(SILENCE_S + sentence + SILENCE_S)
-    bench.microphone.set("closed") if method == "cancel" else bench.microphone.finish_utterance()
-    await until(lambda: bench.recognizer is not broken)
-    assert [event.error for event in bench.events if event.type == "HEARING_FAILED"] == ["RuntimeError: boom"]
-
-
-async def test_a_recogniser_that_hangs_is_replaced_while_the_caller_repeats_themselves(sentence, monkeypatch):
-    """Each "hello?" ends before the time for the final of the one before is over."""
-    bench = await Bench.set_up(MediaSettings(final_within_ms=1_000))
-    hanging = bench.recognizer
-    monkeypatch.setattr(hanging, "finish", lambda: None)
-    async with asyncio.timeout(5):
-        while bench.recognizer is hanging:
-            bench.hear(SILENCE_S + sentence + SILENCE_S)
-            bench.microphone.finish_utterance()
-            await asyncio.sleep(0.05)
-    assert "HEARING_FAILED" in bench.types()
-
-
-async def test_a_recogniser_that_does_not_open_again_is_tried_again(sentence, monkeypatch):
-    """An `open` that hangs has its time, as the first one of a call has."""
-    bench = await Bench.set_up()
-    monkeypatch.setattr("orchestrator.media.utterance.OPEN_WITHIN_S", 0.05)
-    opened, tried = bench.stt.open, []
-
-    async def hangs_once(*about):
-        tried.append(about)
-        if len(tried) == 1:
-            await asyncio.Event().wait()
-        return await opened(*about)
-
-    monkeypatch.setattr(bench.stt, "open", hangs_once)
-    broken = bench.recognizer
-    bench.stt.fail("the process died")
-    await until(lambda: bench.recognizer is not broken)
-    assert len(tried) == 2
-
-
-async def test_a_recogniser_that_gives_no_final_hangs(sentence, monkeypatch):
-    """It is given up after a while, each time: the user is never unheard without a word."""
-    bench = await Bench.set_up(MediaSettings(final_within_ms=50))
-    for number in (1, 2, 3, 4):
-        hanging = bench.recognizer
-        monkeypatch.setattr(hanging, "finish", lambda: None)
-        bench.hear(SILENCE_S + sentence + SILENCE_S)
-        bench.microphone.finish_utterance()
-        await until(lambda: bench.types().count("HEARING_FAILED") == number)  # noqa: B023 - awaited in its turn
-        await until(lambda: bench.recognizer is not hanging)  # noqa: B023
-    lost = [event.is_utterance_lost for event in bench.events if event.type == "HEARING_FAILED"]
-    assert lost == [True] * 4
-
-
-async def test_while_there_is_no_recogniser_each_utterance_is_lost_with_a_word(sentence, monkeypatch):
-    """It cannot be opened for a while; then it is, and what is said by then is understood, though it began before."""
-    bench = await Bench.set_up()
-    broken, opens = bench.recognizer, asyncio.Event()
-    monkeypatch.setattr("orchestrator.media.utterance._OPEN_AGAIN_S", (0.01,))
-
-    async def refuses(*callbacks: object) -> object:
-        if not opens.is_set():
-            raise ServiceError("cannot connect")
-        return await RememberingSpeechToText.open(bench.stt, *callbacks)
-
-    monkeypatch.setattr(bench.stt, "open", refuses)
-    bench.stt.fail("gone")
-    for number in (2, 3):
-        bench.hear(SILENCE_S + sentence + SILENCE_S)
-        bench.microphone.finish_utterance()
-        await until(lambda: bench.types().count("HEARING_FAILED") == number)  # noqa: B023
-    assert [e.is_utterance_lost for e in bench.events if e.type == "HEARING_FAILED"] == [False, True, True]
-    half = len(sentence) // 4 * 2  # whole samples
-    bench.hear(SILENCE_S + sentence[:half])
-    opens.set()
-    await until(lambda: bench.recognizer is not broken)
-    await until(lambda: bench.recognizer.calls == ["start"])
-    bench.hear(sentence[half:] + SILENCE_S)
-    bench.microphone.finish_utterance()
-    await until(lambda: bench.events[-1].type == "STT_FINAL" and bench.events[-1].text == "utterance 1")
-
-
-async def test_a_microphone_that_is_released_opens_no_recogniser(monkeypatch):
-    """The call is over while another one is being opened."""
-    bench = await Bench.set_up()
-    bench.stt.fail("gone")
-    await bench.microphone.close()
-    assert not [task for task in asyncio.all_tasks() if "reopen" in task.get_name() and not task.cancelling()]
-
-
-async def until(true) -> None:
-    async with asyncio.timeout(3):
-        while not true():  # noqa: ASYNC110  (what is awaited has no event: it is a list that grows)
-            await asyncio.sleep(0.01)
+    first = bench.recognizer
+    for lose in (lambda: bench.microphone.set("closed"), lambda: bench.stt.fail("it died"), lambda: None):
+        bench.microphone.set("open")
+        bench.hear(SILENCE_S + sentence)
+        bench.stt.transcribe(Transcript("turn on", is_final=False, is_complete=True))
+        lose()
+        if bench.types()[-1] == "HEARING_FAILED":
+            await until(lambda: bench.recognizer is not first)
+    assert [event.is_complete for event in bench.events if event.type == "STT_PARTIAL"] == [True] * 3

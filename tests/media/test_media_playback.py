@@ -73,6 +73,21 @@ async def test_progress_is_reported_in_media_time():
     assert (await finishing).position_ms == 700
 
 
+@pytest.mark.parametrize(("stall_s", "reports"), [(0.0, 1), (60.0, 0)])
+async def test_progress_is_reported_after_a_stall(player, monkeypatch, stall_s, reports):
+    """Of the synthesiser, in mid-answer: else the heard position would run ahead for up to a second. Not after a gap
+    that nobody notices, nor twice.
+    """
+    monkeypatch.setattr("orchestrator.media.playback._STALL_S", stall_s)
+    await player.playback.write(speech(100))
+    player.tick(10)
+    reached_ms = player.playback.position_ms
+    await player.playback.write(speech(100))
+    player.tick(3)
+    await asyncio.sleep(0)
+    assert player.progress == [reached_ms + 20] * reports
+
+
 async def test_the_client_confirms_the_end(player):
     """After the mark, and not before, the client's word ends the playback."""
     await player.playback.write(speech(100))

@@ -10,8 +10,8 @@ from events.envelope import Input
 from events.inputs import SpeechStopped
 from orchestrator.media.opus import packet_ms, rest, says_rest, silence
 from orchestrator.media.settings import MediaSettings
+from tests.media.microphone_bench import Bench
 from tests.media.stubs import Call
-from tests.media.test_media_microphone import Bench
 
 SILENCE_MS = MediaSettings().silence_ms
 FEW = 12

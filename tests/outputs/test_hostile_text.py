@@ -111,6 +111,7 @@ COMMANDS = [
     ["show"],
     ["show", "--detailed", "--full"],
     ["show", "--timeline", "--full"],
+    ["show", "--said"],
     ["show", "--json"],
     ["replay"],
     ["replay", "-k", "--check"],

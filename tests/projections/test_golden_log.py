@@ -152,6 +152,11 @@ def test_with_tools_a_call_that_does_not_run_says_why() -> None:
     assert work(call)[2:] == ["Tool book({})", "Tool book ✗ this call is running already"]
 
 
+def test_with_tools_a_call_that_gets_an_earlier_result_says_so() -> None:
+    """The tool does not run twice."""
+    assert work(called(same_as="b/1"))[1:] == ['Tool book({"day":"Friday"}) as before']
+
+
 def test_with_tools_a_mask_hides_what_tools_are_told() -> None:
     """As it hides what users say."""
     call = called().input(journal.ToolReturned, call_id="a/1", result='"Friday"')

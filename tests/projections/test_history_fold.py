@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from events import derived, inputs
 from events.codec import decode
 from events.recording import parse
 from projections import names
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
-from projections.history.store import History, Move, Position, database_url
+from projections.history.store import History, Position, PositionMove, database_url
 from projections.spans import spans_of
 from projections.timing import STAGES
 from tests.projections.history_rows import FIXTURES, KEYS, actual, expected, logs
@@ -69,6 +70,26 @@ def test_the_stages_of_a_turn_are_those_of_its_trace() -> None:
                     stage: told.get(names.STAGE_US.format(stage)) for stage in STAGES
                 }
     assert timed > 30
+
+
+def test_the_latency_of_a_service_is_there_if_its_result_came_in_the_turn() -> None:
+    """Also where the request was made before the turn, as docs/history.md says; counted from the events."""
+    early = 0
+    for session_id, lines in logs().items():
+        resolved: dict[int, int] = {}
+        turn = 0  # the open one
+        for step in steps(lines):
+            events = [event for event, _ in step]
+            is_rejected = any(isinstance(event, derived.EventRejected) for event in events)
+            if isinstance(first := events[0], inputs.IntentResolved) and turn and not is_rejected:
+                resolved.setdefault(turn, first.elapsed_us)
+            for event in events:
+                if isinstance(event, derived.TurnStarted | derived.TurnEnded):
+                    turn = event.turn if isinstance(event, derived.TurnStarted) else 0
+        for row in expected({session_id: lines})["turns"]:
+            early += bool(row["speculation"] and row["intent_us"] is not None)
+            assert row["intent_us"] == resolved.get(row["turn"])
+    assert early
 
 
 def test_every_tool_call_and_every_response_of_a_model_is_there() -> None:
@@ -138,6 +159,6 @@ async def test_a_fold_that_goes_on_from_the_tables_is_the_same(batch: int, tmp_p
                 for step in every[start : start + batch]:
                     known.take(step, changes)
                 new = Position("feed", position.seq + 1)
-                await history.write([Move(position, new)], changes)
+                await history.write([PositionMove(position, new)], changes)
                 position = new
         assert await actual(history) == expected(sessions)

@@ -173,6 +173,32 @@ async def test_what_is_told_while_a_log_is_read_is_found_in_it(collector: Collec
     assert sorted_bytes([span for span in collector.spans if span.trace_id == trace]) == exported(events)
 
 
+async def test_a_session_whose_log_holds_its_end_before_its_events_are_told_is_counted_once(
+    collector: Collector,
+) -> None:
+    """After a takeover: the log is read to its end while the later events still wait to be folded."""
+    events = events_in(CALL)
+
+    async def read_log(_: str, first: int) -> list[Event]:
+        return [event for event in events if event.version >= first]
+
+    telemetry = Telemetry(dict, read_log, lambda _: True)
+    telemetry.note(events[40])
+    await telemetry.work_off()
+    await telemetry.catch_up()
+    for event in events[41:]:
+        telemetry.note(event)
+    await telemetry.work_off()
+    await telemetry.catch_up()
+    metrics = counted((await telemetry.page())[0])
+    await telemetry.close()
+    assert metrics["orch_session_ended_total", "goodbye"] == 1
+    assert sum(value for (name, _), value in metrics.items() if name == "orch_turn_count_total") == turns(events[40:])
+    assert sorted_bytes(collector.spans) == exported(events)
+    assert len(collector.spans) == len(exported(events)), "nothing is sent twice"
+    assert not telemetry._sessions, "its end is told last"
+
+
 def resources(collector: Collector, *, is_reexport: bool) -> list[SpanMessage]:
     """The spans whose resource says so, or does not."""
     return [

@@ -1,10 +1,12 @@
 """Shows that the registry is all there is: what is measured, how it is called, and that its labels cannot grow."""
 
+import ast
 import json
 import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,7 +16,7 @@ from events import derived
 from events.envelope import Event
 from projections.measures import Measurement, of_events, of_span
 from projections.meters import Meters
-from projections.registry import METRICS, MOST_NAMES, OTHER, Metric
+from projections.registry import ENDINGS, METRICS, MOST_NAMES, OTHER, Metric
 from projections.span import Span
 from projections.spans import spans_of
 from projections.timing import STAGES
@@ -157,6 +159,39 @@ def test_a_label_that_somebody_outside_chooses_is_bounded() -> None:
         if label != metric.named and name != "orch.event.count" and name != "orch.transition.count"
     )
     assert METRICS["orch.turn.stage.duration"].labels["stage"] == STAGES
+
+
+def ending_reasons(node: ast.AST) -> Iterator[ast.AST]:
+    """The expressions in a piece of code that name a reason for which a session ends."""
+    match node:
+        case ast.Call(func=ast.Name(id="SessionCloseRequested"), keywords=named):
+            yield from (keyword.value for keyword in named if keyword.arg == "reason")
+        case ast.Call(func=ast.Name(id="end" | "bid_farewell"), args=[_, reason]):
+            yield reason
+        case ast.Call(func=ast.Name(id="_announce"), args=[*_, ends]) if len(node.args) > 4:
+            yield ends
+        case ast.Assign(targets=[ast.Name(id="ends")], value=value):
+            yield value
+        case ast.FunctionDef(name="_ends"):
+            yield from (part.value for part in ast.walk(node) if isinstance(part, ast.Return) and part.value)
+
+
+def test_every_reason_for_which_the_product_ends_a_session_is_a_label() -> None:
+    """Found in the sources: a reason that is not listed would be counted with those that clients make up."""
+    folders = ("session", "runtime", "gateway", "media", "siblings")
+    files = [file for name in folders for file in (ROOT / "orchestrator" / name).rglob("*.py")]
+    trees = [ast.parse(file.read_text()) for file in files]
+    constants: dict[str, str] = {}
+    for tree in trees:
+        for node in tree.body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(value))):
+                    constants[name] = value
+    found: set[str] = set()
+    for part in (part for tree in trees for node in ast.walk(tree) for part in ending_reasons(node)):
+        found |= {one.value for one in ast.walk(part) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+        found |= {constants[one.id] for one in ast.walk(part) if isinstance(one, ast.Name) and one.id in constants}
+    assert found - {""} == set(ENDINGS) - {OTHER}
 
 
 @pytest.mark.parametrize("named", [metric for metric in METRICS.values() if metric.named], ids=lambda one: one.name)

@@ -234,3 +234,6 @@ def test_where_the_log_ends_early_what_is_open_is_marked() -> None:
     playing = next(n for n, event in enumerate(events) if isinstance(event, inputs.PlaybackProgress))
     marked = {span.name for span in spans_of(events[:playing]) if names.INCOMPLETE in span.attributes}
     assert marked == {names.SESSION, names.CALL, names.TURN, names.TEXT_TO_SPEECH, names.PLAYBACK}
+    speaking = next(n for n, event in enumerate(events) if isinstance(event, inputs.SttPartial))
+    marked = {span.name for span in spans_of(events[:speaking]) if names.INCOMPLETE in span.attributes}
+    assert marked == {names.SESSION, names.CALL, names.USER_SPEECH, names.SPEECH_TO_TEXT}

@@ -21,7 +21,7 @@ from orchestrator.replay.verdict import verdict_of
 from orchestrator.replay.words import name
 from orchestrator.session import evolve, fsm, phases, reducer, state, step
 from orchestrator.session.commands import ClassifyIntent, ClearText, Command, SetMicrophone, Speak
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 from orchestrator.simulation.simulate import simulate
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -29,21 +29,21 @@ Patch = pytest.MonkeyPatch
 Change = Callable[[Patch], None]
 
 
-def commands_become(patch: Patch, change: Callable[[Step, Command], list[Command]]) -> None:
+def commands_become(patch: Patch, change: Callable[[StepBuilder, Command], list[Command]]) -> None:
     """Whatever a decision wants done is changed on its way."""
-    do = Step.do
+    do = StepBuilder.do
 
-    def changed(self: Step, command: Command, retry_of: str = "") -> None:
+    def changed(self: StepBuilder, command: Command, retry_of: str = "") -> None:
         for instead in change(self, command):
             do(self, instead, retry_of)
 
-    patch.setattr(Step, "do", changed)
+    patch.setattr(StepBuilder, "do", changed)
 
 
 def said_becomes(patch: Patch, kind: type[Any], **fields: Any) -> None:
     """What is said of one kind has other fields."""
-    say = Step.say
-    patch.setattr(Step, "say", lambda self, k, **f: say(self, k, **(f | fields if k is kind else f)))
+    say = StepBuilder.say
+    patch.setattr(StepBuilder, "say", lambda self, k, **f: say(self, k, **(f | fields if k is kind else f)))
 
 
 def another_voice(patch: Patch) -> None:
@@ -53,8 +53,8 @@ def another_voice(patch: Patch) -> None:
 
 def another_deadline(patch: Patch) -> None:
     """The answer is awaited a millisecond longer."""
-    arm = Step.arm
-    patch.setattr(Step, "arm", lambda self, timer, ms: arm(self, timer, ms + (timer == "answer_deadline")))
+    arm = StepBuilder.arm
+    patch.setattr(StepBuilder, "arm", lambda self, timer, ms: arm(self, timer, ms + (timer == "answer_deadline")))
 
 
 def a_command_dropped(patch: Patch) -> None:
@@ -74,10 +74,10 @@ def another_target(patch: Patch) -> None:
 
 def two_commands_swapped(patch: Patch) -> None:
     """The timer of the intent is armed after that of the answer."""
-    arm = Step.arm
-    late: list[tuple[Step, int]] = []
+    arm = StepBuilder.arm
+    late: list[tuple[StepBuilder, int]] = []
 
-    def swapped(self: Step, timer: str, ms: int) -> None:
+    def swapped(self: StepBuilder, timer: str, ms: int) -> None:
         if timer == "intent_deadline":
             late.append((self, ms))
             return
@@ -85,7 +85,7 @@ def two_commands_swapped(patch: Patch) -> None:
         if timer == "answer_deadline":
             arm(late[-1][0], "intent_deadline", late[-1][1])
 
-    patch.setattr(Step, "arm", swapped)
+    patch.setattr(StepBuilder, "arm", swapped)
 
 
 def a_field_of_the_state(patch: Patch) -> None:
@@ -125,14 +125,14 @@ def a_measure_computed_otherwise(patch: Patch) -> None:
 
 def an_event_dropped(patch: Patch) -> None:
     """The end of an answer is not said any more."""
-    patch.setattr(Step, "end_answer", lambda self, outcome: None)
+    patch.setattr(StepBuilder, "end_answer", lambda self, outcome: None)
 
 
 def an_extra_event(patch: Patch) -> None:
     """A final that opens a turn is also rejected."""
     final = fsm.TABLE["LISTENING", "STT_FINAL"]
 
-    def twice(making: Step) -> None:
+    def twice(making: StepBuilder) -> None:
         making.reject("for a start")
         final(making)
 
@@ -147,7 +147,7 @@ def a_timer_gone_stale(patch: Patch) -> None:
 def an_exception(patch: Patch) -> None:
     """A decision that did not think of everything."""
 
-    def broken(making: Step) -> None:
+    def broken(making: StepBuilder) -> None:
         raise KeyError(making.phase)
 
     patch.setitem(fsm.TABLE, ("THINKING", "RAG_ANSWERED"), broken)
@@ -199,12 +199,12 @@ def a_cell_rejected(patch: Patch) -> None:
 
 def another_idempotency_key(patch: Patch) -> None:
     """An effect would be deduplicated against another one."""
-    holding = step.holding
+    unchecked_event = step.unchecked_event
 
     def differently(kind: type[Event], fields: dict[str, Any]) -> Event:
-        return holding(kind, fields | ({"idempotency_key": "key"} if fields.get("idempotency_key") else {}))
+        return unchecked_event(kind, fields | ({"idempotency_key": "key"} if fields.get("idempotency_key") else {}))
 
-    patch.setattr(step, "holding", differently)
+    patch.setattr(step, "unchecked_event", differently)
 
 
 def time_rounded(patch: Patch) -> None:
@@ -212,7 +212,7 @@ def time_rounded(patch: Patch) -> None:
     reduce = reducer.reduce
     patch.setattr(
         "orchestrator.replay.replay.reduce",
-        lambda before, event: reduce(before, event.but(at_us=(event.at_us + 999) // 1000 * 1000 + 1000)),
+        lambda before, event: reduce(before, event.replace(at_us=(event.at_us + 999) // 1000 * 1000 + 1000)),
     )
 
 

@@ -1,5 +1,6 @@
 """The pytest plugin, as a project of somebody else's would use it: in a folder of its own, by a pytest of its own."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,8 @@ def test_a_recording_that_diverges_fails_with_the_report(project: Path) -> None:
     code, said = run(project)
     assert code == 1
     assert "ORCH1001 command mismatch" in said
+    command = re.search(r"next +orch (replay .*) --dump-state", said).group(1).split()
+    assert orch(*command, env=environment(project)).exit_code == 1
     file.rename(recordings / "greeting.diverges.jsonl")
     assert run(project, "--snapshot-update")[0] == 0
     assert (recordings / "greeting.diverges.golden").read_text() == "ORCH1001 command mismatch at version 25\n"
@@ -83,6 +86,7 @@ def test_the_log_of_an_integration_test_is_replayed_when_it_is_over(project: Pat
     assert code == 1
     assert "3 passed, 1 error" in said
     assert "ORCH1003 extra command" in said
+    assert re.search(r"next +orch explain ORCH1003$", said, re.MULTILINE)
 
 
 BESIDE = {

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from events import inputs
-from events.derived import CommandIssued, UserInterrupted
+from events.derived import CommandIssued, ProcessingComplete, UserInterrupted
 from events.envelope import Event, Input, Result
-from events.inputs import BargeIn, SttFinal
+from events.inputs import BargeIn, PlaybackStarted, SttFinal, TimerFired
 from events.recording import parse
 from orchestrator.replay.change import Change
 from orchestrator.replay.decisions import decisions, typical_ms, waits_ms
@@ -74,6 +74,14 @@ def test_a_result_that_is_left_out_never_comes() -> None:
     answer = next(event for event in log if getattr(event, "type", "") == "RAG_ANSWERED")
     new = what_if(log, Change(without=frozenset({answer.event_id})))
     assert any(getattr(event, "fallback", "") == "answer_deadline" for event in new.events)
+
+
+def test_the_end_of_a_playback_that_is_left_out_never_comes() -> None:
+    """The deadline decides then; also where the answer came in texts, whose playback can be simulated."""
+    log = log_of("failures/answer_while_it_is_written.jsonl")
+    done = next(event for event in log if isinstance(event, inputs.PlaybackDone))
+    new = what_if(log, Change(without=frozenset({done.event_id}))).events
+    assert not [event for event in new if isinstance(event, inputs.PlaybackDone) and event.playback_id == "answer-1"]
 
 
 DECISIONS = [
@@ -170,6 +178,32 @@ def test_an_utterance_that_is_cut_is_guessed_and_counted() -> None:
     new = what_if(a_spoken_call().log, Change(settings={"endpointing": {"incomplete_ms": 300}}))
     assert [text for _, text in finals(new.events)] == ["hello", "when are", "you open"]
     assert new.unjudged == 1
+
+
+def test_an_utterance_counts_once_however_often_it_is_cut() -> None:
+    call = Conversation.listening(policy=FIXED_WAIT).at(1_000).input(inputs.SpeechStarted)
+    for words in ("one", "one two"):
+        call.after(200).input(inputs.SttPartial, text=words).after(50).input(inputs.SpeechStopped)
+        call.after(400).input(inputs.SpeechStarted)
+    call.after(200).input(inputs.SttPartial, text="one two three").after(50).input(inputs.SpeechStopped)
+    call.fires("endpoint").after(40).says("one two three")
+    new = what_if(call.log, Change(settings={"endpointing": {"incomplete_ms": 300}}))
+    assert [text for _, text in finals(new.events)] == ["one", "two", "three"]
+    assert new.unjudged == 1
+
+
+def test_a_sound_without_words_after_a_guess_delays_no_answer() -> None:
+    """The recogniser would have said that there is nothing more; without that, the wait is that of its deadline."""
+    call = Conversation.listening(policy=FIXED_WAIT).at(1_000).input(inputs.SpeechStarted)
+    call.after(200).input(inputs.SttPartial, text="book a table").after(150).input(inputs.SpeechStopped)
+    call.after(400).input(inputs.SpeechStarted).after(150).input(inputs.SpeechStopped)
+    call.fires("endpoint").after(40).says("book a table").after(200).answers("Done.").speaks().after(500).played()
+    new = what_if(call.log, Change(settings={"endpointing": {"incomplete_ms": 250}}))
+    assert [text for _, text in finals(new.events)] == ["book a table", ""]
+    assert not [event for event in new.events if isinstance(event, TimerFired) and event.target == "stt_deadline"]
+    (answer,) = [event for event in new.events if isinstance(event, ProcessingComplete)]
+    (spoken,) = [event for event in new.events if isinstance(event, PlaybackStarted)]
+    assert spoken.at_us - answer.at_us < 1_000_000
 
 
 def test_utterances_that_run_together_have_one_final() -> None:

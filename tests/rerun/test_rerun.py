@@ -18,13 +18,13 @@ from events.recording import parse
 from orchestrator import Answer, Conversation, Request, ServiceError, rerun
 from orchestrator.replay.exchanges import Exchange
 from orchestrator.services.failures import ToolError
-from orchestrator.services.journal import Work
+from orchestrator.services.journal import PendingToolCall
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 OTHER_ANSWERS = {
     # Their services failed, were late, or broke the contract of a port; the agent of the test does not.
     *("answer_breaks_off", "answer_down", "answers_stay_down", "both_down", "empty_answer"),
-    *("speaking_twice", "texts_out_of_order"),
+    *("model_that_falls_silent", "speaking_twice", "texts_out_of_order"),
 }
 
 
@@ -66,7 +66,9 @@ class AsRecorded:
                 yield event.text
                 continue
             with suppress(ToolError):
-                await request.attempt.journal.call(Work(event.name, event.arguments, never, event.is_cancellable))
+                await request.attempt.journal.call(
+                    PendingToolCall(event.name, event.arguments, never, event.is_cancellable)
+                )
         if not any(isinstance(event, AnswerText) for event in work):
             yield Answer(self._wholes.get(request.text, ""))
 

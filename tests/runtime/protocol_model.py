@@ -70,13 +70,15 @@ class Rules:
     session.reducer.reduce, session.evolve.apply.
     """
     incarnation_in_id: bool = True
-    """Command ids contain the incarnation. Code: session.step.Step.do."""
+    """Command ids contain the incarnation. Code: session.step.StepBuilder.do."""
     own_not_again: bool = True
     """SESSION_RESUMED asks again only for what another incarnation asked. Code: session.lifecycle.resumed."""
     new_id_again: bool = True
-    """What is asked again gets a new command id. Code: session.lifecycle.resumed, session.step.Step.do."""
+    """What is asked again gets a new command id. Code: session.lifecycle.resumed, session.step.StepBuilder.do."""
     trim_at_cursor: bool = True
-    """The inbox is trimmed by its owner, below the stored cursor. Code: redis/lua/commit.lua, redis/lua/pass.lua."""
+    """The inbox is trimmed below the stored cursor, in one script. Code: redis/lua/commit.lua, redis/lua/pass.lua,
+    redis/lua/trim.lua.
+    """
 
     bounded_lease: bool = True
     """A lease that has longer left than any is given for is cut: the server's clock was set back. Code:

@@ -1,4 +1,4 @@
-"""A Unix-socket proxy in front of a real Redis, which can lose a reply after the server has carried out the command."""
+"""A Unix-socket proxy in front of a real Redis: it loses replies, goes dead without closing, is slow, or refuses."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,9 @@ class LossyProxy:
     """`async with LossyProxy(server_socket) as proxy:` then connect to `proxy.url`.
 
     After `lose_reply(needle)`, the next request that contains it is forwarded, its reply is awaited and thrown away,
-    and the connection dies. `count(needle)` only counts. `cut()` kills all connections, `refuse` makes new ones die.
+    and the connection dies. After `hold(needle)`, the connection of the next such request stays open and passes nothing
+    any more, from this request on. `count(needle)` only counts. `cut()` kills all connections, `refuse` makes new ones
+    die. `slow_s` delays every reply.
     """
 
     def __init__(self, server_socket: str) -> None:
@@ -22,11 +24,16 @@ class LossyProxy:
         """How many chunks of requests held the needle since it was set."""
         self.refuse = False
         self.refused = 0
+        self.held = 0
+        self.slow_s = 0.0
         self._needle = b""
         self._writers: set[asyncio.StreamWriter] = set()
 
     def lose_reply(self, needle: bytes) -> None:
-        self._needle, self._armed, self.requests = needle, True, 0
+        self._needle, self._armed, self._holds, self.requests = needle, True, False, 0
+
+    def hold(self, needle: bytes) -> None:
+        self._needle, self._armed, self._holds, self.requests = needle, True, True, 0
 
     def count(self, needle: bytes) -> None:
         """Count the requests that hold it, and lose nothing."""
@@ -71,6 +78,11 @@ class LossyProxy:
                 self.requests += 1
                 if self._armed:
                     self._armed = False
+                    if self._holds:
+                        self.held += 1
+                        while await reader.read(1 << 20):  # until the client closes the connection
+                            pass
+                        break
                     losing.set()
             to.write(data)
             await to.drain()
@@ -82,6 +94,8 @@ class LossyProxy:
                 self.lost += 1
                 to.transport.abort()
                 return
+            if self.slow_s:
+                await asyncio.sleep(self.slow_s)
             to.write(data)
             await to.drain()
         to.close()

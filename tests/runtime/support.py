@@ -96,6 +96,9 @@ class StubHandler:
         self._start: Callable[[], None] | None = None
         self._progress: Callable[[int], None] | None = None
 
+    async def connected(self) -> bool:
+        return True
+
     def play(
         self, playback_id: str, on_started: Callable[[], None], on_progress: Callable[[int], None]
     ) -> "StubHandler":

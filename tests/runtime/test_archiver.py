@@ -3,20 +3,24 @@
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from events.codec import encode
+from events.inputs import SessionCloseRequested, SttFinal
 from events.recording import Header, dump, parse
 from orchestrator.replay.replay import replay
 from orchestrator.runtime.history import archiver
-from orchestrator.runtime.history.reconcile import resync
+from orchestrator.runtime.history.reconcile import rebuild
 from orchestrator.runtime.redis.logs import list_sessions, read_lines
 from orchestrator.session import REDUCER_VERSION
 from projections.history.store import History
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, from_redis, rows, sqlite, started, talk
-from tests.runtime.support import Running
+from tests.runtime.support import Running, soon_in_redis
 
 
 async def outcomes(steps: AsyncIterator[tuple[str, str]]) -> dict[str, str]:
@@ -68,8 +72,7 @@ async def test_a_rebuild_takes_from_the_archive_what_redis_has_forgotten(
         await everything_projected(place, tmp_path)
         before = await rows(sqlite(tmp_path))
         await broken(history)
-        every = set(range(place.keys.shards))
-        made = [one async for one, _, _ in resync(place.redis, place.keys, history, every, is_from_scratch=True)]
+        made = [one async for one, _, _ in rebuild(place.redis, place.keys, history)]
         assert len(made) == 2
         assert await rows(sqlite(tmp_path)) == before
     other = await talk(running)
@@ -131,3 +134,76 @@ async def test_purged_sessions_are_gone_everywhere(corner: tuple[Place, Running]
         (tmp_path / file).unlink(missing_ok=True)
     await everything_projected(place, tmp_path)
     assert await rows(sqlite(tmp_path)) == await from_redis(place.redis, place.keys)
+
+
+async def test_a_session_that_never_ended_is_purged_once_redis_has_lost_it(
+    corner: tuple[Place, Running], tmp_path: Path
+) -> None:
+    """As after Redis was wiped or replaced. A session that is live, or whose log goes on behind the history, stays."""
+    place, running = corner
+    lost, live, ahead = [await talk(running, ends=False) for _ in range(3)]
+    await everything_projected(place, tmp_path)
+    running.node.report(SttFinal(session_id=ahead, text="more words", via="text"))
+    await running.watch.phase(ahead, "LISTENING", 4)
+    await running.node.stop()
+    for gone in (lost, ahead):
+        await place.redis.srem(place.keys.sessions(place.keys.shard_of(gone)), gone)
+    await place.redis.delete(place.keys.log(lost), place.keys.state(lost))
+    async with History(sqlite(tmp_path)) as history:
+
+        async def purged(before_us: int, **how: Any) -> dict[str, str]:
+            return await outcomes(archiver.purge(place.redis, place.keys, history, before_us, **how))
+
+        assert await purged(now() - 3_600_000_000, is_dry=False) == {}
+        assert await purged(now(), is_dry=False, only=frozenset({live, ahead})) == {}
+        assert await purged(now(), is_dry=True) == {lost: ""}
+        assert await purged(now(), is_dry=False) == {lost: ""}
+        assert set(await history.archived()) == {live, ahead}
+
+
+async def test_a_session_that_goes_on_meanwhile_is_not_purged(
+    corner: tuple[Place, Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis looks again when it forgets a session; what was found before does not count."""
+    place, running = corner
+    live, ahead = [await talk(running, ends=False) for _ in range(2)]
+    await everything_projected(place, tmp_path)
+    running.node.report(SttFinal(session_id=ahead, text="more words", via="text"))
+    await running.watch.phase(ahead, "LISTENING", 4)
+    await running.node.stop()
+    await place.redis.srem(place.keys.sessions(place.keys.shard_of(ahead)), ahead)
+    async with History(sqlite(tmp_path)) as history:
+        found = await history.silent_since(now())
+
+        async def found_before(*_: object) -> dict[str, int]:
+            return found
+
+        monkeypatch.setattr(archiver, "purgeable", found_before)
+        left = await outcomes(archiver.purge(place.redis, place.keys, history, now(), is_dry=False))
+        assert left == {live: "it is live", ahead: "its log went on while we looked"}
+        assert set(await history.archived()) == {live, ahead}
+
+
+async def test_a_purge_leaves_no_handled_input_in_the_streams(corner: tuple[Place, Running], tmp_path: Path) -> None:
+    """Neither in the inbox nor in an ingress; an input that nobody has handled yet stays."""
+    place, running = corner
+    ended = await talk(running, ends=False)
+    inbox = place.keys.inbox(place.keys.shard_of(ended))
+    ingress, owned = place.keys.ingress(2), place.keys.ingress(2, "owned")
+    line = encode(SttFinal(session_id=ended, text="words of a producer", via="text"))
+    sent = await place.redis.xadd(ingress, {"e": line})
+    await running.watch.phase(ended, "LISTENING", 4)
+    running.node.report(SessionCloseRequested(session_id=ended, reason="goodbye"))
+    await running.watch.phase(ended, "ENDED")
+
+    async def is_handled() -> bool:
+        return bool(await place.redis.hget(owned, "cursor") == sent)
+
+    await soon_in_redis(is_handled)
+    await everything_projected(place, tmp_path)
+    await running.node.stop()
+    waiting = await place.redis.xadd(inbox, {"e": line})
+    async with History(sqlite(tmp_path)) as history:
+        assert await outcomes(archiver.purge(place.redis, place.keys, history, now(), is_dry=False)) == {ended: ""}
+    assert [entry for entry, _ in await place.redis.xrange(inbox)] == [waiting]
+    assert await place.redis.xrange(ingress) == []

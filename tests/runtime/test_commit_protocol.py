@@ -84,8 +84,8 @@ WITHOUT = {
     "bounded_lease": (Scenario(("clock", "crash"), questions=1), "an input is never read"),
     "trim_at_cursor": (Scenario(("tail",), budget=1, questions=1, trims=True), LOST),
 }
-TRIMMERS = {"commit.lua", "pass.lua"}
-"""The only places where anything is trimmed: by the owner, behind the cursor that they write."""
+TRIMMERS = {"commit.lua", "pass.lua", "trim.lua"}
+"""The only places where anything is trimmed: behind the cursor that they write or, for a purge, read in the script."""
 
 
 @pytest.mark.parametrize("rule", WITHOUT)
@@ -137,7 +137,7 @@ def test_every_rule_names_the_code_that_implements_it(rule: str) -> None:
     assert all(resolve(name) for name in names)
 
 
-def test_nothing_is_trimmed_but_by_the_scripts_that_move_the_cursor() -> None:
+def test_nothing_is_trimmed_but_by_the_scripts_that_know_the_cursor() -> None:
     """Trimming anywhere else could delete what a Redis that lost its tail has not handled."""
     home = Path(orchestrator.runtime.__path__[0])
     sources = {path.name: path.read_text() for kind in ("*.py", "*.lua") for path in home.rglob(kind)}

@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.inputs import SttFinal
 from orchestrator.runtime.history.archiver import archive, purge
-from orchestrator.runtime.history.reconcile import resync
+from orchestrator.runtime.history.reconcile import rebuild
 from projections.history.store import History
 from tests.runtime.conftest import Place
 from tests.runtime.history_support import caught_up, from_redis, rows, started, talk
@@ -38,8 +38,7 @@ async def test_a_history_in_postgresql(corner: tuple[Place, Running], postgresql
         await engine.dispose()
         assert await history.lay_out() == 2
         assert await rows(database) == found
-        every = set(range(place.keys.shards))
-        made = [one async for one, _, _ in resync(place.redis, place.keys, history, every, is_from_scratch=True)]
+        made = [one async for one, _, _ in rebuild(place.redis, place.keys, history)]
         assert sorted(made) == sorted([ended, live.session_id])
         assert await rows(database) == found
         assert [one async for one in purge(place.redis, place.keys, history, 2**53, is_dry=False)] == [(ended, "")]

@@ -133,7 +133,7 @@ async def test_a_note_that_names_no_socket_is_not_believed(tmp_path: Path) -> No
 async def test_only_what_this_process_made_is_removed(tmp_path: Path) -> None:
     """Its socket, and the folder of it if nothing else is there."""
     async with EmbeddedRedis(tmp_path) as url:
-        folder = Path(url.removeprefix("unix://")).parent
+        folder = Path(url.removeprefix("unix://")).parent.resolve()
         (folder / "a file of somebody").write_text("mine")
     assert [file.name for file in folder.iterdir()] == ["a file of somebody"]
     (folder / "a file of somebody").unlink()

@@ -17,6 +17,7 @@ from orchestrator.runtime.history.projecting import Projecting
 from orchestrator.runtime.history.reconcile import ends
 from orchestrator.runtime.redis.connection import connect
 from orchestrator.runtime.redis.keys import Keys
+from orchestrator.runtime.redis.logs import all_logs
 from projections.history.store import History
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.history_support import caught_up, everything, from_redis, rows, sqlite, started, talk
@@ -297,6 +298,40 @@ async def test_a_log_that_cannot_be_read_holds_up_no_other_shard(corner: tuple[P
     assert not await place.redis.hget(place.keys.positions(0), NAME) or (
         await place.redis.hget(place.keys.positions(0), NAME) == b"0"
     )
+    await projecting.stop()
+
+
+async def test_a_log_that_cannot_be_read_holds_up_no_other_forked_shard(
+    corner: tuple[Place, Running], tmp_path: Path
+) -> None:
+    """All feeds have a gap, and so all logs are compared. The shard waits until its log can be read."""
+    place, running = corner
+    every = set(range(place.keys.shards))
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+    while {place.keys.shard_of(await talk(running)) for _ in range(3)} <= {0}:
+        pass
+    await caught_up(place.redis, place.keys)
+    await projecting.stop()
+    for _ in range(6):
+        await talk(running)
+    bad = a_session_on(place.keys, 0, "bad_")
+    line = json.dumps({"type": "FROM_THE_FUTURE", "version": 1}).encode()
+    await place.redis.xadd(place.keys.log(bad), {"e": line}, id="0-1")
+    await place.redis.xadd(place.keys.feed(0), {"s": bad, "f": 1, "t": 1}, id="0-1000000")
+    for number, end in (await ends(place.redis, place.keys, every)).items():
+        await place.redis.xtrim(place.keys.feed(number), minid=f"0-{max(1, end.seq)}", approximate=False)
+    wanted = {one for one in await all_logs(place.redis, place.keys) if place.keys.shard_of(one) != 0}
+    projecting = await started(place.url, place.keys, sqlite(tmp_path))
+
+    async def others_are_there() -> bool:
+        found = await rows(sqlite(tmp_path))
+        return wanted <= {row["session_id"] for row in found["sessions"] if row["ended_us"]}
+
+    await soon_in_redis(others_are_there)
+    await soon(lambda: projecting._feeds.keys() == every - {0})
+    await place.redis.delete(place.keys.log(bad))
+    await equal(place, sqlite(tmp_path))
+    await soon(lambda: projecting._feeds.keys() == every)
     await projecting.stop()
 
 

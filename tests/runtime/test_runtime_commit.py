@@ -1,5 +1,6 @@
 """Commits and appends: what the scripts refuse, and what happens when a reply is lost after the server did the work."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from events.derived import TurnStarted
 from events.inputs import SttFinal, SttPartial, TtsChunkReady
 from orchestrator.runtime.fleet import lease as leases
-from orchestrator.runtime.redis.connection import connect, evalsha, load_scripts, sha
+from orchestrator.runtime.redis.commit import Committer, Move
+from orchestrator.runtime.redis.connection import connect, evalsha, load_scripts, run_id, sha
 from orchestrator.runtime.redis.keys import Keys
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
@@ -87,6 +89,45 @@ async def test_after_a_release_nobody_commits(owned: Any) -> None:
     await leases.release(redis, [lease])
     assert await redis.execute_command(*commit_call(keys, lease.token)) == b"NOT_OWNER"
     assert not await redis.exists(keys.log("auto_session_1"))
+
+
+class BreakingWire:
+    """Carries out the first `done` commands of its first call, and then its connection breaks."""
+
+    def __init__(self, redis: Redis, done: int) -> None:
+        self.redis = redis
+        self.done: int | None = done
+
+    async def call(self, _: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        done, self.done = self.done, None
+        replies = [await self.redis.execute_command(*command) for command in commands[:done]]
+        if done is not None:
+            raise RedisConnectionError("it broke")
+        return replies
+
+
+@pytest.mark.parametrize("done", range(4))
+async def test_steps_that_leave_the_cursor_are_committed_once_wherever_the_connection_breaks(
+    owned: Any, done: int
+) -> None:
+    """The steps that open a promised session leave the cursor to the entry that opens it, here a duplicate: what is
+    missing is sent, and nothing twice. Else commands of a step that is not committed would run.
+    """
+    lease, keys, redis = owned
+    state, calls = keys.state("auto_session_1"), []
+    for version in (0, 1):
+        call = commit_call(keys, lease.token, next="0-0", version=version, new_version=version + 1)
+        calls.append(call)
+    scripts = [(call[3 : 3 + int(call[2])], call[3 + int(call[2]) + 3 :]) for call in calls]
+    moves = [
+        Move("commit", list(names), "0-0", "0-0", tuple(args), (state, version))
+        for version, (names, args) in enumerate(scripts, 1)
+    ]
+    moves.append(Move("pass", [keys.shard(0), keys.unroutable(0), keys.inbox(0)], "0-0", "1-0", ("", b"", "")))
+    wire: Any = BreakingWire(redis, done)
+    await Committer(redis, wire, keys.shard(0), lease.token, await run_id(redis, keys.shard(0))).commit(moves)
+    assert await redis.hget(keys.shard(0), "cursor") == b"1-0"
+    assert [entry for entry, _ in await redis.xrange(keys.log("auto_session_1"))] == [b"0-1", b"0-2"]
 
 
 @pytest.mark.parametrize("reason", ["", "it is no event"])

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from orchestrator.runtime.redis import embedded, embedded_socket
 from orchestrator.runtime.redis.embedded import EmbeddedRedis, NoRedisServerError
 from projections.history.store import database_url
 from tests.runtime.support import soon_in_redis
-from tests.runtime.test_runtime_embedded import KEEPER, answers
+from tests.runtime.test_runtime_embedded import KEEPER, answers, cut_within, write
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +205,71 @@ async def test_a_server_that_refuses_to_stop_is_killed_in_the_end(tmp_path: Path
         os.kill(server, 0)
     async with EmbeddedRedis(tmp_path) as url, Redis.from_url(url) as redis:
         assert await redis.get("kept") == b"1"
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> None:
+    """Servers that are started from now on have these options, too; the limits are those of a loaded machine."""
+    wrapper = folder / "redis-server"
+    wrapper.write_text(f'#!/bin/sh\nexec {embedded.find_server()} "$@" {" ".join(options)}\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(embedded, "find_server", lambda: str(wrapper))
+    monkeypatch.setattr(embedded, "ANSWER_S", 2.0)
+    monkeypatch.setattr(embedded, "START_TIMEOUT_S", 1.0)
+
+
+async def fill(url: str, keys: int) -> None:
+    async with Redis.from_url(url) as redis, redis.pipeline(transaction=False) as pipeline:
+        for number in range(keys):
+            pipeline.set(f"key {number}", 1)
+        await pipeline.execute()
+
+
+async def test_loading_takes_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a service that ran for long: the limits are for servers that hang. A guest waits, too."""
+    async with EmbeddedRedis(tmp_path) as url:
+        await fill(url, 25_000)
+    slow(monkeypatch, tmp_path, "--key-load-delay", "1")
+    keeper, guest = EmbeddedRedis(tmp_path), EmbeddedRedis(tmp_path)
+    begun_s = time.monotonic()
+    urls = await asyncio.gather(keeper.__aenter__(), guest.__aenter__())
+    assert time.monotonic() - begun_s > 1.5 * embedded.START_TIMEOUT_S
+    async with Redis.from_url(urls[0]) as redis:
+        assert await redis.dbsize() == 25_000
+    assert len(set(urls)) == 1
+    for one in (guest, keeper):
+        await one.__aexit__(None, None, None)
+    nothing_left(tmp_path)
+
+
+async def test_a_cut_file_is_rewritten_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power failed, and there is much to rewrite."""
+    async with EmbeddedRedis(tmp_path) as url, Redis.from_url(url) as redis:
+        await fill(url, 25_000)
+        await write(redis, "cut off")
+    cut_within(tmp_path / "redis", b"cut off")
+    slow(monkeypatch, tmp_path, "--rdb-key-save-delay", "1")
+    begun_s = time.monotonic()
+    async with EmbeddedRedis(tmp_path) as url, Redis.from_url(url) as redis:
+        assert time.monotonic() - begun_s > 1.2 * embedded.START_TIMEOUT_S
+        assert await redis.dbsize() == 25_000
+    nothing_left(tmp_path)
+
+
+async def test_a_loading_server_that_is_silent_for_a_moment_is_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has loaded for longer than a server may be silent."""
+    await killed_keeper(tmp_path)
+    before, states = server_of(tmp_path), ["ready", "silent"]
+    loads_until_s = time.monotonic() + 1.5 * embedded.WAIT_S
+
+    async def state(_: EmbeddedRedis) -> str:
+        return "loading" if time.monotonic() < loads_until_s else states.pop()
+
+    monkeypatch.setattr(EmbeddedRedis, "_ping", state)
+    async with EmbeddedRedis(tmp_path):
+        assert server_of(tmp_path) == before
+    nothing_left(tmp_path)
 
 
 # Two programs on one data directory.

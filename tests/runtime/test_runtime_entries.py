@@ -29,6 +29,7 @@ from events.inputs import (
     TtsChunkReady,
 )
 from orchestrator.runtime.live_session import LiveSession
+from orchestrator.session import REDUCER_VERSION
 from orchestrator.session.policy import Policy
 from tests.runtime.conftest import MakeNode, Place
 from tests.runtime.proxy import LossyProxy
@@ -72,6 +73,7 @@ async def test_what_was_on_its_way_when_the_session_ended_is_no_dead_letter(runn
         SttFinal(session_id=live.session_id, handler_id="fastrtc_1", text="bye"),
         HandlerDetached(session_id=live.session_id, handler_id="fastrtc_1"),
         ClientDisconnected(session_id=live.session_id, client_id="browser-1"),
+        ClientConnected(session_id=live.session_id, client_id="browser-2", event_id="c", producer="door"),
         BargeIn(session_id=live.session_id),
         SessionCloseRequested(session_id=live.session_id, reason="goodbye"),
     ]
@@ -313,6 +315,22 @@ async def test_a_session_of_a_node_that_died_at_once_waits_for_its_client(runnin
     assert (live.state.phase, live.state.client_id) == ("LISTENING", "")
     running.node.connect_client(live, StubClient("browser-1"))
     await running.watch.event(session_id, ClientConnected, client_id="browser-1", number=2)
+
+
+async def test_a_takeover_of_an_owner_before_this_one_comes_too_late(running: Running, place: Place) -> None:
+    """A node that stood still in the middle of its takeover goes on with it. Its word would take the client from the
+    owner, and end the call as that of a client who never came back.
+    """
+    live = await running.listening()
+    late = SessionResumed(
+        session_id=live.session_id, producer="node-paused", producer_seq=1, reducer_version=REDUCER_VERSION
+    )
+    await to_inbox(place, live.session_id, encode(late))
+    running.node.report(SttFinal(session_id=live.session_id, text="hello", via="text"))
+    await running.watch.phase(live.session_id, "LISTENING", 2)
+    assert live.state.client_id
+    assert running.watch.all(live.session_id, SessionResumed) == []
+    assert running.node.counters["late"] == 1
 
 
 @pytest.mark.parametrize("kind", [SessionOpened, SessionResumed])

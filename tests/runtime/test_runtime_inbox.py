@@ -12,7 +12,8 @@ from orchestrator.runtime.inbox import Inbox
 from orchestrator.runtime.redis.connection import connect
 from tests.runtime.conftest import Place
 from tests.runtime.proxy import LossyProxy
-from tests.runtime.support import a_session_on, soon
+from tests.runtime.support import Running, a_session_on, soon
+from tests.runtime.test_runtime_entries import line, to_ingress
 
 
 @pytest.fixture
@@ -59,6 +60,23 @@ async def test_flush_does_not_wait_for_what_is_queued_later(inbox: Inbox, place:
         await inbox.flush()
     busy = False
     assert await texts(place, 0) == ["mine"]
+
+
+async def test_an_ingress_waits_for_no_shard_that_its_events_do_not_go_to(running: Running, place: Place) -> None:
+    """The node's own events for another shard cannot be appended: they wait, and what comes from outside goes on."""
+    live, other = await running.listening(), await running.listening()
+    while place.keys.shard_of(other.session_id) == place.keys.shard_of(live.session_id):
+        other = await running.listening()
+    inbox = place.keys.inbox(place.keys.shard_of(other.session_id))
+    await place.redis.delete(inbox)
+    await place.redis.set(inbox, "no stream")
+    running.node.report(SttPartial(session_id=other.session_id, text="waits"))
+    for number in (1, 2):  # the second is read when the cursor has moved past the first
+        await to_ingress(place, line(live.session_id, text=str(number)))
+        await running.watch.event(live.session_id, SttPartial, number)
+    assert running.node.queued == 1
+    await place.redis.delete(inbox)
+    await running.watch.event(other.session_id, SttPartial, text="waits")
 
 
 async def test_a_redis_that_is_away_is_said_once_and_nothing_is_lost(

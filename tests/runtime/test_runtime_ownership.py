@@ -23,7 +23,7 @@ from events.inputs import (
 from orchestrator.runtime import inbox
 from orchestrator.runtime.fleet import lease as leases
 from orchestrator.runtime.live_session import LiveSession
-from orchestrator.runtime.node import Node, UnusableRedisError
+from orchestrator.runtime.node import Node, RedisSetupError
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.shard import Shard
 from orchestrator.session.conversation import Line
@@ -280,7 +280,7 @@ async def test_another_number_of_shards_is_refused_in_words(make_node: MakeNode,
     await make_node()
     keys = Keys(shards=8, prefix=place.keys.prefix)
     node = Node(place.url, Stubs().services(), observer=Watch(), keys=keys)
-    with pytest.raises(UnusableRedisError, match=r"with 4 shards, not 8.*use 4, or another key prefix"):
+    with pytest.raises(RedisSetupError, match=r"with 4 shards, not 8.*use 4, or another key prefix"):
         await node.start()
     await node.stop()
 

@@ -1,10 +1,15 @@
 """Rebuilding a session: from its snapshot where there is a sound one, else from its whole log."""
 
+import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
 
 from events.inputs import SessionResumed, SttFinal, SttPartial
+from orchestrator.runtime.fleet import membership
+from orchestrator.runtime.redis import logs, subscribers
+from orchestrator.runtime.redis.connection import connect
 from orchestrator.runtime.redis.rebuild import rebuild
 from orchestrator.runtime.shard import SNAPSHOT_EVERY
 from orchestrator.session import REDUCER_VERSION
@@ -12,7 +17,8 @@ from orchestrator.session.conversation import ConversationSoFar
 from orchestrator.session.evolve import fold
 from orchestrator.session.snapshot import dump
 from tests.runtime.conftest import MakeNode, Place
-from tests.runtime.support import Running
+from tests.runtime.proxy import LossyProxy
+from tests.runtime.support import PATIENCE_S, Running
 
 
 async def talked(running: Running) -> str:
@@ -94,3 +100,40 @@ async def test_a_new_owner_goes_on_from_a_snapshot(make_node: MakeNode, place: P
     assert live is not None
     assert [line.text for line in live.conversation.said] == ["hello", "You said hello."]
     assert live.state.version == first.watch.events[session_id][-1].version + len(second.watch.events[session_id])
+
+
+@pytest.mark.parametrize("read", ["snapshot", "XRANGE", "committed_us"])
+async def test_a_takeover_whose_path_goes_dead_is_tried_again(
+    read: str, make_node: MakeNode, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reply comes on that connection, and no error. Others renew the lease meanwhile: no other node would help."""
+    first = await make_node()
+    session_id = (await first.listening()).session_id
+    await first.node.stop()
+    monkeypatch.setattr("orchestrator.runtime.redis.wire.TIMEOUT_S", 1.0)
+    monkeypatch.setattr(subscribers, "BLOCK_MS", 200)
+    monkeypatch.setattr(membership, "BLOCK_S", 0.2)
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy, asyncio.timeout(PATIENCE_S):
+        proxy.hold(f"${len(read)}\r\n{read}\r\n".encode())
+        second = await make_node(url=proxy.url, lease_ms=600)
+        await second.watch.event(session_id, SessionResumed)
+        assert proxy.held == 1
+        assert second.node.counters["unrecoverable"] == 0
+        await second.node.stop()
+
+
+async def test_a_long_log_has_the_time_limit_for_each_read(
+    running: Running, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for all of them: a slow path with a long log would otherwise never be enough for a takeover."""
+    live = await running.listening()
+    log = running.watch.events[live.session_id]
+    monkeypatch.setattr("orchestrator.runtime.redis.wire.TIMEOUT_S", 0.8)
+    monkeypatch.setattr(logs, "PAGE", 1)
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy:
+        redis = connect(proxy.url)
+        await redis.ping()
+        proxy.slow_s, since_s = 0.3, time.monotonic()
+        assert await logs.read_log(redis, place.keys, live.session_id) == log
+        assert time.monotonic() - since_s > 0.8
+        await redis.aclose()

@@ -1,15 +1,20 @@
 """A Redis that comes back without its last writes: what is gone is said exactly, and nobody gets a wrong answer."""
 
 import re
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError, ClusterDownError, NoPermissionError, ResponseError
 
 from events.derived import TurnStarted
 from events.inputs import RagAnswered, SessionCloseRequested, SessionResumed, SttFinal, SttPartial
+from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.logs import read_log
+from orchestrator.runtime.redis.lost_writes import Accepted, Committed, SecondLifeError
+from tests.runtime.conftest import Place
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, Stubs, Watch, soon, soon_in_redis
@@ -37,6 +42,24 @@ def lost(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int, int]]:
     return [(match[3], int(match[1]), int(match[2])) for match in found if match]
 
 
+@pytest.mark.parametrize("error", [ClusterDownError("down"), NoPermissionError("no"), ResponseError("TRYAGAIN")])
+async def test_an_error_is_no_loss(error: ResponseError) -> None:
+    """Only a stream that is gone, or is shorter, has lost entries; after an error the connection is made again."""
+    accepted, replies = Accepted(KEYS), [error]
+
+    async def exchange(_: object) -> list[ResponseError]:
+        return [replies.pop()]
+
+    accepted.note(0, [b"5-0"], [b"line"])
+    with pytest.raises(type(error)):
+        await accepted.compare(exchange)
+    assert accepted.lost == {}
+    replies.append(ResponseError("no such key"))
+    with pytest.raises(SecondLifeError):
+        await accepted.compare(exchange)
+    assert accepted.lost == {0: [b"line"]}
+
+
 async def test_lost_versions_are_named_and_counted(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Exactly those that were committed and are gone. Events of ours that were accepted come again: no word is lost."""
     running = await started(server)
@@ -57,6 +80,46 @@ async def test_lost_versions_are_named_and_counted(server: Server, caplog: pytes
         assert [event.text for event in log if isinstance(event, SttPartial)] == ["kept", "lost", "lost too"]
         await running.node.stop()
         assert await check_laws(redis, KEYS) == 1
+
+
+@pytest.mark.parametrize("reads", [0, 1])
+async def test_versions_are_compared_again_when_redis_has_loaded_its_data(
+    reads: int, place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it loads, it tells its run id and no log. All that is lost is named afterwards, once."""
+    counters, read = Counters(), place.redis.xrange
+    committed = Committed(place.redis, place.keys, counters)
+    for version in (1, 2, 3):
+        committed.note("auto_session_1", "first life", version, "hash")
+    replies = iter([read] * reads)
+
+    async def loading(*arguments: Any) -> Any:
+        if (reply := next(replies, None)) is None:
+            raise BusyLoadingError("Redis is loading the dataset in memory")
+        return await reply(*arguments)
+
+    monkeypatch.setattr(place.redis, "xrange", loading)
+    await committed.compare(lambda _: "second life")
+    assert "is not known yet: Redis is loading the dataset in memory" in caplog.text
+    monkeypatch.setattr(place.redis, "xrange", read)
+    for _ in range(2):
+        await committed.compare(lambda _: "second life")
+    assert lost(caplog) == [("auto_session_1", 1, 3)]
+    assert counters["lost_versions"] == 3
+
+
+async def test_a_log_that_cannot_be_read_stops_no_look(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """A newer node has gone on in it. The other sessions are compared, also at the next look."""
+    counters = Counters()
+    committed = Committed(place.redis, place.keys, counters)
+    for session_id in ("auto_session_1", "auto_session_2"):
+        committed.note(session_id, "first life", 1, "hash")
+    await place.redis.xadd(place.keys.log("auto_session_1"), {"e": b'{"type":"NEWER"}'}, id="0-1")
+    for _ in range(2):
+        await committed.compare(lambda _: "second life")
+    assert lost(caplog) == [("auto_session_2", 1, 1)]
+    assert caplog.text.count("whether versions of auto_session_1 are lost is not known") == 1
+    await place.redis.delete(place.keys.log("auto_session_1"))
 
 
 async def test_where_nothing_is_lost_nothing_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:

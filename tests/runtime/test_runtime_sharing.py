@@ -108,11 +108,11 @@ async def test_a_node_that_died_is_forgotten_and_its_share_taken(make_node: Make
 
 async def test_shards_without_calls_are_given_away_first(make_node: MakeNode) -> None:
     """Two calls on two shards stay where they are; the idle ones move."""
-    first = await make_node(lease_ms=LEASE_MS)
+    first = await make_node(lease_ms=5 * LEASE_MS)
     busy: set[int] = set()
     while len(busy) < 2:
         busy.add(first.node.keys.shard_of((await first.listening()).session_id))
-    second = await make_node(lease_ms=LEASE_MS)
+    second = await make_node(lease_ms=5 * LEASE_MS)
     await shared_evenly(first, second)
     assert set(first.node.shards) == busy
     assert not any(client.sent_away for client in first.clients)
@@ -191,10 +191,8 @@ async def _is_free(place: Place, lease: leases.Lease) -> bool:
     return bool(await leases.free(place.redis, [lease.what], 60_000))
 
 
-async def taking_long(
-    first: Running, second: Running, monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, Callable[[], None]]:
-    """The second hands a shard to the first, who has not taken it over until the function is called."""
+def slow_take_overs(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """From now on: set when the takeover of a shard has begun, and to be set so that it goes on."""
     taking, may_go_on, take_over = asyncio.Event(), asyncio.Event(), Shard.take_over
 
     async def take_long(self: Shard) -> None:
@@ -202,11 +200,19 @@ async def taking_long(
         await may_go_on.wait()
         await take_over(self)
 
+    monkeypatch.setattr(Shard, "take_over", take_long)
+    return taking, may_go_on
+
+
+async def taking_long(
+    first: Running, second: Running, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, Callable[[], None]]:
+    """The second hands a shard to the first, who has not taken it over until the function is called."""
     await shared_evenly(first, second)
     await looks(second, 2)
     name = min(one for one in second.node._ownership.running if one.startswith("shard"))
     (heir,) = second.node._members.reachable()
-    monkeypatch.setattr(Shard, "take_over", take_long)
+    taking, may_go_on = slow_take_overs(monkeypatch)
     second.node._ownership.hand_over(name, heir)
     async with asyncio.timeout(PATIENCE_S):
         await taking.wait()
@@ -225,6 +231,32 @@ async def test_a_take_over_that_takes_long_costs_no_other_lease(
     go_on()
     assert mine.items() <= first.node.shards.items()
     assert not any(shard.lost.is_set() for shard in mine.values())
+
+
+async def test_a_take_over_that_takes_long_costs_no_lease_that_was_acquired_with_it(
+    make_node: MakeNode, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shards without calls wait until those with calls are taken over; they must not expire meanwhile."""
+    lease_ms = 900
+    first = await make_node(lease_ms=lease_ms)
+    live = await first.listening()
+    await first.node.stop()
+    taking, go_on = slow_take_overs(monkeypatch)
+    starting = asyncio.create_task(make_node(lease_ms=lease_ms))
+    async with asyncio.timeout(PATIENCE_S):
+        await taking.wait()
+    leased = [place.keys.lease(number) for number in range(place.keys.shards)]
+    tokens = await place.redis.mget(leased)
+    idle = next(one for one in leased if one != place.keys.lease(place.keys.shard_of(live.session_id)))
+
+    async def is_fresh(expected: bool) -> bool:
+        return (await place.redis.pttl(idle) > 2 / 3 * lease_ms) is expected
+
+    await soon_in_redis(lambda: is_fresh(False))
+    await soon_in_redis(lambda: is_fresh(True))  # it was renewed
+    go_on.set()
+    shards = (await starting).node.shards
+    assert [shards[number].lease.token.encode() for number in sorted(shards)] == tokens
 
 
 async def test_a_shard_that_is_lost_while_it_is_taken_over_is_left(

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLostError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.runtime.redis.connection import connect, run_all, run_id
-from orchestrator.runtime.redis.wire import Exchange, Wire
+from orchestrator.runtime.redis.wire import Exchange, RedisTimeoutError, Wire
 from tests.runtime.conftest import Place
+from tests.runtime.proxy import LossyProxy
+from tests.runtime.support import PATIENCE_S
 
 
 class Counting(Wire):
@@ -99,14 +101,13 @@ async def test_a_hanging_server_fails_the_call(place: Place, monkeypatch: pytest
     monkeypatch.setattr("orchestrator.runtime.redis.wire.TIMEOUT_S", 0.05)
     wire = Counting(connect(place.url))
     outcomes = await asyncio.gather(*await held(wire, [("PING",)], [("PING",)]), return_exceptions=True)
-    assert [type(one) for one in outcomes] == [TimeoutError] * 2
+    assert [type(one) for one in outcomes] == [RedisTimeoutError] * 2
     await wire.close()
 
 
 async def test_a_redis_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by the empty words of asyncio's TimeoutError, which end a log line in nothing."""
     monkeypatch.setattr("orchestrator.runtime.redis.wire.TIMEOUT_S", 0.05)
-    monkeypatch.setattr("orchestrator.runtime.redis.connection.TIMEOUT_S", 0.05)
     done = asyncio.Event()
 
     async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,9 +117,27 @@ async def test_a_redis_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyP
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         wire = Wire(redis.connection_pool.make_connection)
-        for asking in (wire.call("", [("PING",)]), run_all(redis, [("PING",)]), run_id(redis, "")):
-            with pytest.raises(TimeoutError, match=r"Redis does not answer within 0\.05 s"):
+        for asking in (wire.call("", [("PING",)]), run_all(redis, [("PING",)]), run_id(redis, ""), redis.get("key")):
+            with pytest.raises(RedisTimeoutError, match=r"Redis does not answer within 0\.05 s"):
                 await asking
         await wire.close()
         await redis.aclose()
         done.set()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_command_on_a_path_that_went_dead_ends(
+    waits: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of Redis like a lost connection; the next command has a new connection."""
+    monkeypatch.setattr("orchestrator.runtime.redis.wire.TIMEOUT_S", 0.2)
+    async with LossyProxy(place.url.removeprefix("unix://")) as proxy:
+        redis = connect(proxy.url, waits=waits)
+        await redis.ping()
+        proxy.hold(b"HGET")
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(RedisError, match=r"does not answer within 0\.2 s"):
+                await redis.hget(place.keys.state("s"), "snapshot")
+        assert proxy.held == 1
+        assert await redis.ping()
+        await redis.aclose()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 import struct
@@ -16,7 +17,8 @@ from orchestrator.runtime.effects.tool_calls import QuestionJournal
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_clients import Endpoint, HttpAnswer, HttpIntent
 from orchestrator.services.http_speech import HttpTextToSpeech
-from orchestrator.services.ports import Answer, Intent, Request
+from orchestrator.services.ports import Answer, Intent, Request, SpeechChunk
+from orchestrator.services.speech_wire import decode_line, encode_line
 from orchestrator.services.text_functions import whole_answer
 from orchestrator.session.conversation import Line
 from tests.question import Asked
@@ -247,6 +249,14 @@ async def test_however_many_kept_connections_are_dead_one_second_try_is_enough(h
         await http.close()
 
 
+async def test_a_service_that_cannot_be_reached_is_not_called_late(http: aiohttp.ClientSession) -> None:
+    """Its packets are dropped on the way, or none of our connections is free."""
+    endpoint = Endpoint(http, "http://127.0.0.1:1", "/intent", timeout_ms=15_000)
+    lost = endpoint.lost(aiohttp.ConnectionTimeoutError())
+    assert "no connection within 2 s" in str(lost)
+    assert "overloaded" not in str(lost)
+
+
 async def test_a_service_that_is_late_is_given_up(http: aiohttp.ClientSession, serve: Serve) -> None:
     """The time is bounded, and the message says by how much."""
 
@@ -369,18 +379,57 @@ async def test_a_service_tells_of_its_tools(http: aiohttp.ClientSession, serve: 
     ("lines", "error"),
     [
         ((CALLED, '{"tool_returned": {"id": "c1", "error": "no table"}}', '{"answer": ""}'), "no table"),
+        (
+            (CALLED, '{"tool_returned": {"id": "c1", "result": {"price": NaN}}}', '{"answer": ""}'),
+            "the result of the tool cannot be written as JSON: NaN is no number of JSON",
+        ),
+        (
+            (CALLED, '{"tool_returned": {"id": "c1", "result": "%s"}}' % ("x" * 9_000), '{"answer": ""}'),
+            "the result of the tool has 9002 characters of JSON; at most 8000 are allowed",
+        ),
         ((CALLED,), "the connection to the service ended before the call did; whether it had an effect is not known"),
     ],
 )
 async def test_a_call_of_a_service_that_fails_is_recorded(
     http: aiohttp.ClientSession, serve: Serve, lines: tuple[str, ...], error: str
 ) -> None:
-    """None stays open."""
+    """None stays open; an answer that goes on after it is not lost."""
     asked = Asked("book a table")
-    with contextlib.suppress(ServiceError):
+    is_whole = lines[-1] != CALLED
+    with contextlib.nullcontext() if is_whole else pytest.raises(ServiceError):
         await whole_answer(HttpAnswer(http, await serve(in_lines(*lines))), asked.request())
     await asyncio.wait_for(asked.tools.until(lambda: "TOOL_RETURNED" in asked.names()), 5)
     assert [line.text for line in asked.lines() if line.call] == [error]
+
+
+async def test_a_call_that_takes_longer_than_its_limit_ends_no_answer(
+    http: aiohttp.ClientSession, serve: Serve
+) -> None:
+    """The service goes on: its call has failed in the record, and what it says after that is heard."""
+    asked = Asked("book a table", tools={"limit_ms": 20})
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        await response.write(CALLED.encode() + b"\n")
+        await asked.tools.until(lambda: "TOOL_RETURNED" in asked.names())
+        await response.write(b'{"tool_returned": {"id": "c1", "result": 7}}\n{"answer": "Table seven."}\n')
+        return response
+
+    assert (await whole_answer(HttpAnswer(http, await serve(handler)), asked.request())).answer == "Table seven."
+    assert [line.text for line in asked.lines() if line.call] == ["it took longer than 20 ms"]
+
+
+async def test_an_error_of_null_is_no_error(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """Services that write all fields of their models write it in each line: of answers, of tools, of speech."""
+    asked = Asked("book a table")
+    returned = '{"tool_returned": {"id": "c1", "result": 7, "error": null}}'
+    lines = ('{"text": null, "error": null}', CALLED, returned, '{"text": null, "answer": "Done.", "error": null}')
+    assert (await whole_answer(HttpAnswer(http, await serve(in_lines(*lines))), asked.request())).answer == "Done."
+    await asyncio.wait_for(asked.tools.until(lambda: "TOOL_RETURNED" in asked.names()), 5)
+    assert [line.text for line in asked.lines() if line.call] == ["7"]
+    line = json.loads(encode_line(SpeechChunk(bytes(640), 16_000)))
+    assert decode_line(json.dumps(line | {"error": None}).encode()).pcm == bytes(640)
 
 
 async def test_a_call_of_an_answer_that_nobody_waits_for_leaves_nothing_behind(

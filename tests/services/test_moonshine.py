@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from service_peers import Say
 
-from orchestrator.reference.moonshine import SAMPLE_RATE_HZ, Heard, read_vocabulary
+from orchestrator.reference.moonshine import SAMPLE_RATE_HZ, MoonshineTranscript, read_vocabulary
 from orchestrator.reference.moonshine_recognition import MoonshineRecognition
 from orchestrator.reference.moonshine_utterance import MoonshineUtterance
-from orchestrator.reference.moonshine_worker import Worker
+from orchestrator.reference.moonshine_worker import MoonshineWorker
 from orchestrator.reference.recognition_frames import Frame, Kind
 from orchestrator.reference.recognition_loop import Results
 from orchestrator.services.ports import Transcript, VoiceListener
@@ -28,11 +28,11 @@ class Ear:
         self._text = text
         self._log_probability = log_probability
 
-    def transcribe(self, sound: np.ndarray, draft: tuple[int, ...] = ()) -> Heard:
+    def transcribe(self, sound: np.ndarray, draft: tuple[int, ...] = ()) -> MoonshineTranscript:
         seconds = len(sound) / SAMPLE_RATE_HZ - 0.5  # of silence at the end
         self.asked_s.append(round(seconds, 2))
         self.drafts.append(draft)
-        return Heard(self._text or f"{seconds:g} s.", (7, 8, 9), self._log_probability)
+        return MoonshineTranscript(self._text or f"{seconds:g} s.", (7, 8, 9), self._log_probability)
 
 
 def test_a_partial_is_due_every_half_second_and_gets_the_last_one_as_a_draft() -> None:
@@ -135,7 +135,7 @@ class Sent(Results):
 def test_finals_come_first_then_who_fell_silent_then_partials() -> None:
     """One process serves all microphones: a caller who waits is served before one who still speaks."""
     sent = Sent()
-    worker = Worker(sent, Ear())
+    worker = MoonshineWorker(sent, Ear())
     for number in (1, 2, 3):
         worker.handle(Frame(Kind.START, number, 1))
         worker.handle(Frame(Kind.SOUND, number, 1, SECOND))
@@ -153,7 +153,7 @@ def test_finals_come_first_then_who_fell_silent_then_partials() -> None:
 def test_nothing_is_decoded_for_who_cancelled_or_left() -> None:
     """Nor said of them."""
     sent, ear = Sent(), Ear()
-    worker = Worker(sent, ear)
+    worker = MoonshineWorker(sent, ear)
     for number, end in ((1, Kind.CANCEL), (2, Kind.CLOSE)):
         worker.handle(Frame(Kind.START, number, 1))
         worker.handle(Frame(Kind.SOUND, number, 1, SECOND))
@@ -163,15 +163,25 @@ def test_nothing_is_decoded_for_who_cancelled_or_left() -> None:
     assert (sent.frames, ear.asked_s) == ([], [])
 
 
+def test_each_finish_is_answered_also_for_who_left() -> None:
+    """Without decoding. A process that does not answer counts as hanging, and is killed."""
+    sent, ear = Sent(), Ear()
+    worker = MoonshineWorker(sent, ear)
+    for kind in (Kind.START, Kind.SOUND, Kind.FINISH, Kind.CLOSE):
+        worker.handle(Frame(kind, 1, 1, SECOND if kind is Kind.SOUND else b""))
+    assert not worker.work()
+    assert ([(frame.kind, frame.payload) for frame in sent.frames], ear.asked_s) == ([(Kind.FINAL, b"")], [])
+
+
 def test_a_failure_closes_its_utterance_alone() -> None:
     """And says why."""
 
     class Broken(Ear):
-        def transcribe(self, sound: np.ndarray, draft: tuple[int, ...] = ()) -> Heard:
+        def transcribe(self, sound: np.ndarray, draft: tuple[int, ...] = ()) -> MoonshineTranscript:
             raise RuntimeError("out of memory")
 
     sent = Sent()
-    worker = Worker(sent, Broken())
+    worker = MoonshineWorker(sent, Broken())
     worker.handle(Frame(Kind.START, 1, 1))
     worker.handle(Frame(Kind.SOUND, 1, 1, SECOND))
     worker.work()

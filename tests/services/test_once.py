@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from events.inputs import SttPartial
-from events.journal import ModelResponded, ToolReturned
+from events.journal import ModelResponded, ToolCalled, ToolReturned
 from orchestrator.services.failures import ToolError
 from orchestrator.services.journal import ModelReply
 from orchestrator.services.ports import Request
@@ -88,18 +88,159 @@ async def test_a_call_that_may_be_cancelled_ends_with_its_turn() -> None:
     assert [line.call.outcome for line in asked.lines() if line.call] == ["cancelled"]
 
 
+async def interrupted(asked: Asked, place: Restaurant) -> asyncio.Task[Any]:
+    """A booking runs, the user adds a word, and the next question books again."""
+    place.may_return.clear()
+    attempt = asyncio.create_task(asked.request().once("book", place.book, "Friday"))
+    await place.begun.wait()
+    attempt.cancel()
+    asked.does("says", "please")
+    return asyncio.create_task(asked.request().once("book", place.book, "Friday"))
+
+
+def open_calls(asked: Asked) -> int:
+    return len(asked.state.outstanding("RunTool"))
+
+
 async def test_the_same_call_of_an_interrupted_turn_is_not_made_again() -> None:
-    """The user added a word; the agent books again: it is the same booking, and it still runs."""
+    """The log has a call of this question, which names the one that runs; the conversation has one booking."""
+    asked, place = Asked(), Restaurant()
+    again = await interrupted(asked, place)
+    await asked.tools.until(lambda: open_calls(asked) == 2)
+    place.may_return.set()
+    assert (await again, len(place.booked)) == ({"table": 1, "day": "Friday"}, 1)
+    first, second = (event for event in asked.talk.log if isinstance(event, ToolCalled))
+    assert (first.same_as, second.same_as) == ("", first.call_id)
+    assert len([line for line in asked.lines() if line.call]) == 1
+    assert [event.result for event in asked.talk.log if isinstance(event, ToolReturned)] == [
+        '{"table":1,"day":"Friday"}'
+    ] * 2
+    asked.talk.check()
+
+
+async def test_the_deadline_of_an_answer_waits_for_the_call_of_an_interrupted_turn() -> None:
+    """The caller would hear the fallback although the booking is under way."""
+    asked, place = Asked(deadlines={"answer_ms": 4_000}, tools={"limit_ms": 10_000}), Restaurant()
+    again = await interrupted(asked, place)
+    await asked.tools.until(lambda: open_calls(asked) == 2)
+    timer = asked.talk.outstanding("StartTimer", "answer_deadline")
+    assert int(str(timer.payload["due_at_us"])) - timer.at_us == 14_000_000
+    place.may_return.set()
+    await again
+
+
+async def test_the_same_call_is_not_made_again_while_the_next_question_thinks() -> None:
+    """It was open when the question was asked, and returns before the agent makes its call. A second equal call of the
+    same question is a booking of its own.
+    """
     asked, place = Asked(), Restaurant()
     place.may_return.clear()
     attempt = asyncio.create_task(asked.request().once("book", place.book, "Friday"))
     await place.begun.wait()
     attempt.cancel()
     asked.does("says", "please")
-    again = asyncio.create_task(asked.request().once("book", place.book, "Friday"))
-    await asyncio.sleep(0)
+    request = asked.request()
     place.may_return.set()
-    assert (await again, len(place.booked)) == ({"table": 1, "day": "Friday"}, 1)
+    await asked.tools.until(lambda: not open_calls(asked))
+    tables = [(await request.once("book", place.book, "Friday"))["table"] for _ in range(2)]
+    assert tables == [1, 2]
+    asked.crashes()
+    request = asked.request()
+    tables = [(await request.once("book", place.book, "Friday"))["table"] for _ in range(3)]
+    assert tables == [1, 2, 3]
+
+
+async def test_the_result_of_an_interrupted_turns_call_is_kept_for_the_next_attempt() -> None:
+    """A new owner asks again after the booking is over: it is neither lost nor made again."""
+    asked, place = Asked(), Restaurant()
+    again = await interrupted(asked, place)
+    await asked.tools.until(lambda: open_calls(asked) == 2)
+    place.may_return.set()
+    await again
+    asked.crashes()
+    assert await asked.request().once("book", place.book, "Friday") == {"table": 1, "day": "Friday"}
+    assert len(place.booked) == 1
+
+
+async def test_a_crash_runs_the_call_of_an_interrupted_turn_again_with_its_key() -> None:
+    """The new owner has no function for either call: the attempt brings the one that books."""
+    asked, place = Asked(), Restaurant()
+    again = await interrupted(asked, place)
+    await asked.tools.until(lambda: open_calls(asked) == 2)
+    again.cancel()
+    asked.crashes()
+    place.may_return.set()
+    assert (await asked.request().once("book", place.book, "Friday"))["table"] == 2
+    assert len({key for _, _, key in place.booked}) == 1
+    await asked.tools.until(lambda: not open_calls(asked))
+
+
+async def test_a_failure_of_an_interrupted_turns_call_is_told_as_it_is() -> None:
+    """A later call runs anew: it is a try of its own."""
+    asked, place = Asked(), Restaurant()
+
+    async def full(day: str) -> None:
+        await place.book(day)
+        raise ToolError("we are full")
+
+    place.may_return.clear()
+    attempt = asyncio.create_task(asked.request().once("book", full, "Friday"))
+    await place.begun.wait()
+    attempt.cancel()
+    asked.does("says", "please")
+    request = asked.request()
+    again = asyncio.create_task(request.once("book", full, "Friday"))
+    await asked.tools.until(lambda: open_calls(asked) == 2)
+    place.may_return.set()
+    with pytest.raises(ToolError, match=r"^book: we are full$"):
+        await again
+    assert await request.once("book", place.book, "Friday") == {"table": 2, "day": "Friday"}
+
+
+async def test_a_call_that_waits_for_another_has_not_failed_when_the_session_moves() -> None:
+    """The new owner runs it again. The shard closes the waits before it ends the tasks."""
+    asked, place = Asked(), Restaurant()
+    again = await interrupted(asked, place)
+    await asked.tools.until(lambda: open_calls(asked) == 2)
+    *_, called = (event for event in asked.talk.log if isinstance(event, ToolCalled))
+    waiting = asked.tools._running[called.call_id][1]
+    await asyncio.sleep(0)  # it begins to wait
+    asked.tools.close()
+    await asyncio.wait([waiting, again], timeout=5)
+    assert waiting.cancelled()
+    await asyncio.sleep(0)
+    assert "TOOL_RETURNED" not in asked.names()
+    place.may_return.set()
+
+
+async def test_three_questions_wait_for_one_call() -> None:
+    """The user adds one word after the other."""
+    asked, place = Asked(), Restaurant()
+    second = await interrupted(asked, place)
+    await asked.tools.until(lambda: open_calls(asked) == 2)
+    second.cancel()
+    asked.does("says", "quickly")
+    third = asyncio.create_task(asked.request().once("book", place.book, "Friday"))
+    await asked.tools.until(lambda: open_calls(asked) == 3)
+    place.may_return.set()
+    assert (await third, len(place.booked)) == ({"table": 1, "day": "Friday"}, 1)
+    await asked.tools.until(lambda: not open_calls(asked))
+
+
+async def test_a_call_that_nobody_remembers_is_not_made_again() -> None:
+    """A log whose earlier call is missing, such as one that was edited: the call fails in words."""
+    asked = Asked()
+    asked.does(
+        "input",
+        ToolCalled,
+        arguments="{}",
+        call_id="b/1",
+        name="book",
+        same_as="a/1",
+        command_id=asked.talk.outstanding("AnswerQuestion").command_id,
+    )
+    await asked.tools.until(lambda: not open_calls(asked))
+    assert asked.tools.journal.calls["b/1"].error.endswith("whether it had an effect is not known")
 
 
 async def test_a_call_that_the_turn_gave_up_before_its_commit_never_runs() -> None:
@@ -181,9 +322,14 @@ async def strange(_: str) -> object:
     return object()
 
 
+async def unknown(_: str) -> object:
+    return [{"price": float("nan")}]
+
+
 @pytest.mark.parametrize(
     ("tool", "problem"),
     [
+        (unknown, "tool: the result of tool cannot be written as JSON: NaN is no number of JSON"),
         (fails, "tool: tool raised ValueError: no table is free"),
         (never, "tool: it took longer than 50 ms"),
         (big, "tool: the result of tool has 9011 characters of JSON; at most 8000 are allowed"),
@@ -214,6 +360,10 @@ async def test_what_cannot_be_recorded_is_refused_before_it_runs() -> None:
     asked, place = Asked(), Restaurant()
     with pytest.raises(ToolError, match="the arguments of book cannot be written as JSON"):
         await asked.request().once("book", place.book, object())
+    with pytest.raises(
+        ToolError, match="the arguments of book cannot be written as JSON: -Infinity is no number of JSON"
+    ):
+        await asked.request().once("book", place.book, float("-inf"))
     with pytest.raises(ToolError, match="the arguments of book has 9010 characters of JSON"):
         await asked.request().once("book", place.book, "x" * 9_000)
     with pytest.raises(TypeError, match="missing a required argument: 'day'"):
@@ -237,6 +387,20 @@ async def test_a_response_of_the_model_is_recorded() -> None:
     assert await answer(asked.request()) == first == [{"tool": "book"}, "You have a table."]
     *_, last = (event for event in asked.talk.log if event.type == "MODEL_RESPONDED")  # type: ignore[attr-defined]
     assert (last.model, last.input_tokens, last.output_tokens) == ("gpt-x", 10, 5)  # type: ignore[attr-defined]
+
+
+async def test_a_response_with_infinity_is_recorded() -> None:
+    """The log probability of a token may be that; the answer does not fail for it, now or when it is asked again."""
+    asked = Asked()
+
+    async def model() -> dict[str, Any]:
+        return {"text": "Yes.", "logprobs": [float("-inf")]}
+
+    first = await asked.request().ask_model(model)
+    await asked.tools.until(lambda: bool(asked.names()))
+    asked.crashes()
+    assert await asked.request().ask_model(model) == first == {"text": "Yes.", "logprobs": [float("-inf")]}
+    assert asked.names() == ["MODEL_RESPONDED"]
 
 
 async def test_a_response_says_how_long_the_model_took() -> None:

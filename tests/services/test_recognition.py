@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from service_peers import Say
 
+from orchestrator import child_process
 from orchestrator.reference.content import Content
 from orchestrator.reference.sphinx import SphinxRecognition
 from orchestrator.services.failures import ServiceError
@@ -208,12 +209,70 @@ async def test_the_death_of_the_process_is_reported_and_it_comes_back(recognitio
     assert "exit code -9" in str(await speaking.result())
     speaking.recognizer.feed(bytes(640))
     speaking.recognizer.finish()
-    async with asyncio.timeout(10):
-        # There is no event for a restart, only its effect.
-        while recognition.process_id in (None, process_id):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await _restarted(recognition, process_id)
     assert await speaking.text(await say("hello")) == "hello"
     assert silent.results.empty()
+
+
+@pytest.mark.parametrize("caller_gives_up", [False, True])
+async def test_a_process_that_hangs_is_replaced(
+    recognition: SphinxRecognition, say: Say, monkeypatch: pytest.MonkeyPatch, caller_gives_up: bool
+) -> None:
+    """It gives no final. Also if the call has closed its recogniser by then, as it does after 5 seconds."""
+    monkeypatch.setattr("orchestrator.reference.recognition._FINAL_WITHIN_S", 2.0)
+    listener, process_id = await Listener.on(recognition), recognition.process_id
+    assert process_id is not None
+    os.kill(process_id, signal.SIGSTOP)
+    listener.hear(await say("hello"))
+    listener.recognizer.finish()
+    if caller_gives_up:
+        await listener.recognizer.close()
+        listener = await Listener.on(recognition)
+    else:
+        assert "exit code -9" in str(await listener.result())
+    await _restarted(recognition, process_id)
+    assert await listener.text(await say("hello")) == "hello"
+
+
+async def test_a_process_that_hangs_while_it_restarts_is_replaced(
+    recognition: SphinxRecognition, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never gets ready; the next one has its usual time."""
+    spawn_it, spawned = child_process.spawn, []
+
+    async def spawn(module: str) -> asyncio.subprocess.Process:
+        process = await spawn_it(module)
+        spawned.append(process.pid)
+        if len(spawned) == 1:
+            os.kill(process.pid, signal.SIGSTOP)
+        monkeypatch.setattr("orchestrator.reference.recognition._READY_WITHIN_S", 0.2 if len(spawned) == 1 else 30.0)
+        return process
+
+    monkeypatch.setattr(child_process, "spawn", spawn)
+    process_id = recognition.process_id
+    assert process_id is not None
+    os.kill(process_id, signal.SIGKILL)
+    await _restarted(recognition, process_id)
+    await _restarted(recognition, spawned[0])
+    assert await (await Listener.on(recognition)).text(await say("hello")) == "hello"
+
+
+async def test_a_process_that_owes_no_final_is_not_watched(recognition: SphinxRecognition) -> None:
+    """Neither while an utterance is open nor after its final: it may be silent for as long as the callers are."""
+    listener = await Listener.on(recognition)
+    listener.recognizer.start()
+    assert recognition._hang_watch is None
+    listener.recognizer.finish()
+    assert recognition._hang_watch is not None
+    await listener.result()
+    assert recognition._hang_watch is None
+
+
+async def _restarted(recognition: SphinxRecognition, process_id: int) -> None:
+    """Wait until another process than this one runs. There is no event for a restart, only its effect."""
+    async with asyncio.timeout(10):
+        while recognition.process_id in (None, process_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 async def test_stopping_ends_the_process_and_may_be_repeated(content: Content) -> None:

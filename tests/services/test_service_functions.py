@@ -6,8 +6,10 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -36,6 +38,44 @@ async def test_an_async_function_may_ask_for_the_whole_request() -> None:
         return Intent(f"{request.session_id}:{request.text}", 500)
 
     assert await intent_port(classify).classify(Request("hi", session_id="s")) == Intent("s:hi", 500)
+
+
+CHECKED = """
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nowhere import Answered
+IMPORTS
+
+
+async def answer(FIRST request: Request) -> Answered:
+    return request.session_id
+
+
+class Shop:
+    async def answer(self, request: Request) -> Answered:
+        return request.session_id
+"""
+
+
+async def test_an_annotated_request_is_a_request() -> None:
+    async def answer(request: Annotated[Request, "of the caller"]) -> str:
+        return request.session_id
+
+    assert await whole_answer(answer_port(answer), Request("hi", session_id="s")) == Answer("s")
+
+
+@pytest.mark.parametrize("imports", ["from orchestrator import Request", "    from orchestrator import Request"])
+@pytest.mark.parametrize("how", ["answer", "partial(answer, 7)", "Shop().answer"])
+async def test_a_function_of_a_request_gets_one_whatever_type_checkers_import(imports: str, how: str) -> None:
+    """Linters move what only annotations need under TYPE_CHECKING; a partial has the annotations of its function."""
+    names: dict[str, object] = {}
+    exec(CHECKED.replace("IMPORTS", imports).replace("FIRST", "table," if "7" in how else ""), names)
+    port = answer_port(eval(how, names))
+    assert await whole_answer(port, Request("hi", session_id="s")) == Answer("s")
 
 
 async def test_callables_of_all_kinds_are_functions() -> None:
@@ -114,6 +154,42 @@ async def test_a_generator_that_raises_has_failed_and_one_that_is_closed_is_clos
     async with aclosing(answer_port(answer).stream(Request("hi"))) as stream:
         await anext(stream)
     assert ended == ["ended"] * 2
+
+
+async def test_a_generator_is_closed_in_the_context_in_which_it_ran(caplog: pytest.LogCaptureFixture) -> None:
+    """What it holds around a `yield` may be bound to its task: a span of a trace, a variable of its context."""
+    spoken_by: ContextVar[str] = ContextVar("spoken_by")
+    ended: list[str] = []
+
+    async def answer(text: str) -> AsyncIterator[str]:
+        token = spoken_by.set("the agent")
+        try:
+            yield "We are"
+        finally:
+            spoken_by.reset(token)
+            ended.append("ended")
+
+    async with aclosing(answer_port(answer).stream(Request("hi"))) as stream:
+        await anext(stream)
+    assert ended == ["ended"]
+    assert not caplog.records
+
+
+async def test_a_generator_that_does_not_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In words, with the name of the function."""
+    monkeypatch.setattr("orchestrator.services.generators.END_S", 0.01)
+
+    async def answer(text: str) -> AsyncIterator[str]:
+        try:
+            yield "We are"
+        finally:
+            await asyncio.Event().wait()
+
+    async with aclosing(answer_port(answer).stream(Request("hi"))) as stream:
+        await anext(stream)
+    assert "answer did not end within 0.01 s" in caplog.text
 
 
 def unwritable() -> None:

@@ -150,6 +150,41 @@ async def test_a_cancelled_utterance_has_no_result(connect: Connect) -> None:
     assert ear.errors.empty()
 
 
+async def test_a_late_partial_of_a_cancelled_utterance_is_not_heard(connect: Connect) -> None:
+    """Also while the final of the utterance before it is still to come."""
+
+    async def peer(socket: web.WebSocketResponse) -> None:
+        async for message in socket:
+            if message.type is WSMsgType.TEXT and message.json()["type"] == "cancel":
+                await socket.send_json({"type": "partial", "utterance": 2, "text": "dropped"})
+                await socket.send_json({"type": "final", "utterance": 1, "text": "one"})
+
+    ear = await connect(peer)
+    ear.recognizer.start()
+    ear.recognizer.finish()
+    ear.recognizer.start()
+    ear.recognizer.cancel()
+    assert await ear.next() == ("one", True)
+
+
+async def test_messages_of_later_versions_may_come_before_the_service_is_ready(
+    http: aiohttp.ClientSession, serve: Callable[[Any], Awaitable[str]]
+) -> None:
+    """They are passed over, as they are afterwards."""
+
+    async def handler(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        for kind in ("loading", "ready"):
+            await socket.send_json({"type": kind})
+        await socket.receive()
+        return socket
+
+    recognizer = await SocketSpeechToText(http, await serve(handler)).open(pytest.fail, pytest.fail)
+    await recognizer.close()
+
+
 async def _dies(socket: web.WebSocketResponse) -> None:
     await socket.close()
 

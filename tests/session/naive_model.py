@@ -67,6 +67,8 @@ class NaiveModel:
     awaits_greeting: bool = False
     said: tuple[str, str, int] = ("", "", -1)
     """The last words, who said so, and when; -1: nobody did."""
+    is_late: bool = False
+    """Whether these words counted before their final, which may still come."""
     guess: Guess | None = None
     tries: int = 0
     prompts: int = 0
@@ -81,6 +83,15 @@ class NaiveModel:
         if self.turn is not None and self.phase == "THINKING" and not self.turn.is_complete:
             return {name for name in ("intent", "answer") if getattr(self.turn, name) is None}
         return self.guess.open if self.guess and self.phase == "LISTENING" else set()
+
+    @property
+    def late_words(self) -> str:
+        """Words of which a final is still expected, and of nothing else: the user has not spoken since."""
+        return self.said[0] if self.may_be_late and self.spoke_at <= self.said[2] else ""
+
+    @property
+    def may_be_late(self) -> bool:
+        return self.is_late and self.now <= self.said[2] + self.policy["deadlines"]["stt_ms"] * 1000
 
     @property
     def is_quiet(self) -> bool:
@@ -109,7 +120,8 @@ class NaiveModel:
 
     def resumes(self) -> None:
         """The new owner speaks on, but hears nothing of what was said to the old one."""
-        self.voice, self.is_speaking, self.guess, self.said = "", False, None, ("", "", -1)
+        self.voice, self.is_speaking, self.guess = "", False, None
+        self.said, self.is_late = ("", "", -1), False
         self.goes_on()
 
     def ends(self) -> None:
@@ -118,6 +130,8 @@ class NaiveModel:
     # What the user does.
 
     def starts_to_speak(self) -> None:
+        if self.is_quiet:
+            self.understood = ""
         self.is_speaking, self.spoke_at = True, self.now
         if self.phase != "IDLE":
             self.may_go_on, self.awaits_final = bool(self.understood), False
@@ -136,7 +150,11 @@ class NaiveModel:
             self.guesses()
 
     def is_understood(self, text: str, is_complete: bool) -> None:
-        """A partial."""
+        """A partial. One of words that have counted, without a new sound of the user, is late."""
+        words, _, when = self.said
+        in_time = self.spoke_at <= when and self.now <= when + self.policy["deadlines"]["stt_ms"] * 1000
+        if words and in_time and is_same(words, text):
+            return
         if text != self.understood:
             self.understood, self.understood_at = text, self.now
         if self.is_speaking and self.phase != "IDLE":
@@ -145,33 +163,49 @@ class NaiveModel:
             self.guesses()
         if self.speech is not None and self.speech.can_be_interrupted and self.has_the_floor():
             self.is_interrupted()
+            self.awaits_final = self.awaits_final or self.is_quiet
 
     def says(self, text: str, via: str, producer: str) -> None:
         """A final."""
         if self.phase in ("IDLE", "ENDED"):
             return
-        last, who, when = self.said
-        again = via == "speech" and when >= 0 and who != producer and is_same(last, text)
-        again = again and self.now <= when + self.policy["deadlines"]["stt_ms"] * 1000
+        again = via == "speech" and is_same(self.said[0], text) and self.may_repeat(text, producer)
+        late = self.late_words if via == "speech" and not self.is_speaking else ""
         awaited = self.awaits_final and not (again and not spoken(text).startswith(spoken(self.understood)))
         words = "" if again else text.strip()
         self.awaits_final = self.awaits_final and not words and not awaited
         if words:
             said = (words, producer, self.now) if via == "speech" else self.said
+            self.is_late = self.is_late and via != "speech"
             self.said, self.understood, self.is_speaking = said, "", False
         elif awaited:
             self.nothing_was_said()
+        elif again and self.is_late:
+            self.is_no_longer_late(producer)
         match self.phase:
             case "LISTENING" if words:
                 self.begins(words, via)
             case "THINKING" if words:
-                self.more(words, via)
+                self.more(words, via, late)
             case "INTERRUPT" if words:
-                self.holds(words, via)
+                self.holds(words, via, late)
             case "SPEAKING":
                 self.says_over_the_agent(text.strip(), words, via, awaited, again)
             case "THINKING" if awaited and self.is_quiet:
                 self.answers_if_it_waits()
+
+    def is_no_longer_late(self, producer: str) -> None:
+        if self.late_words:
+            self.understood, self.is_speaking = "", False
+        self.said, self.is_late = (self.said[0], producer, self.said[2]), False
+
+    def may_repeat(self, text: str, producer: str) -> bool:
+        """Whether these words, which were said before, can be the same ones."""
+        _, who, when = self.said
+        if self.is_late:
+            goes_with_next = self.spoke_at <= when or spoken(text).startswith(spoken(self.understood))
+            return self.may_be_late and not (self.awaits_final and goes_with_next)
+        return when >= 0 and who != producer and self.now <= when + self.policy["deadlines"]["stt_ms"] * 1000
 
     def says_over_the_agent(self, text: str, words: str, via: str, awaited: bool, again: bool) -> None:
         assert self.speech is not None
@@ -208,13 +242,14 @@ class NaiveModel:
     def is_interrupted(self) -> None:
         self.phase, self.speech, self.turn = "INTERRUPT", None, None
 
-    def holds(self, words: str, via: str) -> None:
-        self.held, self.held_via = f"{self.held} {words}".strip(), via
+    def holds(self, words: str, via: str, late: str = "") -> None:
+        self.held, self.held_via = f"{self.held.removesuffix(late).rstrip()} {words}".strip(), via
 
     # Turns.
 
     def listens(self) -> None:
-        self.phase, self.turn, self.speech, self.understood = "LISTENING", None, None, ""
+        self.phase, self.turn, self.speech = "LISTENING", None, None
+        self.understood = "" if self.is_quiet else self.understood
         if self.times_over:
             self.announces("farewell", "time_limit")
         elif self.held:
@@ -233,11 +268,12 @@ class NaiveModel:
         self.may_go_on = self.awaits_final = self.awaits_greeting = False
         self.joins()
 
-    def more(self, words: str, via: str) -> None:
-        """Words while the agent thinks."""
+    def more(self, words: str, via: str, late: str = "") -> None:
+        """Words while the agent thinks. `late`: what they are the final of, and replace."""
         assert self.turn is not None
         before, joins = self.turn.text, self.policy["thinking"]["more_words"] == "merge"
-        repeats = goes_on(spoken(words), spoken(before))
+        before = before.removesuffix(late).strip()
+        repeats = not before or goes_on(spoken(words), spoken(before))
         joins = joins and self.turn.via == via == "speech" and not repeats
         self.begins(f"{before} {words}" if joins else words, via)
 
@@ -289,6 +325,11 @@ class NaiveModel:
     def is_heard(self) -> None:
         """What the agent said was played to its end."""
         self.failed["speech"] = 0
+        assert self.speech is not None
+        if self.speech.can_be_interrupted and not self.is_quiet:
+            more = WORDS[self.understood] > 0 and self.understood not in MAY_BECOME_THAT
+            if self.speech.ends == "user_away" or more:
+                self.speech.ends = ""
         self.is_over()
 
     def cannot_speak(self) -> None:
@@ -321,6 +362,8 @@ class NaiveModel:
 
     def is_not_heard(self) -> None:
         """Speech-to-text has lost an utterance."""
+        if self.late_words:
+            return
         self.failed["hearing"] += 1
         if self.phase == "LISTENING":
             self.asks_again()
@@ -395,6 +438,12 @@ class NaiveModel:
         words = self.understood.strip()
         if not words:
             self.nothing_was_said()
+        elif self.phase in ("LISTENING", "THINKING", "INTERRUPT"):
+            self.said, self.is_late = (words, "", self.now), True
+        if self.phase == "INTERRUPT" and words:
+            self.holds(words, "speech")
+        if self.phase not in ("LISTENING", "THINKING"):
+            self.understood = ""
         if self.phase == "LISTENING" and words:
             self.begins(words, "speech")
         elif self.phase == "THINKING" and words:

@@ -18,7 +18,7 @@ from events.inputs import (
 from orchestrator.session import commands
 from orchestrator.session.evolve import IDS_KEPT, PRODUCERS_KEPT, evolve, fold
 from orchestrator.session.reducer import reduce
-from orchestrator.session.state import Playback, Speculation, State, Utterance
+from orchestrator.session.state import OpenSpeculation, Playback, State, Utterance
 from orchestrator.testing.conversation import Conversation
 
 SESSION = "auto_session_12345"
@@ -254,7 +254,7 @@ def test_copies_hold_every_field() -> None:
     assert call.state.copy().pending is not call.state.pending
 
 
-OTHERS = {"utterance": Utterance("x", "stt", 1), "speculation": Speculation(1, "x"), "playback": Playback("x", "x")}
+OTHERS = {"utterance": Utterance("x", "stt", 1), "speculation": OpenSpeculation(1, "x"), "playback": Playback("x", "x")}
 
 
 def test_different_states_have_different_hashes() -> None:

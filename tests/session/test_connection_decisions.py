@@ -61,7 +61,7 @@ def test_a_client_that_is_lost_with_its_call_is_waited_for(converse) -> None:
     assert done(call) == [arms("reconnect", 62_000), cancels("tts_deadline")]
     call.after(30_000).connects("browser-2")
     assert timers(call) == {"tts_deadline"}
-    assert due_ms(call, "tts_deadline") == 35_000
+    assert due_ms(call, "tts_deadline") == 37_000
 
 
 def test_a_client_that_is_lost_before_a_text_was_shown_is_waited_for(converse) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from events.derived import AnswerEnded, EventRejected, StateChanged, TurnEnded, TurnStarted
 from events.inputs import PlaybackDone, RagAnswered, SttFinal
+from events.journal import ToolCalled
 from orchestrator.session.commands import CancelTimer, ClearText, SetMicrophone, Speak
 from orchestrator.session.state import State
 from orchestrator.testing.conversation import BrokenLawError, Conversation, given
@@ -71,3 +72,9 @@ def test_a_decision_that_is_not_the_expected_one_is_shown() -> None:
         decision.then(TurnStarted, SetMicrophone("gated"))
     with pytest.raises(AssertionError, match=r"expected \['Speak'\], got \['EventRejected'\]"):
         decision.then(Speak)
+
+
+def test_tool_calls_are_numbered_by_tool() -> None:
+    """As an agent's are: no two calls of a session have the same id."""
+    call = Conversation.in_phase("THINKING").calls("book").calls("search").returns().calls("book")
+    assert [event.call_id for event in call.log if isinstance(event, ToolCalled)] == ["book/1", "search/1", "book/2"]

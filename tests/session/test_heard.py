@@ -11,14 +11,17 @@ from events.inputs import (
     HandlerAttached,
     PlaybackProgress,
     PlaybackStarted,
+    SessionOpened,
     SpeechStarted,
     SpokenWord,
     TtsChunkReady,
     TtsComplete,
 )
 from orchestrator.session.commands import Speak
-from orchestrator.session.heard import guessed_ms, heard_ms, heard_text, left_ms, length_ms
+from orchestrator.session.heard import guessed_ms, heard_ms, heard_text, left_ms, length_ms, roughly_ms
+from orchestrator.session.policy import Policy
 from orchestrator.session.state import Playback
+from orchestrator.testing.conversation import Conversation
 
 TIMED = Playback("answer-1", "one two three", audio_ms=1_500, words=((0, "one"), (400, "two"), (900, "three")))
 EVEN = Playback("answer-1", "one two three four", audio_ms=2_000, total_ms=2_000)
@@ -89,12 +92,19 @@ def test_a_playback_that_moves_is_heard_as_time_goes_by(after_us: int, heard: in
 
 
 def test_the_length_is_estimated_until_it_is_known() -> None:
-    """Seventy milliseconds for each character; never less than the audio that there is."""
-    assert length_ms(Playback("answer-1", "x" * 10)) == 700
-    assert length_ms(Playback("answer-1", "x" * 10, audio_ms=701)) == 701
-    assert length_ms(Playback("answer-1", "x" * 10, audio_ms=300, total_ms=400)) == 400
-    assert length_ms(Playback("answer-1", "x" * 10, audio_ms=500, total_ms=400)) == 500
-    assert length_ms(Playback("answer-1", "x" * 10, total_ms=0)) == 0
+    """Never less than the audio that there is."""
+    for audio_ms, total_ms, length in ((0, None, 700), (701, None, 701), (300, 400, 400), (500, 400, 500)):
+        playback = Playback("answer-1", "x" * 10, audio_ms=audio_ms, total_ms=total_ms)
+        assert length_ms(playback, guessed_ms) == length
+
+
+def test_a_chinese_answer_has_time_to_be_spoken() -> None:
+    """A character takes as long as three Latin ones. Sessions of an earlier schema keep their guess."""
+    assert (guessed_ms("请等一下"), roughly_ms("请等一下")) == (800, 280)
+    for schema, guess in ((7, guessed_ms), (6, roughly_ms)):
+        call = Conversation().input(SessionOpened, policy=Policy().recorded(), state_schema=schema).connects()
+        call.says("hello").answers("请" * 100).at(5_000).input(TtsChunkReady, index=0, duration_ms=20)
+        assert due_ms(call, "playback_deadline") == 5_000 + guess("请" * 100) + 3_000
 
 
 def test_the_speech_of_wide_text_takes_longer() -> None:
@@ -339,7 +349,7 @@ def test_an_answer_goes_on_after_a_change_of_owner_as_if_it_had_not_been_paused(
     ]
     playback = call.state.playback
     assert (playback.is_paused, playback.audio_ms, playback.position_at_us) == (False, 700, 0)
-    assert due_ms(call.at(3_500).connects("browser-1"), "tts_deadline") == 3_500 + 3_000
+    assert due_ms(call.at(3_500).connects("browser-1"), "tts_deadline") == 3_500 + 5_000
 
 
 def test_the_length_of_another_playback_says_nothing_about_this_one(converse) -> None:

@@ -41,7 +41,7 @@ def test_a_run_tool_of_another_cause_is_no_call() -> None:
     journal.hear([issued])
     assert journal.calls == {}
     journal.hear(call.log)
-    journal.hear([issued.but(cause="another", target="search/1")])
+    journal.hear([issued.replace(cause="another", target="search/1")])
     assert [*journal.calls] == ["book/1"]
 
 
@@ -55,6 +55,16 @@ def test_a_call_is_open_until_its_result() -> None:
     ]
 
 
+def test_a_call_is_kept_while_a_later_one_waits_for_it() -> None:
+    """The next question is asked in the moment between the two results."""
+    call = thinking(thinking={"more_words": "supersede"}).calls("book", "a/1").says("please")
+    call.input(ToolCalled, call_id="b/1", name="book", arguments="{}", same_as="a/1")
+    first = call.outstanding("RunTool", "a/1")
+    call.input(ToolReturned, command_id=first.command_id, call_id="a/1", result="7").says("quickly")
+    kept = recorded(call).calls
+    assert (kept["a/1"].outcome, kept["b/1"].outcome, kept["b/1"].same_as) == ("returned", "open", "a/1")
+
+
 def test_a_refused_call_has_the_reason() -> None:
     """A refusal of a call that runs already changes nothing."""
     call = thinking(tools={"calls": 1}).calls("book").calls("search")
@@ -63,7 +73,7 @@ def test_a_refused_call_has_the_reason() -> None:
         "refused",
         "more than 1 tool calls for one question",
     )
-    assert recorded(thinking().calls("book").calls("book")).calls["book/1"].outcome == "open"
+    assert recorded(thinking().calls("book").calls("book", "book/1")).calls["book/1"].outcome == "open"
 
 
 def test_a_withdrawn_call_is_cancelled() -> None:

@@ -215,7 +215,7 @@ def test_an_answer_goes_on_in_the_middle_of_its_sentence(converse, complete: boo
     ]
     assert call.state.playback.audio_ms == 1_000
     call.after(50_000).connects("browser-1")
-    assert call.commands[1:] == [StartTimer(due_at_us=call.now_us + 3_000_000, timer="tts_deadline")]
+    assert call.commands[1:] == [StartTimer(due_at_us=call.now_us + 5_000_000, timer="tts_deadline")]
     call.after(200).input(TtsChunkReady, index=0, duration_ms=2_000).input(PlaybackStarted)
     call.input(TtsComplete, chunks=1, duration_ms=2_000)
     assert call.outstanding("playback_deadline").payload["due_at_us"] == call.now_us + (2_000 + 3_000) * 1000
@@ -315,7 +315,7 @@ def test_an_answer_that_comes_while_nobody_is_there_waits(converse) -> None:
     assert (call.state.phase, timers(call)) == ("SPEAKING", {"reconnect"})
     call.after(30_000).connects("browser-1")
     assert timers(call) == {"tts_deadline"}
-    assert due_ms(call, "tts_deadline") == call.now_us // 1_000 + 3_000
+    assert due_ms(call, "tts_deadline") == call.now_us // 1_000 + 5_000
 
 
 def test_who_first_sees_what_another_node_has_opened_resumes_it(converse) -> None:
@@ -398,7 +398,7 @@ def test_an_answer_that_was_paused_goes_on_under_a_new_owner(converse) -> None:
         StartTimer(due_at_us=69_000_000, timer="reconnect"),
     ]
     assert not call.state.playback.is_paused
-    assert due_ms(call.at(20_000).connects("browser-1"), "tts_deadline") == 23_000
+    assert due_ms(call.at(20_000).connects("browser-1"), "tts_deadline") == 25_000
 
 
 @pytest.mark.parametrize("chunks", [0, 3])
@@ -438,7 +438,7 @@ def test_audio_of_the_old_owner_is_not_awaited_by_the_new_one(converse, kind: ty
     call.input(kind, **{TtsChunkReady: {"index": 1, "duration_ms": 500}, PlaybackProgress: {"position_ms": 1}}[kind])
     call.input(TtsComplete, chunks=2, duration_ms=1_000).resumes("incarnation-2")
     assert timers(call) == {"reconnect"}
-    assert due_ms(call.at(4_000).connects("browser-1"), "tts_deadline") == 7_000
+    assert due_ms(call.at(4_000).connects("browser-1"), "tts_deadline") == 9_000
 
 
 def test_an_answer_that_plays_under_a_new_owner_is_not_resumed(converse) -> None:

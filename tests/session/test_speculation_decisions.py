@@ -14,7 +14,7 @@ from events.inputs import (
     SttPartial,
 )
 from orchestrator.session.commands import AnswerQuestion, ClassifyIntent, PlayFiller, SetMicrophone, Speak
-from orchestrator.session.state import Speculation
+from orchestrator.session.state import OpenSpeculation
 
 GREETED = {"greeting": {"text": "Welcome."}, "goodbye": {"after_ms": 9_000}}
 
@@ -48,7 +48,7 @@ def test_words_that_the_recogniser_holds_complete_are_asked_about_at_once(conver
         AnswerQuestion(conversation_to=call.last[0].version - 1, speculation=1, text="when are you open"),
     ]
     assert (call.state.phase, call.state.tries) == ("LISTENING", 1)
-    assert call.state.speculation == Speculation(1, "when are you open")
+    assert call.state.speculation == OpenSpeculation(1, "when are you open")
 
 
 def test_without_an_intent_service_the_answer_alone_is_asked_for(converse) -> None:
@@ -150,7 +150,7 @@ def test_other_words_are_another_try(converse) -> None:
         ClassifyIntent(speculation=2, text="hello there"),
         AnswerQuestion(conversation_to=call.last[0].version - 1, speculation=2, text="hello there"),
     ]
-    assert call.state.speculation == Speculation(2, "hello there")
+    assert call.state.speculation == OpenSpeculation(2, "hello there")
     partial(call.after(50), "hello there you")
     assert done(call)[:2] == [withdraws("intent"), withdraws("answer")]
 
@@ -179,7 +179,7 @@ def test_results_that_came_early_are_the_turns(converse) -> None:
         cancels("endpoint"),
         SetMicrophone("gated"),
         Speak(ends="", from_ms=0, playback_id="answer-1", text="Hi!"),
-        arms("tts_deadline", 4_400),
+        arms("tts_deadline", 4_400 + 2_000),
     ]
     assert the(call, TurnStarted).speculation == 1
     complete = the(call, ProcessingComplete)
@@ -318,7 +318,7 @@ def test_an_empty_final_that_nobody_waited_for_leaves_the_guess_alone(converse) 
     """The user still speaks."""
     call = partial(guessing(converse), "hello").says("")
     assert (refused(call), done(call)) == ("empty text", [])
-    assert (call.state.speculation, call.state.tries) == (Speculation(1, "hello"), 1)
+    assert (call.state.speculation, call.state.tries) == (OpenSpeculation(1, "hello"), 1)
 
 
 def test_a_guess_is_kept_while_its_final_is_missing(converse) -> None:
@@ -405,4 +405,4 @@ def test_a_timer_takes_no_guess_back(converse) -> None:
     """But the one that says that nothing was said."""
     call = partial(guessing(converse), "hello").input(SpeechStopped)
     partial(call, "").fires("endpoint")
-    assert (call.state.tries, call.state.speculation) == (1, Speculation(1, "hello"))
+    assert (call.state.tries, call.state.speculation) == (1, OpenSpeculation(1, "hello"))

@@ -16,7 +16,7 @@ from orchestrator.session.conversation import ConversationSoFar
 from orchestrator.session.fields import Part, folds, hashed_form, kept, newest_schema
 from orchestrator.session.policy import AsBefore, Policy
 from orchestrator.session.snapshot import BadSnapshotError, dump, load
-from orchestrator.session.state import STATE_SCHEMA, Findings, Playback, Speculation, State, Turn, Utterance
+from orchestrator.session.state import STATE_SCHEMA, Findings, OpenSpeculation, Playback, State, Turn, Utterance
 from orchestrator.testing.conversation import Conversation
 from tests.session.conftest import Converse
 
@@ -59,9 +59,9 @@ def test_the_hash_covers_the_fields_of_the_schema_and_no_others() -> None:
 GAINED = {
     State: {"hearing_failures": 3, "pause_ms": 6},
     Turn: {},
-    Speculation: {},
+    OpenSpeculation: {},
     Findings: {"texts": 4, "calls": 5, "facts_from": 5},
-    Utterance: {"spoken": 2, "spoken_by": 2, "spoken_at_us": 2},
+    Utterance: {"spoken": 2, "spoken_by": 2, "spoken_at_us": 2, "is_late": 7},
     Playback: {"is_open": 4, "ends_at": 4, "begins_ms": 4, "is_shown": 4, "next_chunk": 4},
 }
 """Fields that came after the first schema, and with which. Recordings of these schemas exist: no number may change."""

@@ -375,7 +375,7 @@ def test_an_answer_waits_for_the_floor(converse) -> None:
     assert done(call.fires("floor_deadline")) == [
         SetMicrophone("gated"),
         Speak(ends="", from_ms=0, playback_id="answer-1", text="Hi!"),
-        arms("tts_deadline", 4_900),
+        arms("tts_deadline", 4_900 + 2_000),
     ]
     assert call.golden[-1] == "[auto_session_12345] 🔴 SPEAKING"
 

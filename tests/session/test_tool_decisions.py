@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from events.derived import EventRejected
-from events.inputs import BargeIn, SpeechStarted, SttPartial
+from events.inputs import BargeIn, ClientDisconnected, SpeechStarted, SttPartial
 from events.journal import ModelResponded, ToolReturned
 from orchestrator.replay.invariants import Invariants
 from orchestrator.session.commands import CancelStage, PlayFiller, RunTool
 from orchestrator.session.policy import Policy
 from orchestrator.testing.conversation import Conversation
+
+SAYS = {"text": "I am looking that up.", "delay_ms": 1_000}
 
 
 def thinking(**policy: Any) -> Conversation:
@@ -101,7 +103,7 @@ def test_one_call_too_many_is_refused(limit: int) -> None:
 
 
 def test_a_call_that_is_open_is_not_run_again() -> None:
-    call = thinking().calls("book").calls("book")
+    call = thinking().calls("book").calls("book", "book/1")
     assert rejected(call) == "this call is running already"
     check(call)
 
@@ -134,13 +136,63 @@ def test_a_new_owner_runs_an_open_call_again_with_its_key() -> None:
     check(call)
 
 
+def test_while_a_call_runs_the_answer_has_its_limit_too_whatever_restarts_the_deadline() -> None:
+    """A takeover, or a text of the answer: a tool that takes its time does not lose to the fallback answer."""
+    policy = Policy()
+    limit_ms = policy.tools.limit_ms + policy.deadlines.answer_ms
+    call = thinking().calls("book")
+    assert due_after_ms(call, "answer_deadline") == limit_ms
+    assert due_after_ms(call.resumes("incarnation-2"), "answer_deadline") == limit_ms
+    limit_ms += policy.deadlines.next_text_ms - policy.deadlines.answer_ms
+    assert due_after_ms(call.texts("One moment."), "answer_deadline") == limit_ms
+    assert due_after_ms(call.resolves("booking").texts(" I am booking."), "answer_deadline") == limit_ms
+    assert due_after_ms(call.resumes("incarnation-3"), "answer_deadline") == limit_ms
+    assert due_after_ms(call.returns(), "answer_deadline") == policy.deadlines.next_text_ms
+    assert due_after_ms(call.resumes("incarnation-4"), "answer_deadline") == policy.deadlines.next_text_ms
+    check(call.written())
+
+
 def test_a_call_of_an_earlier_turn_delays_no_answer() -> None:
     call = thinking().calls("book").says("no, tomorrow")
     assert due_after_ms(call, "answer_deadline") == 4_000
     check(call.returns())
 
 
-SAYS = {"text": "I am looking that up.", "delay_ms": 1_000}
+def test_a_call_of_an_earlier_turn_delays_no_answer_after_a_takeover_or_a_return_either() -> None:
+    """A call that runs again still belongs to its turn."""
+    call = thinking(tools=SAYS).calls("book").says("no, tomorrow").resumes("incarnation-2")
+    assert due_after_ms(call, "answer_deadline") == 4_000
+    call.calls("look", "look/1").input(ToolReturned, call_id="look/1", result="1")
+    assert due_after_ms(call, "answer_deadline") == 4_000
+    assert call.state.timer("tool_filler") is None
+    check(call.input(ToolReturned, call_id="book/1", result="1"))
+
+
+def test_a_call_that_returns_after_the_answer_starts_no_deadline() -> None:
+    """The answer does not wait for it."""
+    call = thinking().calls("book").answers("We have your order.").returns()
+    assert call.state.phase == "SPEAKING"
+    assert call.state.timer("answer_deadline") is None
+    check(call)
+
+
+def test_a_call_that_a_new_owner_runs_again_keeps_its_turn_in_the_fold_too() -> None:
+    """Also a timer that is the last event of its step: that event gets the hash of the state."""
+    call = thinking().calls("book").input(ClientDisconnected, client_id="browser-1")
+    call.says("no").answers("Fine.").speaks().played()
+    for later in ("incarnation-2", "incarnation-3"):
+        check(call.resumes(later))
+        assert [command.turn for command in call.state.outstanding("RunTool", "StartTimer")] == [1, 1]
+
+
+def test_a_cancellable_call_ends_with_a_turn_that_is_spoken_to_its_end() -> None:
+    """The answer was given up after its first text, while the call ran on."""
+    call = thinking().resolves().texts("One moment.").calls("look", is_cancellable=True).calls("book")
+    call.fires("answer_deadline").speaks().played()
+    assert call.state.phase == "LISTENING"
+    assert [c.stage_name for c in call.commands if isinstance(c, CancelStage)] == ["look/1"]
+    assert [command.target for command in call.state.outstanding("RunTool")] == ["book/1"]
+    check(call)
 
 
 def test_the_agent_says_that_a_tool_takes_a_while() -> None:
@@ -174,6 +226,16 @@ def test_words_about_a_tool_are_not_said_after_the_answer() -> None:
     """The agent may answer while a tool still runs."""
     call = thinking(tools=SAYS).calls("book").resolves().answers("Done.")
     assert call.state.phase == "SPEAKING"
+    assert call.state.timer("tool_filler") is None
+    check(call)
+
+
+def test_words_about_a_tool_are_not_said_when_the_answer_only_waits_for_silence() -> None:
+    """The user speaks while the first words of the answer are ready: these come next. The timer would outlive its turn,
+    and the agent would look something up in a turn without a tool.
+    """
+    call = thinking(tools=SAYS).input(SpeechStarted).resolves().texts("Let me see.").calls("book")
+    assert call.state.armed("floor_deadline")
     assert call.state.timer("tool_filler") is None
     check(call)
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from orchestrator.siblings.lines import MOST_BYTES, Lines
+from orchestrator.siblings.lines import MOST_BYTES, JsonLinesConnection
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ async def test_a_message_that_cannot_be_read_is_dropped_and_the_next_one_is_hear
 ) -> None:
     """Half a message, no UTF-8, nested too deeply, longer than the longest."""
     ours, its = socket.socketpair()
-    lines = await Lines.over(ours)
+    lines = await JsonLinesConnection.over(ours)
     its.setblocking(False)
     loop = asyncio.get_running_loop()
     sending = asyncio.create_task(loop.sock_sendall(its, broken + b'{"stop": []}\n'))

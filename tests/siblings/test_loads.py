@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.siblings.loads import STALE_S, Loads, make_loads
-from orchestrator.siblings.siblings import Work, load_of
+from orchestrator.siblings.siblings import ServiceProbes, load_of
 
 
 @pytest.fixture
@@ -53,8 +53,10 @@ async def no_page(_: str) -> tuple[bytes, str]:
 
 def test_late_full_and_unready_ones_come_after_all_others() -> None:
     def load(connections: int, *, has_room: bool = True, is_ready: bool = True, late_s: float = 0) -> int:
-        work = Work(lambda: connections, lambda: has_room, lambda: is_ready, dict, lambda _: None, no_page, late_s)
-        return load_of(work)
+        probes = ServiceProbes(
+            lambda: connections, lambda: has_room, lambda: is_ready, dict, lambda _: None, no_page, late_s
+        )
+        return load_of(probes)
 
     in_order = [load(0), load(900), load(0, late_s=0.1), load(0, has_room=False), load(0, is_ready=False)]
     assert in_order == sorted(in_order)

@@ -148,7 +148,7 @@ def no_phase_outlasts_its_deadline(book: Book, step: Seen) -> Iterator[str]:
     limits_ms = {
         "THINKING": max(deadlines.answer_ms, deadlines.intent_ms)
         + deadlines.floor_ms
-        + book.calls * (book.policy.tools.limit_ms + deadlines.answer_ms),
+        + len(book.called) * (book.policy.tools.limit_ms + deadlines.answer_ms),
         "INTERRUPT": book.policy.interruption.pause_ms,
     }
     limit_ms = limits_ms.get(book.phase)

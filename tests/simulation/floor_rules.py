@@ -15,7 +15,8 @@ Verdict = bool | None
 def words_that_open_a_turn(book: Book, event: Input) -> str:
     """The words with which this input must open a turn; empty: it must open none."""
     if isinstance(event, inputs.SttFinal) and book.phase in ("LISTENING", "THINKING"):
-        return "" if book.repeats(event) else _joined(book, event.text.strip(), event.via)
+        late = "" if book.user.is_speaking else book.late_words(event.at_us)
+        return "" if book.repeats(event) else _joined(book, event.text.strip(), event.via, late)
     if isinstance(event, inputs.TimerFired) and book.what_it_answers(event):
         if event.target == "interrupt_pause" and book.phase == "INTERRUPT":
             return "" if book.limits else book.held
@@ -48,7 +49,7 @@ def takes_the_floor(book: Book, event: Input) -> Verdict:
         case inputs.SpeechStarted():
             return not rules.min_speech_ms and not rules.min_words
         case inputs.SttPartial():
-            return _enough(book, event.text, event.at_us)
+            return False if book.is_old(event) else _enough(book, event.text, event.at_us)
         case inputs.TimerFired() if book.what_it_answers(event) and event.target == "barge_in":
             return _enough(book, book.user.partial, event.at_us)
         case _:
@@ -64,6 +65,16 @@ def goes_on(book: Book, event: Input) -> bool:
     if isinstance(event, inputs.SttFinal) and event.via == "speech" and event.text.strip():
         return final_counts(book, event) is False and not book.repeats(event)
     return False
+
+
+def takes_up_the_conversation(book: Book) -> bool:
+    """Whether the user speaks during a farewell that they may interrupt; after their own goodbye, with more words than
+    a backchannel.
+    """
+    answer = book.answer
+    if answer is None or not answer.ends or not answer.can_be_interrupted or book.is_quiet:
+        return False
+    return answer.ends == "user_away" or bool(plain(book.user.partial) and not _may_listen(book, book.user.partial))
 
 
 def pauses(book: Book, event: Input) -> bool:
@@ -88,13 +99,15 @@ def _would_take_the_floor(book: Book, event: inputs.SttFinal) -> Verdict:
     return True if event.via == "text" else _enough_words(book, event.text, is_final=True)
 
 
-def _joined(book: Book, words: str, via: str) -> str:
-    """The text of the turn that these words open. In THINKING they may be joined to the words of the open turn."""
+def _joined(book: Book, words: str, via: str, late: str = "") -> str:
+    """The text of the turn that these words open. In THINKING they may be joined to the words of the open turn, except
+    to `late` words, which they replace.
+    """
     merges = book.turn is not None and book.policy.thinking.more_words == "merge"
     if not words or not merges or book.turn is None or not book.turn.via == via == "speech":
         return words
-    before = plain(book.turn.text)
-    return words if plain(words)[: len(before)] == before else f"{book.turn.text} {words}"
+    said = book.turn.text.removesuffix(late).rstrip()
+    return words if plain(words)[: len(plain(said))] == plain(said) else f"{said} {words}"
 
 
 def _enough(book: Book, text: str, now_us: int) -> Verdict:
@@ -111,11 +124,15 @@ def _enough_words(book: Book, text: str, *, is_final: bool) -> Verdict:
     rules = book.policy.interruption
     if len(plain(text)) < rules.min_words:
         return False
-    listens = is_backchannel(text, rules.backchannels)
-    if not is_final and not listens:
-        heard = " ".join(plain(text))
-        listens = bool(heard) and any(" ".join(plain(phrase)).startswith(heard) for phrase in rules.backchannels)
+    listens = is_backchannel(text, rules.backchannels) if is_final else _may_listen(book, text)
     return _is_about_to_end(book) if listens else True
+
+
+def _may_listen(book: Book, text: str) -> bool:
+    """Whether incomplete speech consists of backchannels, or is the beginning of one."""
+    backchannels, heard = book.policy.interruption.backchannels, " ".join(plain(text))
+    begins_one = bool(heard) and any(" ".join(plain(phrase)).startswith(heard) for phrase in backchannels)
+    return begins_one or is_backchannel(text, backchannels)
 
 
 def _is_about_to_end(book: Book) -> Verdict:

@@ -135,7 +135,9 @@ class User:
     last_us: int = 0
     """The world's time when the user last did anything."""
     said: tuple[list[str], str, int] | None = None
-    """(words, producer, time) of the last spoken final."""
+    """(words, producer, time) of the last spoken final, or of the last partial that counted without one."""
+    late: str = ""
+    """That partial, until its final comes; empty: the last words were those of a final."""
 
 
 @dataclass(slots=True)
@@ -171,8 +173,8 @@ class Book:
     answer: Answer | None = None
     texts: list[str] = field(default_factory=list)
     """The answer to the last question, as far as it came in texts."""
-    calls: int = 0
-    """Number of tool calls that ran for the last question."""
+    called: list[str] = field(default_factory=list)
+    """Idempotency keys of the tool calls for the last question."""
     guess: Guess | None = None
     guesses: int = 0
     """Number of guesses for the current utterance."""
@@ -218,9 +220,40 @@ class Book:
         """Whether another producer has just reported these words: a second recogniser heard the same speech."""
         if self.user.said is None or event.via == "text":
             return False
+        if self.user.late:
+            has_spoken, said = self.user.since_us > self.user.said[2], " ".join(plain(event.text))
+            of_the_next = "stt_deadline" in self.timers and (
+                not has_spoken or said.startswith(" ".join(plain(self.user.partial)))
+            )
+            return self.may_be_late(event.at_us) and not of_the_next and plain(self.user.late) == plain(event.text)
         words, producer, at_us = self.user.said
         is_recent = event.at_us - at_us <= self.policy.deadlines.stt_ms * 1000
         return producer != event.producer and words == plain(event.text) and is_recent
+
+    def late_words(self, at_us: int) -> str:
+        """The words that counted without their final, if it may still come: not for long, and not once the user speaks
+        again.
+        """
+        is_silent_since = self.user.said is not None and self.user.since_us <= self.user.said[2]
+        return self.user.late if is_silent_since and self.may_be_late(at_us) else ""
+
+    def may_be_late(self, at_us: int) -> bool:
+        """Whether a final may still come for words that have counted without it."""
+        said = self.user.said
+        return said is not None and bool(self.user.late) and at_us - said[2] <= self.policy.deadlines.stt_ms * 1000
+
+    def is_old(self, event: inputs.SttPartial) -> bool:
+        """Whether a partial repeats words that have counted, and the user has not begun to speak since."""
+        user = self.user
+        if user.said is None or not user.said[0] or user.since_us > user.said[2]:
+            return False
+        in_time = event.at_us - user.said[2] <= self.policy.deadlines.stt_ms * 1000
+        return in_time and user.said[0] == plain(event.text)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the user is silent, and no words of theirs are still to come."""
+        return not self.user.is_speaking and not {"endpoint", "stt_deadline"} & self.timers.keys()
 
     def is_awaited(self, event: inputs.SttFinal) -> bool:
         """Whether the end of an utterance waits for this final; not for a duplicate, if other words came since."""
@@ -246,7 +279,8 @@ class Book:
         elif isinstance(event, inputs.SttFinal):
             self._absorb_final(event, step)
         elif self.phase not in ("NEW", "ENDED"):
-            self.hearing_failures += isinstance(event, inputs.HearingFailed) and event.is_utterance_lost
+            if isinstance(event, inputs.HearingFailed) and not self.late_words(event.at_us):
+                self.hearing_failures += event.is_utterance_lost
             self._absorb_speech(event, step.now_us)
             self._absorb_connection(event, step.now_us)
         if isinstance(event, inputs.SessionOpened) and not self.session_id:
@@ -261,9 +295,15 @@ class Book:
         if not words or self.repeats(event):
             if self.is_awaited(event):  # nothing was said after all
                 self.guess, self.guesses, user.partial = None, 0, ""
+            elif words and user.late and user.said is not None:
+                if self.late_words(event.at_us):
+                    user.partial, user.is_speaking = "", False
+                user.said, user.late = (user.said[0], event.producer, user.said[2]), ""
             return
+        if event.via == "speech" and self.phase == "INTERRUPT" and not user.is_speaking:
+            self.held = self.held.removesuffix(self.late_words(event.at_us)).rstrip()
         if event.via == "speech":
-            user.said = plain(words), event.producer, event.at_us
+            user.said, user.late = (plain(words), event.producer, event.at_us), ""
             user.paused_us = 0
         user.partial, user.is_speaking = "", False
         interrupts = any(isinstance(e, derived.UserInterrupted) for e in step.said)
@@ -277,10 +317,12 @@ class Book:
                 silence_us = event.at_us - user.stopped_us
                 if not user.is_speaking and user.partial and silence_us <= LONGEST_PAUSE_US:
                     user.paused_us = max(user.paused_us, silence_us)
+                if self.is_quiet:
+                    user.partial = ""
                 user.is_speaking, user.since_us = True, event.at_us
             case inputs.SpeechStopped():
                 user.is_speaking, user.stopped_us = False, event.at_us
-            case inputs.SttPartial():
+            case inputs.SttPartial() if not self.is_old(event):
                 user.is_complete = event.is_complete
                 if user.partial != event.text:
                     user.partial, user.partial_us = event.text, event.at_us
@@ -309,7 +351,7 @@ class Book:
                 self.owner, self.node = event.incarnation, node_of(event)
                 self.client_id = self.handler_id = ""
                 self.connected.clear()
-                self.user.is_speaking, self.user.said, self.guess = False, None, None
+                self.user.is_speaking, self.user.said, self.user.late, self.guess = False, None, "", None
                 self.epoch += 1
                 self.since_us = self.user.last_us = now_us
                 self.resumed = True
@@ -363,14 +405,26 @@ class Book:
                 if event.target == "session_limit":
                     self.limits += 1
                     self.limit_us = self.limit_us or now_us
-                if event.target == "stt_deadline" and not self.user.partial.strip():  # nothing was said after all
-                    self.guess, self.guesses = None, 0
+                if event.target == "stt_deadline":
+                    self._final_is_missing(event)
+
+    def _final_is_missing(self, event: inputs.TimerFired) -> None:
+        words = self.user.partial.strip()
+        if not words:  # nothing was said after all
+            self.guess, self.guesses = None, 0
+        elif self.phase in ("LISTENING", "THINKING", "INTERRUPT"):
+            self.user.said, self.user.late = (plain(words), "", event.at_us), words
+        if words and self.phase == "INTERRUPT":
+            self.held, self.held_via = f"{self.held} {words}".strip(), "speech"
+        if self.phase not in ("LISTENING", "THINKING"):
+            self.user.partial = ""
 
     def _absorb_derived(self, event: Event, now_us: int) -> None:
         match event:
             case derived.StateChanged():
                 self.phase, self.since_us = event.to_phase, now_us
-                self.user.partial = "" if event.to_phase == "LISTENING" else self.user.partial
+                if event.to_phase == "LISTENING" and self.is_quiet:
+                    self.user.partial = ""
                 self.prompts += event.reason == "user_away"
             case derived.TurnStarted():
                 self._turn_starts(event)
@@ -416,9 +470,9 @@ class Book:
     def _absorb_work(self, command: CommandIssued) -> None:
         """A new question, or a tool call for it."""
         if command.name == "RunTool":
-            self.calls += 1
+            self.called.append(command.idempotency_key)
             return
-        self.texts, self.calls = [], 0
+        self.texts, self.called = [], []
         if self.turn is None:
             self.guesses += 1
             self.guess = Guess(int(str(command.payload["speculation"])), str(command.payload["text"]))

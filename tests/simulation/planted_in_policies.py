@@ -23,12 +23,13 @@ from orchestrator.session import (
     state,
     step,
     thinking,
+    transcripts,
 )
 from orchestrator.session.commands import AnswerQuestion, ResumePlayback, Speak
-from orchestrator.session.heard import heard_ms, length_ms
+from orchestrator.session.heard import guessed_ms, heard_ms, length_ms
 from orchestrator.session.phases import enter, speak
 from orchestrator.session.phrases import are_alike
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 
 Patch = pytest.MonkeyPatch
 
@@ -46,7 +47,7 @@ def pause_is_forgotten(patch: Patch) -> None:
 def another_playback_is_resumed(patch: Patch) -> None:
     """The state has it resumed, the player holds it."""
 
-    def resume(making: Step) -> None:
+    def resume(making: StepBuilder) -> None:
         making.disarm("barge_in", "false_interruption")
         if interruption.playing(making).is_paused:
             making.do(ResumePlayback(playback_id="answer-0"))
@@ -79,7 +80,7 @@ def a_backchannel_interrupts(patch: Patch) -> None:
 def a_backchannel_is_held(patch: Patch) -> None:
     """It does not interrupt, and opens a turn when the answer is over."""
 
-    def final(making: Step) -> None:
+    def final(making: StepBuilder) -> None:
         decided(making)
         if making.phase == "SPEAKING" and isinstance(making.input, SttFinal) and making.input.text.strip():
             making.state.held_text, making.state.held_via = making.input.text, "speech"
@@ -108,7 +109,7 @@ def a_guess_is_adopted_for_other_words(patch: Patch) -> None:
 def a_guess_is_spoken(patch: Patch) -> None:
     """The answer was quick, so why wait for the end of the question."""
 
-    def answered(making: Step) -> None:
+    def answered(making: StepBuilder) -> None:
         guess = making.state.speculation
         if guess is not None and guess.found.answer is not None:
             speculation.drop(making)
@@ -122,7 +123,7 @@ def a_guess_is_spoken(patch: Patch) -> None:
 def guesses_without_end(patch: Patch) -> None:
     """`tries` is not looked at."""
 
-    def ask(making: Step) -> None:
+    def ask(making: StepBuilder) -> None:
         text, number = making.state.partial_text.strip(), making.state.tries + 1
         if text:
             speculation.drop(making)
@@ -134,7 +135,7 @@ def guesses_without_end(patch: Patch) -> None:
 def a_merge_loses_the_first_half(patch: Patch) -> None:
     """Only what was added is asked."""
 
-    def start_over(making: Step, words: str, via: str) -> None:
+    def start_over(making: StepBuilder, words: str, via: str) -> None:
         merges = making.state.policy.thinking.more_words == "merge" and making.state.task.via == via == "speech"  # type: ignore[union-attr]
         phases.leave_turn(making)
         making.end_turn("merged" if merges else "superseded")
@@ -145,22 +146,22 @@ def a_merge_loses_the_first_half(patch: Patch) -> None:
 
 def a_filler_does_not_wait(patch: Patch) -> None:
     """It is played at once, whatever the policy says."""
-    arm = Step.arm
+    arm = StepBuilder.arm
 
-    def arm_or_play(self: Step, timer: str, ms: int) -> None:
+    def arm_or_play(self: StepBuilder, timer: str, ms: int) -> None:
         if timer == "filler":
             phases.play_filler(self)
         else:
             arm(self, timer, ms)
 
-    patch.setattr(Step, "arm", arm_or_play)
+    patch.setattr(StepBuilder, "arm", arm_or_play)
 
 
 def a_farewell_never_ends(patch: Patch) -> None:
     """The last words are over, and the agent listens."""
 
-    def playback_done(making: Step) -> None:
-        making.disarm(*phases.OF_THE_PLAYBACK)
+    def playback_done(making: StepBuilder) -> None:
+        making.disarm(*phases.TIMERS_OF_THE_PLAYBACK)
         making.end_answer("finished")
         making.end_turn("completed")
         listening.listen(making, "playback_done")
@@ -194,7 +195,7 @@ def a_silent_user_is_not_missed(patch: Patch) -> None:
 def a_silent_user_is_asked_for_ever(patch: Patch) -> None:
     """The prompts are not counted."""
 
-    def away(making: Step) -> None:
+    def away(making: StepBuilder) -> None:
         if endpointing.is_quiet(making):
             text = making.state.policy.away.text
             announcements._announce(making, f"away-{making.state.inputs}", text, "user_away")
@@ -209,7 +210,7 @@ def an_endpoint_comes_at_once(patch: Patch) -> None:
 
 def pauses_are_not_learnt(patch: Patch) -> None:
     """A caller who pauses is cut off again and again."""
-    patch.setattr(evolve, "after_pause", lambda pause_ms, silence_ms: pause_ms)
+    patch.setattr(transcripts, "after_pause", lambda pause_ms, silence_ms: pause_ms)
 
 
 def speech_never_ends(patch: Patch) -> None:
@@ -224,17 +225,36 @@ def the_user_is_not_waited_for(patch: Patch) -> None:
 
 def one_utterance_by_two_ways_counts_twice(patch: Patch) -> None:
     """Who said the last words is not looked at."""
-    patch.setattr(state.State, "said_by_another", lambda self, final: False)
+    patch.setattr(state.State, "repeats", lambda self, final: False)
+
+
+def a_late_final_counts_again(patch: Patch) -> None:
+    """Words that counted as a partial are asked about a second time when their final comes."""
+    patch.setattr(state.State, "late_words", lambda self, at_us: "")
+
+
+def whoever_answers_a_farewell_is_hung_up_on(patch: Patch) -> None:
+    """The session ends, although the user is speaking again."""
+    patch.setattr(speaking, "_is_answered", lambda making: False)
+
+
+def words_over_the_agent_are_forgotten(patch: Patch) -> None:
+    """All of them, when the agent falls silent: also those whose final is still to come."""
+
+    def listening_begins(held: state.State) -> None:
+        held.partial_text = ""
+
+    patch.setattr(transcripts, "listening_begins", listening_begins)
 
 
 def typed_words_are_repetitions(patch: Patch) -> None:
     """What is typed just after somebody said it is not answered."""
 
-    def said_by_another(self: state.State, final: SttFinal) -> bool:
+    def repeats(self: state.State, final: SttFinal) -> bool:
         last = self.utterance
         return last is not None and last.producer != final.producer and are_alike(last.spoken, final.text)
 
-    patch.setattr(state.State, "said_by_another", said_by_another)
+    patch.setattr(state.State, "repeats", repeats)
 
 
 def marks_and_signs_are_not_compared(patch: Patch) -> None:
@@ -258,7 +278,9 @@ def producers_are_forgotten(patch: Patch) -> None:
 
 def the_length_is_guessed(patch: Patch) -> None:
     """Whether an answer is about to end, though synthesis goes on."""
-    patch.setattr(interruption, "left_ms", lambda playback, now_us: length_ms(playback) - heard_ms(playback, now_us))
+    patch.setattr(
+        interruption, "left_ms", lambda playback, now_us: length_ms(playback, guessed_ms) - heard_ms(playback, now_us)
+    )
 
 
 def failures_are_not_counted(patch: Patch) -> None:
@@ -269,7 +291,7 @@ def failures_are_not_counted(patch: Patch) -> None:
 def two_voices(patch: Patch) -> None:
     """The filler is asked for again beside the answer."""
 
-    def speak_and_fill(making: Step, command: Speak) -> None:
+    def speak_and_fill(making: StepBuilder, command: Speak) -> None:
         speak(making, command)
         phases.play_filler(making)
 
@@ -306,6 +328,9 @@ PLANTED: list[tuple[Callable[[Patch], None], str]] = [
     (speech_never_ends, "endpoint an_utterance_is_waited_for"),
     (the_user_is_not_waited_for, "floor the_agent_waits_for_the_user"),
     (one_utterance_by_two_ways_counts_twice, "I-5 each_utterance_counts_once"),
+    (a_late_final_counts_again, "I-5 each_utterance_counts_once"),
+    (whoever_answers_a_farewell_is_hung_up_on, "end a_farewell_is_the_end"),
+    (words_over_the_agent_are_forgotten, "I-5 each_utterance_counts_once"),
     (typed_words_are_repetitions, "I-5 each_utterance_counts_once"),
     (marks_and_signs_are_not_compared, "guess a_guess_counts_for_its_words"),
     (marks_and_signs_are_not_compared, "answer an_answer_is_to_its_question"),

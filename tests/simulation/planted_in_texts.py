@@ -10,7 +10,7 @@ from events.inputs import TtsChunkReady
 from orchestrator.session import evolve, fsm, speaking, thinking
 from orchestrator.session.commands import Speak, SpeakMore
 from orchestrator.session.state import State
-from orchestrator.session.step import Step
+from orchestrator.session.step import StepBuilder
 
 Patch = pytest.MonkeyPatch
 
@@ -18,7 +18,7 @@ Patch = pytest.MonkeyPatch
 def a_text_is_dropped(patch: Patch) -> None:
     """What comes while the playback is paused is not spoken."""
 
-    def answer_text(making: Step) -> None:
+    def answer_text(making: StepBuilder) -> None:
         if making.state.playback is None or not making.state.playback.is_paused:
             speaking.answer_text(making)
         elif thinking.is_next_text(making):
@@ -34,21 +34,21 @@ def any_text_counts(patch: Patch) -> None:
 
 def a_text_has_no_deadline(patch: Patch) -> None:
     """The next text is awaited for ever."""
-    arm = Step.arm
+    arm = StepBuilder.arm
 
-    def armed(self: Step, timer: str, ms: int) -> None:
+    def armed(self: StepBuilder, timer: str, ms: int) -> None:
         if ms != self.state.policy.deadlines.next_text_ms or timer != "answer_deadline":
             arm(self, timer, ms)
         else:
             self.disarm(timer)
 
-    patch.setattr(Step, "arm", armed)
+    patch.setattr(StepBuilder, "arm", armed)
 
 
 def a_broken_answer_stays_open(patch: Patch) -> None:
     """The failure of the model is noted, and the playback waits for more."""
 
-    def failed(making: Step) -> None:
+    def failed(making: StepBuilder) -> None:
         assert making.answered is not None
         if making.answered.name == "AnswerQuestion":
             making.disarm("answer_deadline")
@@ -62,7 +62,7 @@ def an_answer_goes_on_after_its_end(patch: Patch) -> None:
     """The last text is said once more."""
     complete = speaking.answer_complete
 
-    def twice(making: Step) -> None:
+    def twice(making: StepBuilder) -> None:
         complete(making)
         assert making.state.playback is not None
         more = SpeakMore(len(making.state.playback.ends_at) + 1, True, making.state.playback.playback_id, "again")
@@ -73,14 +73,14 @@ def an_answer_goes_on_after_its_end(patch: Patch) -> None:
 
 def a_new_owner_begins_with_the_first_text(patch: Patch) -> None:
     """The position is right, the text is not: the caller hears the wrong words from there on."""
-    again = Step.do
+    again = StepBuilder.do
 
-    def do(self: Step, command: Any, retry_of: str = "") -> None:
+    def do(self: StepBuilder, command: Any, retry_of: str = "") -> None:
         if isinstance(command, Speak) and retry_of and command.is_open and self.state.playback is not None:
             command = replace(command, index=0, text=self.state.playback.texts_from(0)[0])
         again(self, command, retry_of)
 
-    patch.setattr(Step, "do", do)
+    patch.setattr(StepBuilder, "do", do)
 
 
 def a_text_counts_before_it_is_heard(patch: Patch) -> None:
@@ -88,7 +88,7 @@ def a_text_counts_before_it_is_heard(patch: Patch) -> None:
     ready = evolve._CHANGES[TtsChunkReady]
 
     def one_text_early(state: State, event: Any) -> None:
-        ready(state, event.but(text_index=event.text_index + 1) if state.playback is not None else event)
+        ready(state, event.replace(text_index=event.text_index + 1) if state.playback is not None else event)
 
     patch.setitem(evolve._CHANGES, TtsChunkReady, one_text_early)
 

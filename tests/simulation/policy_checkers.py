@@ -6,6 +6,7 @@ from events import inputs
 from events.derived import AnswerEnded, CommandIssued, ProcessingComplete, SessionEnded, TurnStarted
 from orchestrator.simulation.steps import Seen, plain, type_of
 from orchestrator.simulation.words import intent_of
+from tests.simulation import floor_rules
 from tests.simulation.log_book import Book, Checker, Turn
 
 QUIET_MS = 45_000
@@ -137,13 +138,14 @@ def a_silent_user_is_missed(book: Book, step: Seen) -> Iterator[str]:
 
 
 def an_utterance_is_waited_for(book: Book, step: Seen) -> Iterator[str]:
-    """Endpoint: after speech, and while words arrive, the timer `endpoint` is armed; then `stt_deadline`."""
+    """Endpoint: after speech, and while new words arrive, the timer `endpoint` is armed; then `stt_deadline`."""
     timers, user = book.timers, book.user
     if book.phase in ("NEW", "IDLE", "ENDED"):
         return
     if isinstance(step.input, inputs.SpeechStopped) and "endpoint" not in timers:
         yield "speech stops, and nobody waits for its end"
-    if isinstance(step.input, inputs.SttPartial) and user.is_speaking and "endpoint" not in timers:
+    is_new = isinstance(step.input, inputs.SttPartial) and not book.is_old(step.input)
+    if is_new and user.is_speaking and "endpoint" not in timers:
         yield "words come, and nobody watches over them"
     if any(_commands(step, "FinishUtterance")) and "stt_deadline" not in timers:
         yield "a final is awaited without a deadline"
@@ -177,6 +179,8 @@ def a_farewell_is_the_end(book: Book, step: Seen) -> Iterator[str]:
         failures = book.policy.fallback.failures
         too_many = over == ["failed"] and failures and book.speech_failures + 1 >= failures
         due = answer.ends or ("too_many_failures" if too_many else "")
+        if over == ["finished"] and floor_rules.takes_up_the_conversation(book):
+            due = ""
     if book.phase == "IDLE" and _is_timer(step, "session_limit") and book.what_it_answers(step.input):
         due = "time_limit"
     if due and ended != [due]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from events import derived, inputs
 from events.derived import AnswerEnded, StateChanged, TurnEnded
-from orchestrator.simulation.steps import Heard, Seen, type_of
+from orchestrator.simulation.steps import HeardPosition, Seen, type_of
 from tests.simulation import floor_rules
 from tests.simulation.log_book import PLAYS, STAGES, Answer, Book, Checker, node_of
 
@@ -111,7 +111,7 @@ def what_was_heard_was_played(book: Book, step: Seen) -> Iterator[str]:
     told_by_another = isinstance(step.input, inputs.BargeIn) and step.input.source != "browser"
     if not ended or answer is None or told_by_another:
         return
-    event, truth = ended[0], step.heard or Heard(0, 0)
+    event, truth = ended[0], step.heard or HeardPosition(0, 0)
     wrong_ms = abs(event.heard_ms - truth.position_ms) - truth.doubt_ms - TOLERANCE_MS
     if wrong_ms > 0:
         yield f"heard {event.heard_ms} ms, the player is at {truth.position_ms} give or take {truth.doubt_ms}"
@@ -121,7 +121,7 @@ def what_was_heard_was_played(book: Book, step: Seen) -> Iterator[str]:
         yield f"heard {count} words at {truth.position_ms} ms give or take {truth.doubt_ms}, {fewest} to {most} are due"
 
 
-def _words_heard(answer: Answer, truth: Heard) -> tuple[int, int]:
+def _words_heard(answer: Answer, truth: HeardPosition) -> tuple[int, int]:
     """The fewest and the most words that the user can have heard at a true position."""
     error_ms = truth.doubt_ms + TOLERANCE_MS
     early_ms, late_ms = truth.position_ms - error_ms, truth.position_ms + error_ms
@@ -161,7 +161,8 @@ def only_the_answer_ends_speaking(book: Book, step: Seen) -> Iterator[str]:
     to = [event.to_phase for event in step.said if isinstance(event, StateChanged)]
     due: list[str] = []
     if _finishes(book, step) and book.answer is not None:
-        due = ["ENDED"] if book.answer.ends else ["LISTENING", "SPEAKING"] if book.limits else ["LISTENING"]
+        ends = book.answer.ends and not floor_rules.takes_up_the_conversation(book)
+        due = ["ENDED"] if ends else ["LISTENING", "SPEAKING"] if book.limits else ["LISTENING"]
     if to != due:
         yield f"the end of {step.input.playback_id} in {book.phase} leads to {to}"
 
@@ -227,10 +228,14 @@ def what_breaks_off_goes_on(book: Book, step: Seen) -> Iterator[str]:
 
 
 def who_is_not_heard_is_told(book: Book, step: Seen) -> Iterator[str]:
-    """Connection: when speech-to-text has lost an utterance, a quiet user is asked to repeat it."""
+    """Connection: when speech-to-text has lost an utterance, a quiet user is asked to repeat it. Not if its words have
+    counted as a partial.
+    """
     event = step.input
     is_lost = isinstance(event, inputs.HearingFailed) and event.is_utterance_lost and book.phase == "LISTENING"
     waits = book.user.is_speaking or "endpoint" in book.timers or "stt_deadline" in book.timers
+    if is_lost and book.late_words(event.at_us):
+        return
     if is_lost and not waits and book.policy.fallback.unheard and not any(c.name == "Speak" for c in step.commands):
         yield "nobody tells the user that they were not heard"
 

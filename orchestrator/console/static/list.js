@@ -45,19 +45,21 @@ export class List extends Component {
 
   async try(settings) {
     const query = Object.fromEntries([...this.props.query].filter(([name]) => FILTERS.includes(name)));
-    this.setState({ tried: { done: [], total: null, problem: "" } });
     const done = [];
+    const failed = []; // sessions that cannot be folded
+    const show = (total, problem = "") => this.setState({ tried: { done, failed, total, problem } });
+    show(null);
     try {
       for await (const line of askLines("/api/what-if", { settings: settingsOf(settings), query })) {
-        if (line.problem) throw new Error(line.problem);
-        if (line.sessions !== undefined) this.setState({ tried: { done, total: line, problem: "" } });
+        if (line.problem && line.key === undefined) throw new Error(line.problem);
+        if (line.sessions !== undefined) show(line);
         else {
-          done.push(line);
-          if (done.length % 10 === 0) this.setState({ tried: { done, total: null, problem: "" } });
+          (line.problem ? failed : done).push(line);
+          if ((done.length + failed.length) % 10 === 0) show(null);
         }
       }
     } catch (error) {
-      this.setState({ tried: { done, total: null, problem: error.message } });
+      show(null, error.message);
     }
   }
 
@@ -137,7 +139,7 @@ function Rows({ sessions, chosen, onChoose }) {
   </tbody></table>`;
 }
 
-function Tried({ done, total, problem, settings }) {
+function Tried({ done, failed, total, problem, settings }) {
   if (problem) return html`<p class="bad" role="alert">${problem}</p>`;
   if (!total) return html`<p role="status">${done.length} sessions tried…</p>`;
   const changed = done.filter((one) => Object.keys(one.decisions).length);
@@ -148,6 +150,8 @@ function Tried({ done, total, problem, settings }) {
       ${total.has_more ? " Only the first 500 sessions were tried." : ""}</p>
     <p><b>${changed.length} of ${total.sessions} sessions decide otherwise.</b></p>
     <${Table} changes=${total.changes} waits=${total.wait_ms} />
+    ${failed.map((one) => html`<p class="bad" key=${one.key}><a href=${link(one.key)}><${Said} of=${one.key} /></a>${" "}
+      is not in the table: <${Said} of=${one.problem} /></p>`)}
     ${changed.length > 0 && html`<h3>Sessions that decide otherwise</h3><ul>${changed.map((one) => html`<li><a
       href=${`${link(one.key, { view: "what-if" })}${settings.map((set) => `&set=${encodeURIComponent(set)}`).join("")}`}><${Said} of=${one.key} /></a>
       <span class="faint"> ${Object.entries(one.decisions).map(([name, [was, is]]) => `${name} ${was} → ${is}`).join(", ")}</span></li>`)}</ul>`}

@@ -95,10 +95,11 @@ export class WhyView extends Component {
         ${found.also.map((it) => html`<li>and because of ${one(it)}${proof({ is_needed: true })}</li>`)}
         ${found.beside && html`<li>not because of ${one(found.beside)}${proof({ is_needed: false })}</li>`}
       </ol>
-      <p>Decided in ${found.phase}. It would have been otherwise, had there been</p>
+      ${found.is_decided ? html`<p>Decided in ${found.phase}. It would have been otherwise, had there been</p>
       ${found.conditions.length ? html`<ol class="causes conditions">${found.conditions.map((it) => html`<li><code><${Said} of=${it.what} />:${" "}
           <${Said} of=${it.with} /></code> instead of <code><${Said} of=${it.was} /></code>, then <code class="faint"><${Said} of=${it.then} /></code></li>`)}</ol>`
-        : html`<p>another input: nothing else was looked at.</p>`}`;
+        : html`<p>another input: nothing else was looked at.</p>`}`
+      : html`<p>Today's reducer does not decide this event.</p>`}`;
   }
 }
 

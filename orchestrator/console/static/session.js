@@ -140,7 +140,7 @@ export class SessionPage extends Component {
         <p class="faint mono where">${seconds(event.at)} · version ${event.version} · ${session.state.phase} · ${oneLine(event)}</p>
       </section>
       <div class="two">
-        <${Transcript} session=${session} revision=${revision} now=${session.steps[step].version} onGo=${to} />
+        <${TranscriptPanel} session=${session} revision=${revision} now=${session.steps[step].version} onGo=${to} />
         <section class="panel" aria-label="Details">
           <nav class="views" aria-label="Views">${VIEWS.map(([one, words]) => html`<a aria-current=${one === view_ ? "page" : null}
             href=${this.address({ view: one })}>${words}</a>`)}</nav>
@@ -189,7 +189,7 @@ function Header({ session, connection }) {
 const GROUP = 20; // lines that the browser lays out together, when they come into view
 
 /** The words of both, drawn anew only when there are new ones; the line of the cursor is marked in place. */
-class Transcript extends Component {
+class TranscriptPanel extends Component {
   shouldComponentUpdate(next) {
     if (next.now !== this.props.now) this.mark();
     return next.revision !== this.props.revision || next.session !== this.props.session;

@@ -50,7 +50,10 @@ FETCH_S = 5.0
 LOOK_AGAIN_S = 1.0
 """How often a file is looked at, at most."""
 FETCH_AGAIN_S = 300.0
-"""How often an address is asked without a reason: a key that was withdrawn there counts no longer after this time."""
+"""How often an address is asked without a reason. A key that was withdrawn there counts no longer after this time, if
+the address answers within REFRESH_S."""
+REFRESH_S = 1.0
+"""How long a caller waits for such an answer."""
 UNKNOWN_S = 5.0
 """How often an address is asked at most, because a token names a key that is not known."""
 STALE_S = 3600.0
@@ -61,8 +64,14 @@ class KeysError(ValueError):
     """The keys cannot be used; the message says why, and never quotes a key."""
 
 
+class UnknownKeyError(KeysError):
+    """The key is of a kind, or for an algorithm, that is not known here."""
+
+
 def read_jwks(text: str | bytes, *, has_secrets: bool) -> dict[str, PyJWK]:
-    """Key id → key. `has_secrets`: shared secrets (`oct`) are allowed. Raises KeysError."""
+    """Key id → key. `has_secrets`: our own file, which may have shared secrets (`oct`) and must have no mistake. Of
+    the keys of others, those of a kind that is not known here are passed over (RFC 7517, 5). Raises KeysError.
+    """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -76,7 +85,13 @@ def read_jwks(text: str | bytes, *, has_secrets: bool) -> dict[str, PyJWK]:
             raise KeysError(f"key {number} is no object")
         if raw.get("use", "sig") != "sig":
             continue
-        kid, key = _read(raw, f"key {number}", has_secrets=has_secrets)
+        try:
+            kid, key = _read(raw, f"key {number}", has_secrets=has_secrets)
+        except UnknownKeyError as error:
+            if has_secrets:
+                raise
+            logger.warning("a key is passed over: %s", error)
+            continue
         if kid in read:
             raise KeysError(f"two keys have the kid {kid[:80]!r}")
         read[kid] = key
@@ -95,9 +110,9 @@ def _read(raw: dict[str, Any], name: str, *, has_secrets: bool) -> tuple[str, Py
     try:
         key = PyJWK(raw)
     except (InvalidKeyError, PyJWKError, ValueError, TypeError, KeyError) as error:
-        raise KeysError(f"{name} cannot be read ({type(error).__name__})") from None
+        raise UnknownKeyError(f"{name} cannot be read ({type(error).__name__})") from None
     if key.algorithm_name not in ALGORITHMS:
-        raise KeysError(f"{name} has the algorithm {key.algorithm_name[:20]!r}; use EdDSA, ES256 or RS256")
+        raise UnknownKeyError(f"{name} has the algorithm {key.algorithm_name[:20]!r}; use EdDSA, ES256 or RS256")
     if isinstance(key.key, bytes) and len(key.key) < SHORTEST_SECRET:
         raise KeysError(f"{name} is shorter than {SHORTEST_SECRET} bytes: anybody could guess it")
     if raw.get("kty") == "RSA" and key.key.key_size < SHORTEST_RSA:
@@ -189,8 +204,10 @@ class AddressKeys:
         if kid not in self._keys or now_s - self._fetched_s >= STALE_S:
             if self._fetching is not None or now_s - self._tried_s >= UNKNOWN_S:
                 await asyncio.shield(self._fetch_once())
-        elif now_s - self._fetched_s >= FETCH_AGAIN_S and now_s - self._tried_s >= UNKNOWN_S:
-            self._fetch_once()  # nobody waits for it
+        elif now_s - self._fetched_s >= FETCH_AGAIN_S and (
+            self._fetching is not None or now_s - self._tried_s >= UNKNOWN_S
+        ):
+            await asyncio.wait([self._fetch_once()], timeout=REFRESH_S)
         if time.monotonic() - self._fetched_s >= STALE_S:
             raise AccessRefused("tokens cannot be checked now: the keys cannot be read; try again later", 503)
         return self._keys.get(kid)

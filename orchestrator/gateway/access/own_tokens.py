@@ -14,7 +14,7 @@ from orchestrator.gateway.access.refusal import AccessRefused
 from orchestrator.grant import Grant
 
 RESUME_S = 24 * 3600
-"""Life of a resume token. A connection may last as long: about a day of talking (gateway/line.py)."""
+"""Life of a resume token. A connection may last as long: about a day of talking (gateway/control_channel.py)."""
 AFTER_THE_END_S = 600
 """Where the grant limits a conversation, for how long after that limit."""
 COOKIE_S = 8 * 3600

@@ -1,4 +1,4 @@
-"""The operators' side of the door: who may see the console page, metrics and readiness, and how a page logs in."""
+"""The operators' side of the door: who may see the talk page, metrics and readiness, and how a page logs in."""
 
 from aiohttp import web
 

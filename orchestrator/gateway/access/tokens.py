@@ -33,7 +33,7 @@ REQUIRED = ["exp", "iss", "aud", "jti", "sub"]
 _WRONG = "the token is not valid"
 
 
-class Keys(Protocol):
+class SigningKeys(Protocol):
     """Where keys are found by their id."""
 
     async def find(self, kid: str) -> PyJWK | None:
@@ -43,7 +43,9 @@ class Keys(Protocol):
 class Tokens:
     """Checks tokens of one issuer for one audience."""
 
-    def __init__(self, keys: Keys, *, issuer: str, audience: str, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, keys: SigningKeys, *, issuer: str, audience: str, now_s: Callable[[], float] = time.time
+    ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience

@@ -5,11 +5,13 @@ import { MicrophoneProblem, openMicrophone } from "./microphone.js";
 
 const ASKING_MS = 5000; // for the microphone, before the page reminds the user of the browser's question
 const OFFER_MS = 5000; // for the browser to describe the call
-const ANSWER_MS = 10000;
+const ANSWER_MS = 18000; // the server may take 16.5 s: for speech-to-text, its relay and Redis
+const ANSWER_AGAIN_MS = 5000; // the same in a call that was on: its WebSocket may hang on a network that is gone
 const CONNECT_MS = 20000; // longer than the browser's own ICE checks, which usually say first that they failed
 const MOST_FAILURES = 3;
+const STEADY_MS = 10000; // a call that holds until then has not failed
 const WATCH_MS = 250;
-const SILENT_MS = 1500; // without a packet: a silent server sends one in 400 ms; the browser notices after about 6 s
+const SILENT_MS = 2000; // without a packet: of a silent server, four lost ones in a row; the browser needs about 6 s
 
 /**
  * States: `none`, `asking` (for the microphone), `connecting`, `on`, `broken` (sound is interrupted).
@@ -28,6 +30,8 @@ export class Call {
     this.stream = null;
     this.connection = null;
     this.deadline = null; // of the step that the call is in
+    this.watched = null; // the connection whose packets are looked at
+    this.mayRenew = false; // an offer that nobody answers is a reason to connect anew, once after the call was on
     this.failures = 0;
     this.iceServers = []; // those that the service names for this client
     this.context = null;
@@ -72,7 +76,7 @@ export class Call {
       // The offer leaves at once: the server learns our address from our checks, so gathering would only cost time.
       clearTimeout(this.deadline);
       const sent = this.send({ type: "webrtc_offer", sdp: connection.localDescription.sdp });
-      if (sent) this.#within(ANSWER_MS, () => this.#fail("unanswered"));
+      if (sent) this.#within(this.mayRenew ? ANSWER_AGAIN_MS : ANSWER_MS, () => this.#unanswered());
     } catch (error) {
       if (this.connection === connection) this.#fail(window.RTCPeerConnection ? "browser" : "unsupported", error.message);
     }
@@ -92,6 +96,11 @@ export class Call {
   /** The server said it cannot take the call. */
   refused(message) {
     if (this.state !== "none") this.#fail("refused", message);
+  }
+
+  /** The server has lost the call's audio; browsers notice it late. A call that is being connected is a newer one. */
+  lost() {
+    if (this.state === "on" || this.state === "broken") this.#callAgain("lost");
   }
 
   /** The conversation is connected (again): call, unless the sound never stopped. */
@@ -121,6 +130,7 @@ export class Call {
     this.context = null;
     this.meters = {};
     this.failures = 0;
+    this.mayRenew = false;
     this.#become("none");
   }
 
@@ -191,25 +201,33 @@ export class Call {
     if (this.connection !== connection) return;
     const state = connection.connectionState ?? connection.iceConnectionState; // some browsers know the latter alone
     if (state === "connected" || state === "completed") {
-      clearTimeout(this.deadline);
-      this.failures = 0;
       if (this.state === "on") return; // both states of the connection say so
+      this.mayRenew = true;
+      this.#within(STEADY_MS, () => (this.failures = 0));
       this.#become("on");
       this.#watch(connection);
     } else if (state === "disconnected") {
+      if (this.state === "on") clearTimeout(this.deadline); // a call that breaks has not held
       this.#become("broken");
     } else if (state === "failed") {
       this.#callAgain();
     }
   }
 
-  /** Looks whether audio arrives, until it does no more. Without statistics it sees nothing, and waits for the browser. */
+  /**
+   * Looks whether audio arrives, until it does no more, also while the browser calls the connection interrupted.
+   * Without statistics it sees nothing, and waits for the browser.
+   */
   async #watch(connection) {
+    if (this.watched === connection) return; // the connection has recovered
+    this.watched = connection;
     let [packets, since] = [0, performance.now()];
-    while (this.connection === connection && this.state === "on") {
+    while (this.connection === connection) {
       const received = await this.playback.packetsReceived();
+      if (this.connection !== connection) return;
       if (received !== packets) [packets, since] = [received, performance.now()];
       if (packets && performance.now() - since > SILENT_MS) {
+        this.watched = null;
         this.#become("broken");
         this.onLost();
         return;
@@ -218,10 +236,16 @@ export class Call {
     }
   }
 
-  #callAgain() {
+  #unanswered() {
+    if (!this.mayRenew) return this.#fail("unanswered");
+    this.mayRenew = false;
+    this.onLost();
+  }
+
+  #callAgain(kind = "blocked") {
     this.failures += 1;
     if (this.failures >= MOST_FAILURES) {
-      this.#fail("blocked");
+      this.#fail(kind);
       return;
     }
     this.#become("broken");

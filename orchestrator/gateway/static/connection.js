@@ -4,7 +4,9 @@ const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 8000;
 const MOVE_MS = 100; // at most, before a conversation that moved is joined at its new place
 const PATIENCE_MS = 10000; // for the server's `session`; a socket that hangs is as bad as none
+const SIGN_MS = 5000; // for a message of the server after typed words; doubled by each renewal until an `ack`
 const FAREWELL_MS = 2000; // for the server's close after our goodbye
+const REFUSALS = new Set(["not_allowed", "turn_limit"]);
 const FINAL_CODES = new Set([1000, 1008, 1009, 4401, 4404]);
 const REFUSED = 4401; // of this page: the server refused our token, by an HTTP status that browsers hide
 
@@ -21,6 +23,7 @@ export class Connection {
     this.sessionId = null;
     this.resumeToken = null;
     this.failures = 0;
+    this.tried = url; // where the latest socket goes
     this.place = url; // where the conversation was last heard of
     this.elsewhere = null; // the address that `moved` named, until it was tried
     this.leaving = false; // after a goodbye or `ended`, no close code is a reason to come back
@@ -29,7 +32,9 @@ export class Connection {
     this.unacknowledged = new Map(); // typed words by message id: they are sent again after a reconnection
     this.page = Math.random().toString(36).slice(2); // not crypto.randomUUID: it needs a secure context
     this.typed = 0;
-    window.addEventListener("online", () => this.retryNow());
+    this.hanging = null; // the timer that takes the socket for dead
+    this.renewals = 0; // by that timer, since words were last acknowledged
+    window.addEventListener("online", () => this.#networkChanged());
   }
 
   /** Opens a conversation unless there is one. */
@@ -52,6 +57,7 @@ export class Connection {
     if (!this.send(message)) return false;
     this.typed += 1;
     this.unacknowledged.set(message.message_id, message);
+    if (this.unacknowledged.size === 1) this.#expectSign(); // else it is expected already
     return true;
   }
 
@@ -62,10 +68,7 @@ export class Connection {
 
   /** Comes back over a new socket: the old one may hang on a network that is gone, and nothing says so for minutes. */
   renew() {
-    if (this.state !== "open") return;
-    this.#drop();
-    this.elsewhere = this.place;
-    this.#connect();
+    if (this.state === "open" && !this.leaving) this.#again(this.place);
   }
 
   /** Ends the conversation: with a goodbye if the server can hear it, and in any case soon. */
@@ -78,11 +81,35 @@ export class Connection {
     this.#after(FAREWELL_MS, () => this.#finish({ code: 1000, reason: "" }));
   }
 
+  #again(place) {
+    this.#drop();
+    this.elsewhere = place;
+    this.#connect();
+  }
+
+  /** The browser has a network again: what was begun on another one may hang. */
+  #networkChanged() {
+    if (this.state === "connecting" && this.socket) this.#again(this.tried);
+    else this.renew();
+    this.retryNow();
+  }
+
+  /** Typed words that bring no message of the server: the socket hangs. Without words, silence is nothing unusual. */
+  #expectSign() {
+    clearTimeout(this.hanging);
+    if (!this.unacknowledged.size) return;
+    this.hanging = setTimeout(() => {
+      this.renewals += 1;
+      this.renew();
+    }, SIGN_MS * 2 ** this.renewals);
+  }
+
   #connect() {
     // A conversation that moved is where it was last heard of, or where everybody is sent: both are tried in turn.
     const url = new URL(this.elsewhere ?? (this.failures % 2 ? this.place : this.url));
     this.elsewhere = null;
     const place = new URL(url);
+    this.tried = place;
     const shown = ["orch.v1"]; // tokens travel as subprotocols: URLs are kept in logs and histories
     if (this.sessionId) {
       url.searchParams.set("session_id", this.sessionId);
@@ -100,6 +127,12 @@ export class Connection {
 
   #received(data, place) {
     const message = JSON.parse(data);
+    if (message.type === "ack") {
+      this.unacknowledged.delete(message.message_id);
+      this.renewals = 0;
+    }
+    if (REFUSALS.has(message.code)) this.unacknowledged.clear(); // the user was told: the words are not said again
+    this.#expectSign();
     if (message.type === "session") {
       const rejoined = this.sessionId === message.session_id;
       this.sessionId = message.session_id;
@@ -107,10 +140,11 @@ export class Connection {
       this.place = place;
       this.failures = 0;
       clearTimeout(this.timer);
+      this.onMessage(message); // before the state: a call that is offered then needs the ICE servers of this message
       this.#become("open", { rejoined });
       for (const words of this.unacknowledged.values()) this.send(words);
+      return;
     }
-    if (message.type === "ack") this.unacknowledged.delete(message.message_id);
     if (message.type === "ended") this.leaving = true;
     if (message.type === "moved") {
       this.elsewhere = this.#at(message.address);
@@ -163,6 +197,7 @@ export class Connection {
     this.place = this.url;
     this.elsewhere = null;
     this.failures = 0;
+    this.renewals = 0;
     this.unacknowledged.clear();
     this.#become("idle", { code, reason, rejoining });
   }
@@ -179,6 +214,7 @@ export class Connection {
   #drop() {
     const socket = this.socket;
     this.socket = null;
+    clearTimeout(this.hanging);
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();

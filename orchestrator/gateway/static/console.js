@@ -72,6 +72,7 @@ const ACTIONS = {
   error: ({ code, message }) => {
     remember(heard.errors, { code, message });
     if (code === "call_failed") call.refused(message);
+    else if (code === "call_lost") call.lost();
     else view.notice("server", { title: "The server reports a problem.", text: message });
   },
   heard: ({ playback_id, text }) => view.heard(playback_id, text),
@@ -129,6 +130,7 @@ function begin(withCall) {
     for (const kind of ["connection", "server", "sound"]) view.clearNotice(kind);
     view.clear();
     view.session(null);
+    playback.forget();
     connection.open();
   }
   if (withCall) call.start();

@@ -1,11 +1,12 @@
 // Decides when the agent is heard and knows when it has been: mute on stop, report at the mark.
 
 const POLL_MS = 4;
-const ALIVE_MS = 600; // a silent server sends a packet every 400 ms
+const ALIVE_MS = 1000; // a silent server sends a packet every 400 ms, and one may be lost
 const GIVE_UP_MS = 5000;
 const USUAL_PLAYOUT_MS = 30;
 const LONGEST_PLAYOUT_MS = 300;
 const REMEMBERED_STOPS = 100;
+const MUTED_MS = 300; // longer than a jitter buffer; the next answer may be here before its `playback_start`
 const RTP_TICKS_PER_MS = 48;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -17,6 +18,7 @@ export class Playback {
     this.report = report;
     this.current = null; // the playback being heard: {id, rtpAtStart}
     this.stopped = new Set();
+    this.muting = null; // the timer that ends it
     this.connection = null;
     this.receiver = null;
   }
@@ -29,6 +31,13 @@ export class Playback {
 
   detach() {
     this.connection = this.receiver = this.current = null;
+  }
+
+  /** A new conversation begins, which names its playbacks as the one before did. */
+  forget() {
+    this.stopped.clear();
+    this.current = null;
+    this.audio.muted = false;
   }
 
   /** A `playback_start` may have been missed while the page was away; better heard than lost. */
@@ -48,6 +57,8 @@ export class Playback {
     if (this.current && this.current.id !== id) return; // something newer is being heard already
     this.current = null;
     this.audio.muted = true; // the jitter buffer still holds some of it
+    clearTimeout(this.muting);
+    this.muting = setTimeout(() => (this.audio.muted = false), MUTED_MS);
   }
 
   /** About how much of the current playback was heard, by the clock of the media, or undefined. */

@@ -137,6 +137,7 @@ const CALL = {
     title: "The sound does not get through",
     text: "A firewall or the network between you and the server blocks the call. You can go on by typing.",
   },
+  lost: { title: "The call breaks off again and again", text: "You can go on by typing, or start the call again." },
   broken: { title: "The sound is interrupted", text: "The call is being put through again." },
 };
 

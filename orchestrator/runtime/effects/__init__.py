@@ -1,1 +1,1 @@
-"""The effects: what carries out committed commands, and reports results as events."""
+"""Effects: the code that carries out committed commands, and reports their results as events."""

@@ -1,4 +1,4 @@
-"""The AnswerQuestion effect: cuts an answer that comes in pieces into texts, and reports each at once."""
+"""The AnswerQuestion effect: cuts an answer that arrives in pieces into texts, and reports each complete text."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -12,14 +12,23 @@ from orchestrator.services.sentences import Sentences
 from orchestrator.session.state import ANSWER_CHARS
 
 QUIET_S = 1.0
-"""Longest time that words wait for the rest of their sentence, in seconds; then they are spoken."""
+"""Timeout for the next piece of an answer, in seconds. After it, the words of an incomplete sentence are spoken."""
 
 
 async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, language: str, say: Say) -> None:
     """Report an answer from its pieces: ANSWER_TEXT for each text that can be spoken, then RAG_ANSWERED.
 
-    An answer in one piece is reported by RAG_ANSWERED alone. Raises ServiceError. Cancelling closes `pieces`, and so
-    ends the request to the answer service.
+    Cancelling this coroutine closes `pieces`, so that the request to the answer service ends. Raises ServiceError if
+    the service fails, or if the answer has more than ANSWER_CHARS characters.
+
+    Args:
+        pieces: the answer as the service writes it. An `Answer` is a piece of text with the sources of the answer. If
+            no words came before an `Answer`, it is the whole answer, and RAG_ANSWERED alone reports it.
+        attempt: one try at answering the question. It holds the texts that earlier attempts have reported; these texts
+            are not reported again.
+        language: ISO 639 code of the language in which the answer is cut into sentences.
+        say: reports an event.
+
     """
     texts = _Texts(attempt, Sentences(language), say)
     attempt.speak_now = texts.speak_now
@@ -32,7 +41,7 @@ async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, l
                     if texts.is_empty:
                         say(RagAnswered, answer=piece.answer, sources=sources)
                         return
-                    piece = piece.answer  # one more piece
+                    piece = piece.answer  # words came before, so this text continues them
                 texts.add(piece)
                 await asyncio.sleep(0)  # many pieces that are there at once must not block other tasks
         finally:
@@ -42,13 +51,13 @@ async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, l
 
 
 class _Texts:
-    """Cuts one attempt at an answer into texts and reports them. Texts that an earlier attempt gave are left out."""
+    """Cuts one attempt at an answer into texts, and reports the texts that no earlier attempt has reported."""
 
     def __init__(self, attempt: Attempt, sentences: Sentences, say: Say) -> None:
         self._attempt = attempt
         self._said = "".join(attempt.said)
         self._repeated = ""
-        """The text of this attempt so far, as long as it equals the beginning of the earlier attempt's text."""
+        """The text of this attempt so far, while it equals the beginning of the earlier attempts' text; else empty."""
         self._skip = 0
         self._sentences = sentences
         self._say = say
@@ -58,7 +67,7 @@ class _Texts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether neither this attempt nor an earlier one has reported a text, and no words wait to be reported."""
+        """Whether nothing of the answer exists: no attempt has reported a text, and no words wait to be reported."""
         return not self._index and not self._sentences.has_words
 
     def add(self, piece: str) -> None:
@@ -71,8 +80,8 @@ class _Texts:
             self._timer = asyncio.get_running_loop().call_later(QUIET_S, self.speak_now)
 
     def end(self) -> None:
-        """Report the rest of the answer. A rest without words, such as punctuation, is left out, unless it is the whole
-        answer.
+        """Report the rest of the answer. A rest without words, such as punctuation, is left out, unless the rest is the
+        whole answer.
         """
         rest = self._sentences.flush()
         if rest and (has_words(rest) or not self._index):
@@ -84,7 +93,13 @@ class _Texts:
             self._timer.cancel()
 
     def _new(self, piece: str) -> str:
-        """Return the part of a piece that is new: no earlier attempt at this answer gave it."""
+        """Return the part of a piece that no earlier attempt reported. It is empty while this attempt repeats the
+        earlier words.
+
+        If the service continues the earlier answer (`Attempt.resumes`), the whole piece is new. At the first difference
+        from the earlier words, returns all words of this attempt so far. `_report` then skips as many texts as the
+        earlier attempts reported: the user has heard that much of the answer already.
+        """
         if self._attempt.resumes or not self._said:
             return piece
         self._repeated += piece
@@ -94,7 +109,7 @@ class _Texts:
         self._said = self._repeated = ""
         if new.startswith(before):
             return new[len(before) :]
-        self._skip = self._index  # it says something else
+        self._skip = self._index  # this attempt differs from the earlier ones
         return new
 
     def _report(self, text: str) -> None:
@@ -103,7 +118,7 @@ class _Texts:
             return
         self._length += len(text)
         if self._length > ANSWER_CHARS:
-            return  # the next piece, or the end, says so
+            return  # `add` or `end` then raises the error, by `_check_length`
         self._say(AnswerText, index=self._index, text=text)
         self._index += 1
 

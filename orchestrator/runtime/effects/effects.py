@@ -1,4 +1,4 @@
-"""Effects: carries out commands. An effect changes no state and decides nothing; it reports its result as an event."""
+"""Carries out commands. An effect changes no state and decides nothing; it reports its result as an event."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from orchestrator.runtime.effects.speech import Say, speak
 from orchestrator.runtime.effects.tool_calls import QuestionJournal
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.safe_text import named_error, safe_error
-from orchestrator.services.failures import ListenerGone, ServiceError
+from orchestrator.services.failures import ListenerGone, ServiceError, is_cancelled
 from orchestrator.services.ports import (
     AnswerPort,
     Attempt,
@@ -36,7 +36,7 @@ Report = Callable[[Input], None]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The implementations of the four ports."""
+    """The four services that a node calls. Each is an object that implements a protocol of services/ports.py."""
 
     intent: IntentPort
     answer: AnswerPort
@@ -45,7 +45,7 @@ class Services:
 
 
 class Effects:
-    """Performs the commands of committed steps, in the order they were issued."""
+    """Carries out the commands of committed steps, in the order in which the commands were issued."""
 
     def __init__(self, services: Services, report: Report) -> None:
         self._services = services
@@ -82,10 +82,10 @@ class Effects:
         live.task().start(issued.target, self._guarded(issued, work))
 
     async def _guarded(self, issued: CommandIssued, work: Callable[[Say], Awaitable[None]]) -> None:
-        """Run a stage and report its failure as SERVICE_FAILED, so that the reducer knows.
+        """Do the work of a stage. If it fails, report SERVICE_FAILED.
 
-        A cancelled stage reports nothing, and neither does a stage whose listener is gone: the end of the connection
-        is an event of its own.
+        A cancelled stage reports nothing. A stage that raises ListenerGone reports nothing either: the client or the
+        handler is gone, and another event reports that.
         """
         say = self._saying(issued)
         try:
@@ -96,12 +96,14 @@ class Effects:
         except ServiceError as failure:
             logger.warning("[%s] %s failed: %s", issued.session_id, issued.name, failure)
             say(ServiceFailed, error=safe_error(failure))
-        except Exception as failure:
+        except (asyncio.CancelledError, Exception) as failure:
+            if is_cancelled(failure):
+                raise
             logger.exception("[%s] %s failed", issued.session_id, issued.name)
             say(ServiceFailed, error=named_error(failure))
 
     def _saying(self, issued: CommandIssued) -> Say:
-        """Make the function with which a stage reports events. It adds the command's id and the elapsed time."""
+        """Make a stage's function to report events: it adds session id, command id and elapsed time to each event."""
         started_ns = time.perf_counter_ns()
 
         def say(kind: type[Any], **fields: Any) -> None:
@@ -134,7 +136,7 @@ class Effects:
     ) -> None:
         def synthesize(index: int, text: str) -> AsyncGenerator[SpeechChunk, None]:
             request = _request(issued, text)
-            if index:  # each text of an answer is a question of its own to the synthesiser
+            if index:  # each text of an answer is a separate request to the synthesiser, with its own key
                 request = replace(request, idempotency_key=f"{request.idempotency_key}/{index}")
             return self._services.text_to_speech.synthesize(request)
 
@@ -146,7 +148,7 @@ class Effects:
 
 
 def _speak_on(live: LiveSession, command: commands.SpeakMore) -> None:
-    """Add a text to the running playback, unless it has ended already."""
+    """Add a text to the running playback that the command names. Does nothing if that playback has ended."""
     if (script := live.scripts.get(command.playback_id)) is not None:
         script.add(command.index, command.text, is_last=command.is_last)
 
@@ -156,7 +158,7 @@ def _request(issued: CommandIssued, text: str) -> Request:
 
 
 def _cancel(live: LiveSession, command: commands.Command) -> None:
-    """Carry out commands that cancel work of the current task."""
+    """Carry out a command that cancels the current task, a stage, a tool call or a playback. Ignore other commands."""
     match command:
         case commands.CancelTask():
             live.cancel_task()
@@ -168,7 +170,7 @@ def _cancel(live: LiveSession, command: commands.Command) -> None:
 
 
 def _to_connections(live: LiveSession, command: commands.Command) -> None:
-    """Pass commands to the handler or the client of the session; ignored if it has none."""
+    """Pass a command to the session's handler or client, if it is for one of them and that connection exists."""
     match command, live.handler, live.client:
         case commands.SetMicrophone(setting=setting), handler, _ if handler is not None:
             handler.set_microphone(setting)

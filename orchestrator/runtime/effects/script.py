@@ -1,4 +1,4 @@
-"""Script: the queue of the texts of one answer, in the order in which they are spoken; texts are added meanwhile."""
+"""Script: a queue of the texts that one playback speaks in order. More texts can be added while the playback speaks."""
 
 import asyncio
 from collections import deque
@@ -13,14 +13,14 @@ class Script:
         self._more = asyncio.Event()
 
     def add(self, index: int, text: str, *, is_last: bool) -> None:
-        """Add a text to the end. With `is_last` the script is complete; the text may be empty then."""
+        """Add a text to the end of the queue. `is_last`: no text follows; `text` may then be empty."""
         if text:
             self._texts.append((index, text))
         self._is_complete = is_last
         self._more.set()
 
     async def next(self) -> tuple[int, str] | None:
-        """Wait for the next text and return (its number, the text); None: no text is left and none will be added.
+        """Wait for the next text and return (number of the text, text). None: no text is left, and none will be added.
 
         Does not remove the text: `take` does.
         """

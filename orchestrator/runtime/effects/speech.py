@@ -1,4 +1,4 @@
-"""The Speak effect: synthesis, playback and the events about them. Without a handler the answer is shown as text."""
+"""The Speak effect: synthesis, playback and their events. Without a handler, the answer is shown as text."""
 
 from collections.abc import Callable
 from contextlib import aclosing
@@ -14,27 +14,28 @@ from orchestrator.services.ports import SpeechChunk
 from orchestrator.services.ports import SpokenWord as Word
 from orchestrator.session.commands import PlayFiller, Speak
 
-# Limits of the fields of events (events/). More words or impossible times are cut; the answer is still spoken.
+# Limits of the fields of events (events/). Values beyond a limit are cut to it, so that the answer is still spoken.
 _MOST_WORDS = 500
 _LONGEST_WORD = 500
 _LATEST_MS = 24 * 3600 * 1000
 
 Say = Callable[..., None]
-"""Reports an event of a stage: its type and its own fields, without the fields that all events of the stage share."""
+"""Reports an event of a stage: `say(EventType, field=value)`. Session, command id and elapsed time are added."""
 
 
 async def speak(
     live: LiveSession, command: Speak | PlayFiller, script: Script, synthesize: Synthesize, say: Say
 ) -> None:
-    """Speak a script, or show it as text if no handler is connected; returns when all of it is played. A barge-in
-    cancels it.
+    """Speak the texts of a script (the queue of texts of one playback), or show them if only a client is connected.
+    Returns when all texts are played or shown. A barge-in cancels this coroutine.
 
-    Raises ServiceError, and ListenerGone when the media connection ends: that end is an event, after which the core
-    goes on from the heard position.
+    - With a handler: speaks. Raises ListenerGone when the media connection ends. HANDLER_DETACHED reports that end to
+      the reducer; the reducer then issues a new Speak command from the heard position.
+    - With a client alone: shows text. If the session has lost its handler, first waits for the handler to come back, at
+      most CALL_FOLLOWS_S. If a handler connects before the last text is shown, speaks the remaining texts.
+    - With neither (the connection was lost, or a new owner resumes the answer): waits for a handler or a client.
 
-    While nobody is connected (the connection was lost, or a new owner resumes the answer), waits for the first
-    connection. A client that was in a call reconnects its WebSocket first and its media connection later; the wait
-    includes both.
+    Raises ServiceError if the synthesis fails.
     """
     say = partial(say, playback_id=command.playback_id)
     await live.somebody_is_connected()
@@ -46,8 +47,8 @@ async def speak(
 
 
 async def _is_shown(live: LiveSession, command: Speak | PlayFiller, script: Script, say: Say) -> bool:
-    """Show the texts of a script to the client, one by one. True: all were shown. False: a handler connected before the
-    end; the caller must speak the remaining texts through it.
+    """Show the texts of a script to the client, one by one. Returns True when all were shown; False if a handler
+    connected before that, so that the remaining texts must be spoken.
     """
     gone: Client | None = None
     started = False
@@ -64,7 +65,7 @@ async def _is_shown(live: LiveSession, command: Speak | PlayFiller, script: Scri
             started = True
         try:
             await client.show_reply(command.playback_id, text[1])
-        except ListenerGone:  # before the text was sent
+        except ListenerGone:  # the client disconnected before the text was sent
             gone, started = client, False
         else:
             script.take()
@@ -74,11 +75,12 @@ async def _is_shown(live: LiveSession, command: Speak | PlayFiller, script: Scri
 async def _aloud(
     handler: Handler, command: Speak | PlayFiller, script: Script, synthesize: Synthesize, say: Say
 ) -> None:
-    """Play the speech of a script through the handler: report each chunk, write it to the playback at most a second
-    ahead (the write waits), then wait for the end of the playback. Audio that the user heard before the connection or
-    the owner changed is skipped, exact to the sample.
+    """Synthesise the texts of a script and play them through the handler. Each chunk of speech is reported, then
+    written to the playback; writing waits while about a second of audio is queued. Returns when the playback has ended.
 
-    When synthesis fails, the user still hears the speech made before; then the failure is raised.
+    A Speak command that continues an answer (after a lost connection or a takeover) has `from_ms`: audio before that
+    position is skipped, exact to the sample, because the user has heard it. If synthesis fails, the speech made before
+    the failure is still played; then the error is raised.
     """
     skip_ms, begins_ms = (command.from_ms, command.begins_ms) if isinstance(command, Speak) else (0, 0)
     playback = handler.play(
@@ -113,13 +115,15 @@ async def _aloud(
 
 
 def _without(chunk: SpeechChunk, us: int) -> SpeechChunk:
-    """The chunk without the first `us` microseconds of its audio."""
+    """Return the chunk without the first `us` microseconds of its audio."""
     skipped = 2 * (max(0, us) * chunk.sample_rate_hz // 1_000_000)
     return replace(chunk, pcm=chunk.pcm[skipped:]) if skipped else chunk
 
 
 def _as_said(words: list[Word]) -> tuple[SpokenWord, ...]:
-    """Convert the words that begin in a chunk for its event, cut to the limits of the event's fields."""
+    """Convert words for the field `words` of TTS_CHUNK_READY. Leaves out the words after the first _MOST_WORDS, cuts
+    each word to _LONGEST_WORD characters, sets a time below 0 to 0, and sets a time above _LATEST_MS to _LATEST_MS.
+    """
     return tuple(
         SpokenWord(at_ms=min(max(word.at_ms, 0), _LATEST_MS), text=word.text[:_LONGEST_WORD])
         for word in words[:_MOST_WORDS]

@@ -1,4 +1,4 @@
-"""Timers: StartTimer comes back as TIMER_FIRED, never before it is due."""
+"""Timers: answers each StartTimer command with the event TIMER_FIRED, never before the timer is due."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from orchestrator.runtime.clock import SteadyClock, now_us
 
 
 class Timers:
-    """The armed timers of one session, by the clock of its log."""
+    """The running timers of one session. They run by the clock of the session's log (SteadyClock)."""
 
     def __init__(self, session_id: str, report: Callable[[TimerFired], None], clock: SteadyClock | None = None) -> None:
-        """`clock` counts as the times in the session's log do. By default that of a log that begins now."""
+        """`clock`: the clock of the session's log. By default, a new clock that starts at the present date."""
         self.clock = clock or SteadyClock(now_us())
         self._session_id = session_id
         self._report = report
         self._armed: dict[str, asyncio.TimerHandle] = {}
 
     def start(self, command: CommandIssued, due_at_us: int) -> None:
-        """Arm a timer. A timer due in the past fires at once."""
+        """Start a timer that fires when the session's clock reaches `due_at_us`; at once, if that time has passed."""
         delay_s = max(0, due_at_us - self.clock.now_us()) / 1e6
         loop = asyncio.get_running_loop()
         self._armed[command.command_id] = loop.call_later(delay_s, self._fire, command, due_at_us)
@@ -40,7 +40,7 @@ class Timers:
         )
 
     def cancel(self, command_id: str) -> None:
-        """Disarm a timer. If it has fired already, its TIMER_FIRED arrives stale."""
+        """Stop the timer of a StartTimer command. If it has fired already, its TIMER_FIRED arrives stale."""
         if (armed := self._armed.pop(command_id, None)) is not None:
             armed.cancel()
 

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from itertools import count
+from functools import partial
+from itertools import chain, count
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,8 +12,8 @@ from events.derived import CommandIssued
 from events.envelope import Event
 from events.journal import ModelResponded, ToolCalled, ToolReturned
 from orchestrator.safe_text import named_error, safe_error
-from orchestrator.services.failures import ServiceError, ToolError
-from orchestrator.services.journal import Response, Work
+from orchestrator.services.failures import ServiceError, ToolError, is_cancelled
+from orchestrator.services.journal import PendingToolCall, Response
 from orchestrator.session.commands import RunTool
 from orchestrator.session.digest import digest
 from orchestrator.session.journal import Called, Journal
@@ -24,28 +25,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_RESPONSE_CHARACTERS = 32_000
-"""Longer responses of a model are not recorded: if the question is asked again, so is the model."""
+"""Limit of a recorded response of the model. If a longer response is needed again, the model is asked again."""
 GONE = "the process that ran it is gone; whether it had an effect is not known"
 
 
 class ToolCalls:
-    """Runs the tool calls of one session, and holds their journal. The Python function that executes a call is given by
-    the answer function that asked for the call.
+    """Runs the tool calls of one session, and holds their journal. The answer function (the agent's code) requests each
+    tool call, and provides the Python function that executes the tool.
     """
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.journal = Journal()
         self._functions: dict[str, asyncio.Future[Callable[[str], Awaitable[str]]]] = {}
-        """Call id → its function, once the answer function has given it."""
+        """Call id → a future of the Python function that executes the call; `give` resolves it."""
         self._running: dict[str, tuple[RunTool, asyncio.Task[None]]] = {}
         self._waiting: set[asyncio.Future[None]] = set()
+        self._is_closed = False
 
     def hear(self, events: Iterable[Event]) -> None:
         """Fold committed events into the journal, then let every waiting `until` check its condition again."""
         before = self.journal.question
         self.journal.hear(events)
-        if self.journal.question != before:  # calls of an older question that never ran are over
+        if self.journal.question != before:  # forget the functions of an older question's calls that never ran
             self._functions = {name: given for name, given in self._functions.items() if name in self.journal.calls}
         for waiting in self._waiting:
             if not waiting.done():
@@ -53,12 +55,13 @@ class ToolCalls:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Cancel all that wait in `until`: the session is not here any more, so nothing of it will be committed."""
+        """Cancel every waiting `until`: the session has left this process, so no further commit will wake it."""
+        self._is_closed = True
         for waiting in self._waiting:
             waiting.cancel()
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until the condition `is_so` is true. It is checked now and after each commit of events."""
+        """Wait until the condition `is_so` is true. The condition is checked now and after each commit of events."""
         while not is_so():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.add(waiting)
@@ -68,23 +71,27 @@ class ToolCalls:
                 self._waiting.discard(waiting)
 
     def function(self, call_id: str) -> "asyncio.Future[Callable[[str], Awaitable[str]]]":
-        """Return a future that resolves to the Python function which executes the call `call_id`, when `give` has
-        provided that function.
-        """
+        """Return a future of the Python function that executes the call `call_id`. `give` resolves the future."""
         return self._functions.setdefault(call_id, asyncio.get_running_loop().create_future())
 
     def give(self, call_id: str, function: Callable[[str], Awaitable[str]]) -> None:
-        """Provide the Python function that executes a call, before or after the call is started. If the call has a
-        function already, that one stays.
+        """Provide the Python function that executes a call, before or after the start of the call. A call that has a
+        function already keeps that function.
         """
         if not (given := self.function(call_id)).done():
             given.set_result(function)
 
     def start(self, command: RunTool, key: str, say: "Say") -> None:
-        """Start a call in the background, and report TOOL_RETURNED at its end or at its time limit. After a takeover,
-        this process does not have the tool's function yet: the call waits until the question is asked again, which
-        brings the function. `key`: its idempotency key.
+        """Start a call in the background. Report TOOL_RETURNED when the call ends or its time limit has passed. `key`:
+        the idempotency key of the call.
+
+        After a takeover, this process does not have the tool's function yet. The call waits until the question is asked
+        again: the answer function then provides the tool's function. A call whose `same_as` names an earlier call runs
+        no function, but waits for the result of the earlier call.
         """
+        called = self.journal.calls.get(command.call_id)
+        if called is not None and called.same_as:
+            self.give(command.call_id, partial(self._result_of, called.same_as))
         task = asyncio.create_task(self._run(command, key, say), name=f"{self.session_id}:{command.call_id}")
         self._running[command.call_id] = command, task
         task.add_done_callback(lambda _: self._ended(command.call_id))
@@ -99,19 +106,41 @@ class ToolCalls:
         try:
             async with limit:
                 result = await (await asyncio.shield(function))(key)
-        except Exception as error:
+        except (asyncio.CancelledError, Exception) as error:
+            if is_cancelled(error) or (self._is_closed and isinstance(error, asyncio.CancelledError)):
+                raise  # the session goes on under another owner, which runs the call again
             if limit.expired():
                 problem = f"it took longer than {command.limit_ms} ms" if function.done() else GONE
             else:
                 problem = safe_error(error) if isinstance(error, ServiceError) else named_error(error)
-            told = problem if limit.expired() else error  # an error may quote the user: the log masks it
+            told = problem if limit.expired() else error  # the error itself: SafeLog masks the user's words in it
             logger.warning("[%s] tool %s failed: %s", self.session_id, command.tool, told, exc_info=error)
             say(ToolReturned, call_id=command.call_id, error=problem)
         else:
             say(ToolReturned, call_id=command.call_id, result=result)
 
+    async def over(self, call_id: str) -> Called:
+        """Wait until a call is over (returned, failed, cancelled or refused), and return the call.
+
+        If the journal does not have the call yet, also waits for the commit of the call's TOOL_CALLED.
+        """
+        await self.until(lambda: call_id in self.journal.calls and self.journal.calls[call_id].outcome != "open")
+        return self.journal.calls[call_id]
+
+    async def _result_of(self, earlier: str, _key: str) -> str:
+        """Wait for the result of the call `earlier`, and return it. Raises ToolError if that call has no result.
+
+        A call with `same_as` runs this function in place of the tool's function.
+        """
+        call = await self.over(earlier) if earlier in self.journal.calls else None
+        if call is None or call.outcome != "returned":
+            raise ToolError(call.error if call is not None else GONE, in_our_words="the same call before it failed")
+        return call.result
+
     def cancel(self, call_id: str) -> None:
-        """Cancel a running call, if it may be cancelled. Otherwise it runs to its end, although nobody waits for it."""
+        """Cancel a call if it is running and the answer function has declared the call `cancellable` (`Request.once`).
+        Any other running call runs to its end, although nobody waits for its result.
+        """
         if (running := self._running.get(call_id)) is not None and running[0].is_cancellable:
             running[1].cancel()
 
@@ -129,8 +158,8 @@ class Asking(Protocol):
 
 
 class QuestionJournal:
-    """Runs and records the tool calls and model requests for one question. If a later attempt at the answer repeats
-    them, it gets the recorded results (services/ports.py).
+    """Runs and records the tool calls and model requests for one question. If a later attempt at the answer repeats a
+    call or a request, it gets the recorded result (services/ports.py).
     """
 
     def __init__(self, live: Asking, issued: CommandIssued, say: "Say") -> None:
@@ -139,87 +168,108 @@ class QuestionJournal:
         self._prefix = digest(self._key.encode())[:8]
         self._say = say
         self._made: set[str] = set()
-        """Ids of the calls that this attempt has made."""
+        """Ids of the tool calls of this attempt, and of the earlier calls whose results this attempt gets."""
         self._requests = 0
-        """How often this attempt has asked the model."""
+        """Number of requests to the model in this attempt, including those that got a recorded response."""
+        self._provider = 1
 
     def begin(self) -> None:
-        """Begin a new attempt at the answer: its tool calls and its requests to the model are counted from zero."""
+        """Begin a new attempt at the answer. It starts at the first record again: its n-th request to the model gets
+        the n-th recorded response, and a repeated tool call gets its recorded result.
+        """
         self._made.clear()
         self._requests = 0
 
-    async def call(self, work: Work) -> str:
-        """Return the recorded result of a tool call; if there is none, run the call and record its result.
+    def begin_provider(self, number: int) -> None:
+        """Begin a new attempt with the answer service `number`; 1 is the first choice. The attempt gets no responses
+        that were recorded from other answer services: they may have another format, or ask for tools that this service
+        lacks.
+        """
+        self.begin()
+        self._provider = number
+
+    async def call(self, pending: PendingToolCall) -> str:
+        """Return the recorded result of a tool call. If none is recorded, run the call and record its result.
 
         Raises ToolError if the call failed, was refused or was cancelled.
         """
-        tools = self._live.tools
-        call_id = self._same_call(work) or self._id(work)
-        tools.give(call_id, work.run)
-        if call_id not in tools.journal.calls:
+        tools, earlier = self._live.tools, self._same_call(pending)
+        call_id = self._id(pending)
+        if (known := tools.journal.calls.get(call_id)) is not None:
+            earlier = known.same_as
+        tools.give(earlier or call_id, pending.run)  # after a takeover, an earlier call has no function either
+        if known is None:
             await tools.until(self._is_asked_by_the_turn)
             self._say(
                 ToolCalled,
-                arguments=work.arguments,
+                arguments=pending.arguments,
                 call_id=call_id,
-                is_cancellable=work.is_cancellable,
-                name=work.name,
+                is_cancellable=pending.is_cancellable,
+                name=pending.name,
+                same_as=earlier,
             )
-        await tools.until(lambda: self._outcome(call_id) != "open")
-        call = tools.journal.calls[call_id]
+        call = await tools.over(call_id)
         if call.outcome != "returned":
-            raise ToolError(f"{work.name}: {call.error}", in_our_words=f"{work.name} {call.outcome}")
+            raise ToolError(f"{pending.name}: {call.error}", in_our_words=f"{pending.name} {call.outcome}")
         return call.result
 
-    def _outcome(self, call_id: str) -> str:
-        call = self._live.tools.journal.calls.get(call_id)
-        return call.outcome if call is not None else "open"
+    def _same_call(self, pending: PendingToolCall) -> str:
+        """Return the id of an equal tool call (same name, same arguments) of an earlier question that was interrupted.
+        Empty: there is none.
 
-    def _same_call(self, work: Work) -> str:
-        """Return the id of a call with the same name and arguments that an earlier, interrupted question has made and
-        that still runs; empty: there is none.
+        An earlier call counts if it was still open when this question was asked, and has not failed or been cancelled
+        since. Each attempt gets an id only once: its second equal call gets another id, or none.
         """
-
-        def is_same(call: Called) -> bool:
-            is_other = not call.call_id.startswith(self._prefix)
-            return is_other and call.outcome == "open" and (call.name, call.arguments) == (work.name, work.arguments)
-
-        return next((call.call_id for call in self._live.tools.journal.calls.values() if is_same(call)), "")
-
-    def _id(self, work: Work) -> str:
-        """Return the id of a call. If the answer function gave none, it is the id of a recorded call of this question
-        with the same name and arguments, which this attempt has not made yet; otherwise a new id.
-
-        An id never contains arguments, because traces and redacted exports show ids.
-        """
-        if work.call_id:
-            return f"{self._prefix}/{work.call_id}"
-        known = self._live.tools.journal.calls
-        for call in known.values():
-            is_same = (call.name, call.arguments) == (work.name, work.arguments)
-            if is_same and call.call_id.startswith(self._prefix) and call.call_id not in self._made:
+        for call in self._live.tools.journal.calls.values():
+            is_earlier = not call.same_as and not call.call_id.startswith(self._prefix)
+            is_usable = call.outcome in ("open", "returned") and call.call_id not in self._made
+            if is_earlier and is_usable and _asks_the_same(call, pending):
                 self._made.add(call.call_id)
                 return call.call_id
-        ids = (f"{self._prefix}/{work.name}/{number}" for number in count(1))
-        new = next(one for one in ids if one not in known and one not in self._made)
+        return ""
+
+    def _id(self, pending: PendingToolCall) -> str:
+        """Return the id of a call, from the first of these sources that has one:
+
+        1. The answer function has given an id. A prefix for the question is added. Some models give several calls the
+           same id: if this attempt or another call has the id already, a number is added.
+        2. A call of this question with the same name and arguments is recorded, and this attempt has not repeated that
+           call yet: the id of that call.
+        3. A new id. It never contains arguments, because traces and redacted exports show ids.
+        """
+        known = self._live.tools.journal.calls
+        same = {name for name, call in known.items() if _asks_the_same(call, pending)} - self._made
+        if pending.call_id:
+            first = [f"{self._prefix}/{pending.call_id}"]
+            more = (f"{first[0]}~{number}" for number in count(2))
+        else:
+            first = [name for name in known if name in same and name.startswith(self._prefix)]
+            more = (f"{self._prefix}/{pending.name}/{number}" for number in count(1))
+        ids = chain(first, more)
+        new = next(one for one in ids if one in same or (one not in known and one not in self._made))
         self._made.add(new)
         return new
 
     def _is_asked_by_the_turn(self) -> bool:
-        """Whether an open turn waits for this answer. A speculative question, asked before its turn, runs no tools."""
+        """Whether an open turn waits for the answer to this question. A question that is asked early runs no tools
+        before its turn is open.
+        """
         state = self._live.state
         asked = state.outstanding("AnswerQuestion")
         return state.task is not None and any(command.idempotency_key == self._key for command in asked)
 
     async def respond(self, ask: Response, request: str) -> str:
-        """Return the recorded response of the model to this attempt's next request; if there is none, call `ask` and
-        record the response.
+        """Return the recorded response of the model to this attempt's next request. If there is none, call `ask`, which
+        asks the model, and record the response (unless it is longer than MAX_RESPONSE_CHARACTERS).
 
-        Requests are matched by their order, not by `request` (a digest): a repeated attempt gets the same responses, so
-        it asks for the same tools.
+        Requests to the model of one answer service are matched by their order. So a repeated attempt gets the same
+        responses, and asks for the same tools. `request` is a digest of the request. It is recorded with the response
+        but never compared: a prompt may contain the current time.
         """
         self._requests += 1
         call_id = f"{self._prefix}/model/{self._requests}"
+        if self._provider > 1:
+            call_id += f"#{self._provider}"
         recorded = self._live.tools.journal.responses.get(call_id)
         if recorded is not None:
             return recorded
@@ -238,3 +288,7 @@ class QuestionJournal:
                 took_us=took_us,
             )
         return response
+
+
+def _asks_the_same(call: Called, pending: PendingToolCall) -> bool:
+    return (call.name, call.arguments) == (pending.name, pending.arguments)

@@ -12,19 +12,20 @@ from orchestrator.runtime.redis.keys import INGRESSES, Keys
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much work is in Redis: sums over all shards and ingresses."""
+    """The work in Redis, as sums over all shards and ingresses."""
 
     shards: int
     owned: int
+    """Number of shards that have an owner."""
     nodes: int
     sessions: int
     waiting: int
-    """Events in inboxes and ingresses that nobody has handled yet."""
+    """Number of events in inboxes and ingresses that are not handled yet."""
     dead_letters: int
 
 
 async def backlog(redis: Redis, keys: Keys) -> Backlog:
-    """Count the nodes, sessions, waiting events and dead letters of all shards and ingresses in Redis."""
+    """Count nodes and owned shards; and the sessions, waiting events and dead letters of all shards and ingresses."""
     every = [leases.shard(keys, n) for n in range(keys.shards)] + [leases.ingress(keys, n) for n in range(INGRESSES)]
     owned = sessions = waiting = dead_letters = 0
     for what in every:

@@ -1,8 +1,8 @@
-"""Fair shares: how many shards and ingresses each node should own, and which node gives its surplus to which.
+"""Fair shares: how many shards and ingresses each node should own, and which nodes give surplus to which others.
 
-Pure arithmetic over the table of members. Every node computes the same result from the same table, so there is no
-leader and no election. Two nodes that see different tables for a moment may move one shard too many; its lease still
-decides who owns it.
+Pure arithmetic over the members: all live nodes, in a table that each node reads from Redis (membership.py). Every node
+computes the same result from the same table, so there is no leader and no election. Two nodes that see different tables
+for a moment may move one shard too many; the lease of that shard still decides who owns it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node that has sent a sign of life."""
+    """A live node, as its last sign of life (heartbeat) describes it."""
 
     node: str
     age_ms: int
-    """Time since it joined, by the clock of Redis."""
+    """Time since the node joined, by the clock of Redis."""
     silent_ms: int
-    """Time since its last sign of life, by the clock of Redis."""
+    """Time since the node's last sign of life (heartbeat), by the clock of Redis."""
     address: str
     owned: Mapping[str, int]
-    """Kind ("shard" or "ingress") → how many of them the node owned at its last sign of life."""
+    """Kind ("shard" or "ingress") → how many of this kind the node owned at its last sign of life."""
 
 
 def by_seniority(members: Sequence[Member]) -> list[Member]:
-    """Sort nodes by the time they joined, oldest first. A new node comes last, so no other node's share grows with it
-    and no handover is wasted.
+    """Sort nodes by the time they joined, oldest first. If the shards cannot be divided equally, the first nodes in
+    this order get one shard more each. A new node comes last, so that its arrival makes no other node's share larger.
     """
     return sorted(members, key=lambda member: (-member.age_ms, member.node))
 
 
 def fair_share(total: int, members: Sequence[Member], node: str) -> int:
-    """Compute how many of `total` shards (or ingresses) a node should own; 0 if the node is no member.
+    """Compute how many of `total` shards (or ingresses) a node should own; 0 if the node is not a member.
 
     The shares of all members differ by at most one and add up to `total`.
     """
@@ -42,8 +42,11 @@ def fair_share(total: int, members: Sequence[Member], node: str) -> int:
 
 
 def heirs(count: int, kind: str, total: int, members: Sequence[Member]) -> list[Member]:
-    """Choose the members that get the next `count` shards (or ingresses), one member for each, in order. Each goes to
-    the member that is furthest below its share by then.
+    """Choose new owners for `count` shards (or ingresses) that a leaving node hands over; `total` is the number of all
+    shards. Returns one member for each shard: the n-th member gets the n-th shard.
+
+    Each shard goes to the member that is furthest below its fair share. In the next choices, the shard counts as owned
+    by that member. `kind`: "shard" or "ingress".
     """
     owned = {member.node: member.owned.get(kind, 0) for member in members}
     shares = {member.node: fair_share(total, members, member.node) for member in members}
@@ -55,9 +58,10 @@ def heirs(count: int, kind: str, total: int, members: Sequence[Member]) -> list[
 
 
 def gifts(giver: str, kind: str, total: int, members: Sequence[Member]) -> list[Member]:
-    """Choose the members that get the shards (or ingresses) which `giver` owns above its share, one member for each.
+    """Choose new owners for the shards (or ingresses) that `giver` owns above its fair share: one member for each
+    shard.
 
-    If every node gives its surplus by this function, no member gets more than its share.
+    If every node gives its surplus by this function, no member gets more than its share. `kind`: "shard" or "ingress".
     """
     missing = {one.node: fair_share(total, members, one.node) - one.owned.get(kind, 0) for one in members}
     takers = [one for one in by_seniority(members) for _ in range(missing[one.node])]

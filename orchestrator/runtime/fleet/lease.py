@@ -1,4 +1,4 @@
-"""Leases: who owns a shard or an ingress, for how long, and under which token."""
+"""Leases: who owns a shard or an ingress, for how long, and under which fencing token."""
 
 import logging
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from orchestrator.runtime.redis.connection import ask, evalsha, run_all
 from orchestrator.runtime.redis.keys import Keys
 
 KEPT_MS = 500
-"""How long a released lease is reserved for its heir, the node that takes it over. If the heir dies, the reservation
-expires and any node may take the lease.
+"""How long, in ms, a released lease is reserved for its heir: the node to which the shard or ingress is handed over. If
+the heir dies, the reservation expires, and any node may take the lease.
 """
 
 SET_BACK = 2
-"""Factor of `lease_ms`. If a lease lasts longer than that, the clock of Redis was set back after the lease was given.
-The factor leaves room for nodes that were started with a longer lease.
+"""If a lease still lasts longer than SET_BACK * `lease_ms`, the clock of Redis was set back after the lease was given.
+The factor leaves room for nodes that were started with a longer `lease_ms`.
 """
 _NO_KEY = -2
 """The reply of PTTL for a key that does not exist."""
@@ -30,7 +30,7 @@ Kind = Literal["shard", "ingress"]
 
 @dataclass(frozen=True, slots=True)
 class Ownable:
-    """A shard or an ingress: one node owns it at a time. Holds the names of its keys in Redis."""
+    """A shard or an ingress, with the names of its keys in Redis. One node owns it at a time."""
 
     kind: Kind
     name: str
@@ -74,7 +74,8 @@ def ingress(keys: Keys, number: int) -> Ownable:
 @dataclass(frozen=True, slots=True)
 class Lease:
     """One acquisition of a shard or an ingress. `token` is the fencing token (the incarnation): unguessable and never
-    reused. `cursor`: where to go on reading the stream. `sessions`: ids of the live sessions.
+    reused. Read at the acquisition: `cursor`, the id of the stream's last handled entry; `sessions`, the ids of the
+    live sessions.
     """
 
     what: Ownable
@@ -86,7 +87,11 @@ class Lease:
 
 
 async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str, node: str = "") -> list[Lease]:
-    """Acquire each lease that is free or reserved for `node`. Returns the leases that were acquired."""
+    """Acquire the leases of the shards and ingresses in `free`, and return the acquired leases. A lease that a node
+    holds, or that is reserved for another node, is left out.
+
+    `address`: where clients reach this node. `node`: name of this node; empty: reserved leases are left out, too.
+    """
     tokens = [uuid4().hex for _ in free]
     replies = await run_all(
         redis,
@@ -109,10 +114,11 @@ async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str
 
 
 async def free(redis: Redis, wanted: list[Ownable], lease_ms: int) -> list[Ownable]:
-    """Return those of `wanted` that nobody holds now.
+    """Return the shards and ingresses of `wanted` that nobody holds now and that are not reserved for a node.
 
-    If the clock of Redis was set back, a lease given before that would last too long. Such a lease is cut to
-    `lease_ms`: a live owner renews it, and a dead owner's calls are taken over no later than usual.
+    If the clock of Redis was set back, earlier leases would last too long: this function shortens them to `lease_ms`. A
+    live owner renews its lease in time, so this does no harm to it. The sessions of a dead owner are then taken over no
+    later than usual.
     """
     left_ms = await run_all(redis, [("PTTL", what.lease) for what in wanted])
     known = [(what, left) for what, left in zip(wanted, left_ms, strict=True) if isinstance(left, int)]
@@ -123,8 +129,11 @@ async def free(redis: Redis, wanted: list[Ownable], lease_ms: int) -> list[Ownab
 
 
 async def address(redis: Redis, what: Ownable, node: str) -> str | None:
-    """Read the address of the node that owns the shard or ingress, or for which it is reserved after a handover. Empty:
-    that node advertises no address. None: it has no owner, or it is reserved for `node`.
+    """Read the address of the node that owns a shard or ingress, or for which its lease is reserved after a handover.
+    The result may be the address of this node. Empty: that node advertises no address. None: there is no owner, or the
+    lease is reserved for this node.
+
+    `node`: name of this node.
     """
     held, where = await ask(redis, [("GET", what.lease), ("HGET", what.owned, "address")])
     if held is None or held.decode() == f"for {node}":
@@ -133,9 +142,9 @@ async def address(redis: Redis, what: Ownable, node: str) -> str | None:
 
 
 async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
-    """Renew the leases of this node; returns those that it has lost. All work started under a lost lease must end.
+    """Renew the leases in `held`. Returns the leases that this node has lost; all work started under them must end.
 
-    A lease on a cluster master that does not answer counts as kept: whether it is lost is unknown.
+    A lease on a cluster master that does not answer counts as kept: nobody knows whether it is lost.
     """
     replies = await run_all(
         redis,
@@ -148,8 +157,8 @@ async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
 
 
 async def release(redis: Redis, held: list[Lease], heir: str = "", address: str = "") -> None:
-    """Release the leases, so that any node can take them at once. If `heir` names a node, the leases are kept for it
-    alone for KEPT_MS, and clients are sent to its `address`.
+    """Release the leases in `held`, so that any node can take them at once. If `heir` names a node, only that node can
+    take them for KEPT_MS, and clients are sent to `address`, the address of that node.
     """
     await run_all(
         redis,

@@ -1,13 +1,15 @@
-"""Membership: which nodes are alive, which are silent, and how a node tells another about a handover.
+"""Membership: which nodes are alive, which are silent, and how a node tells another node about a handover.
 
-The members are the fields of one hash. Each node writes its own field three times per lease, in a script that takes the
-time from Redis (so no two clocks are compared) and removes nodes that were silent for a lease. It is one key, not one
-key per node with an expiry: reading it is one round trip on one slot, while finding keys would take a SCAN over every
-master. The field also holds when the node joined, how much it owns and its address, so that all nodes compute shares
-from the same table. Membership only decides how much a node wants; the leases decide who owns each shard and ingress.
+One hash in Redis has a field for each member. Each node writes its own field three times per lease duration, by a Lua
+script. The script takes the time from Redis, so that no two clocks are compared. It also removes nodes that were silent
+for a lease duration. There is one key, and not one key per node with an expiry: reading one key is one round trip on
+one slot, while finding many keys would take a SCAN over every master. The field also holds the time when the node
+joined, how much it owns, and its address. So all nodes compute their shares from the same table. Membership only
+decides how much a node wants to own; the leases decide who owns each shard and ingress.
 
-A node that hands over a shard or ingress pushes the name of it to a list of the receiving node, on which the receiver
-blocks. A list and not pub/sub: a node that is busy for a moment still finds the message.
+A node that hands over a shard or ingress pushes the name of the shard or ingress to a list of the receiving node. The
+receiving node waits for it with BLPOP. A list is used and not pub/sub: a node that is busy for a moment still finds the
+message.
 """
 
 import asyncio
@@ -31,22 +33,22 @@ BLOCK_S = 4
 CONNECT_S = 0.5
 _PORTS = {"http": 80, "https": 443}
 EXPIRES_MS = 50
-"""Limit on the delay between a node's sign of life and the renewal of its leases. The leases of a dead node expire at
-most this much later than its membership.
+"""A node sends its sign of life and then renews its leases. EXPIRES_MS is the longest expected time between the two, in
+ms. So the leases of a dead node expire at most this much later than its membership.
 """
 WORD_S = 5
-"""How long a handover message is kept for a node that does not listen."""
+"""How long, in seconds, a handover message is kept for a node that does not listen."""
 
 
 class Membership:
-    """The membership of this node, and its view of the other nodes."""
+    """Makes this node a member: sends its signs of life (heartbeats), and reads the other members from the replies."""
 
     def __init__(self, redis: Redis, keys: Keys, lease_ms: int) -> None:
         self.node = f"node-{uuid4().hex[:12]}"
         self.address = ""
-        """Where clients reach this node directly; empty: no client is sent to it."""
+        """Where clients reach this node directly. Empty: no client is sent to this node."""
         self.members: list[Member] = []
-        """All nodes, including this one, as of this node's last sign of life."""
+        """All live nodes, including this node, as of this node's last sign of life."""
         self._redis = redis
         self._keys = keys
         self._lease_ms = lease_ms
@@ -54,46 +56,50 @@ class Membership:
 
     @property
     def silence_s(self) -> float:
-        """Time since Redis last took a sign of life of this node. Normally at most a third of a lease."""
+        """Seconds since Redis last stored a sign of life of this node; normally at most a third of a lease duration."""
         return time.monotonic() - self._heard_s
 
     async def sign_of_life(self, owned: Mapping[str, int]) -> None:
-        """Report that this node is alive and how much it owns, and read the other members. Raises RedisError."""
+        """Tell Redis that this node is alive and how much it owns. Update `members` from the reply. Raises RedisError.
+
+        `owned`: "shard" → number of shards that this node owns, "ingress" → number of ingresses.
+        """
         self.heard(await self._call(self._lease_ms, json.dumps({"address": self.address, "owned": owned})))
 
     def heard(self, members: list[Member]) -> None:
-        """Note that Redis took a sign of life of this node and replied with the members."""
+        """Record that Redis has stored a sign of life of this node. `members`: all live nodes, as Redis has replied."""
         self.members = members
         self._heard_s = time.monotonic()
 
     async def leave(self) -> list[Member]:
-        """Leave the table of members; returns the nodes that can take over. Raises RedisError.
+        """Remove this node from the members. Returns the nodes to which this node may hand over its shards and
+        ingresses: the reachable nodes (`reachable`) or, if none is reachable, all other members. Raises RedisError.
 
-        Returns the reachable nodes; if there are none, all other members, which have been silent for less than a lease.
-        On a busy machine nodes are slow, and a handover to a dead node is no worse than none: without a handover,
-        clients get no address to reconnect to.
+        An unreachable member may be dead, or only slow on a busy machine. A handover to an unreachable member still
+        gives clients the address of the next owner; without any new owner, clients get no address and reconnect to any
+        node. If the new owner is dead, any node may take over after lease.KEPT_MS.
         """
         self.members = await self._call(0, "")
         return self.reachable() or [one for one in self.members if one.node != self.node]
 
     def reachable(self) -> list[Member]:
-        """The other nodes whose last sign of life is at most half a lease old; a node silent for longer may be dead."""
+        """The other nodes that sent a sign of life within half a lease duration. The rest may be dead."""
         return [one for one in self.members if one.node != self.node and one.silent_ms <= self._lease_ms / 2]
 
     def shows_life(self, address: str) -> bool:
-        """Whether a node at this address sent a sign of life within the last half lease."""
+        """Whether a node at this address sent a sign of life within the last half of a lease duration."""
         return any(one.address == address and one.silent_ms <= self._lease_ms / 2 for one in self.members)
 
     def next_look_s(self) -> float:
-        """Seconds until this node checks leases and members again: a third of a lease, or less if the leases of a
-        silent node expire sooner.
+        """Return the seconds until this node checks leases and members again: a third of the lease duration, or less if
+        the leases of a silent node expire sooner.
         """
         silent = (one.silent_ms for one in self.members if one.node != self.node)
         return min(self._lease_ms / 3, max(0, self._lease_ms - max(silent, default=0)) + EXPIRES_MS) / 1_000
 
     async def answers(self, address: str) -> bool:
-        """Whether a node at this address sent a sign of life within the last half lease and accepts a connection now. A
-        process that was killed a moment ago accepts none.
+        """Whether a node at this address sent a sign of life within the last half of a lease duration, and accepts a
+        connection now. A process that was killed a moment ago accepts no connection.
         """
         if not self.shows_life(address):
             return False
@@ -108,7 +114,9 @@ class Membership:
         return True
 
     def settled(self) -> list[Member]:
-        """The nodes that joined at least a lease ago. Nothing is moved to a node that joins and leaves at once."""
+        """The nodes that joined at least one lease duration ago. Only they get surplus shards: a newer node may leave
+        at once.
+        """
         return [one for one in self.members if one.age_ms >= self._lease_ms]
 
     async def tell(self, heir: str, names: Sequence[str]) -> None:
@@ -117,8 +125,8 @@ class Membership:
         await run_all(self._redis, [("RPUSH", word, *names), ("EXPIRE", word, WORD_S)])
 
     async def told(self) -> str:
-        """Wait until a shard or ingress is handed over to this node, and return the name of it; empty: none was within
-        BLOCK_S seconds. Raises RedisError.
+        """Wait until another node hands a shard or ingress over to this node, and return the name of the shard or
+        ingress. Empty: nothing was handed over within BLOCK_S seconds. Raises RedisError.
         """
         said = await cast("Any", self._redis.blpop([self._keys.handed(self.node)], timeout=BLOCK_S))
         return said[1].decode() if said else ""

@@ -1,4 +1,4 @@
-"""The base class of shards and ingresses: each runs under one lease, reads one stream, and is lost as a whole."""
+"""The base class of shards and ingresses. Each runs under one lease and reads one stream, until the lease is lost."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The node's resources that its shards and ingresses share."""
+    """Resources of the node that all its shards and ingresses use."""
 
     redis: Redis
     wire: Wire | ClusterWire
@@ -33,19 +33,19 @@ class Means:
     inbox: Inbox
     counters: Counters
     opened: Callable[[str, Grant], Input]
-    """Makes the SESSION_OPENED event of a session id, for a client with this grant."""
+    """Makes the SESSION_OPENED event of a session from the session id and the grant of the session's client."""
     wake: asyncio.Event
-    """Set to make the node check its leases at once: a lost shard or ingress needs a new owner, probably this node."""
+    """Set it to make the node check its leases at once: a shard or ingress that is lost needs a new owner."""
 
 
 class Owned:
-    """A shard or an ingress, for as long as its lease is held."""
+    """A shard or an ingress that this node owns, from the acquisition of its lease to the loss or release."""
 
     def __init__(self, means: Means, lease: Lease, server: str) -> None:
         """`server` is the run id of the Redis server when the lease was acquired."""
         self.lease = lease
         self.lost = asyncio.Event()
-        """Set when ownership is lost: nothing more may be committed or performed."""
+        """Set when this node loses or gives up the shard or ingress: nothing more may be committed or carried out."""
         self._redis = means.redis
         self._keys = means.keys
         self._inbox = means.inbox
@@ -56,11 +56,11 @@ class Owned:
 
     @property
     def calls(self) -> int:
-        """How many conversations move to another node when this shard or ingress is handed over."""
+        """Number of conversations that move to another node when this shard or ingress is handed over."""
         return 0
 
     async def take_over(self) -> None:
-        """Rebuild the state that a previous owner left. Raises RedisError."""
+        """Rebuild the live sessions that a previous owner left (an ingress has none). Raises RedisError."""
 
     async def handle(self, batch: list[Entry]) -> None:
         """Process the next entries of the stream; called by FastStream. Never raises: after a failure, the whole shard
@@ -80,19 +80,19 @@ class Owned:
         self._wake.set()
 
     async def _handle(self, batch: list[Entry]) -> None:
-        """Process the next entries and commit the results. Raises LostOwnershipError, RedisError."""
+        """Process entries and commit the results. Raises LostOwnershipError (the lease is lost) or RedisError."""
         raise NotImplementedError
 
     async def give_up(self) -> None:
-        """Cancel and await everything that was started under this lease, before another node may take it."""
+        """End all work that was started under this lease, and wait for its end. The caller then releases the lease."""
         self.lost.set()
 
     async def send_away(self, reason: str, address: str) -> None:
-        """Ask the connected clients to reconnect: to the new owner's address, if it is known."""
+        """Disconnect the clients, who reconnect: to the new owner at `address`; if that is empty, to any node."""
 
     def _pass(self, before: str, entry_id: str, reason: str, *kept: Any) -> Move:
-        """Build the move of the cursor from `before` past an entry that changes no session. With a reason, the entry is
-        kept as a dead letter.
+        """Build the move of the cursor from `before` to `entry_id`, past an entry that changes no session. If `reason`
+        is not empty, the move also stores the entry as a dead letter. `kept`: the entry's text, and context for people.
         """
         what = self.lease.what
         return Move("pass", [what.owned, what.dead_letters, what.stream], before, entry_id, (reason, *kept))

@@ -1,4 +1,4 @@
-"""Ownership: how a node takes, renews, shares, hands over and gives up shards and ingresses, also after a node died."""
+"""Ownership: how a node takes, renews, hands over and gives up shards and ingresses, also after another node died."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from faststream.redis import RedisBroker
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.runtime.fleet import lease as leases
 from orchestrator.runtime.fleet.fair_share import Member, fair_share, gifts, heirs
+from orchestrator.runtime.fleet.holding import Holding
 from orchestrator.runtime.fleet.lease import Lease, Ownable
 from orchestrator.runtime.fleet.membership import Membership
 from orchestrator.runtime.fleet.owned import Owned
@@ -27,14 +27,14 @@ from orchestrator.runtime.redis.subscribers import Subscription
 logger = logging.getLogger(__name__)
 
 STOP_S = 5.0
-"""How long a node that stops waits for a Redis that does not answer."""
+"""How long, in seconds, a node that stops waits for a Redis that does not answer."""
 MOVES = "the conversation moves to another process"
 ROUNDS_TO_GIVE = 16
-"""A node that owns everything hands over its surplus in about this many rounds: calls must not move all at once."""
+"""A node that owns everything gives its surplus in about this many rounds, so that not all sessions move at once."""
 
 CALLERS_FIRST_S = 1.0
-"""Delay between handing over busy shards and idle ones on shutdown. Takeover of busy shards comes first: callers are
-waiting.
+"""On shutdown, idle shards are handed over this many seconds after busy shards (with live sessions): the clients of
+busy shards wait for the takeover.
 """
 
 Servers = Callable[[str], str]
@@ -42,24 +42,12 @@ Servers = Callable[[str], str]
 Gift = tuple[list[str], Member]
 """Names of shards or ingresses, and the node that gets them."""
 Build = Callable[[Lease, str], Owned]
-"""Builds the shard or ingress that runs under a lease; the second argument is the run id of the server."""
-
-
-@dataclass(slots=True)
-class Holding:
-    """An owned shard or ingress and the subscription that feeds it."""
-
-    owner: Owned
-    subscription: Subscription
-    server: str
-    """The run id of the Redis server when the lease was acquired."""
-    begun: bool = False
-    """Whether the takeover is done: the sessions of the shard are in this process."""
+"""Builds the shard or ingress that runs under a lease. The second argument is the run id of the Redis server."""
 
 
 class Ownership:
-    """Takes, renews and hands over the shards and ingresses of one node. Checks them three times per lease, when a
-    silent node's leases expire, and at once after this node gets or loses a shard or ingress.
+    """Takes, renews and hands over the shards and ingresses of one node. Checks all leases three times per lease
+    duration, when the leases of a silent node expire, and at once after each handover or loss.
     """
 
     def __init__(
@@ -73,12 +61,15 @@ class Ownership:
         lease_ms: int,
         connect: Callable[[], Redis],
     ) -> None:
-        """`connect` makes a client for the thread that renews leases."""
+        """`build` makes the shard or ingress of an acquired lease. `committed` remembers the committed steps: each
+        check of the leases begins with a search for steps that Redis has lost. `connect` makes a client of Redis for
+        the thread that renews leases. That thread has its own event loop, so it cannot use the client `redis`.
+        """
         self.running: dict[str, Holding] = {}
         self.wake = asyncio.Event()
-        """Set to make the node check all leases at once."""
+        """Set it to make the node check all leases at once."""
         self._taken = asyncio.Event()
-        """Set for an instant after each takeover."""
+        """Set for an instant after each takeover. This wakes `something_taken`."""
         self.draining = False
         """Whether the node is leaving and takes no more shards and ingresses."""
         self._redis = redis
@@ -91,7 +82,7 @@ class Ownership:
         self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
         self._total = Counter[str](what.kind for what in self._all.values())
         self._leaving: dict[str, tuple[Holding, asyncio.Task[None]]] = {}
-        """Shards and ingresses that are being given up; this node does not take them again before that is done."""
+        """Shards and ingresses that are being given up. This node takes none of them again until that has ended."""
         self._offered: set[str] = set()
         """Names of the shards and ingresses that other nodes handed over to this node."""
         self._next_gift = 0.0
@@ -100,8 +91,8 @@ class Ownership:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Take this node's share of the free shards and ingresses, and keep renewing it. Raises RedisError."""
-        self._renewal.start()  # before the first look: it may take over many long conversations
+        """Take this node's share of the free shards and ingresses, and keep their leases renewed. Raises RedisError."""
+        self._renewal.start()  # before the first takeovers, which may last longer than a lease
         await self._look()
         self._tasks = [
             asyncio.create_task(self._keep(), name="leases"),
@@ -109,14 +100,14 @@ class Ownership:
         ]
 
     async def drain(self, reason: str, also_leaving: Collection[str] = ()) -> None:
-        """Hand all shards and ingresses over to other nodes while calls go on; without other nodes, release them.
+        """Hand all shards and ingresses with their sessions over to other nodes; without other nodes, release them.
 
-        `also_leaving`: addresses of nodes that drain at the same time and get nothing.
+        `reason`: text for each disconnected client. `also_leaving`: addresses of nodes that drain too, and get nothing.
         """
         self.draining, self._renewal.is_member = True, False
         others: list[Member] = []
         if self._tasks:
-            try:  # a look ends first, so that nothing is left half taken or half given up
+            try:  # a running `_look` ends first, so that no shard is left half taken or half given up
                 async with asyncio.timeout(STOP_S), self._looking:
                     others = [one for one in await self._members.leave() if one.address not in also_leaving]
             except (TimeoutError, RedisError, OSError) as error:
@@ -132,12 +123,12 @@ class Ownership:
         await asyncio.gather(*(task for _, task in self._leaving.values()))
 
     async def stop(self, reason: str) -> None:
-        """Hand everything over to other nodes (`drain`), then end all background work. Callers get the reason."""
+        """Hand over all shards and ingresses (`drain`), then end all background work. `reason`: text for clients."""
         await self.drain(reason)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._leave(list(self.running), reason)  # a look that did not end in time may have taken more
+        self._leave(list(self.running), reason)  # a `_look` that did not end in time may have taken more shards
         await asyncio.gather(*(task for _, task in self._leaving.values()))
         await self._renewal.stop()
 
@@ -151,10 +142,10 @@ class Ownership:
         return holding is not None and not holding.begun and not holding.owner.lost.is_set()
 
     async def address(self, name: str) -> str | None:
-        """Find the address of the node that owns a shard or ingress, or is about to take it over after a handover.
+        """Find the address of the node that owns a shard or ingress, or will take it over after a handover.
 
-        Empty: that node advertises no address. None: there is no owner; or this node is taking it over; or the owner is
-        probably dead (no sign of life, or it accepts no connection) and a takeover will follow.
+        Empty: that node advertises no address. None: there is no owner; or this node is taking over; or the owner is
+        probably dead (it sends no sign of life, or accepts no connection) and another node will take over.
         """
         if self.coming(name):
             return None
@@ -162,7 +153,7 @@ class Ownership:
         return None if address and not await self._members.answers(address) else address
 
     async def something_taken(self, at_most_s: float) -> None:
-        """Wait until this node takes a shard or ingress, for at most `at_most_s` seconds."""
+        """Wait until this node has taken over a shard or ingress, but at most `at_most_s` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._taken.wait()
@@ -183,12 +174,13 @@ class Ownership:
                 logger.exception("leases could not be kept")
 
     def _held(self) -> list[Lease]:
-        """The leases to renew. Also called from the renewal thread."""
-        leaving = [holding for holding, _ in list(self._leaving.values())]  # no other node may begin before these end
+        """Return the leases to renew. The thread that renews leases calls this function, too."""
+        # While a shard is being given up, its lease is kept: no other node may begin before all work on it has ended.
+        leaving = [holding for holding, _ in list(self._leaving.values())]
         return [holding.owner.lease for holding in [*list(self.running.values()), *leaving]]
 
     def _lose(self, gone: Sequence[Lease]) -> None:
-        """Give up the shards and ingresses of lost leases at once; those still being taken over, after the takeover."""
+        """Give up the shards and ingresses of these lost leases. A takeover that still runs is finished first."""
         lost = [one.what.name for one in gone if self._runs_under(one)]
         for name in lost:
             self.running[name].owner.lost.set()
@@ -201,14 +193,14 @@ class Ownership:
         return holding is not None and holding.owner.lease.token == lease.token
 
     async def _listen(self) -> None:
-        """Wait for handovers to this node, again and again; note each, and make the node check its leases at once."""
+        """Wait for handovers to this node, again and again; after each, make the node check its leases at once."""
         failures = 0
         while True:
             try:
                 if name := await self._members.told():
                     self._offered.add(name)
                     self.wake.set()
-            except (RedisError, OSError) as error:  # the regular looks will find the handover
+            except (RedisError, OSError) as error:  # the regular checks (`_look`) find free shards, too
                 logger.info("not listening for what is handed over: %s", error)
                 await asyncio.sleep(pause_s(failures))
                 failures += 1
@@ -216,9 +208,11 @@ class Ownership:
                 failures = 0
 
     async def _look(self) -> None:
-        """Take handovers, send a sign of life, renew leases, hand over the surplus, take free shards and ingresses.
+        """Take handed-over shards, send a sign of life, renew leases, hand over the surplus, take free shards and
+        ingresses.
 
-        The sign of life comes before the renewal, so a dead node's share is redistributed before its leases expire.
+        Each node sends its sign of life before it renews its leases. So a dead node stops being a member before its
+        leases expire: the other nodes then know already how many of its shards each of them takes.
         """
         async with self._looking:
             servers = await run_ids(self._redis)
@@ -235,7 +229,7 @@ class Ownership:
         return Counter(holding.owner.lease.what.kind for holding in self.running.values())
 
     def _leave_lost(self) -> None:
-        """Give up the shards and ingresses that are lost or whose stream is not read any more. Needs no Redis."""
+        """Give up the shards and ingresses that are lost or whose stream is not read any more. Works without Redis."""
         lost = [
             name
             for name, holding in self.running.items()
@@ -244,7 +238,9 @@ class Ownership:
         self._leave(lost, MOVES)
 
     async def _renew_all(self, servers: Servers) -> None:
-        """Renew all leases. Give up those that another node has taken or that are older than a restart of Redis."""
+        """Renew all leases. Give up each shard and ingress whose lease is lost, or whose Redis server was restarted:
+        `servers` has another run id for it than at the acquisition.
+        """
         gone = await self._renew()
         for name, holding in self.running.items():
             if servers(holding.owner.lease.what.lease) not in ("", holding.server):
@@ -252,17 +248,17 @@ class Ownership:
         self._leave(sorted(gone & self.running.keys()), MOVES)
 
     async def _renew(self) -> set[str]:
-        """Renew all leases; returns the names of the shards and ingresses that this node has lost."""
+        """Renew all leases, and return the names of the shards and ingresses that this node has lost."""
         gone = await leases.renew(self._redis, self._held(), self._lease_ms)
         self._renewal.renewed_s = time.monotonic()
         return {lease.what.name for lease in gone if self._runs_under(lease)}
 
     def _give_surplus(self) -> None:
-        """Hand over the shards and ingresses above this node's share to nodes that joined at least a lease ago.
+        """Hand over the shards (or ingresses) that this node owns above its fair share: a few at a time, those with the
+        fewest sessions first.
 
-        Hands over a few at a time, those with the fewest calls first. This node keeps its share among the nodes that
-        joined at least a lease ago. It never takes more than its share among all nodes, new ones included; that share
-        is not larger, so this node does not take back what it has just given.
+        Here, the fair share counts only the nodes that joined at least one lease duration ago. In `_take_free`, it
+        counts all nodes, and is smaller or equal: this node does not take back a shard that it has just given.
         """
         now = asyncio.get_running_loop().time()
         if now < self._next_gift:  # the last handover is not in the table of members yet
@@ -282,9 +278,9 @@ class Ownership:
         return [name for _, name in sorted(mine)]
 
     def _bequeath(self, others: list[Member]) -> tuple[list[Gift], list[Gift]]:
-        """Choose new owners for this node's shards and ingresses: (busy shards and all ingresses, idle shards).
-
-        Busy ones are handed over one by one, so that no call waits for another. Idle ones go in one batch per owner.
+        """Choose new owners for all shards and ingresses of this node. Returns (gifts of busy shards and of ingresses,
+        gifts of idle shards). Each busy shard (with sessions) is a gift of its own, so that no session waits for
+        another shard. All idle shards for one new owner are one gift.
         """
         busy: list[Gift] = []
         idle: dict[str, Gift] = {}
@@ -303,8 +299,8 @@ class Ownership:
             await self._take(self._not_ours(what for name, what in self._all.items() if name in offered), servers)
 
     async def _take_free(self, servers: Servers) -> None:
-        """Take free shards and ingresses up to this node's share. Nodes begin at different numbers, so that they
-        rarely try to take the same ones.
+        """Take free shards and ingresses up to this node's fair share. Each node begins at another shard number, so
+        that two nodes rarely try to take the same shard.
         """
         members, owned = self._members.members, self._owned()
         for kind, total in self._total.items():
@@ -321,34 +317,34 @@ class Ownership:
         return [what for what in wanted if what.name not in self.running and what.name not in self._leaving]
 
     async def _take(self, wanted: list[Ownable], servers: Servers) -> int:
-        """Acquire and start these shards and ingresses, first those with live sessions; returns how many it got."""
+        """Acquire and start these shards and ingresses, first those with live sessions. Returns the number of acquired
+        leases. `servers`: key → run id of its Redis server. The run id is stored with each lease: if it changes later,
+        Redis was restarted.
+        """
         got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
-        waited_for = [lease for lease in got if lease.sessions]
-        for some in (waited_for, [lease for lease in got if not lease.sessions]):
-            outcomes = await asyncio.gather(
-                *(self._run(lease, servers(lease.what.lease)) for lease in some), return_exceptions=True
-            )
-            for lease, outcome in zip(some, outcomes, strict=True):
+        # All these leases are renewed from now on: the first takeovers may take longer than a lease lasts.
+        held = [self._hold(lease, servers(lease.what.lease)) for lease in got]
+        waited_for = [one for one in held if one.owner.lease.sessions]
+        for some in (waited_for, [one for one in held if not one.owner.lease.sessions]):
+            outcomes = await asyncio.gather(*(one.begin() for one in some), return_exceptions=True)
+            for one, outcome in zip(some, outcomes, strict=True):
                 if isinstance(outcome, Exception):
-                    ours = None if isinstance(outcome, RedisError | OSError) else outcome
-                    logger.error("%s could not be taken over: %s", lease.what.name, outcome, exc_info=ours)
-                    self._leave([lease.what.name], MOVES)
+                    name, ours = one.owner.lease.what.name, not isinstance(outcome, RedisError | OSError)
+                    logger.error("%s could not be taken over: %s", name, outcome, exc_info=outcome if ours else None)
+                    self._leave([name], MOVES)
             self._taken.set()
             self._taken.clear()
         return len(got)
 
-    async def _run(self, lease: Lease, server: str) -> None:
+    def _hold(self, lease: Lease, server: str) -> Holding:
         owner = self._build(lease, server)
         subscription = Subscription(self._broker, lease.what.stream, lease.cursor, owner.handle)
         holding = self.running[lease.what.name] = Holding(owner, subscription, server)
-        await owner.take_over()
-        holding.begun = True
-        if not owner.lost.is_set():
-            await subscription.start()
+        return holding
 
     def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> asyncio.Event:
-        """Give up the shards and ingresses with these names in the background, so that a slow end does not delay the
-        renewal of other leases. The returned event is set when other nodes may take them over.
+        """Give up the shards and ingresses with these names in the background, so that slow work does not delay the
+        renewal of other leases. Returns an event that is set when other nodes may take over these shards and ingresses.
         """
         released = asyncio.Event()
         names = [name for name in names if name in self.running]
@@ -371,9 +367,9 @@ class Ownership:
     async def _give_up(
         self, given_up: list[Holding], reason: str, heir: Member | None, released: asyncio.Event
     ) -> None:
-        """Stop reading, cancel and await all work, release the leases, then ask the clients to reconnect to the heir.
-
-        Clients that are slow to disconnect do not delay the takeover: their further input goes to the new owner.
+        """Stop reading the streams, end all work, release the leases, then disconnect the clients, who reconnect to the
+        new owner `heir`. Clients that are slow to disconnect do not delay the takeover: their further input goes to the
+        new owner.
         """
         await _all_of(holding.subscription.stop() for holding in given_up)
         await _all_of(holding.owner.give_up() for holding in given_up)
@@ -391,7 +387,7 @@ class Ownership:
 
 
 async def _all_of(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run every coroutine; log failures. One failure does not cancel the rest."""
+    """Run every coroutine; log failures. One failure does not cancel the other coroutines."""
     for error in await asyncio.gather(*parts, return_exceptions=True):
         if isinstance(error, Exception):
             logger.error("something broke while it was given up", exc_info=error)

@@ -1,8 +1,8 @@
 """Renews leases from a separate thread, so that a node with a busy event loop does not lose its leases.
 
 A node that loses its leases under load makes itself and other nodes busier: its shards must be taken over, and its
-callers reconnect. The thread has its own event loop and its own connection to Redis, opened when first needed: while
-the node itself renews in time (ownership.py), the thread sends nothing.
+clients reconnect. The thread has its own event loop and its own connection to Redis. The connection is opened by the
+first command of the thread. While the node itself renews its leases in time (ownership.py), the thread sends nothing.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from orchestrator.teardown import end_within
 logger = logging.getLogger(__name__)
 
 HUNG_LEASES = 3
-"""How long the node's event loop may be blocked before it counts as hung, in lease durations. The thread then renews no
-more, and another node takes over the calls. Load alone never blocks the loop for 6 s (3 leases of 2 s).
+"""If the node's event loop is blocked for this many lease durations, it counts as hung. The thread then renews no more
+leases, so that other nodes take over the sessions. Load alone never blocks the loop for 6 s (3 leases of 2 s).
 """
 BEATS_PER_LEASE = 8
 
 
 class Renewal:
-    """Renews a node's leases whenever the node itself has not renewed them for half a lease."""
+    """Renews a node's leases whenever the node itself has not renewed them for half a lease duration."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class Renewal:
         held: Callable[[], Sequence[Lease]],
         lost: Callable[[Sequence[Lease]], None],
     ) -> None:
-        """`held` returns the leases to renew; the thread calls it. `lost` is called on the node's event loop, with the
-        leases that are lost.
+        """`held`: returns the leases to renew; called in the thread. `lost`: called on the node's event loop, with the
+        leases that this node has lost.
         """
         self.renewed_s = time.monotonic()
-        """When the last renewal was done or tried, by the monotonic clock."""
+        """Time of the node's last renewal, or of the thread's last attempt, in seconds of the monotonic clock."""
         self.is_member = True
-        """Whether to send signs of life; a draining node sends none."""
+        """Whether the thread sends signs of life. A draining node sends none."""
         self._connect = connect
         self._keys = keys
         self._members = members
@@ -72,7 +72,9 @@ class Renewal:
         started.wait()
 
     async def stop(self) -> None:
-        """End the thread, and wait for it. A thread that hangs is left behind: it is a daemon, so the process ends."""
+        """End the thread and wait for its end. If the thread hangs, it is left behind: a daemon thread keeps no process
+        alive.
+        """
         if self._beating is None:
             return
         self._is_stopping = True
@@ -83,7 +85,9 @@ class Renewal:
         await asyncio.gather(self._beating, return_exceptions=True)
 
     async def _beat(self) -> None:
-        """Note the time again and again: by this heartbeat, the thread sees that the node's event loop is running."""
+        """Record the time again and again, on the node's event loop. The thread sees from it that the loop is not
+        blocked.
+        """
         while True:
             self._beat_s = time.monotonic()
             await asyncio.sleep(self._lease_ms / BEATS_PER_LEASE / 1_000)
@@ -94,7 +98,7 @@ class Renewal:
             self._at_home(self._ended.set)
 
     def _at_home(self, call: Callable[..., object], *args: object) -> None:
-        """Schedule a function on the node's event loop, and return at once. Raises RuntimeError if that loop is
+        """Schedule a function call on the node's event loop, and return at once. Raises RuntimeError if that loop is
         closed.
         """
         assert self._home is not None, "started"
@@ -114,8 +118,8 @@ class Renewal:
             while self._is_needed():
                 await asyncio.sleep(max(0.0, self.renewed_s + self._lease_ms / 2_000 - time.monotonic()))
                 if time.monotonic() < self.renewed_s + self._lease_ms / 2_000:
-                    continue  # a look has renewed them meanwhile
-                self.renewed_s = time.monotonic()  # the time of this attempt
+                    continue  # the node itself has renewed the leases meanwhile
+                self.renewed_s = time.monotonic()  # also if this attempt fails: the next one follows half a lease later
                 if time.monotonic() - self._beat_s > HUNG_LEASES * self._lease_ms / 1_000:
                     logger.error("the event loop has not turned for %d leases: they run out", HUNG_LEASES)
                     continue
@@ -129,14 +133,20 @@ class Renewal:
             await redis.aclose()
 
     def _is_needed(self) -> bool:
-        """Whether the thread must go on: the node is not stopping, and its event loop is open. Checked because a
-        library may swallow the cancellation of the thread's work, and a node may end without `stop`.
+        """Whether the thread must go on: `stop` was not called, and the node's event loop is open. Needed because a
+        library may swallow the cancellation that `stop` sends to the thread, and a node may end without a call of
+        `stop`.
         """
         assert self._home is not None, "started"
         return not self._is_stopping and not self._home.is_closed()
 
     async def _renew(self, redis: Redis, twin: Membership) -> None:
-        """Send a sign of life in the name of the node, then renew its leases: the same order as in ownership.py."""
+        """Send a sign of life for the node (not while it drains), then renew its leases. In this order, the membership
+        of a dead node expires before its leases (Ownership._look).
+
+        `twin`: a second Membership that uses the thread's own client of Redis. It gets the name and the address of the
+        node.
+        """
         held = self._held()
         if self.is_member:
             twin.node, twin.address = self._members.node, self._members.address

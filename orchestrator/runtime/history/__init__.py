@@ -1,1 +1,1 @@
-"""The history in SQL: the process that reads feeds and keeps the history; archiving and purging of sessions."""
+"""The SQL history: the process that writes the history from the feeds, and the archiving and purging of sessions."""

@@ -1,4 +1,4 @@
-"""Archiving and purging: archiving removes logs from Redis that are safe in SQL; purging removes them from both."""
+"""Archiving: removes logs from Redis that are safe in SQL. Purging: erases sessions for good from Redis and SQL."""
 
 from collections.abc import AsyncIterator, Iterable
 from typing import cast
@@ -6,14 +6,14 @@ from typing import cast
 from redis.asyncio import Redis
 
 from orchestrator.runtime.redis.connection import ask, evalsha, run_all
-from orchestrator.runtime.redis.keys import Keys
-from orchestrator.runtime.redis.logs import UnknownSessionError, read_lines
+from orchestrator.runtime.redis.keys import INGRESSES, Keys
+from orchestrator.runtime.redis.logs import UnknownSessionError, last_versions, read_lines
 from projections.history.store import History
 
 NAME = "history"
-"""Name of the SQL history among the projections that publish their positions in Redis."""
+"""Name under which the SQL history stores in Redis how far it has come in the feeds, beside other projections."""
 FAR_BEHIND = 1_000
-"""Number of feed pointers. A projection that is this far behind the history may still need the logs in Redis."""
+"""Number of feed pointers. A projection that is further behind the SQL history may still need the logs in Redis."""
 AT_ONCE = 100
 
 DONE = ""
@@ -23,10 +23,12 @@ _REFUSED = {b"LIVE": "it is live", b"CHANGED": "its log went on while we looked"
 async def archive(
     redis: Redis, keys: Keys, history: History, before_us: int, *, is_dry: bool
 ) -> AsyncIterator[tuple[str, str]]:
-    """Remove from Redis the logs of sessions that ended before a time and whose archive is whole and on disk.
+    """Archive sessions: remove from Redis the logs of sessions that ended before `before_us` (microseconds since 1970).
+    A log is removed only if the session's archive in SQL is whole and on disk.
 
-    Yields each session that has a log in Redis, with the reason why the log was left (empty: it was removed, or with
-    `is_dry` would be). Raises RedisError, HistoryError, TimeoutError.
+    Yields (session id, reason) for each of these sessions that has a log in Redis. The reason says why the log was
+    left; empty: the log was removed or, with `is_dry`, would be. Raises RedisError, HistoryError or TimeoutError if
+    Redis or SQL fails.
     """
     ended = list(await history.ended_before(before_us))
     behind = await _behind(redis, keys, {keys.shard_of(session_id) for session_id in ended})
@@ -52,21 +54,40 @@ async def archive(
             yield outcome
 
 
+async def purgeable(redis: Redis, keys: Keys, history: History, before_us: int) -> dict[str, int]:
+    """Return session id → last version, for the sessions that are over since before `before_us` (microseconds since
+    1970).
+
+    A session is over if it has ended, or if Redis has lost it before its end: Redis was wiped or replaced. A lost
+    session counts if its last event in SQL is from before that time, and Redis has no later event. Raises RedisError,
+    HistoryError.
+    """
+    silent = await history.silent_since(before_us)
+    sets = await ask(redis, [("SMEMBERS", keys.sessions(number)) for number in range(keys.shards)])
+    live = {member.decode() for members in sets for member in cast("set[bytes]", members)}
+    last = await last_versions(redis, keys, silent.keys() - live)
+    lost = {one: at for one, at in silent.items() if one not in live and last.get(one, at) == at}
+    return await history.ended_before(before_us) | lost
+
+
 async def purge(
     redis: Redis, keys: Keys, history: History, before_us: int, *, is_dry: bool, only: frozenset[str] = frozenset()
 ) -> AsyncIterator[tuple[str, str]]:
-    """Remove sessions that ended before a time from Redis and from SQL, including the archive.
+    """Erase sessions for good from Redis and from SQL: the sessions that are over since before `before_us`
+    (`purgeable`).
 
-    With `only`, removes just these sessions. Without it, also removes dead letters from before that time. Yields each
-    session with the reason why it was left (empty: it was removed, or with `is_dry` would be).
+    `only`: erase no other sessions than these; empty: erase all, and also the dead letters in SQL from before
+    `before_us`. Yields (session id, reason) for each session. The reason says why the session was left; empty: it was
+    erased or, with `is_dry`, would be. Raises RedisError, HistoryError or TimeoutError if Redis or SQL fails.
     """
-    ended = await history.ended_before(before_us)
-    every = [session_id for session_id in ended if not only or session_id in only]
+    over = await purgeable(redis, keys, history, before_us)
+    every = [session_id for session_id in over if not only or session_id in only]
     for start in range(0, len(every), AT_ONCE):
-        part = {session_id: ended[session_id] for session_id in every[start : start + AT_ONCE]}
+        part = {session_id: over[session_id] for session_id in every[start : start + AT_ONCE]}
         outcomes = dict.fromkeys(part, DONE)
         if not is_dry:
             outcomes = await _forget(redis, keys, part, is_all=True)
+            await _trim_handled(redis, keys, {keys.shard_of(one) for one in part})
             await history.forget([session_id for session_id, words in outcomes.items() if words == DONE])
         for outcome in outcomes.items():
             yield outcome
@@ -90,8 +111,21 @@ async def _forget(redis: Redis, keys: Keys, sessions: dict[str, int], *, is_all:
     }
 
 
+async def _trim_handled(redis: Redis, keys: Keys, shards: set[int]) -> None:
+    """Remove the handled inputs from the inboxes of shards and from the ingresses: they hold words of purged sessions.
+
+    Raises RedisError if any of these streams cannot be trimmed. The caller then leaves the sessions in SQL, so that the
+    next purge tries again.
+    """
+    streams = [(keys.shard(number), keys.inbox(number)) for number in sorted(shards)]
+    streams += [(keys.ingress(number, "owned"), keys.ingress(number)) for number in range(INGRESSES)]
+    await ask(redis, [evalsha("trim", [owned, stream], []) for owned, stream in streams])
+
+
 async def published(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int, dict[str, int]]:
-    """Shard → projection → the last pointer that the projection has written to its own store."""
+    """Read the position of each projection. Returns shard → projection → number of the last feed pointer that the
+    projection has written to its own store.
+    """
     wanted = sorted(shards)
     replies = await ask(redis, [("HGETALL", keys.positions(number)) for number in wanted])
     found = {}
@@ -101,8 +135,10 @@ async def published(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int
 
 
 async def _behind(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, str]:
-    """Shard → name of a projection that is more than FAR_BEHIND pointers behind the history in this shard. Shards
-    without such a projection are left out.
+    """Return shard → name of a projection that is far behind: its position in the feed is more than FAR_BEHIND pointers
+    before the position of the SQL history. The positions are read from Redis, where each projection writes its position
+    from time to time. If several projections are far behind, names any of them. Shards without such a projection are
+    left out.
     """
     behind = {}
     for number, positions in (await published(redis, keys, shards)).items():

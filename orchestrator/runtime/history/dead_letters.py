@@ -1,4 +1,4 @@
-"""Copies dead letters of the owned shards and of the ingresses to SQL, from the positions stored there."""
+"""Copies dead letters of owned shards and of all ingresses to SQL. SQL also stores how far each stream is copied."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from orchestrator.runtime.redis.connection import run_all
 from orchestrator.runtime.redis.keys import INGRESSES, Keys
 from projections.history.fold import Changes
-from projections.history.store import History, Move, Position, PositionMovedError
+from projections.history.store import History, Position, PositionMove, PositionMovedError
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ class DeadLetters:
         self._next = 0.0
 
     async def project(self, shards: Sequence[int]) -> None:
-        """Write new dead letters of these shards and of all ingresses to SQL, unless the last write was within EVERY_S.
+        """Write new dead letters of these shards and of all ingresses to SQL. Raises HistoryError if SQL fails.
 
-        Streams that cannot be read now are read next time. Raises HistoryError.
+        Does nothing if it last ran less than EVERY_S seconds ago. A stream that cannot be read now is read next time.
         """
         now = asyncio.get_running_loop().time()
         if now < self._next:
@@ -65,7 +65,7 @@ class DeadLetters:
             rows.append(row | {"line": words[b"e"], "context": words[b"where"]})
         new = Position(at.stream, rows[-1]["seq"], rows[-1]["ms"])
         try:
-            await self._history.write([Move(at, new)], Changes(), dead_letters=rows)
+            await self._history.write([PositionMove(at, new)], Changes(), dead_letters=rows)
         except PositionMovedError:  # another node wrote first
             del self._positions[at.stream]
         else:

@@ -1,9 +1,9 @@
-"""Reads the feed of one shard for a projection, in batches of pointers without a gap. The next batch is read when the
-projection has committed the last one.
+"""Reads the feed of one shard for a projection, in batches of pointers without a gap.
 
-A new connection does not show which writes Redis lost before. So on each new connection, the last projected pointer and
-the step that it names are read again. If either has changed, the feed is a fork of the history: reading stops, and the
-logs are compared instead.
+The next batch is read when the projection has written the last batch to SQL. Redis may lose writes before a reconnect,
+and the new connection does not show the loss. So on each new connection, the last pointer in SQL and its step are read
+again. If either has changed, the feed is a fork of the history: reading stops, and the history is repaired from the
+logs.
 """
 
 import asyncio
@@ -22,12 +22,14 @@ from orchestrator.runtime.redis.wire import Exchange
 from projections.history.store import Position
 
 READ_EVERY_S = 1.0
-"""Interval at which active feeds are read together, in one transaction instead of one per step."""
+"""Interval, in seconds, at which all feeds with new steps are read together. These steps then share one SQL
+transaction, instead of one transaction per step.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """An entry of the feed: one step of a session, from its first to its last version."""
+    """An entry of the feed, with the number `seq`. It points to one step: session, first and last version."""
 
     seq: int
     session_id: str
@@ -36,11 +38,11 @@ class Pointer:
 
 
 class FeedError(RedisError):
-    """Reading of the feed cannot continue from the projection's position."""
+    """The feed cannot be read on from the position of the projection."""
 
 
 class Feed:
-    """Reads the feed of one shard from a position on. Once `broken`, it must be replaced by a new Feed."""
+    """Reads the feed of one shard from a position on. Once `broken` is set, a new Feed must take its place."""
 
     def __init__(
         self,
@@ -51,15 +53,18 @@ class Feed:
         last_line: bytes,
         offer: Callable[["Feed"], None],
     ) -> None:
-        """`last_line` is the last log line of the step that the position names; `offer` is called with each batch."""
+        """`offer` is called with this feed when a new batch is in `pointers`. `last_line` is the last log line of the
+        step at `position`. This line is compared with the log in Redis, to find out whether Redis has lost writes
+        (`_forked`).
+        """
         self.shard = shard
         self.position = position
         self.pointers: list[Pointer] = []
-        """The batch that is being processed."""
+        """The current batch: pointers that were read and are not in SQL yet."""
         self.broken = ""
-        """Why reading of the feed cannot continue; empty: it can."""
+        """The reason why the feed cannot be read on; empty: it is still read."""
         self.is_fork = False
-        """Whether SQL and Redis differ, so that the logs must be compared."""
+        """Whether SQL and Redis differ, so that the history must be repaired from the logs."""
         self.is_current = False
         """Whether all known pointers of the feed are written to SQL."""
         self._keys = keys
@@ -67,7 +72,7 @@ class Feed:
         self._offer = offer
         self._connections = 0
         self._written = asyncio.Event()
-        """Set when the current batch is written or given up."""
+        """Set when the current batch is written to SQL or given up."""
         self._stopped = asyncio.Event()
         cursor = f"0-{position.seq}"
         self._subscription = Subscription(broker, keys.feed(shard), cursor, self._handle, self._connected)
@@ -76,14 +81,14 @@ class Feed:
         await self._subscription.start()
 
     async def stop(self) -> None:
-        """Stop reading. A batch that is not written yet is read again by the next Feed of this shard."""
+        """Stop reading. A batch that is not in SQL yet is read again by the next Feed of this shard."""
         self._break("it was stopped")
         self._written.set()
         self._stopped.set()
         await self._subscription.stop()
 
     def written(self, position: Position) -> None:
-        """Note that the current batch is committed to SQL, up to this position, so that the next batch is read."""
+        """Record that the current batch is committed to SQL, up to this position, so that the next batch is read."""
         self.position = position
         self.is_current = len(self.pointers) < BATCH
         self.pointers = []
@@ -99,13 +104,16 @@ class Feed:
 
     @property
     def reads(self) -> bool:
-        """Whether the feed is connected, has passed the check for a fork, and is still being read."""
+        """Whether a connection has passed the check for a fork (`_forked`), and the feed is still being read on it."""
         return self._connections > 0 and self.running
 
     async def _handle(self, entries: list[Entry]) -> None:
-        """Offer a batch of the feed to the projection, and wait until it is written to SQL; called by FastStream.
+        """Offer a batch of the feed to the projection, and wait until the batch is written to SQL; called by
+        FastStream.
 
-        A batch that does not follow the position without a gap breaks the feed.
+        The numbers of the pointers must follow `position`, the last pointer in SQL, without a gap. Otherwise sets
+        `broken`: this is not the feed from which SQL was written (a fork). Once the feed is broken, waits for `stop`,
+        so that FastStream reads no further.
         """
         if not self.broken:
             pointers = [_pointer(entry) for entry in entries]
@@ -123,7 +131,7 @@ class Feed:
 
     async def _rest(self) -> None:
         """Wait for the next moment at which all feeds are read together (every READ_EVERY_S). Without this pause, each
-        step would be read, and written in a transaction, alone.
+        step would be read alone, and written in its own transaction.
         """
         now = asyncio.get_running_loop().time()
         with contextlib.suppress(TimeoutError):
@@ -133,8 +141,9 @@ class Feed:
     async def _connected(self, exchange: Exchange) -> None:
         """Check a new connection before the feed is read from it: does the feed continue from the position in SQL?
 
-        `exchange` sends commands on that connection. Raises FeedError if the feed does not continue there, and on every
-        connection after the first.
+        `exchange` sends commands on that connection. Raises FeedError if the feed does not continue there. After one
+        connection has passed the check, every later connection raises FeedError: Redis may have lost writes meanwhile,
+        so a new Feed must begin at the position in SQL.
         """
         if self._connections or self.broken:
             self._break("the connection was lost")  # writes may be lost with it: begin again from the position in SQL
@@ -160,10 +169,17 @@ class Feed:
     def _forked(
         self, following: list[Any], last: list[Any] | None = None, step: list[Any] | None = None, is_log: int = 1
     ) -> str:
-        """Compare replies of Redis with the position in SQL: why the feed does not continue there; empty: it does.
+        """Detect a fork: the feed in Redis does not continue from the position in SQL, for example after lost writes.
 
-        `following`: the next pointer. `last`: the pointer at the position. `step`: the step that it names. `is_log`: 1
-        if the log of that session is in Redis.
+        Returns the reason; empty: the feed continues. The arguments are replies of Redis. Each list has one entry, or
+        is empty if Redis does not have that entry.
+
+        Args:
+            following: the first pointer after the position.
+            last: the pointer at the position; None: the position is the start of the feed.
+            step: the step at the position, from the log of its session.
+            is_log: 1 if Redis has that log, else 0.
+
         """
         at = self.position
         if following and _seq(following[0]) != at.seq + 1:
@@ -174,7 +190,7 @@ class Feed:
             return f"pointer {at.seq} is not the one that was projected"
         if is_log and (not step or _last_line(step[0]) != self._last_line):
             return f"{at.session_id} has another version {at.version} than the one that was projected"
-        if not last and not is_log:  # trimmed, and the log archived: nothing proves that it is the same feed
+        if not last and not is_log:  # pointer and log are gone: nothing proves that SQL was written from this feed
             return f"pointer {at.seq} is not there any more"
         return ""
 
@@ -186,7 +202,7 @@ def _pointer(entry: Entry) -> Pointer:
 
 
 def _fields(raw: Any) -> dict[bytes, bytes]:
-    """The fields of an entry in the raw reply of Redis."""
+    """Return the fields of an entry, from the raw reply of Redis."""
     return dict(zip(raw[1][::2], raw[1][1::2], strict=True))
 
 

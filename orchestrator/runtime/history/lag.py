@@ -1,6 +1,6 @@
-"""The lag of the history: since when events of an owned shard may be missing in SQL.
+"""The lag of the history: the age of the oldest event that SQL may lack, among the events of the owned shards.
 
-The metrics compute the lag when they need it. The projecting task does not report it, since that task may be stuck.
+The lag is computed when it is reported, and not by the task that writes to SQL: that task may be stuck.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,21 +10,23 @@ from orchestrator.runtime.history.feed import Feed
 
 
 class Lag:
-    """Computes the lag of the shards that this node owns. The lag of a failing shard grows until a retry succeeds."""
+    """Computes the lag of the shards that this node owns. While a shard cannot be written to SQL, its lag grows."""
 
     def __init__(self) -> None:
         self._since_us: dict[int, int] = {}
-        """Since when each shard has been behind, by the monotonic clock."""
+        """Shard → since when SQL may lack events of the shard, in microseconds of the monotonic clock."""
         self._current_us: dict[int, int] = {}
-        """When SQL last had all events of each shard, by the monotonic clock. Missing events are newer."""
+        """Shard → when SQL last had all events of the shard, in microseconds of the monotonic clock. Events that SQL
+        lacks are newer.
+        """
 
     def behind(self, shard: int, since_us: int) -> None:
-        """Note that an event of the shard, committed at `since_us`, is not written to SQL yet."""
+        """Record that events of the shard may be missing in SQL since `since_us` (microseconds since 1970)."""
         since_us = self._steady(shard, since_us)
         self._since_us[shard] = min(since_us, self._since_us.get(shard, since_us))
 
     def written(self, feed: Feed, last_us: int) -> None:
-        """Note that the feed's batch is written; its last event was committed at `last_us`."""
+        """Record that a feed's batch is in SQL. `last_us`: time of the batch's last event, microseconds since 1970."""
         if feed.is_current:
             self._complete(feed.shard)
         else:
@@ -35,16 +37,21 @@ class Lag:
         self._current_us[shard] = monotonic_us()
 
     def _steady(self, shard: int, at_us: int) -> int:
-        """Convert the time of an event to the monotonic clock. The result is limited: it is not in the future, and not
-        before the shard was last complete in SQL, because the time in a log may be far from the wall clock.
+        """Convert the time of an event of this shard, in microseconds since 1970, to the monotonic clock. The result is
+        at most now, and not before the time when SQL last had all events of the shard.
+
+        Both limits are needed because the wall clock may be set. The times in a log then differ much from the wall
+        clock (docs/decisions/022).
         """
         now = monotonic_us()
         return max(now - max(0, now_us() - at_us), self._current_us.get(shard, 0))
 
     def seconds(self, owned: Iterable[int], feeds: Mapping[int, Feed]) -> float:
-        """Compute the age of the oldest event that is missing in SQL, in seconds; 0: no event is missing.
+        """Return the lag in seconds: the age of the oldest event that SQL may lack, among the events of the owned
+        shards. 0: SQL lacks no known event.
 
-        `owned`: the shards of this node. `feeds`: shard → its feed, if it is being read.
+        `owned`: numbers of the shards that this node owns. `feeds`: shard → the Feed that reads it. A shard whose feed
+        is not being read counts as lacking events from this call on.
         """
         mine = set(owned)
         for shard in mine:

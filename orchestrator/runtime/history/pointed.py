@@ -1,4 +1,4 @@
-"""Reads the log entries that the pointers of all feeds name, in one round trip."""
+"""Reads the log entries to which the pointers of several feeds point, in one round trip."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from orchestrator.runtime.redis.connection import run_all
 from orchestrator.runtime.redis.keys import Keys
 
 Logs = dict[str, list[Any]]
-"""Session → the requested entries of its log."""
+"""Session id → the requested entries of the session's log."""
 
 
 def by_session(pointers: Iterable[Pointer]) -> dict[str, list[Pointer]]:
-    """Group feed pointers: session → its pointers, in order."""
+    """Group feed pointers by their session. Returns session id → its pointers, in order."""
     found: dict[str, list[Pointer]] = {}
     for pointer in pointers:
         found.setdefault(pointer.session_id, []).append(pointer)
@@ -22,8 +22,9 @@ def by_session(pointers: Iterable[Pointer]) -> dict[str, list[Pointer]]:
 
 
 async def read_logs(redis: Redis, keys: Keys, feeds: Sequence[Feed]) -> dict[int, Logs | Exception]:
-    """Read the log entries that the current batches of these feeds point to. Returns shard → its entries by session, or
-    the error if they could not be read. Raises RedisError, OSError if nothing could be read.
+    """Read the log entries to which the current batches of these feeds point. Returns shard → (session id → its log
+    entries); or shard → the error, if the shard's logs could not be read. Raises RedisError or OSError if no log could
+    be read.
     """
     wanted = [(feed.shard, *one) for feed in feeds for one in by_session(feed.pointers).items()]
     calls = [

@@ -1,7 +1,7 @@
-"""The process that keeps the history. supervisor.py starts it: `python -m orchestrator.runtime.history.process`.
+"""The process that writes the SQL history. supervisor.py starts it: `python -m orchestrator.runtime.history.process`.
 
-It is a separate process with a lower priority (nice), so that it does not slow down calls. It ends when its standard
-input is closed.
+It is a separate process with a lower priority (nice), so that it does not slow down conversations. It ends when its
+standard input is closed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from projections.history.store import History, database_url
 NICE = 10
 TELL_EVERY_S = 0.5
 MOST_LOG = 8_000
-"""Characters of a log entry. In JSON it must fit one line of 64 KiB; the messages of a database may be long."""
+"""Limit on the characters of a log record: as JSON, it must fit one line of 64 KiB. Database errors may be longer."""
 
 
 def say(**what: object) -> None:
@@ -31,7 +31,7 @@ def say(**what: object) -> None:
 
 
 class ToTheService(logging.Handler):
-    """Sends the log records of this process to the service, which writes them to the log of the service."""
+    """Sends the log records of this process to the service (its parent process), which writes them to its own log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(log=self.format(record)[:MOST_LOG], level=record.levelno, logger=record.name)
@@ -44,10 +44,10 @@ async def lines_of(file: TextIO) -> asyncio.StreamReader:
 
 
 async def tell(projecting: Projecting, counters: Counters) -> None:
-    """Report the lag and the counts since the last report to the supervisor, every TELL_EVERY_S seconds.
+    """Report to the supervisor, every TELL_EVERY_S seconds: the lag, and the counts since the last report.
 
-    The first write to SQL is reported at once: if this process is killed soon after it, the supervisor restarts the
-    process without a long pause.
+    The first write to SQL is reported at once, because the report resets the supervisor's backoff: if this process is
+    killed soon after the write, the supervisor restarts it without a long pause.
     """
     while True:
         say(lag_s=projecting.lag_s, counted=dict(counters))

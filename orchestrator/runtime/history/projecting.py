@@ -1,7 +1,7 @@
-"""Keeps the history: folds the feeds of this node's shards into SQL, in batches.
+"""Keeps the history and its archive up to date: folds the feeds of this node's shards into SQL, in batches.
 
 One task in a separate process (process.py) does this. It reads the next batch of a feed only when the last batch is in
-SQL. After a failure it begins again from the positions in SQL, with backoff.
+SQL. After a failure, it begins again from the positions in SQL, with backoff.
 """
 
 import asyncio
@@ -18,56 +18,50 @@ from events.codec import BadEventError
 from orchestrator.runtime.clock import now_us
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.history.archiver import NAME
+from orchestrator.runtime.history.backoff import Pause, first_line, pause_s
 from orchestrator.runtime.history.dead_letters import DeadLetters
 from orchestrator.runtime.history.feed import Feed, Pointer
 from orchestrator.runtime.history.lag import Lag
 from orchestrator.runtime.history.pointed import by_session, read_logs
-from orchestrator.runtime.history.reconcile import reconcile, resync
+from orchestrator.runtime.history.reconcile import reconcile, resync, survey
 from orchestrator.runtime.redis.connection import connect, run_all
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.subscribers import BATCH, broker
 from orchestrator.teardown import end_within
 from projections.history.fold import Changes, GapError, SessionHistory, new_session, steps
-from projections.history.store import History, HistoryError, Move, Position, PositionMovedError
+from projections.history.store import History, HistoryError, Position, PositionMove, PositionMovedError
 
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.1
-"""How long a batch waits for batches of other shards: a transaction costs as much as hundreds of its rows."""
+"""Seconds that a batch waits for batches of other shards: one transaction for all costs less than one for each."""
 MOST = 256
-"""Pointers in one transaction. A backlog is written in transactions of this size, without a pause."""
+"""Number of pointers that fill a transaction. A backlog is written in transactions of this size, without a pause."""
 LOOK_S = 0.5
 KNOWN = 2_000
-"""Sessions kept in memory; others are read back from SQL."""
+"""Number of sessions kept in memory. When a new event belongs to another session, that session is read from SQL."""
 CAREFUL = 64
-"""After a failure, this many transactions hold one shard each: a shard that cannot be written then delays no other."""
+"""After a failure, this many transactions write one shard each: a shard that cannot be written then stops no other."""
 
 _FAILURES = (RedisError, OSError, HistoryError, BadEventError, GapError, PositionMovedError)
 
 Owned = Callable[[], Mapping[int, str]]
-"""Shard → fencing token under which this node owns it. A new token means a new acquisition."""
+"""Returns shard → fencing token, for the shards that this node owns. A new token means a new acquisition."""
 
 
 @dataclass(slots=True)
 class _Batch:
-    """The folded batch of one feed: rows to write, and the position after them."""
+    """The folded batch of one feed: rows to write to SQL, and the position in the feed after them."""
 
     feed: Feed
     position: Position
     changes: Changes = field(default_factory=Changes)
     anew: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Pause:
-    """Backoff of a shard that failed."""
-
-    failures: int = 0
-    until: float = 0.0
+    """Sessions whose old rows are deleted before the new rows are written."""
 
 
 class Projecting:
-    """Writes the logs of the owned shards into SQL, while it runs."""
+    """Writes the logs of this node's shards to SQL, from `start` to `stop`."""
 
     def __init__(self, redis_url: str, keys: Keys, history: History, owned: Owned, counters: Counters) -> None:
         self._keys = keys
@@ -79,13 +73,13 @@ class Projecting:
         self._dead_letters = DeadLetters(self._redis, keys, history)
         self._feeds: dict[int, tuple[Feed, str]] = {}
         self._forked: set[int] = set()
-        """Shards whose logs must be compared before their feeds are read again."""
-        self._pauses: dict[int, _Pause] = {}
+        """Shards whose history must be repaired from the logs before their feeds are read again."""
+        self._pauses: dict[int, Pause] = {}
         self._known: OrderedDict[str, SessionHistory] = OrderedDict()
         self._waiting: list[Feed] = []
         self._lag = Lag()
         self.has_written = asyncio.Event()
-        """Set after the first transaction."""
+        """Set after the first write to SQL."""
         self._offered = asyncio.Event()
         self._next_look = 0.0
         self._careful = 0
@@ -93,8 +87,10 @@ class Projecting:
 
     @property
     def lag_s(self) -> float:
-        """Age of the oldest event missing in SQL, in seconds; the true age may be greater. It also grows while the task
-        is stuck.
+        """Estimated age of the oldest event missing in SQL, in seconds; 0: no missing event is known.
+
+        The true age is greater if a missing event was not read from Redis yet: after a start, the estimate begins at 0.
+        The estimate also grows while the task that writes to SQL (`_run`) is stuck.
         """
         return self._lag.seconds(self._owned(), {number: feed for number, (feed, _) in self._feeds.items()})
 
@@ -102,7 +98,7 @@ class Projecting:
         self._task = asyncio.create_task(self._run(), name="history")
 
     async def stop(self) -> None:
-        """Stop. Batches that are not written yet are read again after the next start."""
+        """Stop, and close all connections. Batches that are not in SQL yet are read again after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -112,7 +108,7 @@ class Projecting:
         await end_within("the connections to the history", self._history.close(), counters=self._counters)
 
     async def _run(self) -> None:
-        """Project until cancelled; after an error, begin again with backoff."""
+        """Write the logs to SQL until cancelled; after an error, begin again, with backoff."""
         failures, is_open = 0, False
         while True:
             try:
@@ -125,9 +121,9 @@ class Projecting:
                 self._counters["projection_failures"] += 1
                 if not failures:  # logged once per outage
                     expected = isinstance(error, _FAILURES)
-                    logger.warning("the history cannot be kept now: %s", _first_line(error), exc_info=not expected)
+                    logger.warning("the history cannot be kept now: %s", first_line(error), exc_info=not expected)
                 await self._drop(list(self._feeds))
-                await asyncio.sleep(_pause_s(failures))
+                await asyncio.sleep(pause_s(failures))
                 failures += 1
 
     async def _open(self) -> None:
@@ -146,7 +142,7 @@ class Projecting:
         await self._write_waiting()
 
     async def _look(self, now: float) -> None:
-        """Stop feeds that are broken or whose shard this node no longer owns; start the missing feeds of its shards."""
+        """Stop broken feeds and feeds of shards that this node has lost; start the missing feeds of owned shards."""
         owned = dict(self._owned())
         over = [n for n, (feed, owner) in self._feeds.items() if owned.get(n) != owner or not feed.running]
         for number in over:
@@ -162,12 +158,8 @@ class Projecting:
 
     async def _begin(self, new: Mapping[int, str]) -> None:
         if forked := self._forked & new.keys():
-            try:
-                await self._resync(forked)
-            except (RedisError, OSError) as error:  # a cluster master is away: shards on other masters go on
-                for number in forked:
-                    await self._fail(number, error)
-                new = {number: owner for number, owner in new.items() if number not in forked}
+            await self._resync(forked)
+            new = {number: owner for number, owner in new.items() if number not in self._forked}
         streams = {self._keys.feed(number): number for number in new}
         for stream, at in (await self._history.positions(list(streams))).items():
             number = streams[stream]
@@ -178,11 +170,25 @@ class Projecting:
         await self._publish([feed for feed, _ in self._feeds.values() if feed.shard in new])
 
     async def _resync(self, shards: set[int]) -> None:
-        async for session_id, words, _ in resync(self._redis, self._keys, self._history, shards):
-            if words:
-                logger.warning("the history of %s was made anew: %s", session_id, words)
-                self._counters["projection_rebuilds"] += 1
-        self._forked -= shards
+        """Repair the history of forked shards: shards whose feed does not continue from the position in SQL. If a log
+        cannot be read, its shard fails alone; if Redis does not answer, all these shards fail. A shard that fails stays
+        forked, and is retried with backoff.
+        """
+        try:
+            found = await survey(self._redis, self._keys, self._history, shards)
+        except (RedisError, OSError) as error:
+            for number in shards:
+                await self._fail(number, error)
+            return
+        for number in sorted(shards):
+            try:
+                async for session_id, words in resync(self._redis, self._keys, self._history, number, found):
+                    if words:
+                        logger.warning("the history of %s was made anew: %s", session_id, words)
+                        self._counters["projection_rebuilds"] += 1
+                self._forked.remove(number)
+            except _FAILURES as error:
+                await self._fail(number, error)
 
     async def _drop(self, numbers: list[int]) -> None:
         dropped = [self._feeds.pop(number)[0] for number in numbers if number in self._feeds]
@@ -192,8 +198,8 @@ class Projecting:
         for session_id in [one for one in self._known if self._keys.shard_of(one) in gone]:
             del self._known[session_id]
 
-    def _pause(self, number: int) -> _Pause:
-        return self._pauses.setdefault(number, _Pause())
+    def _pause(self, number: int) -> Pause:
+        return self._pauses.setdefault(number, Pause())
 
     def _offer(self, feed: Feed) -> None:
         self._waiting.append(feed)
@@ -201,7 +207,12 @@ class Projecting:
         self._offered.set()
 
     async def _wait(self) -> None:
-        """Wait for a batch, LOOK_S at most; then wait GATHER_S for batches of other shards, unless work piles up."""
+        """Wait for a batch, at most LOOK_S seconds. If there is a batch, wait GATHER_S more for batches of other
+        shards.
+
+        During a backlog, the second wait is left out: a shard has a full batch, or all shards together have MOST
+        pointers.
+        """
         self._offered.clear()
         if not self._waiting:
             with contextlib.suppress(TimeoutError):
@@ -213,7 +224,7 @@ class Projecting:
             await asyncio.sleep(GATHER_S)
 
     def _take(self) -> list[Feed]:
-        """Remove from the queue the feeds that have waited longest, as many as fill one transaction; return them."""
+        """Take feeds from the queue for a transaction, the longest-waiting first, until they have MOST pointers."""
         taken: list[Feed] = []
         while self._waiting and (not taken or sum(len(one.pointers) for one in taken) < MOST):
             feed = self._waiting.pop(0)
@@ -251,7 +262,9 @@ class Projecting:
         for batch in batches:
             together.add(batch.changes)
             anew += batch.anew
-        await self._history.write([Move(one.feed.position, one.position) for one in batches], together, anew=anew)
+        await self._history.write(
+            [PositionMove(one.feed.position, one.position) for one in batches], together, anew=anew
+        )
         for batch in batches:
             batch.feed.written(batch.position)
             self._lag.written(batch.feed, batch.changes.events[-1]["at_us"] if batch.changes.events else now_us())
@@ -261,7 +274,7 @@ class Projecting:
         await self._publish([batch.feed for batch in batches])
 
     async def _publish(self, feeds: Sequence[Feed]) -> None:
-        """Write the positions of these feeds to Redis, so that commits can trim the feeds up to them."""
+        """Write the positions of these feeds to Redis: commits may then trim the feeds up to these positions."""
         calls = [("HSET", self._keys.positions(feed.shard), NAME, feed.position.seq) for feed in feeds]
         if not calls:
             return
@@ -278,24 +291,24 @@ class Projecting:
             self._known.popitem(last=False)
 
     async def _set_back(self, feeds: Sequence[Feed]) -> None:
-        """Let the feeds begin again from their positions in SQL."""
+        """Stop the feeds. `_look` starts new feeds at the positions in SQL, LOOK_S seconds later."""
         now = asyncio.get_running_loop().time()
         for feed in feeds:
             self._pause(feed.shard).until = now + LOOK_S
         await self._drop([feed.shard for feed in feeds])
 
     async def _fail(self, number: int, error: Exception) -> None:
-        """Note that one shard cannot be projected. It is retried with backoff; other shards go on."""
+        """Stop the feed of a shard that cannot be written to SQL, and retry it with backoff. Other shards go on."""
         self._counters["projection_failures"] += 1
         pause = self._pause(number)
         if not pause.failures:
-            logger.error("shard %02d cannot be projected: %s", number, _first_line(error))
-        pause.until = asyncio.get_running_loop().time() + _pause_s(pause.failures)
+            logger.error("shard %02d cannot be projected: %s", number, first_line(error))
+        pause.until = asyncio.get_running_loop().time() + pause_s(pause.failures)
         pause.failures += 1
         await self._drop([number])
 
     async def _fold_all(self, feeds: Sequence[Feed]) -> list[_Batch]:
-        """Fold the batch of each feed. A feed that cannot be folded fails alone."""
+        """Fold the batch of each feed. A feed whose batch cannot be folded is left out, and retried with backoff."""
         wanted = {pointer.session_id for feed in feeds for pointer in feed.pointers}
         self._known |= await self._history.load(sorted(wanted - self._known.keys()))
         try:
@@ -311,9 +324,11 @@ class Projecting:
         return batches
 
     async def _fold(self, feed: Feed, logs: Mapping[str, list[Any]] | Exception) -> _Batch:
-        """Fold the batch of one feed. `logs`: session → its log entries, or the error on reading them, which is raised.
+        """Fold the batch of one feed. `logs`: session id → the session's log entries; or the error with which reading
+        them failed. Raises that error again.
 
-        Raises RedisError, BadEventError, GapError.
+        Also raises HistoryError if SQL fails, BadEventError if a log line cannot be read, GapError if a version is
+        missing.
         """
         if isinstance(logs, Exception):
             raise logs
@@ -331,7 +346,7 @@ class Projecting:
     async def _fold_session(
         self, shard: int, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
     ) -> Changes | None:
-        """Fold the log entries of one session. None: the history, the pointers and the log contradict each other."""
+        """Fold log entries of a session. None: SQL, pointers and log contradict each other, so SQL must be repaired."""
         history = self._known.get(session_id) or SessionHistory(new_session(session_id, shard))
         if pointers[-1].last <= history.version:
             return await self._seen_before(session_id, pointers, entries)
@@ -353,8 +368,9 @@ class Projecting:
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
     ) -> Changes | None:
-        """Handle pointers to steps that SQL has archived already, as after a comparison of all logs with SQL. Return
-        empty changes if the log has the same steps as SQL, or no steps any more; None if they differ.
+        """Check pointers to steps that SQL has already: `_resync` may have copied the log to SQL ahead of the feed.
+
+        Returns empty changes if the log has the same steps as SQL, or was removed from Redis. None: log and SQL differ.
         """
         lines = [line for _, fields in entries for line in fields[b"e"].split(b"\n")]
         archived = await self._history.lines(session_id, pointers[0].first, pointers[-1].last)
@@ -369,15 +385,3 @@ class Projecting:
         if repair.is_anew:
             batch.anew.append(session_id)
         return repair.changes
-
-
-def _pause_s(failures: int) -> float:
-    """Backoff in seconds. It is slower than the backoff for Redis, since no call waits for the database."""
-    return min(30.0, 0.25 * 2.0 ** min(failures, 7))
-
-
-def _first_line(error: Exception) -> str:
-    """Return the error's message without the SQL statement and values that SQLAlchemy adds: they may contain
-    conversation text.
-    """
-    return str(error).partition("\n")[0] or type(error).__name__

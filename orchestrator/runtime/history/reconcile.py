@@ -1,31 +1,33 @@
-"""Repairs the history of a session without reading the feed: compares its log in Redis with the copy in SQL.
+"""Repairs the history of a session without reading the feed: compares the session's log in Redis with its copy in SQL.
 
-Where there is a log, the log counts. Sessions whose log Redis no longer has stay as they were archived.
+Where log and copy differ, the log is right. A session whose log is no longer in Redis stays as it is in SQL.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
+from events.codec import BadEventError
 from orchestrator.runtime.redis.connection import ask
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.logs import UnknownSessionError, all_logs, feed_ends, read_lines
-from projections.history.fold import Changes, SessionHistory, folded, steps
-from projections.history.store import History, Move, Position, PositionMovedError
+from projections.history.fold import Changes, GapError, SessionHistory, folded, steps
+from projections.history.store import History, Position, PositionMove, PositionMovedError
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 200
-"""Sessions whose last events are compared in one round trip."""
+"""Number of sessions whose last events are compared in one round trip."""
 TRIES = 20
-"""Attempts to repair a session. An attempt fails if the node that owns the session writes to SQL first."""
+"""Number of attempts to repair a session. An attempt fails if another process writes to SQL first."""
 
 
 @dataclass(slots=True)
 class Repair:
-    """The rows to write to repair the history of a session."""
+    """The rows that must be written to SQL to repair the history of a session."""
 
     changes: Changes = field(default_factory=Changes)
     is_anew: bool = False
@@ -34,16 +36,21 @@ class Repair:
     """The difference between log and archive that was found; empty: none."""
 
 
+Look = Callable[[Redis, Keys, History, str], Awaitable[Repair]]
+"""Finds the repair of a session: this is `reconcile` or `from_scratch`."""
+
+
 async def reconcile(redis: Redis, keys: Keys, history: History, session_id: str) -> Repair:
     """Compare the log of a session in Redis with its archive in SQL, and return the rows that repair the archive.
 
-    The repair is empty if both are equal or Redis has no log. Raises RedisError, HistoryError, BadEventError, GapError.
+    The repair is empty if both are equal or Redis has no log. Raises RedisError; HistoryError if the database fails;
+    BadEventError if a line cannot be read; GapError if versions are missing.
     """
     archive = await history.lines(session_id)
     try:
         log = await read_lines(redis, keys, session_id)
     except UnknownSessionError:
-        return Repair()  # archived, or purged
+        return Repair()  # the log was archived or purged
     if log == archive:
         return Repair()
     known = (await history.load([session_id])).get(session_id)
@@ -63,9 +70,11 @@ def _rest(keys: Keys, session_id: str, lines: list[bytes], known: SessionHistory
 
 
 async def from_scratch(redis: Redis, keys: Keys, history: History, session_id: str) -> Repair:
-    """Rebuild all rows of a session from its log, or from its archive if Redis has no log.
+    """Return the rows that replace all rows of a session in SQL. The rows are made from the session's log or, if Redis
+    has no log, from its archive.
 
-    Raises RedisError, HistoryError, BadEventError, GapError.
+    Raises RedisError; HistoryError if the database fails; BadEventError if a line cannot be read; GapError if versions
+    are missing.
     """
     try:
         lines = await read_lines(redis, keys, session_id)
@@ -74,16 +83,36 @@ async def from_scratch(redis: Redis, keys: Keys, history: History, session_id: s
     return Repair(folded(session_id, keys.shard_of(session_id), lines), is_anew=True)
 
 
-async def logs_of(redis: Redis, keys: Keys, shards: set[int]) -> list[str]:
-    """The sessions of these shards whose logs are in Redis. Raises RedisError."""
-    return sorted(one for one in await all_logs(redis, keys) if keys.shard_of(one) in shards)
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The facts from which `resync` of some shards starts. The ends of the feeds are read before the logs, so that no
+    step is skipped.
+    """
+
+    ends: dict[int, Position]
+    """Shard → the position at which its feed ended when it was read."""
+    before: dict[str, Position]
+    """Key of a feed → the position in SQL up to which that feed is projected."""
+    logs: list[str]
+    """Ids of all sessions with a log in Redis."""
+
+    def move(self, keys: Keys, number: int) -> PositionMove:
+        """Return the change of a shard's position in SQL to the end of its feed."""
+        return PositionMove(self.before[keys.feed(number)], self.ends[number])
+
+
+async def survey(redis: Redis, keys: Keys, history: History, shards: set[int]) -> Survey:
+    """Read what `resync` of each of these shards needs. Raises RedisError, HistoryError."""
+    end = await ends(redis, keys, shards)
+    before = await history.positions([keys.feed(number) for number in shards])
+    return Survey(end, before, sorted(await all_logs(redis, keys)))
 
 
 async def differing(redis: Redis, keys: Keys, history: History, sessions: list[str]) -> list[str]:
-    """Return those of these sessions whose last event in the log differs from their last event in SQL.
+    """Return the sessions whose last event in the log differs from their last event in SQL.
 
-    Redis loses only the end of a log, and the events committed in its place have other times and hashes. So equal last
-    events mean equal logs.
+    Redis loses only the end of a log, and the events committed in place of the lost events have other times and hashes.
+    So equal last events mean equal logs.
     """
     found = []
     for start in range(0, len(sessions), AT_ONCE):
@@ -98,7 +127,7 @@ async def differing(redis: Redis, keys: Keys, history: History, sessions: list[s
 
 
 async def ends(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, Position]:
-    """Shard → the position at which its feed ends now. Raises RedisError."""
+    """Return shard → the position at which its feed ends now. Raises RedisError."""
     found = {}
     for number, last in (await feed_ends(redis, keys, shards)).items():
         found[number] = Position(keys.feed(number))
@@ -110,46 +139,59 @@ async def ends(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, Position
 
 
 async def resync(
-    redis: Redis, keys: Keys, history: History, shards: set[int], *, is_from_scratch: bool = False
-) -> AsyncIterator[tuple[str, str, int]]:
-    """Repair the history of these shards from the logs, then set the shards' positions to the ends of their feeds.
+    redis: Redis, keys: Keys, history: History, number: int, found: Survey
+) -> AsyncIterator[tuple[str, str]]:
+    """Repair the history of a shard from its logs, then set the shard's position to the end of its feed.
 
-    The ends are read before the logs, so that no step is skipped. Yields for each session: its id, the difference that
-    was found (empty: none), and the total number of sessions. Raises the errors of reconcile, and PositionMovedError
-    if another process writes first again and again. `is_from_scratch`: rewrite all rows, right ones too.
+    Repairs the sessions whose log and archive end differently. Yields (session id, difference) for each of them.
+
+    Raises the errors of `reconcile`. Raises PositionMovedError if another process writes to SQL first at TRIES attempts
+    to repair a session, or has moved the position of the shard meanwhile.
     """
-    end = await ends(redis, keys, shards)
-    before = await history.positions([keys.feed(number) for number in shards])
-    every = await logs_of(redis, keys, shards)
-    if is_from_scratch:
-        every = sorted({*every, *(one for one in await history.archived() if keys.shard_of(one) in shards)})
-    else:
-        every = await differing(redis, keys, history, every)
+    logs = [session_id for session_id in found.logs if keys.shard_of(session_id) == number]
+    for session_id in await differing(redis, keys, history, logs):
+        yield session_id, await _repair(redis, keys, history, session_id, reconcile)
+    await history.write([found.move(keys, number)], Changes())
+
+
+async def rebuild(redis: Redis, keys: Keys, history: History) -> AsyncIterator[tuple[str, str, int]]:
+    """Rewrite all rows of all sessions, then set the shards' positions to the ends of their feeds.
+
+    Yields (session id, problem, number of all sessions) for each session. The problem says why the session's log cannot
+    be read; empty: its rows are new. The rows of an unreadable session stay, and so does the position of its shard.
+
+    Raises RedisError, HistoryError. Raises PositionMovedError if another process writes to SQL first at TRIES attempts
+    to rebuild a session.
+    """
+    shards = set(range(keys.shards))
+    found = await survey(redis, keys, history, shards)
+    every = sorted({*found.logs, *await history.archived()})
     for session_id in every:
-        words = await _repair(redis, keys, history, session_id, is_from_scratch=is_from_scratch)
-        yield session_id, words, len(every)
-    for number in sorted(shards):
+        problem = ""
         try:
-            await history.write([Move(before[keys.feed(number)], end[number])], Changes())
-        except PositionMovedError:
-            if not is_from_scratch:
-                raise  # a node that projects at the same time has set a right position
+            await _repair(redis, keys, history, session_id, from_scratch)
+        except (BadEventError, GapError) as error:
+            problem = str(error)
+            shards.discard(keys.shard_of(session_id))
+        yield session_id, problem, len(every)
+    for number in sorted(shards):
+        with suppress(PositionMovedError):  # a node projects at the same time, and its position is right
+            await history.write([found.move(keys, number)], Changes())
 
 
-async def _repair(redis: Redis, keys: Keys, history: History, session_id: str, *, is_from_scratch: bool) -> str:
-    """Compare one session and write its repair. If another process has written to SQL meanwhile, compare again.
+async def _repair(redis: Redis, keys: Keys, history: History, session_id: str, look: Look) -> str:
+    """Compare or rebuild one session and write its repair. If another process has written to SQL meanwhile, try again.
 
-    Returns the difference that was found; empty: none. Raises PositionMovedError after TRIES attempts.
+    Returns the difference that was found; empty: none. Raises PositionMovedError if TRIES attempts fail in this way.
     """
     stream = keys.feed(keys.shard_of(session_id))
-    look = from_scratch if is_from_scratch else reconcile
     for attempt in range(TRIES):
         at = (await history.positions([stream]))[stream]
         repair = await look(redis, keys, history, session_id)
         if not repair.changes.events:
             return repair.words
         try:
-            await history.write([Move(at, at)], repair.changes, anew=[session_id] if repair.is_anew else [])
+            await history.write([PositionMove(at, at)], repair.changes, anew=[session_id] if repair.is_anew else [])
         except PositionMovedError:
             if attempt == TRIES - 1:
                 raise

@@ -1,4 +1,4 @@
-"""Supervises the process that keeps the history: tells it which shards the node owns, watches and restarts it."""
+"""Supervises the process that writes the SQL history: tells it the shards of this node, watches and restarts it."""
 
 import asyncio
 import contextlib
@@ -17,16 +17,18 @@ logger = logging.getLogger(__name__)
 
 TELL_EVERY_S = 0.25
 SILENT_S = 3.0
-"""The process reports twice a second. After this much silence it counts as stalled."""
+"""The history process reports twice a second. After this many seconds without a report, it counts as stalled."""
 STOP_S = 5.0
-"""How long the process may take to write its current batch and stop."""
+"""How long, in seconds, the history process may take to write its current batch and stop."""
 FEWEST_S, MOST_S = 0.25, 30.0
-"""Backoff between an end and the next start. It doubles each time, until the process has written to SQL."""
+"""Shortest and longest pause, in seconds, between an end of the history process and its next start. The pause doubles
+each time, until the process has written to SQL.
+"""
 _MODULE = "orchestrator.runtime.history.process"
 
 
 class HistoryKeeper:
-    """Runs the process that keeps the history of this node's shards, from `start` to `stop`.
+    """Runs the process that writes the history of this node's shards to SQL, from `start` to `stop`.
 
     `owned` returns the shards that the node owns now: shard → fencing token.
     """
@@ -55,14 +57,16 @@ class HistoryKeeper:
         self._lag_s = 0.0
         self._heard_s = 0.0
         self._has_spoken = False
-        """Whether the running process has reported anything. Before its first report it only loads its program."""
+        """Whether the running process has reported anything. Before its first report, it only loads its program."""
         self._pause_s = FEWEST_S
         self._task: asyncio.Task[None] | None = None
 
     @property
     def lag_s(self) -> float:
-        """Age of the oldest event missing in SQL, in seconds; the true age may be greater. It also grows while the
-        process is stalled or gone.
+        """Estimated age of the oldest event missing in SQL, in seconds, as the process last reported it. If the process
+        has not reported for SILENT_S seconds, it is stalled or gone: the time since its last report is added.
+
+        The true age may be greater: by the age of the report, or because the process has not read a missing event yet.
         """
         silent_s = time.monotonic() - self._heard_s
         return self._lag_s if silent_s < SILENT_S else self._lag_s + silent_s
@@ -78,7 +82,7 @@ class HistoryKeeper:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        """Start the process again after each end and each error, with backoff."""
+        """Run the process. After each end and each error, start it again, with backoff."""
         while True:
             try:
                 code = await self._live_once()
@@ -92,8 +96,10 @@ class HistoryKeeper:
             self._pause_s = min(MOST_S, 2 * self._pause_s)
 
     async def _live_once(self) -> int:
-        """Run the process once and return its exit code. Raises OSError, and ValueError for output it cannot parse."""
-        process = await child_process.spawn(_MODULE, "PG*")  # the environment variables of PostgreSQL's own programs
+        """Run the process until it ends, and return its exit code. Raises OSError if the process cannot be started,
+        ValueError if its output cannot be parsed.
+        """
+        process = await child_process.spawn(_MODULE, "PG*")  # it inherits PGPASSWORD and other variables of PostgreSQL
         its_input = process.stdin
         assert its_input is not None
         assert process.stdout is not None
@@ -110,12 +116,12 @@ class HistoryKeeper:
             if not self._has_spoken and process.returncode is None:
                 process.terminate()
             await child_process.end(process, "the process that keeps the history", STOP_S)
-        if isinstance(told, Exception):  # not in `finally`: there it would replace a cancellation
+        if isinstance(told, Exception):  # not raised in `finally`, where it would replace a CancelledError
             raise told
         return process.returncode or 0
 
     async def _tell(self, its_input: asyncio.StreamWriter) -> None:
-        """Send the addresses of Redis and SQL, then the owned shards whenever they change."""
+        """Send the process the addresses of Redis and SQL, then the owned shards: at first and after each change."""
         said: Mapping[int, str] | None = None
         its_input.write(_line(self._where))
         with contextlib.suppress(ConnectionError):  # the process has ended; _live_once sees the end of its output

@@ -2,7 +2,7 @@
 
 The URL redis+cluster://host:port (or rediss+cluster://) names any node of the cluster. All keys of a shard are on one
 master (keys.py), so commits and appends use one master each. When a master fails, its shards are out of service until a
-replica replaces it.
+replica replaces the master.
 """
 
 import asyncio
@@ -12,17 +12,26 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.exceptions import ClusterDownError, MovedError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import (
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    SlotNotCoveredError,
+)
 from redis.exceptions import ConnectionError as LostConnectionError
 
-from orchestrator.runtime.redis.wire import Exchange, Wire
+from orchestrator.runtime.redis.wire import Exchange, RedisTimeoutError, Wire, in_time
 
 logger = logging.getLogger(__name__)
 
 _ELSEWHERE = (MovedError, ClusterDownError, ReadOnlyError, LostConnectionError, OSError)
-"""Errors which show that the master that was asked does not have the key, or has it no longer."""
+"""Errors after which the slot table (which master has which keys) is read again: the key may be on another master by
+now.
+"""
 LOOK_S = 2.0
-"""Timeout for reading the slot table from a node. The next attempt begins with another node."""
+"""Timeout, in seconds, for reading the slot table from a node. The next attempt begins with another node."""
 
 
 def is_cluster(url: str) -> bool:
@@ -36,16 +45,65 @@ def plain(url: str) -> str:
 
 def connect(url: str, **options: Any) -> Redis:
     """Make a cluster client; it has all methods of Redis that orch uses. Raises ValueError for an invalid URL."""
-    return cast("Redis", RedisCluster.from_url(plain(url), **options))
+    return cast("Redis", ClusterClient.from_url(plain(url), **options))
+
+
+class ClusterClient(RedisCluster):
+    """A client whose errors are all RedisErrors, and whose commands take at most about TIMEOUT_S.
+
+    If redis-py finds no node that answers, it raises RedisClusterException, which is not a RedisError: a loop that
+    retries after every RedisError would end. This class raises ClusterDownError instead.
+    """
+
+    async def initialize(self, *args: Any, **options: Any) -> "ClusterClient":
+        """Read the slot table if it is not known; redis-py calls this itself. Raises ClusterDownError if that fails."""
+        await _told(super().initialize(*args, **options))
+        return self
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return await self._limited(super().execute_command(*args, **options))
+
+    async def _execute_pipeline_by_slot(self, command: str, slots_to_args: Any) -> list[Any]:  # type: ignore[override]
+        """Send EXISTS or DEL: redis-py sends these two commands by this method, not by execute_command."""
+        return cast("list[Any]", await self._limited(super()._execute_pipeline_by_slot(command, slots_to_args)))
+
+    async def _limited(self, sending: Awaitable[Any]) -> Any:
+        """Wait for `sending`, in which redis-py sends commands and reads the replies, and return its result. If a
+        master does not answer within TIMEOUT_S, reads the slot table again, since redis-py would keep asking that
+        master. Raises RedisError if the call fails or takes too long.
+        """
+        try:
+            async with in_time():
+                return await sending
+        except RedisClusterException as error:
+            raise ClusterDownError(str(error)) from error
+        except RedisTimeoutError:
+            await _learn_again(self)
+            raise
 
 
 async def master(redis: RedisCluster, key: str) -> ClusterNode:
-    """Return the master that has a key, by redis-py's present copy of the slot table. Raises RedisError."""
-    await _told(redis.initialize())
-    node = redis.get_node_from_key(key)
+    """Return the master that has a key, from redis-py's present copy of the slot table. Raises ClusterDownError if the
+    table cannot be read, or if no master has the key.
+    """
+    await learn(redis)
+    node = _known_master(redis, key)
     if node is None:
         raise ClusterDownError(f"no master has {key}")
     return node
+
+
+def _known_master(redis: RedisCluster, key: str) -> ClusterNode | None:
+    """Return the master that has a key; None: no master has it."""
+    try:
+        return redis.get_node_from_key(key)
+    except SlotNotCoveredError:
+        return None
+
+
+async def learn(redis: RedisCluster) -> None:
+    """Read the slot table of the cluster if it is not known. Raises ClusterDownError if the table cannot be read."""
+    await _told(redis.initialize())
 
 
 async def _told(asking: Awaitable[Any]) -> None:
@@ -53,6 +111,8 @@ async def _told(asking: Awaitable[Any]) -> None:
     try:
         async with asyncio.timeout(LOOK_S):
             await asking
+    except ClusterDownError:  # from ClusterClient.initialize, with its message
+        raise
     except (RedisError, RedisClusterException, OSError) as error:
         reason = str(error) or "it does not answer in time"
         raise ClusterDownError(f"the cluster does not say who has what: {reason}") from error
@@ -63,8 +123,9 @@ async def by_master(
 ) -> list[Any]:
     """Send each command to the master of its key, and return the replies in the order of the commands.
 
-    `send` sends the commands for one master. If a master does not answer, each of its commands gets the error as its
-    reply. The slot table is read again then, since redis-py would keep asking the failed master.
+    `send` sends the commands for one master, and returns their replies. If a master does not answer, the reply to each
+    of its commands is the error. After such an error, or a reply that a key has moved, reads the slot table again:
+    redis-py would keep asking the old master. Raises ClusterDownError if the master of a key is not known.
     """
     groups: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
@@ -81,11 +142,18 @@ async def by_master(
 
     await asyncio.gather(*(ask(indices) for indices in groups.values()))
     if any(isinstance(reply, _ELSEWHERE) for reply in replies):
-        try:
-            await _told(redis.nodes_manager.initialize())
-        except ClusterDownError as error:
-            logger.info("%s", error)  # the next failed command reads it again
+        await _learn_again(redis)
     return replies
+
+
+async def _learn_again(redis: RedisCluster) -> None:
+    """Read the slot table again, after a reply or an error that says that the table is out of date. A failure is only
+    logged: the replies of other masters are still valid, and the next failed command reads the table again.
+    """
+    try:
+        await _told(redis.nodes_manager.initialize())
+    except ClusterDownError as error:
+        logger.info("%s", error)
 
 
 def key_of(call: tuple[Any, ...]) -> str:
@@ -94,28 +162,28 @@ def key_of(call: tuple[Any, ...]) -> str:
 
 
 async def run_id(redis: RedisCluster, node: ClusterNode) -> str:
-    """Read the run id of one master: Redis makes a new one at each start. Raises RedisError."""
+    """Read the run id of one master; Redis makes a new run id at each start. Raises RedisError."""
     return str((await redis.info("server", target_nodes=node))["run_id"])
 
 
 async def run_ids(redis: RedisCluster) -> Callable[[str], str]:
     """Read the run ids of all masters. Returns a function: key → run id of the key's master; empty if that master does
-    not answer. Raises ClusterDownError.
+    not answer. Raises ClusterDownError if the slot table cannot be read.
     """
-    await _told(redis.initialize())
+    await learn(redis)
     masters = redis.get_primaries()
     found = await asyncio.gather(*(run_id(redis, node) for node in masters), return_exceptions=True)
     lives = {node.name: life for node, life in zip(masters, found, strict=True) if isinstance(life, str)}
 
     def of(key: str) -> str:
-        node = redis.get_node_from_key(key)
+        node = _known_master(redis, key)
         return lives.get(node.name, "") if node is not None else ""
 
     return of
 
 
 class ClusterWire:
-    """One bare connection (Wire) per master of a cluster. Commands go to the master of their key."""
+    """One bare connection (Wire) per master of a cluster. Each command goes to the master of its key."""
 
     def __init__(self, redis: RedisCluster, connected: Callable[[Exchange], Awaitable[None]] | None = None) -> None:
         self._redis = redis
@@ -123,17 +191,19 @@ class ClusterWire:
         self._wires: dict[str, Wire] = {}
 
     async def call(self, key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands to the master of `key` and return their replies, as Wire.call does. If the connection fails or
-        a reply shows that the key has moved, read the slot table again for the next call.
+        """Send commands once to the master of `key`, and return their replies. If a command fails, for example because
+        the key has moved, its reply is the error. Raises RedisError or OSError if the connection fails or no master is
+        found. After a moved key or a failed connection, reads the slot table again: the next call finds the right
+        master.
         """
         try:
             node = await master(self._redis, key)
             replies = await self._to(node).call(key, commands)
         except (RedisError, OSError):
-            await _told(self._redis.nodes_manager.initialize())
+            await _learn_again(self._redis)
             raise
         if any(isinstance(reply, _ELSEWHERE) for reply in replies):
-            await _told(self._redis.nodes_manager.initialize())
+            await _learn_again(self._redis)
         return replies
 
     def _to(self, node: ClusterNode) -> Wire:

@@ -1,7 +1,8 @@
-"""Commits steps by a Lua script, in batches, each exactly once, also when the outcome of a call is unknown.
+"""Commits steps with lua/commit.lua, in batches, each step exactly once, also when the outcome of a batch is unknown.
 
-Every outcome except all-OK or NOT_OWNER is ambiguous: a lost reply, a refused cursor, an error. The steps are kept, and
-the fencing token and the cursor are read back. Steps up to the cursor are committed; the rest is sent again.
+The outcome is clear if the reply to every step is OK, or if one reply is NOT_OWNER. Any other outcome is ambiguous: a
+lost reply, a refused cursor, an error. The fencing token and the cursor are then read back from Redis. Steps up to that
+cursor are committed; the later steps are sent again.
 """
 
 import asyncio
@@ -14,20 +15,20 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.redis.cluster import ClusterWire
-from orchestrator.runtime.redis.connection import evalsha, load_scripts, pause_s, run_all, run_id
+from orchestrator.runtime.redis.connection import ask, evalsha, load_scripts, pause_s, run_id
 from orchestrator.runtime.redis.wire import Wire
 
 logger = logging.getLogger(__name__)
 
 
 class LostOwnershipError(Exception):
-    """Another node is the owner now, or Redis was restarted or lost writes: this owner must stop all its work."""
+    """Another node is the owner now, or Redis was restarted or lost writes. This owner must stop all its work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One call of a Lua script, which moves the cursor of a stream from one entry to the next. Each call expects the
-    cursor where the call before has left it, so after a failure all later calls fail, too.
+    """One call of a Lua script. It moves the cursor of a stream from `cursor` to `next_cursor`, and fails if the cursor
+    is not at `cursor`. So after the failure of one move, all later moves of the batch fail, too.
     """
 
     script: str
@@ -35,6 +36,10 @@ class Move:
     cursor: str
     next_cursor: str
     args: tuple[Any, ...] = ()
+    stored: tuple[str, int] | None = None
+    """Only for a step that leaves the cursor where it is: (key of the session's state, version of the session after the
+    step). The cursor does not show whether such a step is committed; the version in Redis does.
+    """
 
 
 class Committer:
@@ -49,7 +54,9 @@ class Committer:
         """The run id of the Redis server when the lease was acquired."""
 
     async def commit(self, moves: Sequence[Move]) -> None:
-        """Send the moves until every one is committed, exactly once. Raises LostOwnershipError."""
+        """Commit all moves, in order and each exactly once; retries until all are committed. Raises LostOwnershipError
+        if another node is the owner now, or if Redis was restarted or has lost writes.
+        """
         rest, failures = list(moves), 0
         while rest:
             outcome = await self._send(rest)
@@ -58,8 +65,7 @@ class Committer:
             if b"NOT_OWNER" in outcome:
                 raise LostOwnershipError("another owner has taken it")
             logger.warning("commit outcome unclear (%s), reading back", _summary(outcome))
-            cursor = await self._read_back()
-            rest = [move for move in rest if position(move.next_cursor) > position(cursor)]
+            cursor, rest = await self._read_back(rest)
             if rest and rest[0].cursor != cursor:
                 raise LostOwnershipError(f"the cursor is at {cursor}, not at {rest[0].cursor}: Redis lost writes")
             if b"VERSION" in outcome:
@@ -76,17 +82,20 @@ class Committer:
         except (RedisError, OSError) as error:
             return [error]
 
-    async def _read_back(self) -> str:
-        """Read the cursor from Redis, which shows the moves that are committed; retries until Redis answers.
+    async def _read_back(self, moves: Sequence[Move]) -> tuple[str, list[Move]]:
+        """Read from Redis which moves are committed. Returns the cursor, and the moves that are not committed. Retries
+        until Redis answers.
 
         Raises LostOwnershipError if Redis was restarted or has another owner's token.
         """
-        failures = 0
+        failures, stored = 0, [move.stored for move in moves if move.stored]
         while True:
             try:
                 server = await run_id(self._redis, self._owned_key)
-                ((owner, cursor),) = await run_all(self._redis, [("HMGET", self._owned_key, "owner", "cursor")])
-                await load_scripts(self._redis)  # a restarted Redis has none
+                reads = [("HGET", key, "version") for key, _ in stored]
+                replies = await ask(self._redis, [("HMGET", self._owned_key, "owner", "cursor"), *reads])
+                (owner, found), *versions = replies
+                await load_scripts(self._redis)  # a restarted Redis has no scripts
             except (RedisError, OSError) as error:
                 if not failures:
                     logger.warning("Redis does not answer (%s), looking until it does", error)
@@ -97,11 +106,24 @@ class Committer:
                 raise LostOwnershipError("Redis was restarted")
             if owner is None or owner.decode() != self._token:
                 raise LostOwnershipError("another owner has taken it")
-            return str((cursor or b"0-0").decode())
+            cursor = str((found or b"0-0").decode())
+            done = [one for one, version in zip(stored, versions, strict=True) if int(version or 0) >= one[1]]
+            return cursor, [move for move in moves if not _is_committed(move, cursor, done)]
+
+
+def _is_committed(move: Move, cursor: str, done: Sequence[tuple[str, int]]) -> bool:
+    """Whether a move is committed: the cursor in Redis has reached the move's `next_cursor`.
+
+    A step that opens a promised session leaves the cursor where it is (Move.stored). If the cursor in Redis is still
+    there, `done` decides: it holds the `stored` of such steps whose version is in Redis.
+    """
+    if move.stored and move.next_cursor == cursor:
+        return move.stored in done
+    return position(move.next_cursor) <= position(cursor)
 
 
 def position(stream_id: str) -> tuple[int, int]:
-    """A stream id as a pair of numbers, for comparisons."""
+    """Convert a stream id to a pair of numbers, for comparisons."""
     milliseconds, _, sequence = stream_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 

@@ -4,8 +4,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache, partial
 from hashlib import sha1
 from importlib.resources import files
@@ -19,7 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.runtime.redis import cluster
 from orchestrator.runtime.redis.cluster import ClusterWire
-from orchestrator.runtime.redis.wire import TIMEOUT_S, Exchange, Wire, in_words
+from orchestrator.runtime.redis.wire import TIMEOUT_S, Exchange, Wire, in_time
 
 logger = logging.getLogger(__name__)
 
@@ -29,22 +28,30 @@ _BACKOFF = EqualJitterBackoff(cap=0.5, base=0.05)
 
 
 class RedisUrlError(RedisError):
-    """The URL of Redis cannot be used; the message never quotes it."""
+    """The URL of Redis cannot be used; the message never quotes the URL."""
+
+
+class RedisClient(Redis):
+    """A client whose commands take at most TIMEOUT_S each. Otherwise, a broken network could block them for minutes."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async with in_time():
+            return await super().execute_command(*args, **options)
 
 
 def pause_s(failures: int) -> float:
-    """Backoff in seconds after `failures` failures in a row: short at first, then two or three retries a second. It has
-    jitter, so that clients do not retry at the same moment.
+    """Backoff in seconds after `failures` failures in a row: short at first, then two or three retries a second. The
+    backoff has jitter, so that clients do not retry at the same moment.
     """
     return _BACKOFF.compute(min(failures, 10))
 
 
 def connect(url: str, max_connections: int = 64, *, waits: bool = False) -> "Redis":
-    """Make a client for every use except reading streams. It never retries: by default redis-py re-sends silently, and
-    one XADD call may add two entries. Raises RedisUrlError.
+    """Make a client that never retries, and whose commands take at most TIMEOUT_S each. By default, redis-py silently
+    sends a command again, so one XADD call may add two entries. Raises RedisUrlError if the URL cannot be used.
 
-    A command beyond `max_connections` at once fails; `waits`: it waits for its turn, up to TIMEOUT_S (not in a
-    cluster).
+    If all `max_connections` are in use, a command fails; with `waits`, the command first waits for a free connection.
+    In a cluster, `waits` is ignored, and `max_connections` is the limit for each server.
     """
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
@@ -57,9 +64,9 @@ def connect(url: str, max_connections: int = 64, *, waits: bool = False) -> "Red
         if cluster.is_cluster(url):
             client = cluster.connect(url, **options)
         elif waits:
-            client = Redis.from_pool(BlockingConnectionPool.from_url(url, timeout=TIMEOUT_S, **options))
+            client = RedisClient.from_pool(BlockingConnectionPool.from_url(url, timeout=TIMEOUT_S, **options))
         else:
-            client = Redis.from_url(url, **options)
+            client = RedisClient.from_url(url, **options)
         if not isinstance(client, RedisCluster):
             client.connection_pool.make_connection()  # opens no connection, but raises for an unknown option
             if client.connection_pool.connection_kwargs.get("decode_responses"):
@@ -73,7 +80,8 @@ def connect(url: str, max_connections: int = 64, *, waits: bool = False) -> "Red
 
 
 def wire(redis: "Redis", connected: Callable[[Exchange], Awaitable[None]] | None = None) -> Wire | ClusterWire:
-    """Make a bare connection with the options of a client but without its overhead, for the path of every event.
+    """Make a bare connection (Wire) with the options of a client. It has less overhead than the client, which matters
+    because every event takes this path.
 
     `connected` is awaited on each new connection (see Wire).
     """
@@ -83,26 +91,26 @@ def wire(redis: "Redis", connected: Callable[[Exchange], Awaitable[None]] | None
 
 
 def keep_alive(url: str) -> dict[str, Any]:
-    """Return connection options with which TCP notices within about ten seconds that the server is gone. By default it
-    takes two hours.
+    """Return connection options with which TCP notices within about ten seconds that the server is gone. By default,
+    TCP notices it within two hours. A Unix socket needs no such options.
     """
     if url.startswith("unix:"):
         return {}
     probes = {socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3}
-    if hasattr(socket, "TCP_KEEPIDLE"):  # macOS has another name for it
+    if hasattr(socket, "TCP_KEEPIDLE"):  # macOS has another name for it, and keeps its default of two hours
         probes[socket.TCP_KEEPIDLE] = 5
     return {"socket_keepalive": True, "socket_keepalive_options": probes}
 
 
 @cache
 def source(name: str) -> str:
-    """The text of a script in runtime/redis/lua/."""
+    """Return the text of a script in runtime/redis/lua/."""
     return files("orchestrator.runtime.redis").joinpath("lua", f"{name}.lua").read_text()
 
 
 @cache
 def sha(name: str) -> str:
-    """Return the SHA-1 digest of a script. Redis runs a loaded script by its digest."""
+    """Return the SHA-1 digest of a script. Redis runs a loaded script by this digest."""
     return sha1(source(name).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -112,9 +120,9 @@ def evalsha(name: str, keys: list[str], args: list[Any]) -> tuple[Any, ...]:
 
 
 async def run_all(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
-    """Run commands in one round trip, and return one reply for each; loads the scripts again if Redis has lost them.
+    """Run commands in one round trip, and return a reply for each; loads the scripts again if Redis has lost them.
 
-    If a command fails, its reply is the error. Raises RedisError or TimeoutError if all commands failed.
+    If a command fails, its reply is the error. Raises RedisError or OSError if all commands failed.
     """
     for _ in range(2):
         if isinstance(redis, RedisCluster):
@@ -130,7 +138,7 @@ async def run_all(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
 
 
 async def ask(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
-    """Run commands in one round trip, and return their replies. Raises RedisError or TimeoutError if any failed."""
+    """Run commands in one round trip, and return their replies. Raises RedisError or OSError if any command failed."""
     replies = await run_all(redis, calls)
     for reply in replies:
         if isinstance(reply, Exception):
@@ -138,56 +146,50 @@ async def ask(redis: "Redis", calls: list[tuple[Any, ...]]) -> list[Any]:
     return replies
 
 
-@asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            yield
-    except TimeoutError as error:
-        raise in_words(error) from None
-
-
 async def _pipeline(redis: "Redis", calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     pipeline = redis.pipeline(transaction=False)
     for call in calls:
         pipeline.execute_command(*call)
-    async with _in_time():
+    async with in_time():
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
     return replies
 
 
 async def load_scripts(redis: "Redis") -> None:
-    """Load all scripts into the server, or into each master of a cluster that answers. Raises RedisError."""
+    """Load all Lua scripts into the server; in a cluster, into each master. Raises RedisError if the server, or the
+    whole cluster, does not answer.
+
+    A single master that does not answer is skipped, with a warning. The scripts are loaded again when a master reports
+    that a script is missing (`run_all`, commit.py).
+    """
     for script in files("orchestrator.runtime.redis").joinpath("lua").iterdir():
         if not isinstance(redis, RedisCluster):
             await redis.script_load(script.read_text())
             continue
-        await redis.initialize()
-        masters = [
+        await cluster.learn(redis)
+        loads = [
             redis.execute_command("SCRIPT LOAD", script.read_text(), target_nodes=one) for one in redis.get_primaries()
         ]
-        outcomes = await asyncio.gather(*masters, return_exceptions=True)
+        outcomes = await asyncio.gather(*loads, return_exceptions=True)
         if failed := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
             logger.warning("a master of the cluster does not answer: %s", failed[0])
 
 
 async def run_id(redis: "Redis", key: str) -> str:
-    """Read the run id of the server that has a key. It changes when the server restarts: writes may be lost then.
+    """Read the run id of the server that has a key. Redis makes a new run id at each start; a restart may lose writes.
 
-    Raises RedisError or TimeoutError.
+    Raises RedisError.
     """
-    async with _in_time():
-        if isinstance(redis, RedisCluster):
-            return await cluster.run_id(redis, await cluster.master(redis, key))
-        return str((await redis.info("server"))["run_id"])
+    if isinstance(redis, RedisCluster):
+        return await cluster.run_id(redis, await cluster.master(redis, key))
+    return str((await redis.info("server"))["run_id"])
 
 
 async def run_ids(redis: "Redis") -> Callable[[str], str]:
     """Read the run ids of all servers. Returns a function: key → run id of the key's server; empty if that server does
-    not answer. Raises RedisError or TimeoutError.
+    not answer. Raises RedisError.
     """
-    async with _in_time():
-        if isinstance(redis, RedisCluster):
-            return await cluster.run_ids(redis)
+    if isinstance(redis, RedisCluster):
+        return await cluster.run_ids(redis)
     server = await run_id(redis, "")
     return lambda _: server

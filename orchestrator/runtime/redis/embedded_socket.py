@@ -1,8 +1,8 @@
-"""The Unix socket of the embedded Redis: chooses its path, and restores it after something removed it.
+"""The Unix socket of the embedded Redis: chooses its path, and restores the socket after something removed it.
 
 The socket is in the data directory, where no cleaner of temporary files removes it. A socket's path is limited to about
-100 bytes, and a URL cannot hold every character. If the path is too long or has other characters, clients connect by a
-symbolic link in a directory of temporary files.
+100 bytes, and a URL cannot hold every character. If the path is too long or has such a character, clients connect
+through a symbolic link in a directory of temporary files.
 """
 
 import contextlib
@@ -33,14 +33,16 @@ class ServerSocket:
 
     @property
     def path(self) -> str:
-        """The path to connect to; empty if there is no socket."""
+        """The path to which clients connect; empty: there is no socket."""
         try:
             return read_private(self._note)
         except FileNotFoundError:
             return ""
 
     def make(self) -> str:
-        """Prepare the path of a new server's socket and return it. Raises NoPlaceError."""
+        """Choose the path for the socket of a new server, in a new private folder, and remove the old socket. Returns
+        the path. Raises NoPlaceError if no folder has a path that is short enough.
+        """
         self.remove()
         run = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))  # mode 0700
         path = str(run / _NAME)
@@ -50,7 +52,7 @@ class ServerSocket:
         return path
 
     def keep(self) -> None:
-        """Give the socket of a running server a second name, from which restore() makes it again if it is removed.
+        """Make a hard link to the socket of a running server. If the socket is removed, restore() uses this link.
 
         Raises OSError if the file system has no hard links.
         """
@@ -58,7 +60,7 @@ class ServerSocket:
         os.link(self.path, self._spare)
 
     def restore(self) -> bool:
-        """Restore a removed socket; returns whether it was removed. Raises OSError if it cannot be restored."""
+        """Restore the socket if it was removed; returns whether it was. Raises OSError if it cannot be restored."""
         path = Path(self.path)
         if not self.path or path.exists():
             return False
@@ -73,7 +75,7 @@ class ServerSocket:
         return True
 
     def remove(self) -> None:
-        """Remove the last server's socket, its links and its directory."""
+        """Remove the socket of the server that ran here last, the symbolic links to it, and its directory."""
         link = Path(self.path).parent
         if self.path and link.is_symlink():
             link.unlink()

@@ -15,7 +15,7 @@ class Keys:
     prefix: str = "voice"
 
     def shard_of(self, session_id: str) -> int:
-        """The shard of a session; the same on every machine and in every release."""
+        """Return the number of a session's shard: the same on every machine and in every release."""
         return crc32(session_id.encode()) % self.shards
 
     def _in(self, shard: int, name: str) -> str:
@@ -31,13 +31,15 @@ class Keys:
         return self._in(self.shard_of(session_id), f"session:{session_id}:state")
 
     def promised(self, session_id: str) -> str:
-        """Key of a promised session: a client has its id, but it is not open yet. The key expires. Until the session's
-        first input, Redis has no other key of it.
+        """Key of the promise of a session: a client has the session's id, but the session has no log yet. The key
+        expires, like every key that Redis has of the session before its first input.
         """
         return self._in(self.shard_of(session_id), f"promised:{session_id}")
 
     def rejoined(self, session_id: str) -> str:
-        """Sorted set with one member, `used`: the number of the newest resume token that the client has used."""
+        """Key of a sorted set with one member, `used`. The score of `used` is the number of the newest resume token
+        that the client has used. A client shows a resume token when it reconnects to its session.
+        """
         return self._in(self.shard_of(session_id), f"rejoined:{session_id}")
 
     def sessions(self, shard: int) -> str:
@@ -47,8 +49,8 @@ class Keys:
         return self._in(shard, "feed")
 
     def positions(self, shard: int) -> str:
-        """Hash of projection → number of the last feed pointer that the projection has written to its own store.
-        Commits trim the feed only up to the lowest of these numbers.
+        """Key of a hash: projection → number of the last feed pointer that the projection has written to its own store.
+        Commits trim the feed only up to the lowest of these numbers, but keep at most about a million pointers.
         """
         return self._in(shard, "positions")
 
@@ -62,7 +64,10 @@ class Keys:
         return self._in(shard, "lease")
 
     def ingress(self, number: int, name: str = "") -> str:
-        """The stream of an ingress; with `name`, a key that belongs to it (owned, lease, sessions, unroutable)."""
+        """Key of the stream of an ingress, `number` 0 to INGRESSES - 1. With `name`, another key of the same ingress:
+        `owned` (hash: token of the owner, address of the owner's node, cursor), `lease`, `unroutable` (dead letters),
+        `sessions` (always empty; the script that acquires leases expects this key, since shards have one).
+        """
         stream = f"{self.prefix}:ingress:{{{number}}}"
         return f"{stream}:{name}" if name else stream
 
@@ -70,28 +75,34 @@ class Keys:
         return f"{self.prefix}:handler:{handler_id}"
 
     def token(self, token: str) -> str:
-        """Holds the id of the session that a caller's token opens; `token` is a hash of the token's id."""
+        """Key whose value is the id of the session that a caller's token opens; `token` is a hash of the token's id."""
         return f"{self.prefix}:token:{token}"
 
     def of_subject(self, subject: str) -> str:
-        """List of the sessions of a caller who may have a limited number; `subject` is a hash of the caller's name."""
+        """Key of the list of session ids of a subject; `subject` is a hash of the subject's name. The list exists only
+        if a grant limits the number of sessions.
+        """
         return f"{self.prefix}:subject:{subject}"
 
     @property
     def nodes(self) -> str:
-        """Hash of the live nodes (membership.py)."""
+        """Key of the hash of live nodes (membership.py)."""
         return f"{self.prefix}:nodes"
 
     def handed(self, node: str) -> str:
-        """List on which a node blocks: the names of the shards and ingresses that were handed over to it."""
+        """Key of the list to which other nodes push the names of shards and ingresses that they hand over to `node`.
+        That node waits for these names with BLPOP.
+        """
         return f"{self.prefix}:handed:{node}"
 
     @property
     def secret(self) -> str:
-        """Holds the secret key of the resume tokens, written at first start."""
+        """Key of the secret that signs resume tokens, written at the first start. A client gets a resume token for its
+        session, and shows the token when it reconnects to that session.
+        """
         return f"{self.prefix}:secret"
 
     @property
     def shard_count(self) -> str:
-        """Holds the number of shards, written at first start."""
+        """Key of the number of shards, written at the first start."""
         return f"{self.prefix}:shards"

@@ -28,10 +28,10 @@ async def keys_of(redis: Redis, prefix: str = "voice") -> Keys:
 async def read_lines(
     redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
 ) -> list[bytes]:
-    """The canonical lines of a session's log, in order.
+    """Read the lines of a session's log, in order: one line of canonical JSON per event.
 
-    `first` leaves out steps that end before this version; `most` limits the number of steps. Raises UnknownSessionError
-    if no step is left.
+    `first`: leave out the steps that end before this version. `most`: read at most this many steps. Raises
+    UnknownSessionError if there is no such step, and RedisError.
     """
     lines: list[bytes] = []
     start = f"0-{first}" if first else "-"
@@ -49,12 +49,14 @@ async def read_lines(
 async def read_log(
     redis: Redis, keys: Keys, session_id: str, *, first: int = 0, most: int | None = None
 ) -> list[Event]:
-    """The committed events of a session; arguments as for read_lines. Raises UnknownSessionError, BadEventError."""
+    """Read the events of a session's log; arguments and errors as for `read_lines`. Also raises BadEventError if an
+    event cannot be read.
+    """
     return [decode(line) for line in await read_lines(redis, keys, session_id, first=first, most=most)]
 
 
 async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
-    """Session → whether it is live, for all sessions that are live or whose log is in Redis."""
+    """Return session id → whether the session is live, for all sessions that are live or whose log is in Redis."""
     live = {
         cast("bytes", member).decode()
         for shard in range(keys.shards)
@@ -65,13 +67,13 @@ async def list_sessions(redis: Redis, keys: Keys) -> dict[str, bool]:
 
 
 async def all_logs(redis: Redis, keys: Keys) -> set[str]:
-    """The sessions whose logs are in Redis."""
+    """Return the ids of the sessions whose logs are in Redis."""
     found = redis.scan_iter(match=f"{keys.prefix}:*:session:*:log", count=1_000)
     return {key.decode().removesuffix(":log").partition(":session:")[2] async for key in found}
 
 
 async def last_versions(redis: Redis, keys: Keys, session_ids: Iterable[str]) -> dict[str, int]:
-    """Session → last version of its log; sessions without a log in this Redis are left out. Raises RedisError."""
+    """Session id → last version of its log; sessions without a log in this Redis are left out. Raises RedisError."""
     wanted, found = list(session_ids), dict[str, int]()
     for start in range(0, len(wanted), PAGE):
         part = wanted[start : start + PAGE]
@@ -81,14 +83,19 @@ async def last_versions(redis: Redis, keys: Keys, session_ids: Iterable[str]) ->
 
 
 async def feed_ends(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int, Entry | None]:
-    """Shard → last entry of its feed; None: the feed is empty. Raises RedisError."""
+    """Return shard → last entry of its feed; None: the feed is empty. Raises RedisError."""
     wanted = sorted(shards)
     replies = await ask(redis, [("XREVRANGE", keys.feed(number), "+", "-", "COUNT", 1) for number in wanted])
     return {number: reply[0] if reply else None for number, reply in zip(wanted, replies, strict=True)}
 
 
 async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncGenerator[Event, None]:
-    """Yield committed events as they arrive. `positions` maps the key of each log or feed to the id to start after."""
+    """Yield committed events as they arrive, until the generator is closed. Raises RedisError, or BadEventError if an
+    event cannot be read.
+
+    `positions`: key of a log or feed → the entry id after which to start; logs and feeds may be mixed. A feed yields
+    the events of all sessions of its shard.
+    """
     streams = dict(positions)
     while True:
         for stream, entries in await _news(redis, streams):
@@ -101,9 +108,10 @@ async def follow(redis: Redis, keys: Keys, positions: dict[str, str]) -> AsyncGe
 async def follow_steps(
     redis: Redis, keys: Keys, session_id: str, after: int
 ) -> AsyncGenerator[list[list[bytes]], None]:
-    """Yield the steps of a session after version `after`, as they are committed. Ends only when it is closed.
+    """Yield the steps of a session after version `after`, as they are committed. Ends only when the generator is
+    closed.
 
-    Each yielded list has all steps that one read has found; a step is the list of the canonical lines of its events.
+    Each yielded list has all steps that one read has found. A step is a list: the canonical lines of the step's events.
     """
     at = f"0-{after}"
     while True:
@@ -113,10 +121,11 @@ async def follow_steps(
 
 
 async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[Entry]]]:
-    """Read the entries after a position in each stream: (stream, entries). If there are none, waits some seconds for
-    new ones; returns an empty list if none came.
+    """Read new entries of streams: pairs (stream, entries). If there are none, waits up to 4 s for new entries, and
+    returns an empty list if none came. `streams`: key of a stream → the entry id after which to read.
 
-    On a cluster it waits only LOOK_S seconds and does not block: one command cannot read streams of several masters.
+    On a cluster, one command cannot wait for streams of several masters: if there are no entries, sleeps LOOK_S seconds
+    and returns an empty list.
     """
     if not isinstance(redis, RedisCluster):
         return _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE))
@@ -128,7 +137,9 @@ async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[E
 
 
 async def _lines(redis: Redis, keys: Keys, fields: dict[bytes, bytes]) -> list[bytes]:
-    """Return the lines of a step from a log entry; for a feed entry, read the log entry that it points to."""
+    """Return the encoded events of a step. `fields` are the fields of a log entry, which contains the events, or of a
+    feed entry, which points to a log entry.
+    """
     if b"e" in fields:
         return fields[b"e"].split(b"\n")
     last = f"0-{fields[b't'].decode()}"
@@ -141,8 +152,8 @@ async def _range(redis: Redis, key: str, first: str, last: str, most: int = PAGE
 
 
 def _pairs(reply: object) -> list[tuple[str, list[Entry]]]:
-    """Convert redis-py's reply to XREAD into pairs (stream, entries). Under RESP3 it is a dict with one more level of
-    lists, under RESP2 it has pairs already.
+    """Convert redis-py's reply to XREAD into pairs (stream, entries). Under RESP3, the reply is a dict with one more
+    level of lists; under RESP2, it has pairs already.
     """
     if isinstance(reply, dict):
         return [(stream.decode(), [e for part in parts for e in part]) for stream, parts in reply.items()]

@@ -1,8 +1,8 @@
 """Finds the writes that Redis lost in a restart or failover, by comparing Redis with the writes this node remembers.
 
-With `appendfsync always` no acknowledged write is lost. With `everysec`, or after a failover, up to about two seconds
-may be lost. Only this process knows which of its writes Redis accepted or committed: it logs exactly which are lost,
-and appends its own accepted events again.
+With `appendfsync always`, Redis loses no acknowledged write. With `everysec`, or after a failover, it may lose the
+writes of about two seconds. Only this process knows which of its writes Redis has acknowledged. So this process logs
+exactly which writes are lost, and appends its own lost inbox entries again.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import MovedError, RedisError, ResponseError
 
-from events.codec import decode
+from events.codec import BadEventError, decode
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.redis.commit import position
 from orchestrator.runtime.redis.keys import Keys
@@ -23,17 +23,21 @@ from orchestrator.runtime.redis.wire import Exchange
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 128
-"""How many entries per shard and steps per session are remembered: more than two seconds of one call."""
+"""How many entries per inbox and steps per session are remembered: more than two seconds of one conversation."""
 SESSIONS_REMEMBERED = 1_000
-"""How many sessions are remembered, those with the latest steps; some 20 MB at most."""
+"""How many sessions are remembered: the sessions with the latest steps. They take some 20 MB at most."""
 
 
 class SecondLifeError(RedisError):
-    """The new connection leads to a Redis that has lost accepted entries; they must be appended again first."""
+    """A new connection leads to a Redis that has lost acknowledged inbox entries. No command was sent on that
+    connection: the inbox first appends the lost entries again, before any other entry.
+    """
 
 
 class Accepted:
-    """The last entries per shard that Redis accepted from this process, in case Redis loses them."""
+    """Remembers, for the inbox of each shard, the last entries of this process that Redis has acknowledged. Entries
+    that Redis loses are appended again.
+    """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -42,20 +46,24 @@ class Accepted:
         """Shard → lines to append again, before any newer line."""
 
     def note(self, shard: int, ids: list[bytes], lines: list[bytes]) -> None:
-        """Note entries that Redis has acknowledged. They include the lost lines, so none are lost any more."""
+        """Record entries that Redis has acknowledged: `ids[n]` is the entry id of `lines[n]`. Clear the shard's `lost`.
+
+        `lines` contain all lines in `lost`, because the inbox begins each append with them. When `compare` adds lines
+        to `lost`, all waiting appends fail, and are repeated with these lines.
+        """
         self._last[shard].extend(zip(ids, lines, strict=True))
         self.lost.pop(shard, None)
 
     async def compare(self, exchange: Exchange) -> None:
-        """Check, on each new connection, that Redis still has the entries it accepted. Missing entries are put into
-        `lost`, to be appended again; raises SecondLifeError then. `exchange` sends commands on that connection.
+        """Check, on a new connection, that Redis still has the remembered entries. If entries are missing, add them to
+        `lost`, to be appended again, and raise SecondLifeError. `exchange` sends commands on that connection.
         """
         found = False
         for shard, entries in self._last.items():
             stream = self._keys.inbox(shard)
             (reply,) = await exchange([("XINFO", "STREAM", stream)])
             if isinstance(reply, MovedError):
-                continue  # on another master of the cluster
+                continue  # the stream is on another master of the cluster
             there = _last_id(reply)
             again = [line for entry, line in entries if position(entry.decode()) > position(there)]
             if again:
@@ -71,14 +79,14 @@ class Accepted:
 
 @dataclass(slots=True)
 class _Seen:
-    """The last steps of a session (version and state hash of each) and the run id of the server that has them."""
+    """The last steps of a session (version and state hash of each) and the run id of the Redis server that has them."""
 
     server: str = ""
     steps: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
 
 class Committed:
-    """The last versions of each session that this node has committed."""
+    """Remembers the last steps of each session that this node has committed, to report steps that Redis has lost."""
 
     def __init__(self, redis: Redis, keys: Keys, counters: Counters) -> None:
         self._redis = redis
@@ -87,7 +95,9 @@ class Committed:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     def note(self, session_id: str, server: str, version: int, state_hash: str) -> None:
-        """Note that a step up to this version is committed. `server` is the run id of the server."""
+        """Record that a step of the session is committed. `server`: run id of the Redis server. `version` and
+        `state_hash`: version of the session, and digest of its state, after the step.
+        """
         seen = self._seen.get(session_id)
         if seen is None:
             seen = self._seen[session_id] = _Seen()
@@ -98,31 +108,48 @@ class Committed:
         seen.steps.append((version, state_hash))
 
     async def compare(self, servers: Callable[[str], str]) -> None:
-        """Find the lost versions of each session whose Redis server was restarted or replaced since the last call; log
-        and count them. `servers`: key → run id of its server, which differs after a restart. Raises RedisError.
+        """Find the versions that Redis has lost, in each session whose Redis server was restarted or replaced since the
+        last call. Log the lost versions as an error, and add their number to the counter lost_versions. Restores
+        nothing.
+
+        If a server fails, its sessions are compared again in the next call: the server may be loading its data, while
+        the other masters of a cluster work.
+
+        `servers`: key of a session's log → run id of its server, which differs after a restart; empty: unknown.
         """
+        failed: set[str] = set()
         for session_id, seen in list(self._seen.items()):
-            key = self._keys.log(session_id)
-            if (server := servers(key)) in ("", seen.server):
+            server = servers(self._keys.log(session_id))
+            if server in ("", seen.server) or server in failed:
                 continue
-            before, seen.server = seen.server, server
-            if before:
-                await self._compare(session_id, seen)
+            try:
+                if seen.server:
+                    await self._compare(session_id, seen)
+                seen.server = server
+            except (RedisError, OSError) as error:
+                logger.warning("whether Redis has lost versions is not known yet: %s", error)
+                failed.add(server)
+            except BadEventError as error:  # of a newer node: another owner has gone on, and has counted the loss
+                logger.error("whether versions of %s are lost is not known: %s", session_id, error)  # noqa: TRY400
+                seen.server = server
 
     async def _compare(self, session_id: str, seen: "_Seen") -> None:
-        newest = seen.steps[-1][0]
-        while seen.steps and not await self._is_there(session_id, *seen.steps[-1]):
-            seen.steps.pop()
-        kept = seen.steps[-1][0] if seen.steps else 0
+        steps = seen.steps.copy()
+        newest = steps[-1][0]
+        while steps and not await self._is_there(session_id, *steps[-1]):
+            steps.pop()
+        kept = steps[-1][0] if steps else 0
         if kept < newest:
+            seen.steps = steps
             self._counters["lost_versions"] += newest - kept
             logger.error("Redis lost versions %d to %d of %s, which were committed", kept + 1, newest, session_id)
-        if not seen.steps:
+        if not steps:
             del self._seen[session_id]
 
     async def _is_there(self, session_id: str, version: int, state_hash: str) -> bool:
-        """Whether the log has this version with this state hash. If the log was archived and removed, only the stored
-        number of its last version can be compared.
+        """Whether the session's log has this version, with this digest of the state (`state_hash`). If the log was
+        archived and removed, the digest is ignored: Redis still keeps the last version under the session's state key,
+        and the result is True if that is at least this version.
         """
         log, entry = self._keys.log(session_id), f"0-{version}"
         found: Any = await self._redis.xrange(log, entry, entry)
@@ -132,8 +159,12 @@ class Committed:
 
 
 def _last_id(reply: Any) -> str:
-    """Return the last id that a stream has generated, from a reply to XINFO STREAM; "0-0": there is no such stream."""
+    """Return the last id that a stream has generated, from a reply to XINFO STREAM. If the stream does not exist (the
+    reply is the error "no such key"), returns "0-0". If the reply is any other error of Redis, raises that error.
+    """
     if isinstance(reply, ResponseError):
-        return "0-0"
+        if "no such key" in str(reply):
+            return "0-0"
+        raise reply
     fields = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
     return str(fields[b"last-generated-id"].decode())

@@ -1,13 +1,11 @@
-"""Rebuilds a session from Redis: from its last snapshot and the log after it, or from the whole log."""
+"""Rebuilds a session from Redis: from its last snapshot and the log after that snapshot, or from the whole log."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from redis.asyncio import Redis
 
-from events.envelope import Event
 from events.inputs import SessionOpened
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.logs import UnknownSessionError, read_log
@@ -24,23 +22,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A session rebuilt from Redis, from which its new owner goes on."""
+    """A session that was rebuilt from Redis. Its new owner goes on from it."""
 
     state: State
     conversation: ConversationSoFar
     journal: Journal
-    """The agent's work on the question that is asked again; empty if there is none."""
+    """The agent's work on its last question. The new owner uses it if that question is asked again."""
 
 
 async def rebuild(redis: Redis, keys: Keys, session_id: str) -> Rebuilt:
-    """Rebuild a session from its snapshot and the log after it; from the whole log if no snapshot is usable.
+    """Rebuild a session from its snapshot and the log after the snapshot; from the whole log if no snapshot is usable.
 
-    Raises UnknownSessionError, BadEventError, RedisError.
+    Raises UnknownSessionError if Redis has no log of the session, BadEventError if an event cannot be read, RedisError.
     """
     if found := await redis.hget(keys.state(session_id), "snapshot"):
         try:
             return await _from_snapshot(redis, keys, session_id, cast("bytes", found))
-        except (BadSnapshotError, UnknownSessionError) as error:  # unknown: the snapshot is ahead of the log
+        except (BadSnapshotError, UnknownSessionError) as error:  # or the log ends before the snapshot
             logger.info("%s is rebuilt from its whole log: its snapshot is of no use: %s", session_id, error)
     log = await read_log(redis, keys, session_id)
     conversation = ConversationSoFar()
@@ -51,13 +49,15 @@ async def rebuild(redis: Redis, keys: Keys, session_id: str) -> Rebuilt:
 
 
 async def committed_us(redis: Redis, keys: Keys, session_id: str) -> int:
-    """Return the clock of Redis at the session's last commit; 0: an older release did not note it."""
+    """Return the time of the session's last commit, in microseconds on the clock of Redis. 0: unknown, since an older
+    release did not store it.
+    """
     return int(await redis.hget(keys.state(session_id), "committed_us") or 0)
 
 
 async def _from_snapshot(redis: Redis, keys: Keys, session_id: str, found: bytes) -> Rebuilt:
     """Load the snapshot and apply the log after it. Raises BadSnapshotError if the snapshot cannot be read or differs
-    from the log at its version.
+    from the log at the snapshot's version; UnknownSessionError if the log ends before that version.
     """
     first = await read_log(redis, keys, session_id, most=1)
     opened = first[0]
@@ -70,22 +70,10 @@ async def _from_snapshot(redis: Redis, keys: Keys, session_id: str, found: bytes
     if not at_snapshot or at_snapshot[-1].state_hash != state.hash():
         raise BadSnapshotError(f"it is not what the log says at version {state.version}")
     rest = since[len(at_snapshot) :]
-    conversation.hear(rest)
-    facts_from = state.found.facts_from
-    state = fold(rest, state)
-    return Rebuilt(state, conversation, await _journal(redis, keys, state, facts_from, rest))
-
-
-async def _journal(redis: Redis, keys: Keys, state: State, facts_from: int, rest: Sequence[Event]) -> Journal:
-    """Rebuild the journal of the question that is being asked.
-
-    `facts_from`: version of the question's first fact before the snapshot; the log is folded from there on. 0: there
-    is none, so only `rest`, the log after the snapshot, is folded.
-    """
-    asked = state.outstanding("AnswerQuestion")
-    journal = Journal(asked[0].idempotency_key if asked else "")
-    if facts_from:
-        journal.hear(await read_log(redis, keys, state.session_id, first=facts_from))
+    journal = snapshot.journal(state, conversation)
+    if facts_from := state.found.facts_from:
+        journal.hear(await read_log(redis, keys, session_id, first=facts_from))
     else:
         journal.hear(rest)
-    return journal
+    conversation.hear(rest)
+    return Rebuilt(fold(rest, state), conversation, journal)

@@ -1,4 +1,4 @@
-"""Watches the memory of Redis: new conversations are refused before it is full, so that live ones can go on."""
+"""Watches the memory of Redis: before it is full, new conversations are refused, so that live ones can go on."""
 
 import asyncio
 import logging
@@ -12,17 +12,18 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 FULL = 0.8
-"""Part of the memory limit above which new conversations are refused. The rest is for conversations that have begun: of
-1,024 MB, enough for 20 of the longest.
+"""Fraction of the memory limit of Redis. If more memory is used, new conversations are refused. The rest is for live
+conversations; with a limit of 1,024 MB, it is enough for 20 of the longest.
 """
 NO_ROOM = "there is no room for new conversations: Redis is nearly full, and the operator can archive old ones"
 
 
 class Room:
-    """Checks the memory every LOOK_S seconds. A Redis without a memory limit always has room."""
+    """Checks the used memory of Redis every LOOK_S seconds. A Redis without a memory limit always has room."""
 
     def __init__(self, redis: Redis) -> None:
         self.is_short = False
+        """Whether Redis is nearly full. If so, new conversations are refused."""
         self._redis = redis
         self._looking: asyncio.Task[None] | None = None
 

@@ -1,4 +1,4 @@
-"""FastStream subscribers in cursor mode: plain XREAD from a cursor that orch's commits move.
+"""FastStream subscribers that read with plain XREAD from a cursor: the id of the last entry that orch has handled.
 
 There is no consumer group: a group leaves entries pending when a process stops or a connection drops, while a cursor
 has no such state on the server. docs/decisions/002 lists the changes to FastStream and the reasons. The exact version
@@ -25,15 +25,15 @@ from orchestrator.teardown import end_within
 logger = logging.getLogger(__name__)
 
 Read = Callable[[str], Awaitable[list[Entry]]]
-"""Reads the next entries after an id; empty after BLOCK_MS without any. Raises RedisError or OSError."""
+"""Reads the next entries after an id; returns none if none come within BLOCK_MS ms. Raises RedisError or OSError."""
 BATCH = 64
 BLOCK_MS = 4_000
 STOP_S = 10.0
-"""How long stop() waits for the current batch; longer than any wait for Redis."""
+"""How long stop() waits for the current batch, in seconds; longer than any wait for Redis."""
 
 
 class _CursorSub(StreamSub):
-    """A StreamSub without prefixes. FastStream's class deep-copies itself for every message to add a prefix."""
+    """A StreamSub without prefixes. To add a prefix, FastStream's class deep-copies itself for every message."""
 
     __slots__ = ()
 
@@ -43,18 +43,19 @@ class _CursorSub(StreamSub):
 
 
 class _CursorSubscriber(StreamBatchSubscriber):
-    """Passes a batch directly to the handler, without the cost of envelope, dependency injection and middleware.
+    """Passes a batch directly to the handler function, without the cost of envelope, dependency injection and
+    middleware.
 
-    It reads until it is stopped and retries after every error, with backoff. FastStream's own loop waits 5 s after a
-    lost connection, too long for a call. When Redis replies with an error, that loop ends and is restarted at once,
-    again and again.
+    It reads until it is stopped, and retries after every error, with backoff. FastStream's own loop waits 5 s after a
+    lost connection, too long for a conversation. When Redis replies with an error, FastStream's loop ends and is
+    restarted at once, again and again.
     """
 
     __slots__ = ()
 
     async def start(self, read: Read) -> None:  # type: ignore[override]
-        """Start the subscription. It reads through `read`, on a connection of its own, not through the broker's Redis
-        client (docs/decisions/002).
+        """Start reading in the background. The subscriber calls `read` again and again with the id of the last entry;
+        `read` returns the next entries. `read` has a separate connection, not the broker's client (docs/decisions/002).
         """
         await LogicSubscriber.start(self, read)
 
@@ -85,16 +86,17 @@ class _CursorSubscriber(StreamBatchSubscriber):
 
 
 def broker(url: str, max_connections: int) -> RedisBroker:
-    """Make the FastStream broker. Each of its subscribers reads on a connection of its own, with the same options.
+    """Make the FastStream broker, with a Redis client of its own. Each subscriber reads on a separate connection. That
+    connection has the options of the client but does not count towards its `max_connections`.
 
-    The connections have no socket timeout: on Python 3.11 it costs redis-py a task per command. TCP keep-alive
+    The connections have no socket timeout: on Python 3.11, a timeout costs redis-py a task per command. TCP keep-alive
     detects a server that is gone.
     """
     kind: type[RedisBroker] = RedisClusterBroker if is_cluster(url) else RedisBroker
     return kind(
         plain(url),
         apply_types=False,
-        serializer=cast("Any", None),  # a model of each handler's arguments, half a millisecond of work, for nothing
+        serializer=cast("Any", None),  # else FastStream builds a model of the handler, 0.5 ms for nothing
         logger=cast("Any", None),
         graceful_timeout=2.0,
         max_connections=max_connections,
@@ -104,7 +106,7 @@ def broker(url: str, max_connections: int) -> RedisBroker:
 
 
 class Subscription:
-    """Reads one stream in order from a cursor, and passes batches of entries to a handler."""
+    """Reads one stream in order from a cursor, and passes batches of entries to a handler function."""
 
     def __init__(
         self,
@@ -114,14 +116,18 @@ class Subscription:
         handler: Callable[[list[Entry]], Awaitable[None]],
         connected: Callable[[Exchange], Awaitable[None]] | None = None,
     ) -> None:
-        """`connected` is awaited on each new connection, to check that the cursor is still valid (see Wire)."""
+        """`cursor`: the entry id after which to read. `connected` is awaited on each new connection before anything is
+        read; its argument is an Exchange, a function that sends commands on that connection. `connected` can check that
+        the stream still continues at the cursor: Redis may have lost entries in a restart or failover. If `connected`
+        raises, nothing is read, and reading is retried with backoff.
+        """
         self._subscriber = owner.subscriber(
             stream=_CursorSub(stream, last_id=cursor, batch=True, max_records=BATCH, polling_interval=BLOCK_MS),
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             persistent=False,
         )
-        self._subscriber.__class__ = _CursorSubscriber  # the factory takes no class of its caller's
+        self._subscriber.__class__ = _CursorSubscriber  # FastStream cannot be told to make this class
         self._subscriber(handler)
         self._stream = stream
         self._wire = wire(owner.config.connection.client, connected)
@@ -141,13 +147,13 @@ class Subscription:
         return [(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in entries]
 
     async def stop(self) -> None:
-        """Stop reading; waits up to STOP_S seconds for the current batch. What a batch that takes longer still commits
-        after the lease was released, Redis refuses.
+        """Stop reading; waits up to STOP_S seconds for the current batch. A batch may take longer, but Redis refuses
+        its commits once the lease is released.
         """
         await end_within(f"the reader of {self._stream}", self._subscriber.stop(), within_s=STOP_S)
         await self._wire.close()
 
     @property
     def running(self) -> bool:
-        """Whether the subscription still reads. If it has ended, for any reason, it must be replaced by a new one."""
+        """Whether the subscription still reads. If it has ended, for any reason, a new Subscription must replace it."""
         return bool(self._subscriber.running) and any(not task.done() for task in self._subscriber.tasks)

@@ -1,26 +1,28 @@
 """One bare connection to Redis: sends commands in one write and reads the replies in order.
 
 redis-py's client adds a pool, retries and metrics to each command. They cost more than the command itself, on a path
-that every event takes twice (docs/decisions/002), so only its connection object is used, for the protocol. Calls that
-arrive during a round trip are sent together in the next one: busy shards share round trips.
+that every event takes twice (docs/decisions/002). So only redis-py's connection object is used, for the protocol. Calls
+that arrive during a round trip are sent together in the next round trip: busy shards share round trips.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from hiredis import pack_command
 from redis.exceptions import ConnectionError as ConnectionLostError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from orchestrator.teardown import end_within
 
 TIMEOUT_S = 10.0
-"""Timeout of one round trip, including the connect."""
+"""Timeout of one round trip, including the connect. Commands that wait in Redis (XREAD, BLPOP) must wait for less."""
 
 Exchange = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
+"""Sends commands on one connection and returns their replies. If a command fails, its reply is the error."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,20 +35,36 @@ class _Call:
     is_over: bool = False
 
 
-def in_words(error: BaseException) -> BaseException:
-    """Return the error; instead of a TimeoutError without a message, one whose message names Redis and the timeout."""
+class RedisTimeoutError(RedisError, TimeoutError):
+    """Redis did not answer within TIMEOUT_S. Also a RedisError, so that it is handled like a lost connection."""
+
+
+def _in_words(error: BaseException) -> BaseException:
+    """Return the error itself; but for a TimeoutError without a message, return a RedisTimeoutError that names the
+    timeout.
+    """
     is_silent = isinstance(error, TimeoutError) and not str(error)
-    return TimeoutError(f"Redis does not answer within {TIMEOUT_S:g} s") if is_silent else error
+    return RedisTimeoutError(f"Redis does not answer within {TIMEOUT_S:g} s") if is_silent else error
+
+
+@asynccontextmanager
+async def in_time() -> AsyncIterator[None]:
+    """Limit one round trip to TIMEOUT_S. Raises RedisTimeoutError if the round trip takes longer."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield
+    except TimeoutError as error:
+        raise _in_words(error) from None
 
 
 class Wire:
-    """Sends commands on one connection, in the order of the calls. Never retries."""
+    """Sends commands on one connection, in the order in which `call` is called. Never retries."""
 
     def __init__(
         self, make_connection: Callable[[], Any], connected: Callable[[Exchange], Awaitable[None]] | None = None
     ) -> None:
-        """`connected` is awaited on each new connection before the first command. If it raises, the call raises the
-        same error and its commands are not sent.
+        """`connected` is awaited on each new connection before the first command. If `connected` raises, the call
+        raises the same error, and the call's commands are not sent.
         """
         self._connection = make_connection()
         self._connected = connected
@@ -56,8 +74,8 @@ class Wire:
     async def call(self, key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:  # noqa: ARG002 - see ClusterWire
         """Send commands on `key`, or on keys of the same master, and return their replies.
 
-        If a command fails, its reply is the error. Raises RedisError or TimeoutError if the connection failed: whether
-        the commands were carried out is unknown then.
+        If a command fails, its reply is the error. Raises RedisError or OSError if the connection fails: it is then
+        unknown whether Redis has carried out the commands.
         """
         mine = _Call(commands)
         self._waiting.append(mine)
@@ -69,8 +87,9 @@ class Wire:
         return mine.replies
 
     async def _carry_out(self) -> None:
-        """Send all waiting calls in one write. If the connection fails, calls that came in during the write fail too,
-        and are not sent: their callers made them without knowing of the failure, and can now decide anew.
+        """Send all waiting calls in one write. If the connection fails, these calls fail, and so do the calls that came
+        in meanwhile. None of them is sent on the next connection: Redis may have lost entries, and the inbox must
+        append the lost entries before newer entries.
         """
         calls, self._waiting = self._waiting, []
         try:
@@ -81,8 +100,8 @@ class Wire:
                         await self._connected(self._exchange)
                 replies = iter(await self._exchange([command for call in calls for command in call.commands]))
         except BaseException as error:
-            is_cancelled = isinstance(error, asyncio.CancelledError)  # it ends only the sending caller
-            failed = ConnectionLostError("the connection was given up") if is_cancelled else in_words(error)
+            is_cancelled = isinstance(error, asyncio.CancelledError)  # only this caller is cancelled
+            failed = ConnectionLostError("the connection was given up") if is_cancelled else _in_words(error)
             calls, self._waiting = [*calls, *self._waiting], []
             for call in calls:
                 call.error, call.is_over = failed, True

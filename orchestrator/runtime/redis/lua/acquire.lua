@@ -1,4 +1,4 @@
--- Take a lease that is free, or kept for us by the owner who gave it up, and become the owner; or return nothing.
+-- Acquire a lease that is free or reserved for this node, and become the owner. Returns nil if it is neither.
 -- KEYS lease, owned hash, live sessions   ARGV owner token, lease ms, advertised address, node
 -- Returns {cursor, live session ids, the server's clock as {s, us}}.
 local held = redis.call('GET', KEYS[1])

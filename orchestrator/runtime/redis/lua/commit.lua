@@ -1,4 +1,4 @@
--- Commit one step of one session, and trim what is handled: all checks first, then writes that cannot fail.
+-- Commit one step of one session, and trim inbox and feed: all checks first, then writes that cannot fail.
 -- KEYS shard hash, session log, session state, live sessions, feed, inbox, positions of the projections
 -- ARGV owner token, expected cursor, new cursor, expected version, new version, events, session id, state hash,
 --      'ended' when the session ended in this step, a snapshot of the session before it (or '')
@@ -8,7 +8,7 @@ if shard[1] ~= ARGV[1] then return 'NOT_OWNER' end
 if (shard[2] or '0-0') ~= ARGV[2] then return 'CURSOR' end
 if (redis.call('HGET', KEYS[3], 'version') or '0') ~= ARGV[4] then return 'VERSION' end
 redis.call('XADD', KEYS[2], '0-' .. ARGV[5], 'e', ARGV[6])
--- The next owner learns from the server's clock, not from its own, how long nobody was there.
+-- The next owner measures the time since this commit by the server's clock alone: two nodes' clocks may differ.
 local time = redis.call('TIME')
 local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
 redis.call('HSET', KEYS[3], 'version', ARGV[5], 'state_hash', ARGV[8], 'committed_us', now_us)
@@ -20,8 +20,9 @@ elseif ARGV[10] ~= '' then redis.call('HSET', KEYS[3], 'snapshot', ARGV[10]) end
 local pointer = redis.call('HINCRBY', KEYS[1], 'feed', 1)
 redis.call('XADD', KEYS[5], '0-' .. pointer, 's', ARGV[7], 'f', ARGV[4] + 1, 't', ARGV[5])
 redis.call('HSET', KEYS[1], 'cursor', ARGV[3])
--- What was handled is in the log. Of the feed there stays what a projection has not read yet, up to a million pointers
--- (one that is further behind reads the logs), and a stretch for whoever follows it.
+-- Handled inbox entries are in the log, so they are removed here. The feed keeps its last 10,000 pointers for programs
+-- that follow it, and the pointers that a projection has not read yet: at most a million. A projection that is further
+-- behind reads the logs.
 redis.call('XTRIM', KEYS[6], 'MINID', '~', ARGV[3])
 if pointer % 100 == 0 then
   local first = pointer - 10000

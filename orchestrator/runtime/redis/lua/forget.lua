@@ -1,4 +1,4 @@
--- Remove the log of a session that has ended; what stays in its state is the tombstone that refuses its id for ever.
+-- Remove the log of a session that has ended. Its state stays as a tombstone: no session can have the same id again.
 -- KEYS session log, session state, live sessions   ARGV session id, its last version, 'all': the tombstone goes, too
 -- Returns 'OK', or why nothing was removed: 'LIVE', 'CHANGED' (the log does not end at that version).
 if redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 1 then return 'LIVE' end

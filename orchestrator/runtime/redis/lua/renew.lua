@@ -1,7 +1,7 @@
--- Keep a lease that is still ours.
+-- Renew a lease that the owner of the token still holds.
 -- KEYS lease, owned hash   ARGV owner token, lease ms, the server's clock as the owner expects it, in us
--- Returns 1, or 0 when it is lost. A lease that nobody else has taken, and that expired only because the server's clock
--- was set ahead, is held on to.
+-- Returns 1, or 0 if the lease is lost. If it expired only because the server's clock was set ahead, and no other node
+-- has taken it, it is not lost but set again.
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 local time = redis.call('TIME')

@@ -10,7 +10,7 @@ from orchestrator.gateway import messages
 from orchestrator.gateway.call import Call
 from orchestrator.gateway.client import WebSocketClient
 from orchestrator.gateway.fair_share import FairShare, Share
-from orchestrator.gateway.lines import Lines
+from orchestrator.gateway.lines import LinePool
 from orchestrator.gateway.messages import MAX_MESSAGE_BYTES, CloseCode
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node
@@ -35,13 +35,13 @@ NOT_ALLOWED = "not_allowed"
 TOO_MANY_TURNS = "turn_limit"
 
 
-class Line:
+class ControlChannel:
     """A caller's connection to a session: a bounded queue of messages and the checks before each is handled."""
 
     def __init__(
         self,
         node: Node,
-        lines: Lines,
+        lines: LinePool,
         fair_share: FairShare,
         share: Share,
         live: LiveSession,
@@ -99,18 +99,18 @@ class Line:
         """Wait for this message's turn. Returns False when the message must not be carried out."""
         if self._has_hung_up:  # each further goodbye would be an event
             return False
-        if isinstance(message, messages.PlaybackDone):  # costs nothing, and matters most on time
+        if isinstance(message, messages.PlaybackDoneMessage):  # costs nothing, and matters most on time
             return True
-        if isinstance(message, messages.Goodbye):
+        if isinstance(message, messages.GoodbyeMessage):
             return await self._hangs_up()
-        if isinstance(message, messages.BargeIn) and self._live.open is not None:
+        if isinstance(message, messages.BargeInMessage) and self._live.open is not None:
             return False  # nothing is being said yet
         await self._fair_share.turn(self._share, lambda: not self._waiting.empty())
         if self._live.open is not None and self._live.client is not self._client:
             return False  # the session was ended meanwhile as silent
         if not self._is_within_quota(message):
             return False
-        if isinstance(message, messages.TextInput):
+        if isinstance(message, messages.TextMessage):
             if not self._may_type():
                 return False
             self._lines.spoke(self._live)
@@ -147,7 +147,7 @@ class Line:
 
     def _is_within_quota(self, message: messages.ClientMessage) -> bool:
         """Whether the conversation may go on. Ends it beyond the quota: the storage of one caller is bounded."""
-        if isinstance(message, messages.TextInput):
+        if isinstance(message, messages.TextMessage):
             self._share.typed_chars += len(message.text)
         if self._share.typed_chars <= MOST_TYPED_CHARS and self._live.state.version <= MOST_EVENTS:
             return True

@@ -1,4 +1,4 @@
-"""Serves the real console page with a scripted `/orchestrate` behind it, so that a test can be the server."""
+"""Serves the real talk page with a scripted `/orchestrate` behind it, so that a test can be the server."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ class Wire:
             self._inbox.put_nowait(parse_client_message(message.data))
 
 
-class ConsoleServer:
+class PageServer:
     """Where the page is (`url`), and the connections it makes (`connection()`)."""
 
     def __init__(self, port: int, wires: asyncio.Queue[Wire], site: web.TCPSite) -> None:
@@ -78,7 +78,7 @@ class ConsoleServer:
 
 
 @contextlib.asynccontextmanager
-async def console_server() -> AsyncIterator[ConsoleServer]:
+async def page_server() -> AsyncIterator[PageServer]:
     """A server on a free port of the loopback, for the length of a test."""
     wires: asyncio.Queue[Wire] = asyncio.Queue()
 
@@ -106,6 +106,6 @@ async def console_server() -> AsyncIterator[ConsoleServer]:
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        yield ConsoleServer(runner.addresses[0][1], wires, site)
+        yield PageServer(runner.addresses[0][1], wires, site)
     finally:
         await runner.cleanup()

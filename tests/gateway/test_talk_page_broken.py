@@ -1,5 +1,6 @@
 """The console in browsers that lack or refuse something: a call is held if it can be, and every failure has words."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -7,10 +8,16 @@ import aioice.ice
 import pytest
 import pytest_asyncio
 
-from orchestrator.gateway.messages import PhaseChanged, PlaybackStart, PlaybackStop, SessionReady, TextInput
+from orchestrator.gateway.messages import (
+    PhaseMessage,
+    PlaybackStartMessage,
+    PlaybackStopMessage,
+    SessionMessage,
+    TextMessage,
+)
 from tests.browser.chromium import Chromium, chromium_path
-from tests.gateway.console_server import ConsoleServer, Wire, console_server
-from tests.gateway.test_console_call import answered
+from tests.gateway.talk_page_server import PageServer, Wire, page_server
+from tests.gateway.test_talk_page_call import answered
 
 pytestmark = [
     pytest.mark.browser,
@@ -18,7 +25,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-READY = SessionReady(session_id="auto_session_1", resume_token="token-1")
+READY = SessionMessage(session_id="auto_session_1", resume_token="token-1")
 NOTICES = "document.querySelector('#notices').innerText"
 SHOWN = "document.querySelector('main').innerText"
 REFUSED = "throw new DOMException('not here', 'NotSupportedError');"
@@ -116,14 +123,14 @@ async def one_browser() -> AsyncIterator[Chromium]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ConsoleServer]:
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PageServer]:
     monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
-    async with console_server() as running:
+    async with page_server() as running:
         yield running
 
 
 @contextlib.asynccontextmanager
-async def page_with(browser: Chromium, server: ConsoleServer, js: str) -> AsyncIterator[Chromium]:
+async def page_with(browser: Chromium, server: PageServer, js: str) -> AsyncIterator[Chromium]:
     """The console in a browser that `js` has changed before the page runs."""
     added = await browser.command("Page.addScriptToEvaluateOnNewDocument", source=f"{{ {js} }}")
     browser.console.clear()
@@ -135,10 +142,10 @@ async def page_with(browser: Chromium, server: ConsoleServer, js: str) -> AsyncI
         await browser.goto("about:blank")
 
 
-async def start(page: Chromium, server: ConsoleServer) -> Wire:
+async def start(page: Chromium, server: PageServer) -> Wire:
     await page.click("#start-call")
     wire = await server.connection()
-    await wire.send(READY, PhaseChanged(phase="LISTENING"))
+    await wire.send(READY, PhaseMessage(phase="LISTENING"))
     await page.wait_for("orch.link === 'open'")
     return wire
 
@@ -148,9 +155,7 @@ def exceptions(page: Chromium) -> list[str]:
 
 
 @pytest.mark.parametrize("what", COSTS_NOTHING)
-async def test_what_a_call_does_not_need_never_costs_it(
-    one_browser: Chromium, server: ConsoleServer, what: str
-) -> None:
+async def test_what_a_call_does_not_need_never_costs_it(one_browser: Chromium, server: PageServer, what: str) -> None:
     """A meter, a statistic or a wish that the browser refuses: the call is held, the agent is let through, and what is
     missing is said.
     """
@@ -159,9 +164,12 @@ async def test_what_a_call_does_not_need_never_costs_it(
         wire = await start(page, server)
         async with answered(page, wire) as agent:
             agent.voice.speaking = True
-            await wire.send(PlaybackStart(playback_id="p1"), PlaybackStop(playback_id="p1"))
-            await page.wait_for("orch.muted")
-            await wire.send(PlaybackStart(playback_id="p2"))
+            async with asyncio.TaskGroup() as both:  # it is muted for 300 ms
+                both.create_task(page.wait_for("orch.muted"))
+                both.create_task(
+                    wire.send(PlaybackStartMessage(playback_id="p1"), PlaybackStopMessage(playback_id="p1"))
+                )
+            await wire.send(PlaybackStartMessage(playback_id="p2"))
             await page.wait_for("!orch.muted")
             await page.wait_for(f"{SHOWN}.includes('{words}')")
             assert await page.evaluate("orch.call") == "on"
@@ -172,7 +180,7 @@ async def test_what_a_call_does_not_need_never_costs_it(
 
 
 @pytest.mark.parametrize("what", HAS_WORDS)
-async def test_a_call_that_cannot_be_held_is_explained(one_browser: Chromium, server: ConsoleServer, what: str) -> None:
+async def test_a_call_that_cannot_be_held_is_explained(one_browser: Chromium, server: PageServer, what: str) -> None:
     """The user learns what the browser lacks, and the conversation goes on in text."""
     js, words = HAS_WORDS[what]
     async with page_with(one_browser, server, js) as page:
@@ -184,12 +192,12 @@ async def test_a_call_that_cannot_be_held_is_explained(one_browser: Chromium, se
         await page.type_text("hello")
         await page.press("Enter", "\r")
         typed = await wire.receive()
-        assert isinstance(typed, TextInput), f"{typed} was sent before"
+        assert isinstance(typed, TextMessage), f"{typed} was sent before"
         assert exceptions(page) == []
 
 
 async def test_a_question_for_the_microphone_that_nobody_answers_is_named(
-    one_browser: Chromium, server: ConsoleServer
+    one_browser: Chromium, server: PageServer
 ) -> None:
     """The browser's question is easily overlooked; the page points to it, and takes its words back afterwards."""
     js = (
@@ -204,7 +212,7 @@ async def test_a_question_for_the_microphone_that_nobody_answers_is_named(
             assert await page.evaluate(NOTICES) == ""
 
 
-async def test_a_failure_that_nothing_else_explains_has_words(one_browser: Chromium, server: ConsoleServer) -> None:
+async def test_a_failure_that_nothing_else_explains_has_words(one_browser: Chromium, server: PageServer) -> None:
     """Whatever breaks in the page, and whenever: it does not happen in silence."""
     for broken in ("() => { throw new Error('odd'); }", "() => { Promise.reject(new Error('odd')); }"):
         async with page_with(one_browser, server, "") as page:
@@ -215,13 +223,13 @@ async def test_a_failure_that_nothing_else_explains_has_words(one_browser: Chrom
 
 @pytest.mark.parametrize("how", ["isComposing: true", "keyCode: 229"])
 async def test_escape_in_an_input_method_does_not_interrupt(
-    one_browser: Chromium, server: ConsoleServer, how: str
+    one_browser: Chromium, server: PageServer, how: str
 ) -> None:
     """It takes back the word that is being composed; the agent speaks on. A plain Escape interrupts as ever."""
     async with page_with(one_browser, server, "") as page:
         await page.click("#connect")
         wire = await server.connection()
-        await wire.send(READY, PhaseChanged(phase="SPEAKING", turn=1), PlaybackStart(playback_id="p1"))
+        await wire.send(READY, PhaseMessage(phase="SPEAKING", turn=1), PlaybackStartMessage(playback_id="p1"))
         await page.wait_for("orch.phase === 'SPEAKING' && orch.playback_id === 'p1'")
         await page.evaluate(
             f"document.querySelector('#typed').dispatchEvent(new KeyboardEvent('keydown',"
@@ -230,7 +238,7 @@ async def test_escape_in_an_input_method_does_not_interrupt(
         await page.evaluate("document.querySelector('#typed').focus()")
         await page.type_text("日本")
         await page.press("Enter", "\r")
-        assert isinstance(await wire.receive(), TextInput), "and no barge_in before it"
+        assert isinstance(await wire.receive(), TextMessage), "and no barge_in before it"
 
 
 @pytest.mark.parametrize(
@@ -242,11 +250,11 @@ async def test_escape_in_an_input_method_does_not_interrupt(
     ],
 )
 async def test_a_phase_after_a_failure_says_what_to_do(
-    one_browser: Chromium, server: ConsoleServer, phase: str, reason: str, words: str
+    one_browser: Chromium, server: PageServer, phase: str, reason: str, words: str
 ) -> None:
     """In the words of the caller, who knows no services."""
     async with page_with(one_browser, server, "") as page:
         await page.click("#connect")
         wire = await server.connection()
-        await wire.send(READY, PhaseChanged(phase=phase, reason=reason))  # type: ignore[arg-type]
+        await wire.send(READY, PhaseMessage(phase=phase, reason=reason))  # type: ignore[arg-type]
         await page.wait_for(f"document.querySelector('#phase-hint').innerText.includes('{words}')")
