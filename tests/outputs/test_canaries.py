@@ -53,20 +53,17 @@ async def asked(service: Service, failure: str, messages: list[str]) -> str:
 
 
 async def everything_in(redis: Redis) -> list[str]:
-    """Every value of every key."""
-    values: list[str] = []
-    async for key in redis.scan_iter():
-        kind = str(await redis.type(key), "ascii")
-        reads: dict[str, Any] = {
-            "string": lambda key: redis.get(key),
-            "hash": lambda key: redis.hgetall(key),
-            "stream": lambda key: redis.xrange(key),
-            "list": lambda key: redis.lrange(key, 0, -1),
-            "set": lambda key: redis.smembers(key),
-            "zset": lambda key: redis.zrange(key, 0, -1),
-        }
-        values.append(f"{key} {await reads[kind](key)}")
-    return values
+    """Every value of every key. The service still runs, so a key may expire or be deleted before it is read."""
+    reads: dict[str | bytes, Any] = {
+        b"string": lambda key: redis.get(key),
+        b"hash": lambda key: redis.hgetall(key),
+        b"stream": lambda key: redis.xrange(key),
+        b"list": lambda key: redis.lrange(key, 0, -1),
+        b"set": lambda key: redis.smembers(key),
+        b"zset": lambda key: redis.zrange(key, 0, -1),
+        b"none": lambda key: redis.get(key),
+    }
+    return [f"{key} {await reads[await redis.type(key)](key)}" async for key in redis.scan_iter()]
 
 
 def process_lines(pid: int) -> str:
