@@ -104,7 +104,7 @@ class TraceBuilder:
         return span
 
     def open_turn(self, event: Event) -> Span:
-        """Open the span of a turn. While the turn is open, it is the parent of each span that begins and is closed."""
+        """Open the span of a turn. A span that begins and closes while the turn is open gets the turn as its parent."""
         self.turn = None
         turn = self.open(names.TURN, event)
         if self._layout == "turn":

@@ -181,7 +181,7 @@ class SessionSpans:
             self._call.attributes[names.HANDLER_ID] = event.handler_id
 
     def _close_call(self) -> None:
-        """Close the span of the call, with the session as its parent, even if a turn is open."""
+        """Close the span of the media connection. The parent of this span is the session, even if a turn is open."""
         call, self._call = self._call, None
         if call is not None:
             self._trace.close_outside(call)

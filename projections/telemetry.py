@@ -38,10 +38,10 @@ dropped and counted.
 EXPORT_EVERY_S = 1.0
 BATCH = 64
 """Number of spans per request to the collector. A thread encodes a batch for some milliseconds, and competes with the
-calls for the Python interpreter: a larger batch would delay calls.
+event loop for the Python interpreter: a larger batch would delay conversations.
 """
 CLOSE_S = 2.0
-"""Time limit for the collector when the service stops, in seconds."""
+"""Time limit, in seconds, for the last export of spans, and for the last push of metrics, when orch stops."""
 
 FORGET_S = 60.0
 """Interval, in seconds, between two drops of the state of sessions that other nodes own now."""
@@ -95,7 +95,9 @@ class Telemetry:
         self._sessions: dict[str, SessionSpans | None] = {}
         """Session → its spans so far; None: its log could not be read, or folding it failed."""
         self._behind: dict[str, tuple[int, int]] = {}
-        """Session whose log must be read → (version of the first event after the gap, newest version noted since)."""
+        """Session of which `note` missed events, so that its log must be read → (version of the first event that `note`
+        got after the missed events, newest version that `note` got).
+        """
         self._is_behind = asyncio.Event()
         self._reading = asyncio.Lock()
         self._working = asyncio.Lock()
@@ -229,14 +231,14 @@ class Telemetry:
                     del self._sessions[session_id]
 
     async def _read_on(self, session_id: str) -> tuple[SessionSpans | None, bool]:
-        """Read and fold a session's log after a gap: `note` did not get all events of the session. Folds up to the
-        newest event that `note` got. Returns (the session's spans, whether that event is the session's end). The spans
-        are None if the log cannot be read or is gone: the session then has no trace.
+        """Read and fold the log of a session of which `note` missed events, up to the newest event that `note` got.
+        Returns (the session's spans, whether that event is the session's end). The spans are None if the log cannot be
+        read or is gone: the session then has no trace.
 
         Reads page by page, because a log may be an hour long, and a takeover brings many logs. Exports all spans again,
-        with the same ids, because the old owner may not have exported them all. A span that closed before the first
-        event after the gap may be in the old owner's metrics. This node does not measure such a span, and marks it as
-        re-exported, so that a collector does not count it twice.
+        with the same ids, because the old owner may not have exported them all. The old owner may have measured the
+        spans that closed within the missed events: this node does not measure these spans, and marks them as
+        re-exported, so that no span counts twice.
         """
         session, is_over = self._sessions.get(session_id), False
         while session is None or session.version < self._behind[session_id][1]:

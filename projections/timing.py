@@ -8,8 +8,8 @@ from events.envelope import Event
 STAGES = ("endpointing", "transcription", "thinking", "floor", "synthesis", "playout")
 """Latency stages, in order; each stage begins when the stage before it ends. endpointing: from the user's silence to
 the endpoint. transcription: until the turn starts. thinking: until intent and answer are both there. floor: until the
-answer may be spoken, if the user is speaking. synthesis: until the first audio chunk. playout: until the first frame is
-sent.
+agent may speak, if the user is speaking (at most `floor_ms`); missing if the user is silent. synthesis: until the first
+audio chunk. playout: until the first frame is sent.
 """
 
 

@@ -76,9 +76,8 @@ class UserSpans:
             self._utterance.is_over = True
 
     def hold(self, span: Span) -> None:
-        """Set the end of the span to now. If no utterance is open, or if a turn is open, close the span. Otherwise keep
-        the span: the turn that the utterance opens may become its parent, so `_let_go` closes it once the turn is
-        known.
+        """Set the end time of the span to now. Close the span at once if a turn is open, or if no utterance is open.
+        Otherwise keep the span for `_let_go`: the open utterance may open a turn, and this turn is then the parent.
         """
         span.end_us = self._trace.at_us
         if self._utterance is None or self._trace.turn is not None:
@@ -115,7 +114,9 @@ class UserSpans:
             self.decide("undecided")
 
     def silence(self) -> None:
-        """Record in the barge-in span how long the agent spoke on. Call this when the playback is paused or stopped."""
+        """Record in the barge-in span how long the agent spoke after the user began to speak. Call this when the
+        playback is paused or stopped.
+        """
         if self._barge_in is not None:
             latency_ms = (self._trace.at_us - self._onset_us) // 1000
             self._barge_in.attributes.setdefault(names.STOP_LATENCY_MS, latency_ms)

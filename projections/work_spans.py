@@ -10,8 +10,8 @@ from projections.span import Context, Link, Span, TraceBuilder, Value
 
 _OTHER_NAMES = {"speech": names.TEXT_TO_SPEECH}
 STAGES = {name: _OTHER_NAMES.get(COMMANDS[name].stage, COMMANDS[name].stage) for name in sorted(OF_THE_TURN)}
-"""Name of a command with a stage that ends with its turn → name of the command's span: the name in the gen_ai
-conventions, else the name of the stage.
+"""Name of a command → name of its span, for all commands whose requests end with the turn. The name of the span is the
+stage of the command. Exception: "text_to_speech" for speech, as in the gen_ai conventions of OpenTelemetry.
 """
 _DEADLINES = {  # timer → the span that has timed out, if it is still open
     "intent_deadline": names.INTENT,
@@ -21,7 +21,8 @@ _DEADLINES = {  # timer → the span that has timed out, if it is still open
 
 
 MOST_COUNT = 2**53
-"""Largest number taken from a payload. A payload may hold any JSON number, but OTLP integers have 64 bits."""
+"""Largest number that a span takes from a payload. A larger JSON number may not fit an OTLP integer, and is left out.
+"""
 
 
 class WorkSpans:
@@ -108,7 +109,7 @@ class WorkSpans:
 
     @staticmethod
     def _answers(event: Result, span: Span) -> bool:
-        """Whether this result answers the span's command. Logs of other reducers may hold unexpected results."""
+        """Whether this result answers the span's command. In a log of another reducer version, a result may not."""
         return span.name in {STAGES.get(name) for name in ANSWERS[type(event)]}
 
     def end_stage(self, command_id: str, outcome: str) -> None:

@@ -35,9 +35,10 @@ class Question:
     recorded: tuple[Given, ...] = ()
     """The results of the recorded question with the same words. Stale results are left out."""
     silent_us: int = -1
-    """Microseconds from the recorded question until the recording cancelled the question, or ended. The results in
-    `recorded` are all results that came in this time. If the question is not recorded, or if its deadline passed and no
-    answer came: the usual latency of an answer, minus 1.
+    """Microseconds from the question until the recording cancelled the question or ended, whichever came first. If
+    `recorded` holds no end of the answer, results that the recording lacks are due 1 microsecond later. If the question
+    is not recorded, or if its answer missed the deadline and never came: 1 less than the usual latency of an answer, so
+    that the results are due at the usual latency.
     """
     tools: RecordedTools = field(default_factory=lambda: RecordedTools(()))
     """The tool calls of the recording."""
@@ -53,9 +54,9 @@ def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: in
     """Yield the results of an agent (`given`) with their times in the new run. All times count from the question.
 
     The n-th result of a kind is due at the time of the n-th recorded result of that kind. If there is no such recorded
-    result, the result is due at the end of the recorded answer. If the recorded answer has no end, the result is due
-    just after `question.silent_us`. If the recorded agent waited for tool calls that the agent of today does not make,
-    the result is due earlier by that time.
+    result, the result is due at the end of the recorded answer or, if this end is not recorded, just after the
+    recording cancelled the question or ended (`question.silent_us`). The time in which the recorded agent waited only
+    for tool calls that today's agent does not make is subtracted from each due time.
 
     A result comes when it is due, so a fast fake model does not change the timing of the conversation. A result that
     the agent gives more than `late_ms` milliseconds after its due time comes at the agent's time, so a slow agent does
@@ -86,8 +87,9 @@ def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: in
 
 
 def _saved_us(given: list[Given], question: Question) -> Callable[[int], int]:
-    """Return a function: time → how long the recorded agent had waited, until that time, for tool calls that are not in
-    `given`. The time is in microseconds since the question; the wait is in microseconds.
+    """Return a function: time → how long, before this time, the recorded agent had waited only for tool calls that
+    today's agent does not make. Times count from the question, in microseconds. `given`: the results of today's agent,
+    which include its tool calls.
     """
     left = Counter((one.name, one.arguments) for _, one in given if isinstance(one, ToolCalled))
     calls, made = list[tuple[int, int]](), list[tuple[int, int]]()

@@ -41,8 +41,9 @@ class WhatIf:
     """Outcome of a what-if: the events of the new run, and counts that show how much of the run is not as recorded."""
 
     events: list[Event] = field(default_factory=list)
-    """Inputs that the change leaves out still count in the state, so that later ids are as recorded. The state hashes
-    then do not follow from these events alone: they are no recording.
+    """The events of the new run. Inputs that the change leaves out are missing here, but the state counts them, so that
+    later ids are as recorded. With such a change, the state hashes do not follow from `events`, so `events` is no
+    recording.
     """
     results: int = 0
     """Number of results of services and playback in the new run."""
@@ -51,4 +52,6 @@ class WhatIf:
     moved: int = 0
     """Number of finals that come at another time than in the recording."""
     unjudged: int = 0
-    """Utterances that the new run cuts short or never completes. The recording does not show their words."""
+    """Number of utterances that the new run cuts short or never completes. Their words in the new run cannot be
+    judged, because the recorded final is for the whole utterance.
+    """

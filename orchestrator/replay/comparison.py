@@ -28,7 +28,9 @@ class Comparison:
     moved: int = 0
     """Number of finals that come at another time than in the recording, because the utterance ends at another time."""
     unjudged: int = 0
-    """Utterances that the new run cuts short or never completes. The recording does not show their words."""
+    """Number of utterances that the new run cuts short or never completes. Their words in the new run cannot be
+    judged, because the recorded final is for the whole utterance.
+    """
 
     @classmethod
     def of(cls, source: str, old: list[Event], new: WhatIf) -> "Comparison":
@@ -71,8 +73,8 @@ def changes(found: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
 
 
 def waits(found: Sequence[Comparison]) -> tuple[str, str]:
-    """Return (before, after): the median wait for an answer over all recordings, in milliseconds, as text; "none" if
-    there was no answer.
+    """Return the user's median wait for an answer over all recordings: (in the recorded runs, in the new runs). Each is
+    a number of milliseconds as text, or "none" if there was no answer.
     """
     old = typical_ms([ms for one in found for ms in waits_ms(one.old)])
     new = typical_ms([ms for one in found for ms in waits_ms(one.new)])

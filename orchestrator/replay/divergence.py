@@ -35,8 +35,8 @@ class Divergence:
     `state` is the state after the replayed step.
     """
     after: State | None
-    """The state after the step under today's reducer. None: the reducer raised or ignored the input, or `state` is
-    this state already.
+    """The state after the step, as today's reducer decides the step. None: the reducer raised an exception, it ignored
+    the input as a duplicate, or the field `state` already holds the state after the replayed step.
     """
     opened_at_us: int
     recorded_by: str
@@ -71,10 +71,9 @@ def differences(left: dict[str, object], right: dict[str, object], path: str = "
 
 
 def first_difference(recorded: Sequence[Event], replayed: Sequence[Event]) -> tuple[Rule, int]:
-    """Return the rule and the index of the first difference between two steps. Index 0 is the input. The steps must
-    differ.
-
-    Only the last event of a step has a state hash. The hash is compared last, so ORCH1004 means that all else is equal.
+    """Return the first difference between two steps: its rule (the kind of difference, such as ORCH1001) and its index
+    in the step, where 0 is the input. The steps must differ. State hashes are compared last: the rule for a different
+    state hash, ORCH1004, means that all else is equal.
     """
     one, other = [_bare(event) for event in recorded], [_bare(event) for event in replayed]
     place = next((i for i, (r, p) in enumerate(zip_longest(one, other)) if r != p), None)

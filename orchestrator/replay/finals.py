@@ -25,7 +25,9 @@ class Awaited:
     is_asked: bool = False
     """Whether the new run asks for the final at the recorded time. The final then comes as recorded."""
     given: str = ""
-    """The words of the utterance that the new run has already got in a guessed final."""
+    """The first words of the utterance, if the new run ended the utterance too early. The new run has got these words
+    in a final: a guess from the last partial. Empty: the new run has got no words of the utterance.
+    """
     is_cut: bool = False
     """Whether the new run has ended the utterance while the user still spoke."""
 
@@ -37,17 +39,16 @@ class Finals:
         self.moved = 0
         """Number of finals that come at another time than in the recording."""
         self.unjudged = 0
-        """Utterances that the new run cuts short or never completes. The recording does not show their words."""
+        """Number of utterances that the new run cuts short or never completes. Their words in the new run cannot be
+        judged, because the recorded final is for the whole utterance.
+        """
         self._waiting = {awaited.final.event_id: awaited for awaited in _paired(log)}
         self._known = frozenset(self._waiting)
 
     def comes_now(self, event: Event, state: State) -> bool:
-        """Return whether a recorded input comes now, at its recorded time. Always True for an input that is none of the
-        recorded finals.
-
-        True for a final if the new run has asked for it at the recorded time, or if its utterance is over in the new
-        run too: the final then no longer waits. False if the new run got the final at another time. False also if the
-        utterance goes on in the new run: the final then waits for a later FinishUtterance.
+        """Return whether a recorded input comes now, at its recorded time. False only for finals, in two cases: the new
+        run got the final at another time; or the utterance goes on in the new run, which did not ask for the final at
+        the recorded time. In the second case, the final waits for a later FinishUtterance.
         """
         if event.event_id not in self._known:
             return True
@@ -61,15 +62,12 @@ class Finals:
 
     def asked(self, at_us: int) -> Iterator[SttFinal]:
         """Yield the final that answers a FinishUtterance of the new run, issued at `at_us`. The final comes after the
-        recorded delay: the time that the recogniser took in the recording.
+        recogniser's recorded delay. Yields nothing if no utterance has begun, or if the recording asked for the same
+        final at the same time: the recorded final then comes as recorded.
 
-        The final joins the words of all utterances that are over at `at_us` and whose finals still wait. If no
-        utterance is over, the final is a guess: the words of the last partial so far. Words of an earlier guess are
-        left out. If no words remain, the final is empty, so that the new run does not wait for the deadline.
-
-        Yields nothing if no utterance has begun. Also yields nothing if the recorded final comes as recorded: only one
-        utterance is over, the recording issued its FinishUtterance at the same time, and no guess was given for the
-        utterance.
+        The final has the words of all utterances that are over and have not had their final. If no utterance is over,
+        the final is a guess: the words of the last partial. Words of earlier guesses are left out. A final without
+        words is yielded too, so that the new run does not wait for the deadline.
         """
         begun = [one for one in self._waiting.values() if one.began_us <= at_us]
         whole = [one for one in begun if one.spoken_until_us <= at_us or one.asked_us == at_us]

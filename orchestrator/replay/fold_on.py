@@ -45,12 +45,15 @@ def upgraded(events: Iterable[Event]) -> Iterator[Event]:
 
 
 RULES_SINCE = 7
-"""The first state schema that came with decisions of its own (`State.has_rules_of`)."""
+"""The first state schema with which decisions changed: the reducer decides differently for sessions of earlier schemas
+(`State.has_rules_of`).
+"""
 
 
 def _opened_today(event: SessionOpened) -> SessionOpened:
-    """Put a session under today's state schema or, if that has other decisions than the session was opened with, under
-    the last schema without them.
+    """Return SESSION_OPENED with the complete policy and today's state schema. A session opened before RULES_SINCE gets
+    the last schema before RULES_SINCE, so that the reducer decides as when the session was opened. An unreadable event
+    is returned unchanged.
     """
     policy = Policy.read(event.policy)
     if policy is None or why_unreadable(event):

@@ -19,8 +19,8 @@ _NEVER_SAID = dict.fromkeys(map(ord, "´`~〜〰ʼ"), "'") | dict.fromkeys(
         *(*range(0x202A, 0x202F), *range(0x2066, 0x206A)),
     ]
 )
-"""Replacements before texts are compared: accents used as apostrophes, tildes and wave dashes become ', and invisible
-layout characters are removed.
+"""Characters that are not spoken, for `str.translate` before texts are compared. Tildes, wave dashes, and accents that
+serve as an apostrophe become an apostrophe, which the comparison leaves out. Invisible layout characters are removed.
 """
 
 
@@ -147,9 +147,9 @@ def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[s
 
 
 def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """Yield violations of I-5: the question of a turn is the user's words, and the turn uses the answer to that
-    question. The question of a speculation may spell the user's words differently: `said` compares the question with
-    the words.
+    """Yield violations of I-5: the question of a turn is the user's words, and the turn uses the answer to this
+    question. The question of a speculation may differ from the words in spelling, such as case and punctuation: only
+    the spoken characters are compared (function `said`).
     """
     if not any(isinstance(event, derived.TurnStarted | derived.ProcessingComplete) for event in step):
         return
@@ -174,9 +174,9 @@ def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) ->
 
 
 def said(text: str) -> list[str]:
-    """Return the spoken characters of a text, in lower case: letters, combining marks such as accents, numbers,
-    symbols, and signs before a digit. Two texts with equal lists have the same words: I-5 compares a question with the
-    user's words in this way. The reducer's own comparison is not used, because the check must be independent of it.
+    """Return the spoken characters of a text, in lower case: letters, combining marks such as accents, numbers, symbols
+    such as + and %, and a minus, point, comma or colon before a digit. Two texts with equal lists have the same words.
+    The reducer's own comparison is not used, because the check must be independent of the reducer.
     """
     told = normalize("NFD", text.translate(_NEVER_SAID)).translate(_NEVER_SAID)
     plain = "".join(char if _is_raised(char) else normalize("NFKD", char) for char in told)

@@ -50,7 +50,7 @@ def place(text: str) -> Reached:
 
 
 def session_of(text: str) -> str:
-    """Return the id of the session that a place names; "" if the place names no session."""
+    """Return the session id in the text of a place in a recording, such as `SESSION:41`; "" if the text has no id."""
     found = _VERSION.fullmatch(text)
     return (found["session"] or "") if found else ""
 

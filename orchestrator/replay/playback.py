@@ -42,7 +42,9 @@ class SpeechTiming:
 
 
 class Speeches:
-    """The speech of each text of a recording, and the usual time from a command to its first sound."""
+    """Timing of the recorded speech: for each text the lengths of its chunks and the times of its words; and the usual
+    time from the command that starts a playback to its first chunk.
+    """
 
     def __init__(self, log: Iterable[Event]) -> None:
         self._of: dict[str, SpeechTiming] = {}
@@ -116,12 +118,12 @@ def _complete(speeches: Iterable[SpeechTiming]) -> None:
 
 
 class Voice:
-    """Simulates a playback that differs from the recording. The texts of the playback come one by one (`say`), and the
-    playback can be paused.
+    """Simulates a playback that is not in the recording, or the rest of a recorded playback that goes on differently.
+    The texts of the playback come one by one (`say`), and the playback can be paused.
 
     `command`: the Speak or PlayFiller that started the playback. `is_shown`: the session has no media connection, so
-    the answer is shown as text. If the playback went as recorded until now: `chunks` is the number of recorded chunks
-    that the new run has received, and `began_us` the time of the first sound (0: no sound yet). Otherwise both are 0.
+    the answer is shown as text. `chunks`: number of recorded chunks that the new run has received already. `began_us`:
+    the time of the first sound, if this sound came from the recording; else 0.
     """
 
     def __init__(

@@ -11,7 +11,9 @@ from orchestrator.session.commands import PLAYS
 from orchestrator.session.state import State
 
 Asked = tuple[str, ...]
-"""The key of a command (`_asked`). The results of a recorded command answer new commands with the same key."""
+"""The key of a command: its name and text (or its target, if it has no text), with the turn unless the command is a
+playback or a tool call. Two commands with the same key are similar.
+"""
 
 
 class RecordedCommands:
@@ -38,7 +40,9 @@ class RecordedCommands:
         self._ends_us = log[-1].at_us
 
     def note(self, order: int, event: Event) -> None:
-        """Take the next event of the log; `order` is its index."""
+        """Add the next event of the log: store its command or result, and fold the event into `state`. `order`: the
+        index of the event in the log.
+        """
         self._input = event if isinstance(event, Input) else self._input
         if isinstance(event, Result) and event.command_id in self.issued:
             if self.state.answered(event) is not None:
@@ -59,15 +63,15 @@ class RecordedCommands:
         return twin if twin is not None and (twin.at_us, twin.payload) == (command.at_us, command.payload) else None
 
     def alike(self, command: CommandIssued) -> CommandIssued | None:
-        """Return the recorded command with the same key. If there are several, prefer commands that have results, then
-        the nearest turn. None: no recorded command has this key.
+        """Return a recorded command that is similar to `command`; None: there is none. Of several, a command with
+        results comes first, then the turn nearest to the turn of `command`.
         """
         alike = self._asked.get(_asked(command), [])
         is_far = [(not self.results[one.command_id], abs(one.turn - command.turn)) for one in alike]
         return alike[is_far.index(min(is_far))] if alike else None
 
     def has_results(self, command: CommandIssued) -> bool:
-        """Whether a recorded command with the same key has results."""
+        """Whether the recording has results of a command that is similar to `command`."""
         twin = self.alike(command)
         return twin is not None and bool(self.results[twin.command_id])
 
@@ -91,16 +95,18 @@ class RecordedCommands:
         return (by.at_us if by else self._ends_us) - twin.at_us
 
     def never_came(self, twin: CommandIssued) -> bool:
-        """Whether a recorded question was cancelled at its deadline, and its answer never came, not even late."""
+        """Whether the answer to the recorded question `twin` never came: the deadline cancelled the question, and the
+        recording has no late end of the answer either.
+        """
         by, results = self._withdrawn_by.get(twin.command_id), self.results[twin.command_id]
         is_late = any(result.is_last for _, result in results)
         return isinstance(by, TimerFired) and by.target == "answer_deadline" and not is_late
 
 
 def _asked(command: CommandIssued) -> Asked:
-    """Return the key by which a new command finds its recorded match: its name and its text. A command without a text
-    has its target in place of the text (a tool call's id, a timer's name). For questions and timers, the key also has
-    the turn: an answer depends on the turns before it.
+    """Return the key of a command: its name and its text. A command without a text has its target in place of the text
+    (a tool call's id, a timer's name). Except for playbacks and tool calls, the key also has the turn: an answer
+    depends on the turns before it.
     """
     text = str(command.payload["text"]) if "text" in command.payload else command.target
     if command.name in PLAYS or command.name == "RunTool":

@@ -24,7 +24,9 @@ class RecordedTools:
         self._calls: list[RecordedCall] = []
         asked: ToolCalled | None = None
         running: dict[tuple[str, str], tuple[int, int]] = {}
-        """(session, call id) → (index of the call, when it began). Ids of calls may be the same in another turn."""
+        """(session id, call id) → (index of the call in `_calls`, time when the call began in microseconds). A call of
+        a later turn with the same id replaces the earlier call here.
+        """
         for event in log:
             match event:
                 case ToolCalled():

@@ -169,8 +169,9 @@ def _hide_word(word: str, kept: _Kept, how: Redaction) -> str:
 
 
 def _unlike(kept: _Kept, hidden: str) -> str:
-    """Return the replacement `hidden`. If `hidden` is itself a word that stays readable (a backchannel, or its
-    beginning: `a` begins `alright`), return it with 0 as its first character.
+    """Return the replacement `hidden` of a word. If the replacement happens to be a backchannel, the beginning of a
+    backchannel or a closing phrase, its first character becomes 0: the reducer must not take the replacement for words
+    of the user.
     """
     return "0" + hidden[1:] if kept.holds(hidden) else hidden
 

@@ -51,9 +51,10 @@ class Session:
     opened_at_us: int
     segments: list[Segment] = field(default_factory=list)
     last: tuple[Event, ...] = ()
-    """The last step; empty after `pack`."""
+    """The events of the last step. Empty after `pack`, which stores the session in less memory."""
     follows: bool = False
-    """Whether the session has diverged. If so, recorded events are folded without a comparison until the next segment.
+    """Whether recorded events are folded without a comparison. True from a divergence to the end of its segment, unless
+    `keep_going`.
     """
     is_lost: bool = False
     """Whether `evolve` failed on the recorded events. The later events of the session are then only counted."""
@@ -107,7 +108,7 @@ def replay(recording: Recording, *, keep_going: bool = False) -> Replay:
     """Replay a recording in memory and keep the replayed events. Raises BadRecordingError, as `Replayer.run` does.
 
     `keep_going`: after a divergence, compare the later steps too, starting from the recorded state. Without
-    `keep_going`, the rest of the session's segment is folded, not compared.
+    `keep_going`, the rest of the session's segment is not compared.
     """
     replayer = Replayer(recording.header, recording.name, keep_going=keep_going)
     replayer.listen = lambda _, step: replayer.found.events.extend(step.events)
@@ -137,7 +138,8 @@ def _numbers(version: str) -> list[int]:
 
 
 class Replayer:
-    """Replays the lines of one recording. Compares each segment of a session up to the first divergence in the segment.
+    """Replays the lines of one recording. Compares the steps of each segment of a session, up to the segment's first
+    divergence.
 
     `keep_going`: compare all steps; after a divergence, continue from the recorded state.
     `is_incomplete`: the recording may end in the middle of a step, because its writer crashed.
@@ -155,7 +157,7 @@ class Replayer:
         self._ahead: Iterator[bytes] = iter(())
         """Lines read ahead of the current step."""
         self._lines: Iterator[bytes] = iter(())
-        """The lines to read next: `_ahead`, then `_source`."""
+        """The lines to read next: lines that were put back (`_ahead`), then the rest of the recording (`_source`)."""
         self._is_over = False
         self._session: Session | None = None
         """The session of the current step."""
@@ -267,9 +269,9 @@ class Replayer:
         return session
 
     def _not_compared(self, session: Session, event: Event) -> None:
-        """Handle a recorded event that is not compared. If the session has diverged already, fold the event and the
-        rest of its step. Otherwise the event is an additional derived event of the last step, and today's reducer does
-        not produce it: record a divergence.
+        """Handle a recorded event that cannot begin the comparison of a step. If the session has diverged already, fold
+        the event and the rest of its step. Otherwise the event is no input: the last step has more events than today's
+        reducer produces, so record a divergence.
         """
         if session.follows:
             self._fold(session, (event, *self._rest_of_step()))

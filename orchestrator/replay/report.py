@@ -60,10 +60,11 @@ def details(verdict: Verdict) -> Iterator[str]:
 
 def divergence_lines(source: str, found: Divergence) -> Iterator[str]:
     """Yield a divergence in full: place, state, recorded and replayed events, differing fields, commands to type next.
-    `source`: the recording as a command takes it; empty: it is no file, so no command can replay it.
+    The shown state is the state before the step or, if the recorded step has all events of the replayed step and more
+    at its end, the state after the replayed step.
 
-    Shows the state before the step. Exception: if the recorded step has all events of the replayed step and then more,
-    shows the state after the replayed step.
+    `source`: the file of the recording, for the `orch replay` command to type next; empty: there is no file, and the
+    command is left out.
     """
     event = found.recorded_step[0]
     since_open = seconds(event.at_us - found.opened_at_us)

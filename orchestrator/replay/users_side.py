@@ -29,7 +29,7 @@ in time to the input before it.
 """
 
 Waits = Literal["rest", "speaks", "thinks"]
-"""The activity of the agent for which the user's next input waits."""
+"""An activity of the agent. The user's next input waits until such an activity begins."""
 
 
 class Floor:
@@ -45,7 +45,7 @@ class Floor:
         """How often the agent began to think, to speak or to rest."""
 
     def note(self, state: State, events: Sequence[Event]) -> None:
-        """Update the activity from the events of a step. `state`: the state after the step."""
+        """Update the agent's activity after a step. `state`: the state after the step. `events`: those of the step."""
         if not events:
             return
         if state.playback is None:
@@ -80,11 +80,13 @@ class _Coming:
     event: Input
     waits_for: Waits
     gap_us: int | None
-    """Microseconds from the start of the activity `waits_for` to this input. None: the input keeps its distance in time
-    to the input before it.
+    """Microseconds from the time when the agent began to rest, speak or think (`waits_for`) to the input. None: the
+    input keeps its distance in time to the input before it.
     """
     changes: int
-    """How often the agent's activity changed in the recording since the input before this one."""
+    """How often the agent began to rest, speak or think in the recording, between the previous input in `UsersSide`
+    and this input (`event`).
+    """
 
 
 class UsersSide:
@@ -96,7 +98,9 @@ class UsersSide:
         self._coming: deque[_Coming] = deque()
         self._is_speaking = False
         self._changes = 0
-        """`Floor.changes` at the last call of `learn` or `take`; 0 after `begin`."""
+        """How often the agent's activity had changed when the previous input came: until `begin` in the recording,
+        afterwards in today's conversation.
+        """
 
     def learn(self, order: int, event: Input, floor: Floor) -> None:
         """Add the next recorded input. `order`: its index in the log. `floor`: the agent's activity in the recording,
@@ -134,7 +138,9 @@ class UsersSide:
         self._changes = 0
 
     def take(self, at_us: int, floor: Floor) -> Input:
-        """Remove and return the next input, which comes at `at_us`. `floor`: the agent's activity at that time."""
+        """Remove and return the next input. `at_us`: the time at which the input comes in today's conversation; its
+        distance from the recorded time shifts the later inputs. `floor`: the agent's activity at this time.
+        """
         first, self._changes = self._coming.popleft(), floor.changes
         self.shift_us = at_us - first.at_us
         return first.event

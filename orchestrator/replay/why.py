@@ -21,7 +21,9 @@ from orchestrator.session.reducer import reduce
 from orchestrator.session.state import State
 
 NEIGHBOURS = 6
-"""Number of the last inputs before the decision that are tested: one replay without each of them."""
+"""How many of the last inputs before a decision `orch why` tests, besides the causes. The test of an input is a replay
+without the input.
+"""
 SCHEMA = "orch.why/1"
 """Name and version of the JSON format. Fields are added, never renamed or given another meaning."""
 SHIFTING = {"command_id", "conversation_to", "elapsed_us", "retry_of", "saved_us"}
@@ -32,8 +34,9 @@ NEAR_US = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """An event in the chain of causes. `is_needed`: whether the decision changes without this input. None: the event is
-    no input, or today's reducer does not decide the explained event.
+    """An event in the chain of causes of the explained event. `is_needed`: whether the explained event is missing or
+    different in a replay without this cause. None: the cause is no input, or a replay of the whole log does not
+    produce the explained event either.
     """
 
     event: Event
@@ -64,12 +67,14 @@ class Why:
     `also`.
     """
     beside: Event | None
-    """The last input before the decision that the decision does not need; None: there is none."""
+    """The last tested input (`NEIGHBOURS`) on which the event does not depend: a replay without the input produces the
+    event too. None: there is none.
+    """
     conditions: tuple[Condition, ...]
     phase: str
     """The phase before the decision."""
     is_decided: bool
-    """Whether today's reducer also decides the event. If not, `also`, `beside` and `conditions` are empty."""
+    """Whether a replay with today's reducer produces the event. If not, `also`, `beside` and `conditions` are empty."""
 
 
 def as_json(found: Why) -> dict[str, Any]:
@@ -151,8 +156,8 @@ class _Run:
         self._texts = {one.command_id: one.payload.get("text") for one in events if isinstance(one, CommandIssued)}
 
     def is_repeated(self, event: Event, new: "_Run") -> bool:
-        """Whether the run `new` also has an event of this run: with the same content and cause, and at the same time.
-        If no timer decides the time, the time may differ.
+        """Whether the run `new` has the same event as this run, with the same content, cause and time (`NEAR_US`). The
+        time may differ if the event does not follow from a timer, and `new` has as many such events as this run.
         """
         named, essence = name(event), self._essence(event)
         was_us, is_us = self._times_us(named, essence), new._times_us(named, essence)
@@ -189,11 +194,13 @@ class _Run:
 
 
 def _conditions(before: State, step: Input, event: Event) -> Iterator[Condition]:
-    """Yield the values in the state `before` on which the decision about the input `step` depends.
+    """Yield the values in the state `before` on which the explained event depends. `step`: the input from which the
+    reducer derived the event.
 
     Changes one value at a time (a policy field, a flag or a text) or removes one outstanding command, and lets the
-    reducer decide again. Yields the value if `event` no longer follows. If `event` is the input `step` itself, yields
-    the value if other events follow. Yields nothing if `event` does not follow from the recorded state.
+    reducer decide again about `step`. Yields the value if the reducer then does not derive `event`. If `event` is the
+    input itself, yields the value if the reducer derives other events than before. Yields nothing if the reducer does
+    not derive `event` from the unchanged state.
     """
     made, named = _decide(before, step), set[str]()
     if made is None or not (isinstance(event, Input) or _is_said(event, made)):
@@ -234,7 +241,9 @@ def _plain(event: Event) -> tuple[Any, ...]:
 
 
 def _kind(playback_id: str) -> str:
-    """Return the kind of a playback, such as "answer": its id without the number, which any earlier input changes."""
+    """Return the kind of a playback: its id without the number at the end, such as "answer" for "answer-3". The number
+    counts turns or inputs, so the same playback may have another number in another run.
+    """
     return playback_id.rstrip("-0123456789")
 
 

@@ -25,14 +25,16 @@ from orchestrator.session.state import State
 
 RECORDED, MATCHED, SIMULATED, LEFT_OUT = range(4)
 """Origin of an input. RECORDED: an input that answers no command, or the recorded result of the same command. MATCHED:
-a recorded result of a similar command, a result of the agent, a moved final, or a timer. SIMULATED: any other result.
-LEFT_OUT: a recorded input that the change leaves out. A left-out input is only counted, so that later commands get
-their recorded ids.
+a recorded result of a similar command, a result of the agent, a final at another time than recorded, or a timer.
+SIMULATED: any other result. LEFT_OUT: a recorded input that the change leaves out. The state only counts a left-out
+input: ids of commands contain the number of inputs, and later commands get their recorded ids.
 """
 
 
 class WhatIfWorld:
-    """Runs one session (`log`) of a what-if, and adds its new events and counts to `found`."""
+    """Runs one session of a what-if or rerun. `log`: the recorded events of the session. `found`: collects the new
+    events and the counts (such as the number of simulated results) of all sessions.
+    """
 
     def __init__(self, log: list[Event], change: Change, found: WhatIf, agent: Agent | None) -> None:
         self._change, self._found, self._log, self._agent = change, found, log, agent
@@ -47,7 +49,9 @@ class WhatIfWorld:
         """Inputs to come, as a heap: (time, order among equal times, input, origin such as RECORDED)."""
         self._order = count(len(log))
         self._held: dict[str, list[tuple[int, int, Input, int]]] = {}
-        """Id of a paused playback → its events that wait; times in microseconds since the start of the pause."""
+        """Id of a paused playback → its results that wait for the end of the pause: (microseconds since the start of
+        the pause, order among equal times, result, origin such as MATCHED).
+        """
         self._state = State()
         self._conversation = ConversationSoFar()
         self._speeches = Speeches(log)
@@ -66,8 +70,8 @@ class WhatIfWorld:
         self._learn()
 
     def _learn(self) -> None:
-        """Index recorded results by command, and queue all other inputs at their recorded times. With an agent, do not
-        queue these inputs: `UsersSide` gets them, and times them by the new conversation.
+        """Index the recorded results by command, and queue all other recorded inputs at their recorded times. In a
+        rerun, `UsersSide` gets these other inputs instead of the queue: their times depend on today's agent.
         """
         floor, step = Floor(), list[Event]()
         for order, event in enumerate(self._log):
@@ -127,8 +131,9 @@ class WhatIfWorld:
                 self._carry_out(command)
 
     def _next(self) -> tuple[int, int, Input, int] | None:
-        """Remove and return the next input: (time in microseconds, order among equal times, input, origin). Origin:
-        RECORDED, MATCHED or SIMULATED; RECORDED for all inputs of the user's side. None: no input is left.
+        """Remove and return the next input: (time in microseconds, order among equal times, input, origin). The origin
+        says how the input relates to the recording: RECORDED (unchanged), MATCHED (adapted, such as the result of
+        a similar command) or SIMULATED. None: no input is left.
         """
         while self._queue and self._queue[0][3] == LEFT_OUT:
             heapq.heappop(self._queue)
@@ -196,8 +201,9 @@ class WhatIfWorld:
             self._leave_the_recording(playback_id, command.at_us)
 
     def _goes_on_after_a_cut(self, at_us: int) -> bool:
-        """Whether the new run still plays an answer that the recording cut off before `at_us`. If so, simulates the
-        rest of this playback; `_run` must then choose the next input again.
+        """Simulate the rest of an answer that the new run still plays, but the recording cut off before the next input
+        (`at_us`). Returns whether there is such an answer. If so, `_run` must choose the next input again, because a
+        simulated result may come first.
         """
         for command_id, cut_us in list(self._cut_us.items()):
             if at_us > cut_us:
@@ -209,10 +215,9 @@ class WhatIfWorld:
         return False
 
     def _comes_too_early(self, at_us: int, event: PlaybackResult) -> bool:
-        """Whether a recorded result of a playback comes too early: the new run has not yet issued the Speak or
-        SpeakMore that the result needs. A result that ends the answer needs the last text. If True, simulates the
-        playback from now on, and `_run` must drop the result. If False, remembers the result for a later simulation of
-        the rest.
+        """Whether a recorded result of a playback belongs to a text that the new run has not issued yet. The end of an
+        answer belongs to its last text. If True, simulates the playback from now on, and `_run` must drop the result.
+        If False, notes how far the playback has come, because its rest may be simulated later.
         """
         playback, script = self._state.playback, self._scripts.get(event.playback_id)
         is_recorded = script is not None and event.command_id == script[0].command_id
@@ -285,9 +290,8 @@ class WhatIfWorld:
                 self._come(command, after_us, result, MATCHED)
 
     def _alike(self, command: CommandIssued) -> CommandIssued | None:
-        """Find a recorded command with the same key as `command`, and queue its results as results of `command`, with
-        the same latency. Returns the recorded command; None: no recorded command has this key, or `command` starts a
-        timer.
+        """Find a recorded command that is similar to `command`, and queue its results as results of `command`, with the
+        same latency. Returns the recorded command; None: no recorded command is similar, or `command` starts a timer.
         """
         twin = self._recorded.alike(command)
         if twin is None or command.name == "StartTimer":
@@ -298,9 +302,9 @@ class WhatIfWorld:
         return twin
 
     def _go_on(self, command: CommandIssued, twin: CommandIssued | None) -> None:
-        """Simulate the results that the recording lacks for a command. `twin`: the matching recorded command, whose
-        results are queued already; None: no recorded command matches. Leaves out results that are due before the
-        recording cancelled `twin`, or ended: the recording shows that no result came in this time.
+        """Simulate the results that the recording lacks for a command. `twin`: the same or a similar recorded command,
+        whose results are queued already; None: no recorded command is similar. Drops simulated results that are due
+        while `twin` was outstanding in the recording: the recording has all results of this time.
         """
         if twin and self._recorded.has_ended(twin):
             return
@@ -319,9 +323,9 @@ class WhatIfWorld:
         self._hold(command.target, command.at_us)
 
     def _hold(self, playback_id: str, paused_us: int) -> None:
-        """Take results of a playback out of the queue, from its pause at `paused_us` on: its progress and its end.
-        `_resume` queues them again. RECORDED events stay in the queue, because their times include the pause. Results
-        of synthesis stay, too.
+        """Take the progress and end of a paused playback out of the queue; `_resume` queues them again. RECORDED events
+        stay in the queue, because their times include the pause. Results of synthesis stay, too. `paused_us`: when the
+        pause began.
         """
         waits = (inputs.PlaybackProgress, inputs.PlaybackDone)
         held = [

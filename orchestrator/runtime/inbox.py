@@ -45,8 +45,8 @@ _IS_NODE = re.compile(f"{_NODE}[0-9a-f]{{12}}(:.*)?")
 
 
 def is_from_a_node(event: Input) -> bool:
-    """Whether a node of orch produced the event. A node reports results of effects, timers that are due, speech and
-    transcripts of its calls, connections, and messages of clients. False: an outside producer sent the event.
+    """Whether a node of orch produced the event, such as a transcript, a result or a timer. False: an outside producer
+    sent the event.
     """
     return _IS_NODE.fullmatch(event.producer) is not None
 
@@ -129,7 +129,9 @@ class Inbox:
         return self._put(event)
 
     def has_stamped(self, event: Input) -> bool:
-        """Whether `append` stamped the event in this process. False if the event named a producer (`NODE:PRODUCER`)."""
+        """Whether `append` has set this process as the event's producer. False also if a part of this process is the
+        producer (`NODE:PRODUCER`).
+        """
         return event.producer == self._producer
 
     def _put(self, event: Input) -> int:

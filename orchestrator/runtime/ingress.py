@@ -101,7 +101,8 @@ class Ingress(Owned):
         return self._pass(before, entry_id, reason, line[:4096], "")
 
     async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
-        """Return session id → whether the session is live, or promised (a client has its id, but it has no log yet).
+        """Return session id → True if the session is live or promised (a client has its id, but it has no log yet),
+        False otherwise.
 
         If all sessions are live, this takes one round trip; a round trip per event would slow down the whole stream.
         Retries until Redis answers. Raises RedisError or OSError only if the lease of the ingress is lost meanwhile.

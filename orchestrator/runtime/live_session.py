@@ -158,7 +158,8 @@ class LiveSession:
     scripts: dict[str, Script] = field(default_factory=dict)
     """Playback id → the texts that this playback speaks."""
     call_follows: bool = False
-    """Whether the handler was lost and may come back. The client's control connection may be back some seconds earlier.
+    """Whether the session has lost its handler, and the handler may come back. If only the client is connected, answers
+    then wait for the handler, at most CALL_FOLLOWS_S.
     """
     _connecting: Handler | None = field(default=None, init=False)
     _client: Client | None = field(default=None, init=False)
@@ -194,8 +195,8 @@ class LiveSession:
 
     @property
     def connecting(self) -> Handler | None:
-        """The handler of a call that is being connected. Answers wait for it; the first answer that has waited in vain
-        sets it to None.
+        """The handler that is being connected, while answers wait for it; else None. If only the client is connected,
+        answers wait at most CALL_FOLLOWS_S: then `connecting` becomes None, and they are shown as text.
         """
         return self._connecting
 
@@ -211,10 +212,10 @@ class LiveSession:
     async def somebody_is_connected(self, gone: Client | None = None) -> None:
         """Wait until a handler is connected, or a client other than `gone` (a client that could not be reached).
 
-        A client ends the wait at once if no handler is expected. A handler is expected while it is being connected; or
-        if the session has lost its handler, which may come back. Then a client ends the wait only after CALL_FOLLOWS_S,
-        so that the answer can be spoken and not shown. This time begins when client or handler last connected or
-        disconnected; while a handler is being connected, at the earliest with this call.
+        A client ends the wait at once, unless a handler is expected (`connecting` or `call_follows`). Then a client
+        ends the wait after CALL_FOLLOWS_S, so that the answer can be spoken and not shown. CALL_FOLLOWS_S counts from
+        the last time that a client or handler connected or disconnected; while a handler is being connected, from the
+        start of this wait if that is later.
         """
         begun_s = asyncio.get_running_loop().time()
         while self._handler is None:
@@ -245,7 +246,9 @@ class LiveSession:
             self.current_task = None
 
     def watch(self, task: asyncio.Task[None]) -> None:
-        """Add a task to `closing`; returns at once. `shut`, `wind_up` and `send_away` await the tasks, up to END_S."""
+        """Remember a task that is ending, such as a cancelled stage; returns at once. Before the session leaves this
+        process, `shut`, `wind_up` and `send_away` wait for these tasks, at most END_S.
+        """
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
 
@@ -282,8 +285,8 @@ class LiveSession:
                 self._part(part)
 
     async def _end(self, farewell: Coroutine[Any, Any, None] | None) -> None:
-        """End timers, tasks and connections. If one of them hangs or fails, the others still end. `farewell` closes the
-        client's connection; None: that connection stays open.
+        """End the timers, the tasks and the handler. If one of them hangs or fails, the others still end. `farewell`:
+        coroutine that closes the client's connection; None: the client stays connected.
         """
         self.timers.cancel_all()
         self.cancel_task()

@@ -179,7 +179,7 @@ class Node:
 
     @property
     def redis_silence_s(self) -> float:
-        """How long this node could not write to Redis, in seconds: its signs of life, or its queued input if longer."""
+        """Seconds since this node's last sign of life in Redis or, if longer, the wait of its oldest queued input."""
         return max(self._members.silence_s, self._inbox.stalled_s)
 
     async def read_log(self, session_id: str, *, first: int = 0, most: int | None = None) -> list[Event]:
@@ -220,7 +220,7 @@ class Node:
             live.open()
 
     def discard(self, live: LiveSession) -> None:
-        """Unset the client of a session. A session that was never opened is removed here; its promise expires."""
+        """Unset a session's client. A session never opened is removed from this node, and its promise expires later."""
         shard = self.shards.get(self.keys.shard_of(live.session_id))
         live.client = None
         if shard is not None and live.open is not None:
@@ -350,7 +350,7 @@ class Node:
         self._inbox.append(event)
 
     async def register_handler(self, handler_id: str, session_id: str) -> None:
-        """Store for the ingresses which session a handler serves. Called before the client gets its WebRTC answer."""
+        """Store a handler's session in Redis, for the ingresses. Called before the client gets its WebRTC answer."""
         await self._callers_redis.set(self.keys.handler(handler_id), session_id, ex=HANDLER_TTL_S)
 
     async def forget_handler(self, handler_id: str) -> None:

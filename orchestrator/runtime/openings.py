@@ -17,8 +17,8 @@ from orchestrator.runtime.redis.connection import ask
 from orchestrator.runtime.redis.keys import Keys
 
 SUBJECT_S = 7 * 24 * 3600
-"""How long, in seconds, Redis keeps a caller's list of sessions after the last addition, and the session id of a token
-that never expires. No conversation lasts longer.
+"""How long Redis keeps two keys, in seconds: the list of a caller's sessions, after the last addition; and, if a
+caller's token never expires, the id of the session that the token opens. No conversation lasts longer.
 """
 REJOINED_S = 24 * 3600
 """How long, in seconds, Redis keeps the number of a session's last used resume token. A resume token is valid for the

@@ -1,7 +1,7 @@
 """Promised sessions: a client gets a session id and a token, and the session has no log until its first input.
 
-Until then, Redis holds only keys of the session that expire. One of them is the promise. From the promise, another node
-can open the session if this node has died, or if that node reads an event of an outside producer for the session.
+Until then, every key of the session in Redis expires. One of these keys is the promise. It lets any node that owns the
+session's shard open the session, also after the death of the node that made the promise.
 """
 
 import asyncio
@@ -56,7 +56,8 @@ async def withdraw(redis: Redis, keys: Keys, session_id: str) -> None:
 
 
 async def which_awaited(redis: Redis, keys: Keys, session_ids: Sequence[str]) -> dict[str, bool]:
-    """Return session id → whether the session is live, or promised (a client has its id, but it has no log yet).
+    """Return session id → True if the session is live or promised (a client has its id, but it has no log yet), False
+    otherwise.
 
     Raises RedisError or TimeoutError.
     """

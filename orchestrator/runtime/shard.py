@@ -41,7 +41,9 @@ SNAPSHOT_EVERY = 64
 """Versions between snapshots. A takeover reads a snapshot, and about this many versions of the log after it."""
 FAILURES_BEFORE_THE_END = 3
 MOST_OF_POISON = 65_536
-"""Limit in bytes for an event that is kept as a dead letter because the reducer raised on it. Nearly all fit."""
+"""Limit in bytes for an event that is kept as a dead letter because the reducer raised on it. A larger event is
+cut; nearly all events fit.
+"""
 
 Observer = Callable[[LiveSession, Event], None]
 """Called for each committed event, in order."""
@@ -75,7 +77,7 @@ class Shard(Owned):
         self._committed = committed
         self._observer = observer
         self._ending: set[asyncio.Task[None]] = set()
-        """Tasks of ended sessions that have not ended yet, such as the closing of connections."""
+        """Unfinished tasks of ended sessions, such as the closing of connections. `give_up` waits for them."""
 
     @property
     def calls(self) -> int:
@@ -209,12 +211,12 @@ class Shard(Owned):
         return await promised_grant(self._redis, self._keys, event.session_id)
 
     def _open(self, live: LiveSession, states: dict[str, State]) -> list[Decided]:
-        """Decide the steps that open a promised session (a client has its id, but it has no log yet) when an inbox
-        entry for the session arrives. These steps leave the cursor where it is; the step of that entry moves it.
+        """Decide the steps that open a promised session (a client has its id, but it has no log yet). Called when an
+        inbox entry for the session arrives. The opening steps do not move the cursor; the entry's own decision does.
         `states`: session id → state after the last decided step of this batch; the new state is added.
 
-        The node that promised the session may append the same opening events. They have the same ids, so the reducer
-        drops the duplicates.
+        The node that promised the session may append the opening events, too, under the same ids. The reducer drops
+        the duplicates.
         """
         live.open = None
         decided, state = [], live.state
@@ -308,7 +310,9 @@ class Shard(Owned):
         )
 
     def _pass_over(self, entry_id: str) -> Decided:
-        """Return the move of the cursor past an entry that is late, and count the entry. It is no dead letter."""
+        """Return the move of the cursor past an entry that comes too late to have an effect, and count the entry: an
+        event of an ended session, or a SESSION_RESUMED of an earlier owner. The entry becomes no dead letter.
+        """
         self._counters["late"] += 1
         return Decided(self._pass(self._cursor, entry_id, "", b"", ""))
 

@@ -35,9 +35,9 @@ def expect_words(step: StepBuilder) -> None:
 
 
 def away(step: StepBuilder) -> None:
-    """TIMER_FIRED `away`: if the policy allows another prompt, ask the silent user whether they are there. Otherwise
-    say goodbye. While the user is speaking, wait again: a noise may never end. While a transcript is pending, do
-    nothing: it decides.
+    """TIMER_FIRED `away`: ask the silent user whether they are there or, after the policy's number of prompts, say
+    goodbye. If the user is speaking, restart the timer. If a transcript is pending, do nothing: the decision about the
+    transcript follows, and restarts the timer if the user said nothing.
     """
     rules = step.state.policy.away
     if step.state.user_is_speaking and step.state.has_rules_of(7):
@@ -51,9 +51,9 @@ def away(step: StepBuilder) -> None:
 
 
 def hearing_failed(step: StepBuilder) -> None:
-    """HEARING_FAILED in LISTENING: apologise (`ask_again`) if an utterance is lost (`is_utterance_lost`):
-    speech-to-text failed while the user was speaking, or before the final came. Do nothing if speech-to-text failed
-    during silence, or if the words have already opened a turn as a partial.
+    """HEARING_FAILED in LISTENING: apologise (`ask_again`) if speech-to-text has lost an utterance
+    (`is_utterance_lost`). Do nothing if nothing was lost, because the user was silent, or if the last partial of the
+    utterance has counted in place of the final.
     """
     assert isinstance(step.input, HearingFailed)
     if step.input.is_utterance_lost and not step.state.late_words(step.state.at_us):

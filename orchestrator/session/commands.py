@@ -146,10 +146,10 @@ class Speak(Command):
     `is_open`: the answer comes in texts, and SpeakMore commands bring the texts after `text`. `index`: the number of
     `text` in the answer, from 0.
 
-    `begins_ms` and `from_ms` are positions in the audio of the whole answer. The speech of `text` begins at
-    `begins_ms`; the user hears it from `from_ms` on, which is never earlier. A retry begins with the text that is
-    spoken at `from_ms`. It synthesises the whole text, and skips the audio that the user has heard. In the first
-    attempt, `index`, `begins_ms` and `from_ms` are 0.
+    A retry continues an answer that the user has heard in part, up to the position `from_ms` of the audio of the whole
+    answer. `text` is then the text at this position, and its audio begins at the position `begins_ms`. The retry
+    synthesises `text` from its beginning, and skips the audio before `from_ms`. In the first attempt, `index`,
+    `begins_ms` and `from_ms` are 0.
     """
 
     begins_ms: int = 0
@@ -214,8 +214,8 @@ class CancelTask(Command):
 
 @dataclass(unsafe_hash=True)
 class CancelStage(Command):
-    """Cancel the request that the command `command_id` made; other requests continue. `stage_name`: the target of that
-    command: a stage or, for a tool call, the call's id.
+    """Cancel the request that the command `command_id` made; other requests continue. `stage_name`: "intent" or
+    "answer", the stage of the request; for a tool call, the id of the call.
     """
 
     command_id: str
@@ -286,8 +286,8 @@ def read(event: CommandIssued) -> Command:
 
 
 def answers(result: Result, command: CommandIssued) -> bool:
-    """Whether a result answers a command. The command must wait for results of this type. If the result names a timer,
-    a playback or a tool call, this must be the target of the command.
+    """Whether a result answers a command: the command expects results of this type, and the timer, playback or tool
+    call that the result names, if any, is the `target` of the command.
     """
     kind, about = type(result), result.about
     return command.name in ANSWERS[kind] and (not about or getattr(result, about) == command.target)

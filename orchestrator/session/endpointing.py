@@ -52,8 +52,8 @@ def endpoint(step: StepBuilder) -> None:
 
 
 def due_at_us(state: State) -> int:
-    """Return the time at which the utterance counts as complete if the user says no more, in microseconds of the
-    session's time.
+    """Return when the utterance counts as complete if the user says no more: a time in microseconds, on the same clock
+    as the `at_us` of events.
     """
     rules, stopped_us = state.policy.endpointing, state.speech_stopped_at_us
     complete_us = stopped_us + rules.complete_ms * 1000

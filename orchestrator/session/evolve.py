@@ -20,9 +20,7 @@ from orchestrator.session.state import (
 )
 
 PRODUCERS_KEPT = 1_024
-"""Number of producers whose duplicates are recognised: the latest producers. The number suffices even if each utterance
-comes from a new producer.
-"""
+"""Number of producers that the state remembers, the latest ones, to recognise duplicates of their inputs."""
 IDS_KEPT = 256
 """Number of event ids kept, the latest ones, to recognise duplicates from producers that give no `producer_seq`."""
 # Kinds of events are looked up in sets: isinstance with a model takes many times as long, and this is the inner loop.
@@ -61,9 +59,9 @@ def apply(state: State, event: Any) -> None:
 
 
 def _counts(state: State, kind: type[Event], event: Any) -> bool:
-    """Whether an input may change more of the state than its counters and the marks that detect duplicates. False
-    before the session opens, after it ends, for a stale result, and for a connection event (of client or handler) from
-    a node that is not the owner.
+    """Whether an input may have an effect. If not, only `version`, `at_us`, the number of inputs and the data for
+    recognising duplicates change. False before the session opens, after it ends, for a stale result, and for a
+    connection event (of client or handler) from a node that is not the owner.
     """
     if kind in RESULTS:
         return state.answered(event) is not None

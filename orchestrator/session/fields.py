@@ -55,7 +55,9 @@ def newest_schema(kind: type[Any]) -> int:
 
 
 def folds(kind: type[Any]) -> Iterator[tuple[type[Event], str, Fold]]:
-    """Yield (event type, field name, Fold) for each event type in the `on` of each field. `kept` declares `on`."""
+    """Yield (event type, field name, function) for each event type in the `on` of a field's declaration (`kept`). The
+    function changes the value of the field when an event of this type is folded.
+    """
     for field in dataclasses.fields(kind):
         for event, fold in field.metadata.get("on", {}).items():
             yield event, field.name, fold
@@ -76,9 +78,9 @@ def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
 
 
 def _values(kind: type[Any], schema: int, it: str, forms: dict[str, Form]) -> str:
-    """Return Python code for the hashed values of a state or a part: one expression per value, separated by commas.
-    `it`: the Python expression for the state or part. The code calls functions under generated names. `_values` adds
-    each of these names to `forms`, with its function.
+    """Return Python code for the values of a state or a part from which the state hash is computed, under a state
+    schema: one expression per value, separated by commas. `it`: the Python expression for the state or part. The code
+    calls functions under generated names. `_values` adds each of these names to `forms`, with its function.
     """
     fields = [field for field in dataclasses.fields(kind) if field.metadata.get("is_hashed", True)]
     covered = [field for field in fields if field.metadata.get("since", 1) <= schema]

@@ -18,9 +18,9 @@ MS_PER_WIDE_CHARACTER = 200
 
 
 def heard_ms(playback: Playback, now_us: int) -> int:
-    """Estimate how much of a playback the user has heard, in milliseconds of audio. While the heard position advances,
-    the estimate is the last confirmed position plus the time since then, but at most the audio so far. While the
-    position stands still, it is the last confirmed position.
+    """Estimate how much of a playback the user has heard, in milliseconds of audio. While the audio plays, the estimate
+    is the last recorded position plus the time since then, but at most the audio synthesised so far. While no audio
+    plays, as during a pause, the estimate is the last recorded position.
     """
     if not playback.position_at_us:
         return playback.position_ms

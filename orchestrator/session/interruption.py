@@ -33,8 +33,9 @@ def speech_started(step: StepBuilder) -> None:
 
 
 def speech_stopped(step: StepBuilder) -> None:
-    """SPEECH_STOPPED in SPEAKING: stop the wait for longer speech (timer `barge_in`). If the playback is paused, wait
-    at most `false_ms` for the words of the speech.
+    """SPEECH_STOPPED in SPEAKING: stop the timer `barge_in`, which would fire once the user had spoken for
+    `min_speech_ms`. If the playback is paused, wait at most `false_ms` for a transcript that interrupts the agent; then
+    resume the playback.
     """
     endpointing.speech_stopped(step)
     step.disarm("barge_in")
@@ -43,8 +44,9 @@ def speech_stopped(step: StepBuilder) -> None:
 
 
 def partial(step: StepBuilder) -> None:
-    """STT_PARTIAL in SPEAKING: interrupt the agent if the user has now spoken long enough and with enough words. If no
-    final of these words is expected, wait for one, at most `stt_ms`; after it, the words count.
+    """STT_PARTIAL in SPEAKING: interrupt the agent if the user has said enough (`_is_confirmed`). If the user is
+    silent, and no final is expected, expect one (timer `stt_deadline`): if no final comes within `stt_ms`, the words of
+    the partial count.
     """
     endpointing.partial(step)
     if playing(step).is_interruptible and _is_confirmed(step):
@@ -115,8 +117,8 @@ def _pause(step: StepBuilder) -> None:
 
 
 def _wait_for_words(step: StepBuilder, wait_ms: int) -> None:
-    """Start the timer `false_interruption`: after `wait_ms`, it resumes the paused playback. If the whole pause would
-    last longer than the policy's `floor_ms`, the timer fires when `floor_ms` are over.
+    """Start the timer `false_interruption`, which resumes the paused playback: after `wait_ms`, or earlier, once the
+    playback has been paused for `floor_ms` of the policy.
     """
     state, paused_at_us = step.state, playing(step).paused_at_us
     assert paused_at_us is not None, "who waits has paused"

@@ -56,7 +56,7 @@ def client_connected(step: StepBuilder) -> None:
 
 
 def client_returned(step: StepBuilder) -> None:
-    """CLIENT_CONNECTED after IDLE: stop the `reconnect` timer. The client may be the old client or a new client."""
+    """CLIENT_CONNECTED in any phase after IDLE: stop the `reconnect` timer. The client may be a new client."""
     step.disarm("reconnect")
 
 

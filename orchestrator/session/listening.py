@@ -48,9 +48,9 @@ def partial(step: StepBuilder) -> None:
 
 
 def final(step: StepBuilder) -> None:
-    """STT_FINAL in LISTENING: start a turn with the words. A final that is empty, or whose words have counted already,
-    starts no turn. If a finished utterance waits for such a final, the user said nothing new: cancel the speculation,
-    and start the limit of the user's silence (timer `away`). If no utterance waits for such a final, reject it.
+    """STT_FINAL in LISTENING: start a turn with the words. A final without new words (empty, or its words have counted
+    already) starts no turn. If the session has waited for this final (timer `stt_deadline`), the user said nothing new:
+    cancel the speculation, and start the limit of the user's silence (timer `away`). Otherwise reject the final.
     """
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
@@ -77,8 +77,8 @@ def _nothing_was_said(step: StepBuilder) -> None:
 
 
 def final_while_interrupting(step: StepBuilder) -> None:
-    """STT_FINAL in INTERRUPT: stop the wait for a final (timer `stt_deadline`). `evolve` has stored the words in
-    `held_text`: they open the turn after INTERRUPT. Reject a final that is empty, or whose words have counted already,
-    if no finished utterance waits for it.
+    """STT_FINAL in INTERRUPT: stop the wait for a final (timer `stt_deadline`). New words open the turn after
+    INTERRUPT: `evolve` has stored them in `held_text`. Reject a final without new words (empty, or its words have
+    counted already), unless the session has waited for this final.
     """
     spoken_words(step)

@@ -7,15 +7,16 @@ MOST_MS = 2_000
 
 
 def after_pause(pause_ms: int, silence_ms: int) -> int:
-    """Return the new estimate after a silence of `silence_ms`, once the user speaks on. The estimate is the longer of
-    the silence and the old estimate `pause_ms`. A silence longer than MOST_MS does not change the estimate.
+    """Return the new estimate of how long, in ms, the user pauses within an utterance, after a silence of `silence_ms`
+    that ended with more speech: the longer of the silence and the old estimate `pause_ms`. A silence longer than
+    MOST_MS does not change the estimate.
     """
     return max(pause_ms, silence_ms) if silence_ms <= MOST_MS else pause_ms
 
 
 def after_utterance(pause_ms: int) -> int:
-    """Return the estimate after the end of an utterance: a tenth less than the old estimate `pause_ms`, so that
-    endpointing waits less and less for a user who no longer pauses.
+    """Return the new estimate of how long, in ms, the user pauses within an utterance, after an utterance has ended: a
+    tenth less than the old estimate `pause_ms`. So endpointing waits less and less for a user who no longer pauses.
     """
     return pause_ms * 9 // 10
 

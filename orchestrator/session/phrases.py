@@ -1,4 +1,4 @@
-"""Compares, normalises, counts and divides words; lists phrases of listening (backchannels) in several languages."""
+"""Normalises and compares texts, divides them into words, counts the words. Lists backchannels in several languages."""
 
 import re
 from functools import lru_cache
@@ -37,7 +37,7 @@ _LAYOUT: Final = (
 )
 """Characters that only change how a text is laid out."""
 _TYPED: Final = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\uff07\u00b4`", "'") | dict.fromkeys(_LAYOUT, ""))
-"""Translates all forms of the apostrophe to one, and removes characters of layout."""
+"""Translates all forms of the apostrophe to one, and removes the invisible characters in _LAYOUT."""
 _PUNCTUATION: Final = re.compile(r"[;!?]|[.,:](?!\d)|(?<=[.,:])[.,:]|(?<!\w)'|(?<!\d)'(?!\w)|(?<!\d)\"")
 _DASH: Final = re.compile(r"-(?:[-\s]*-)?(\s*)")
 _BRACKETS: Final = re.compile(r"[()\[\]{}]")
@@ -51,12 +51,11 @@ _UNSPACED: Final = re.compile(
 
 
 def normal(text: str) -> str:
-    """Normalise a text for comparison: remove case, punctuation, layout and surplus blanks. If two normalised texts are
-    equal, the texts are spoken alike.
+    """Normalise a text for comparison: remove case, punctuation, invisible characters and surplus blanks. If two
+    normalised texts are equal, the texts are spoken alike.
 
-    Signs that are said aloud stay (3+2, C#, 5:30, -5, 👍), and so do combining marks. A sign that may or may not be
-    spoken stays, too. At worst, a service is then asked the same question twice. If the sign were removed, the user
-    could get the answer to another question.
+    Signs that people say, or may say, stay (3+2, C#, 5:30, -5, 👍), and so do combining marks. Without such a sign, two
+    different questions could be equal, and the user could get the answer to the wrong question.
     """
     if _TELLING.search(text):
         return _normal(text)
@@ -110,9 +109,9 @@ def _is_symbol(char: str) -> bool:
 def _hyphen(dash: re.Match[str]) -> str:
     """Return the replacement for a match of _DASH: a blank for a dash that nobody says, else the match itself.
 
-    Nobody says a dash within a word ("well-known": two or more letters follow), between blanks before such a word
-    ("wait - no"), or at the end after a blank ("wait -"). People may say any other dash, as "minus" or "to": before a
-    digit or a single letter ("-5", "3-2"), or directly after a word, before a blank or the end ("wait- no", "wait-").
+    Nobody says a dash before two or more letters, within a word or between blanks ("well-known", "wait - no"), nor a
+    dash at the end after a blank ("wait -"). People may say any other dash, as "minus" or "to": before a digit or a
+    single letter ("-5", "3-2"), or directly after a word, before a blank or the end ("wait- no", "wait-").
     """
     text, at = dash.string, dash.end()
     is_alone = not text[: dash.start()][-1:].strip()
@@ -227,12 +226,11 @@ def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def _next_word(words: str, end: int) -> int:
-    """Return the index at which the next word begins after a phrase that ends at index `end` of `words`. The index is
-    after the blank or, at the end of the text, len(words). Returns -1 if `end` is within a word: then no phrase ends
-    there.
+    """Return the index at which the next word begins after a phrase that ends at index `end` of `words`: after the
+    blank or, at the end of the text, len(words). Returns -1 if `end` is within a word: then no phrase ends there.
 
-    In scripts without blanks, a phrase may end between any two characters, and the next word begins at `end`. The words
-    of ICU do not count there, because ICU takes a repetition such as 嗯嗯 for one word.
+    In scripts without blanks, such as Chinese, a phrase may end between any two characters. The dictionary that divides
+    such texts into words is not used here: it takes a repetition such as 嗯嗯 for one word.
     """
     if words[end : end + 1] == " ":
         return end + 1

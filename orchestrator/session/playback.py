@@ -32,9 +32,9 @@ def synthesis_complete(state: State, event: inputs.TtsComplete) -> None:
 def started(state: State, event: inputs.PlaybackStarted) -> None:
     """Fold PLAYBACK_STARTED: record when the playback began. From this time on, the heard position advances.
 
-    If an answer is spoken, a TTS_CHUNK_READY comes before PLAYBACK_STARTED. If no chunk came before it, and the answer
-    comes in texts, the client shows the answer as text (`is_shown`). If a media connection follows, the rest of the
-    answer is spoken: a second PLAYBACK_STARTED then replaces the recorded time and ends `is_shown`.
+    If the answer comes in texts, and no audio chunk has come yet, the client shows the answer as text instead of
+    playing it: set `is_shown`. A second PLAYBACK_STARTED comes if a media connection follows and the rest of the answer
+    is spoken: end `is_shown`, and record the new time.
     """
     p = state.playback
     if p is None or p.playback_id != event.playback_id:

@@ -88,7 +88,7 @@ class Endpointing(_Part):
     """
     longest_ms: Annotated[Milliseconds, AsBefore(0)] = 1_000
     """The longest wait when the transcript does not look complete. The wait is a tenth longer than this caller's pauses
-    within utterances, between `incomplete_ms` and this limit. 0: always `incomplete_ms`.
+    within utterances, but at least `incomplete_ms` and at most this limit. 0: always `incomplete_ms`.
     """
     phrases: Phrases = ()
     """A transcript that ends with one of these phrases looks complete."""
@@ -108,7 +108,8 @@ class Fallback(_Part):
     failures: Count = 3
     """Number of failures in a row (of answers, speech or hearing) that end the conversation. 0: no number ends it."""
     goodbye: Text = "I am sorry, I cannot help you at the moment. Please try again later. Goodbye."
-    """The agent's last words after `failures` failures of answers or hearing. Not said after failures of speech."""
+    """The agent's last words if `failures` answers in a row have failed, or `failures` utterances in a row were lost.
+    """
     unheard: Text = "Sorry, I did not hear that. Could you say it again?"
     """Spoken when speech-to-text has lost what the user said; empty: nothing."""
 
@@ -156,8 +157,9 @@ class Intent(_Part):
 
 
 class Interruption(_Part):
-    """When the user's speech interrupts the agent: the agent falls silent and listens. A BARGE_IN and typed words
-    interrupt at once. Nothing interrupts the farewell at the time limit or after too many failures.
+    """Rules for interruptions: when the user's speech makes the agent fall silent and listen. A BARGE_IN event and
+    typed words interrupt at once. The user cannot interrupt the farewell that is spoken at the time limit or after too
+    many failures.
     """
 
     backchannels: Backchannels = BACKCHANNELS["en"]
@@ -167,10 +169,12 @@ class Interruption(_Part):
     synthesis is complete, the remaining time is not known, and a backchannel never interrupts.
     """
     false_ms: Milliseconds = 2_000
-    """A paused playback goes on after this much silence without words."""
+    """How long, at most, a paused playback waits after the end of the user's speech. If the speech has not interrupted
+    the agent by then, the playback resumes.
+    """
     min_speech_ms: Milliseconds = 500
-    """Speech interrupts when it has lasted this long, and `min_words` words are understood. Shorter speech interrupts
-    when it is over and its words are understood.
+    """While the user is speaking, the speech interrupts once it has lasted this long and has `min_words` words. Shorter
+    speech, such as a cough, interrupts only after its end, if `min_words` words, at least one, are recognised.
     """
     min_words: Count = 0
     """Number of words that must be understood before speech interrupts."""

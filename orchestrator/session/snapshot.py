@@ -55,11 +55,11 @@ def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
 
 
 def journal(state: State, conversation: ConversationSoFar) -> Journal:
-    """Rebuild a journal from a snapshot. The journal has the outstanding question, and the tool calls that were open
-    when this question was asked.
+    """Rebuild the journal of a session from a snapshot: the id of the outstanding question, and the tool calls that
+    were running when this question was asked.
 
-    The journal lacks the facts about the outstanding question. The calling code must read these facts from the log,
-    from version `state.found.facts_from` on (0: there are no facts).
+    The journal lacks the agent's work on this question. The calling code must read it from the log, from version
+    `state.found.facts_from` on (0: the agent has done no work on the question).
     """
     asked = state.outstanding("AnswerQuestion")
     since = min(asked[0].version, conversation.turn_began) if asked else state.version

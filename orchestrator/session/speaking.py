@@ -69,8 +69,8 @@ def progress(step: StepBuilder) -> None:
 
 
 def playback_done(step: StepBuilder) -> None:
-    """PLAYBACK_DONE: end the answer and the turn. After a farewell, end the session if the user does not speak again.
-    In all other cases, enter LISTENING.
+    """PLAYBACK_DONE: end the answer and the turn, then enter LISTENING. After a farewell, end the session instead,
+    unless the user is speaking by now or a transcript is pending (`_is_answered`).
     """
     ends = "" if _is_answered(step) else playing(step).ends
     withdraw(step, "AnswerQuestion")

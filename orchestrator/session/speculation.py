@@ -24,7 +24,9 @@ def partial(step: StepBuilder) -> None:
 
 
 def stable(step: StepBuilder) -> None:
-    """TIMER_FIRED `stable`: ask the services about the words. If the words have just changed, restart the timer."""
+    """TIMER_FIRED `stable`: ask the services about words that have not changed for `stable_ms`. Otherwise restart the
+    timer, without asking.
+    """
     state = step.state
     stable_at_us = state.partial_at_us + state.policy.speculation.stable_ms * 1000
     if stable_at_us > state.at_us:
@@ -56,7 +58,9 @@ def adopt(step: StepBuilder, text: str) -> int:
 
 
 def drop(step: StepBuilder) -> None:
-    """Cancel the outstanding questions of the speculation. If a turn is open, the questions are its own: do nothing."""
+    """Cancel the outstanding questions of the speculation. Do nothing if a turn is open: the turn then has its own
+    questions, or has taken over those of the speculation.
+    """
     if step.state.task is None:
         for command in step.state.outstanding(*QUESTIONS):
             step.do(CancelStage(command_id=command.command_id, stage_name=command.target))

@@ -136,8 +136,7 @@ class Playback(Part):
     is_open: bool = kept(False, since=4)
     """Whether more texts of the answer follow, because the agent is still writing them."""
     ends_at: tuple[int, ...] = kept((), since=4)
-    """For an answer that comes in texts: the index in `text` where each text ends. Empty: the answer came as a whole.
-    """
+    """For an answer in texts: for each of them, the index in `text` after its last character. Otherwise empty."""
     begins_ms: tuple[int, ...] = kept((), since=4)
     """Where in the audio the speech of each text begins, in ms; only for texts whose synthesis has begun."""
     is_shown: bool = kept(False, since=4)
@@ -199,7 +198,7 @@ class State:
     """The incarnation that last opened or resumed the session."""
     node: str = ""
     """Name of the node that owns the session. The producer of each input from this node is called `node` or
-    `node:part`. Only connection events (of client and handler) from this node count.
+    `node:part`. Connection events (of client and handler) from another node have no effect.
     """
     client_id: str = ""
     handler_id: str = ""
@@ -306,16 +305,16 @@ class State:
         return self.schema >= schema
 
     def _late(self, at_us: int) -> Utterance | None:
-        """The last utterance, if it counted as a partial transcript at most `stt_ms` before `at_us`, because no final
-        came in time, and its final may still come.
+        """Return the last utterance, if its late final may still come at `at_us`: at most `stt_ms` after its last
+        partial counted in place of the final. Otherwise None.
         """
         last = self.utterance
         is_recent = last is not None and at_us <= last.spoken_at_us + self.policy.deadlines.stt_ms * 1000
         return last if last is not None and last.is_late and is_recent else None
 
     def late_words(self, at_us: int) -> str:
-        """The words of a partial transcript that counted because no final came in time, if a transcript at `at_us` can
-        only be of the same utterance: the user has not begun to speak since. Otherwise "".
+        """Return the words that counted in place of a late final, if this final may still come at `at_us`, and the user
+        has not begun to speak again. Otherwise "".
         """
         late = self._late(at_us)
         return late.spoken if late is not None and self.speech_started_at_us <= late.spoken_at_us else ""
@@ -323,8 +322,7 @@ class State:
     def repeats(self, final: SttFinal) -> bool:
         """Whether the words of a final have counted already. There are two cases:
 
-        - The final comes late, and the words of its partial have counted in its place. If a later utterance waits for a
-          final, and its partial has no other words, this case is excluded: the final belongs to that utterance.
+        - A late final: a partial with the same words has counted in its place. Exception: `_may_be_of_the_next`.
         - Another producer reported the same words within the last `stt_ms`: two recognisers heard one utterance.
 
         False for typed words: they are always an utterance of their own.
@@ -340,15 +338,17 @@ class State:
         return is_candidate and bool(last.spoken) and are_alike(last.spoken, final.text.strip())
 
     def _may_be_of_the_next(self, last: Utterance, final: SttFinal) -> bool:
-        """Whether a later utterance than `last` waits for this final: its partial does not have other words."""
+        """Whether a final may be of a newer utterance than `last`: the session waits for one (timer `stt_deadline`),
+        and the final begins with the current partial, or the VAD has heard no speech since `last`.
+        """
         if self.timer("stt_deadline") is None:
             return False
         has_spoken = self.speech_started_at_us > last.spoken_at_us
         return not has_spoken or normal(final.text).startswith(normal(self.partial_text))
 
     def is_old(self, partial: SttPartial) -> bool:
-        """Whether a partial repeats the words of the last utterance, and the user has not begun to speak since: its
-        recogniser is late. Such a partial changes nothing, and no decision sees it. Always False before state schema 7.
+        """Whether a partial repeats the words of the last utterance within `stt_ms`, and the user has not begun to
+        speak again. Such a partial changes nothing, and no decision sees it. Always False before state schema 7.
         """
         last = self.utterance
         if last is None or not last.spoken or not self.has_rules_of(7) or self.speech_started_at_us > last.spoken_at_us:
@@ -357,9 +357,8 @@ class State:
         return in_time and are_alike(last.spoken, partial.text)
 
     def is_awaited(self, final: SttFinal) -> bool:
-        """Whether a finished utterance waits for this final (timer `stt_deadline`). False if a second recogniser
-        repeats an earlier final while the current partial has other words: the utterance then waits for the final of
-        those other words.
+        """Whether a finished utterance waits for this final (timer `stt_deadline`). False if the words of the final
+        have counted already and do not begin with the current partial: the utterance then waits for another final.
         """
         is_other = self.repeats(final) and not normal(final.text).startswith(normal(self.partial_text))
         return self.timer("stt_deadline") is not None and not is_other

@@ -34,10 +34,10 @@ class StepBuilder:
         self.answered = answered
         """The outstanding command that the input answers; None: the input is no result, or a stale result."""
         self.repeats = type(event) is SttFinal and state.repeats(event)
-        """Whether the input is a final whose words have counted already."""
+        """Whether the input is a final whose words have counted already (`State.repeats`)."""
         is_correction = type(event) is SttFinal and not state.user_is_speaking
         self.late_words = state.late_words(event.at_us) if is_correction else ""
-        """The words that counted before their final came, if the input is that final; empty: it is not."""
+        """If the input is a late final: the words that counted in its place. Otherwise empty."""
         self.is_awaited = type(event) is SttFinal and state.is_awaited(event)
         """Whether the input is the final transcript for which a finished utterance waits (timer `stt_deadline`)."""
         self.is_next_text = type(event) is AnswerText and state.awaits_text(event)
@@ -158,7 +158,7 @@ class StepBuilder:
             self.say(TurnEnded, outcome=outcome)
 
     def close(self) -> None:
-        """Finish the step: write the hash of the state into the last event. Nothing else holds that event yet."""
+        """Finish the step: write the hash of the state into the last event, before the event leaves the reducer."""
         self.events[-1].__dict__["state_hash"] = self.state.hash()
 
     @property

@@ -1,4 +1,4 @@
-"""Folds the user's speech into the state: pauses, partial and final transcripts, words held during INTERRUPT."""
+"""Folds the user's speech into the state: pauses, partial and final transcripts, words that wait for the next turn."""
 
 import re
 
@@ -7,7 +7,9 @@ from orchestrator.session.pauses import after_pause, after_utterance
 from orchestrator.session.state import State, Utterance
 
 HELD_CHARS = 8_000
-"""Limit, in characters, of words held during INTERRUPT and of merged words. No text of an event may be longer."""
+"""Limit, in characters, of the words that wait for the next turn during INTERRUPT, and of a question to which the user
+adds words. No text of an event may be longer.
+"""
 _NOT_HASHED = re.compile(r"[^\w']+|_+")
 
 
@@ -74,8 +76,9 @@ def _utterance(last: Utterance | None, words: str, event: inputs.SttFinal) -> Ut
 
 
 def final_missing(state: State, event: inputs.TimerFired) -> None:
-    """Fold TIMER_FIRED `stt_deadline`: the words of the last partial count, where a decision begins a turn with them or
-    INTERRUPT holds them. Without a partial, nothing was said.
+    """Fold TIMER_FIRED `stt_deadline`: no final came in time. In LISTENING, THINKING and INTERRUPT, the words of the
+    last partial count in its place; in INTERRUPT they are stored in `held_text`. In other phases they are deleted.
+    Without a partial, nothing was said.
     """
     if not (words := state.partial_text.strip()):
         _nothing_was_said(state)
@@ -97,8 +100,8 @@ def hearing_failed(state: State, event: inputs.HearingFailed) -> None:
 
 
 def listening_begins(state: State) -> None:
-    """Fold the change to LISTENING: delete the partial of words that the user said over the agent. Exception, since
-    state schema 7: keep the partial if its utterance is not over.
+    """Fold the change to LISTENING: delete the partial, because its words came before LISTENING. Exception, since state
+    schema 7: keep the partial if its utterance is not over.
     """
     is_over = not state.user_is_speaking and not state.armed("endpoint", "stt_deadline")
     if is_over or not state.has_rules_of(7):

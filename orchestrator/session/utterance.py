@@ -1,15 +1,13 @@
-"""Decides whether a final has new words: the final is not empty, and its words have not counted already."""
+"""Decides whether a final has new words. It has none if it is empty, or if its words have counted already."""
 
 from events.inputs import SttFinal
 from orchestrator.session.step import StepBuilder
 
 
 def spoken_words(step: StepBuilder) -> str:
-    """Return the words of an STT_FINAL; "" if it is empty, or if its words have counted already (as a partial, or
-    because another producer has reported them).
-
-    Stops the wait for a final (timer `stt_deadline`) if the input has new words, or if a finished utterance waits for
-    it. Rejects any other input.
+    """Return the new words of an STT_FINAL; "" if it is empty, or if its words have counted already (from a partial, or
+    from another producer). If there are new words, or the session waits for this final (timer `stt_deadline`), stop the
+    wait. Otherwise reject the final.
     """
     assert isinstance(step.input, SttFinal)
     words = "" if step.repeats else step.input.text.strip()

@@ -131,10 +131,9 @@ class SessionHistory:
     def _time(self, times: TurnTimes | None, latency: Latency | None, into: Changes) -> None:
         """Copy the measured response latency into the rows of the turn and of the session.
 
-        `times`: the latency stages measured so far, for the turn's row; None: no turn is measured. `latency`: the
-        total, for the turn's row; None: the answer does not start playing with this event. The session's row gets
-        `quiet_us` and `finished_us` of TurnTiming: the next batch of events continues the measurement from these
-        values.
+        `times`: the latency stages of the turn so far; None: no turn is measured. `latency`: the whole response
+        latency, if the answer starts playing with this event; otherwise None. The session's row stores the state of the
+        measurement (`quiet_us` and `finished_us` of TurnTiming), so that the next batch of events continues from there.
         """
         self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
         if times is None:

@@ -134,9 +134,9 @@ class History:
 
     async def lay_out(self) -> int:
         """Rebuild the tables in tables.FOLDED, in one transaction, if another version of orch made them: their version
-        is not tables.LAYOUT. Reads the archive (table `events`), which also has the lines that are still in Redis.
-        Returns the number of sessions rebuilt to their end. If an event of a session cannot be read, as after a
-        rollback, the session gets the rows of the events before this event. Raises HistoryError.
+        is not tables.LAYOUT. Reads the archive (table `events`), which also has the lines that are still in Redis. If
+        this version of orch cannot read an event of a session, the session gets only the rows of the events before it.
+        Returns the number of sessions rebuilt completely. Raises HistoryError.
         """
         column, done = tables.layout.c, 0
         async with self._engine.begin() as connection:

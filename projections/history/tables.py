@@ -55,7 +55,9 @@ sessions = Table(
     Index("sessions_opened", "opened_us"),
     Index("sessions_ended", "ended_us"),
 )
-"""`quiet_us`, `finished_us`: an unfinished latency measurement, kept for the next events (projections/timing.py)."""
+"""One row per session. `quiet_us`: when the user stopped speaking; `finished_us`: when the reducer finished the
+utterance; 0: not yet. The measurement of the next turn's latency continues from these times (projections/timing.py).
+"""
 
 turns = Table(
     "turns",

@@ -173,14 +173,17 @@ class Caller:
     async def send(self, **message: str) -> None:
         await self._socket.send_json(message)
 
-    async def hears(self, kind: str, within_s: float = 20, **fields: object) -> dict[str, Any]:
-        """The first message of that kind with these fields that nobody asked for yet, waiting for it if need be."""
+    async def hears(self, kind: str, within_s: float = 20, after_s: float = 0, **fields: object) -> dict[str, Any]:
+        """The first message of that kind with these fields that nobody asked for yet, waiting for it if need be.
+        `after_s`: only messages that came since (time.monotonic).
+        """
         async with asyncio.timeout(within_s):
             while True:
-                for index, (_, message) in enumerate(self.messages):
-                    if message["type"] == kind and fields.items() <= message.items() and not message.get("_taken"):
+                for at_s, message in self.messages:
+                    is_new = at_s >= after_s and not message.get("_taken")
+                    if message["type"] == kind and fields.items() <= message.items() and is_new:
                         message["_taken"] = True
-                        message["_at_s"] = self.messages[index][0]
+                        message["_at_s"] = at_s
                         return message
                 self._news.clear()
                 await self._news.wait()

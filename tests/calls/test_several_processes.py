@@ -104,7 +104,8 @@ async def asks(caller: RoamingCaller) -> None:
         for one in done:
             one.result()
         if answered in done:
-            await caller.hears("phase", SOON_S, phase="LISTENING", reason="playback_done")
+            # A caller who comes back after the end of the answer is told the phase, without a reason.
+            await caller.hears("phase", SOON_S, answered.result()["_at_s"], phase="LISTENING")
             return
 
 

@@ -93,12 +93,12 @@ class _Texts:
             self._timer.cancel()
 
     def _new(self, piece: str) -> str:
-        """Return the part of a piece that no earlier attempt reported. It is empty while this attempt repeats the
-        earlier words.
+        """Return the words that the next piece adds to the words that earlier attempts reported.
 
-        If the service continues the earlier answer (`Attempt.resumes`), the whole piece is new. At the first difference
-        from the earlier words, returns all words of this attempt so far. `_report` then skips as many texts as the
-        earlier attempts reported: the user has heard that much of the answer already.
+        - The service continues the earlier answer (`Attempt.resumes`): the whole piece.
+        - The service repeats the earlier words: nothing, until its answer is longer; then the words after them.
+        - The service gives another answer: all words of this attempt so far. `_report` then skips as many texts as
+          earlier attempts reported: the user has that much of an answer already.
         """
         if self._attempt.resumes or not self._said:
             return piece

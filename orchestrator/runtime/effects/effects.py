@@ -103,7 +103,7 @@ class Effects:
             say(ServiceFailed, error=named_error(failure))
 
     def _saying(self, issued: CommandIssued) -> Say:
-        """Make a stage's function to report events: it adds session id, command id and elapsed time to each event."""
+        """Return a function that reports events of a stage, with session id, command id and elapsed time added."""
         started_ns = time.perf_counter_ns()
 
         def say(kind: type[Any], **fields: Any) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_RESPONSE_CHARACTERS = 32_000
-"""Limit of a recorded response of the model. If a longer response is needed again, the model is asked again."""
+"""Longest response of the model that is recorded, in characters. A longer response is used but not recorded: a later
+attempt at the answer asks the model again.
+"""
 GONE = "the process that ran it is gone; whether it had an effect is not known"
 
 
@@ -55,7 +57,7 @@ class ToolCalls:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Cancel every waiting `until`: the session has left this process, so no further commit will wake it."""
+        """Cancel all coroutines that wait in `until`: the session leaves this process, so no commit would wake them."""
         self._is_closed = True
         for waiting in self._waiting:
             waiting.cancel()
@@ -128,9 +130,11 @@ class ToolCalls:
         return self.journal.calls[call_id]
 
     async def _result_of(self, earlier: str, _key: str) -> str:
-        """Wait for the result of the call `earlier`, and return it. Raises ToolError if that call has no result.
+        """Wait for the result of the tool call with the id `earlier`, and return the result. Raises ToolError if the
+        earlier call has no result.
 
-        A call with `same_as` runs this function in place of the tool's function.
+        Runs in place of the tool's function, for a call that gets the result of an earlier call (`Called.same_as`).
+        `_key`: the idempotency key, which every tool function gets; not used here.
         """
         call = await self.over(earlier) if earlier in self.journal.calls else None
         if call is None or call.outcome != "returned":
@@ -214,11 +218,11 @@ class QuestionJournal:
         return call.result
 
     def _same_call(self, pending: PendingToolCall) -> str:
-        """Return the id of an equal tool call (same name, same arguments) of an earlier question that was interrupted.
-        Empty: there is none.
+        """Return the id of an earlier tool call whose result this call can use; empty: there is none.
 
-        An earlier call counts if it was still open when this question was asked, and has not failed or been cancelled
-        since. Each attempt gets an id only once: its second equal call gets another id, or none.
+        The earlier call has the same name and arguments, and belongs to an earlier question. It was open when this
+        question was asked, and has not failed or been cancelled since. If an attempt makes two equal calls, they never
+        use the same earlier call.
         """
         for call in self._live.tools.journal.calls.values():
             is_earlier = not call.same_as and not call.call_id.startswith(self._prefix)
@@ -229,13 +233,15 @@ class QuestionJournal:
         return ""
 
     def _id(self, pending: PendingToolCall) -> str:
-        """Return the id of a call, from the first of these sources that has one:
+        """Return the id of a tool call. It begins with a digest that names the question; the first rule that applies
+        gives the rest:
 
-        1. The answer function has given an id. A prefix for the question is added. Some models give several calls the
-           same id: if this attempt or another call has the id already, a number is added.
-        2. A call of this question with the same name and arguments is recorded, and this attempt has not repeated that
-           call yet: the id of that call.
-        3. A new id. It never contains arguments, because traces and redacted exports show ids.
+        1. The answer function has given an id: that id. Some models give several calls of a question the same id: later
+           calls then get `~2`, `~3` at the end.
+        2. This question has a recorded call with the same name and arguments, and this attempt has not repeated that
+           call yet: the id of the recorded call.
+        3. Otherwise a new id, from the tool's name and a number. It never contains arguments, because traces and
+           redacted exports show ids.
         """
         known = self._live.tools.journal.calls
         same = {name for name, call in known.items() if _asks_the_same(call, pending)} - self._made
@@ -262,9 +268,9 @@ class QuestionJournal:
         """Return the recorded response of the model to this attempt's next request. If there is none, call `ask`, which
         asks the model, and record the response (unless it is longer than MAX_RESPONSE_CHARACTERS).
 
-        Requests to the model of one answer service are matched by their order. So a repeated attempt gets the same
-        responses, and asks for the same tools. `request` is a digest of the request. It is recorded with the response
-        but never compared: a prompt may contain the current time.
+        The n-th request to the model gets the response that was recorded for the n-th request of an earlier attempt
+        with the same answer service. `request`: digest of the request to the model. It is recorded but never compared:
+        a prompt may contain the current time.
         """
         self._requests += 1
         call_id = f"{self._prefix}/model/{self._requests}"

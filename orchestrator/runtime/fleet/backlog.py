@@ -12,7 +12,7 @@ from orchestrator.runtime.redis.keys import INGRESSES, Keys
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The work in Redis, as sums over all shards and ingresses."""
+    """Counts for `orch doctor`: nodes, and sessions, waiting events and dead letters of all shards and ingresses."""
 
     shards: int
     owned: int

@@ -129,10 +129,10 @@ async def free(redis: Redis, wanted: list[Ownable], lease_ms: int) -> list[Ownab
 
 
 async def address(redis: Redis, what: Ownable, node: str) -> str | None:
-    """Read the address of the node that owns a shard or ingress, or for which its lease is reserved after a handover.
-    The result may be the address of this node. Empty: that node advertises no address. None: there is no owner, or the
-    lease is reserved for this node.
+    """Read where clients reach the node that has a shard or ingress: its owner or, after a handover, the heir for which
+    its lease is reserved. The owner may be this node.
 
+    Empty: the owner or heir advertises no address. None: there is no owner and no heir, or this node is the heir.
     `node`: name of this node.
     """
     held, where = await ask(redis, [("GET", what.lease), ("HGET", what.owned, "address")])

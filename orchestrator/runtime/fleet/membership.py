@@ -33,8 +33,8 @@ BLOCK_S = 4
 CONNECT_S = 0.5
 _PORTS = {"http": 80, "https": 443}
 EXPIRES_MS = 50
-"""A node sends its sign of life and then renews its leases. EXPIRES_MS is the longest expected time between the two, in
-ms. So the leases of a dead node expire at most this much later than its membership.
+"""Longest expected time, in ms, between a node's sign of life and the renewal of its leases, which follows. Membership
+and leases both last `lease_ms`. So the leases of a dead node expire up to EXPIRES_MS after its membership.
 """
 WORD_S = 5
 """How long, in seconds, a handover message is kept for a node that does not listen."""
@@ -73,11 +73,11 @@ class Membership:
 
     async def leave(self) -> list[Member]:
         """Remove this node from the members. Returns the nodes to which this node may hand over its shards and
-        ingresses: the reachable nodes (`reachable`) or, if none is reachable, all other members. Raises RedisError.
+        ingresses: the nodes with a recent sign of life (`reachable`) or, if there are none, all other members. Raises
+        RedisError.
 
-        An unreachable member may be dead, or only slow on a busy machine. A handover to an unreachable member still
-        gives clients the address of the next owner; without any new owner, clients get no address and reconnect to any
-        node. If the new owner is dead, any node may take over after lease.KEPT_MS.
+        A member without a recent sign of life may only be slow, and clients need the address of a new owner. If it is
+        dead, the shards handed over to it stay reserved for lease.KEPT_MS; then any node may take over.
         """
         self.members = await self._call(0, "")
         return self.reachable() or [one for one in self.members if one.node != self.node]
@@ -87,7 +87,7 @@ class Membership:
         return [one for one in self.members if one.node != self.node and one.silent_ms <= self._lease_ms / 2]
 
     def shows_life(self, address: str) -> bool:
-        """Whether a node at this address sent a sign of life within the last half of a lease duration."""
+        """Whether a node at this address sent a sign of life at most half a lease duration ago."""
         return any(one.address == address and one.silent_ms <= self._lease_ms / 2 for one in self.members)
 
     def next_look_s(self) -> float:
@@ -98,7 +98,7 @@ class Membership:
         return min(self._lease_ms / 3, max(0, self._lease_ms - max(silent, default=0)) + EXPIRES_MS) / 1_000
 
     async def answers(self, address: str) -> bool:
-        """Whether a node at this address sent a sign of life within the last half of a lease duration, and accepts a
+        """Whether a node at this address sent a sign of life at most half a lease duration ago, and accepts a
         connection now. A process that was killed a moment ago accepts no connection.
         """
         if not self.shows_life(address):

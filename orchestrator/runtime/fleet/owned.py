@@ -91,8 +91,9 @@ class Owned:
         """Disconnect the clients, who reconnect: to the new owner at `address`; if that is empty, to any node."""
 
     def _pass(self, before: str, entry_id: str, reason: str, *kept: Any) -> Move:
-        """Build the move of the cursor from `before` to `entry_id`, past an entry that changes no session. If `reason`
-        is not empty, the move also stores the entry as a dead letter. `kept`: the entry's text, and context for people.
+        """Return a move that sets the cursor from `before` to the entry `entry_id`, and commits no step. With a
+        `reason`, the move also stores the entry as a dead letter. `kept`: two texts for the dead letter: the event, and
+        at which version of the session it failed (may be empty).
         """
         what = self.lease.what
         return Move("pass", [what.owned, what.dead_letters, what.stream], before, entry_id, (reason, *kept))

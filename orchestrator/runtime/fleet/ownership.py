@@ -82,7 +82,9 @@ class Ownership:
         self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
         self._total = Counter[str](what.kind for what in self._all.values())
         self._leaving: dict[str, tuple[Holding, asyncio.Task[None]]] = {}
-        """Shards and ingresses that are being given up. This node takes none of them again until that has ended."""
+        """Name → a shard or ingress that is being given up, and the task that does this. Until the task has ended, this
+        node does not take the shard or ingress again.
+        """
         self._offered: set[str] = set()
         """Names of the shards and ingresses that other nodes handed over to this node."""
         self._next_gift = 0.0
@@ -257,8 +259,8 @@ class Ownership:
         """Hand over the shards (or ingresses) that this node owns above its fair share: a few at a time, those with the
         fewest sessions first.
 
-        Here, the fair share counts only the nodes that joined at least one lease duration ago. In `_take_free`, it
-        counts all nodes, and is smaller or equal: this node does not take back a shard that it has just given.
+        This share ignores nodes that joined less than one lease duration ago. The share in `_take_free` counts all
+        nodes, so it is never larger: this node takes back no shard that it has just given.
         """
         now = asyncio.get_running_loop().time()
         if now < self._next_gift:  # the last handover is not in the table of members yet
@@ -278,9 +280,9 @@ class Ownership:
         return [name for _, name in sorted(mine)]
 
     def _bequeath(self, others: list[Member]) -> tuple[list[Gift], list[Gift]]:
-        """Choose new owners for all shards and ingresses of this node. Returns (gifts of busy shards and of ingresses,
-        gifts of idle shards). Each busy shard (with sessions) is a gift of its own, so that no session waits for
-        another shard. All idle shards for one new owner are one gift.
+        """Choose new owners among `others` for all shards and ingresses of this node. Returns two lists of (names, new
+        owner): first the busy shards (with sessions) and the ingresses, one name each, so that no session waits for
+        another shard; then the idle shards, one list of names for each new owner.
         """
         busy: list[Gift] = []
         idle: dict[str, Gift] = {}

@@ -47,7 +47,9 @@ class Renewal:
         leases that this node has lost.
         """
         self.renewed_s = time.monotonic()
-        """Time of the node's last renewal, or of the thread's last attempt, in seconds of the monotonic clock."""
+        """When the node last renewed its leases, or the thread of this Renewal last tried to, whichever is later; in
+        seconds of the monotonic clock.
+        """
         self.is_member = True
         """Whether the thread sends signs of life. A draining node sends none."""
         self._connect = connect
@@ -133,9 +135,10 @@ class Renewal:
             await redis.aclose()
 
     def _is_needed(self) -> bool:
-        """Whether the thread must go on: `stop` was not called, and the node's event loop is open. Needed because a
-        library may swallow the cancellation that `stop` sends to the thread, and a node may end without a call of
-        `stop`.
+        """Whether the thread must go on renewing: `stop` was not called, and the node's event loop is open.
+
+        The thread asks in each round, because a library may swallow the cancellation that `stop` sends to the thread,
+        and a node may end without calling `stop`.
         """
         assert self._home is not None, "started"
         return not self._is_stopping and not self._home.is_closed()

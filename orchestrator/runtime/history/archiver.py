@@ -13,7 +13,9 @@ from projections.history.store import History
 NAME = "history"
 """Name under which the SQL history stores in Redis how far it has come in the feeds, beside other projections."""
 FAR_BEHIND = 1_000
-"""Number of feed pointers. A projection that is further behind the SQL history may still need the logs in Redis."""
+"""Number of feed pointers. If another projection is further than this behind the SQL history, `archive` keeps the
+shard's logs in Redis: that projection may still need them.
+"""
 AT_ONCE = 100
 
 DONE = ""
@@ -55,12 +57,11 @@ async def archive(
 
 
 async def purgeable(redis: Redis, keys: Keys, history: History, before_us: int) -> dict[str, int]:
-    """Return session id → last version, for the sessions that are over since before `before_us` (microseconds since
-    1970).
+    """Return session id → last version, for the sessions that may be erased: those that ended before `before_us`
+    (microseconds since 1970), and lost sessions whose last event is from before `before_us`.
 
-    A session is over if it has ended, or if Redis has lost it before its end: Redis was wiped or replaced. A lost
-    session counts if its last event in SQL is from before that time, and Redis has no later event. Raises RedisError,
-    HistoryError.
+    A lost session has not ended, but Redis does not list it as live and has no later event of it than SQL: Redis was
+    wiped or replaced. Raises RedisError, HistoryError.
     """
     silent = await history.silent_since(before_us)
     sets = await ask(redis, [("SMEMBERS", keys.sessions(number)) for number in range(keys.shards)])
@@ -73,12 +74,14 @@ async def purgeable(redis: Redis, keys: Keys, history: History, before_us: int) 
 async def purge(
     redis: Redis, keys: Keys, history: History, before_us: int, *, is_dry: bool, only: frozenset[str] = frozenset()
 ) -> AsyncIterator[tuple[str, str]]:
-    """Erase sessions for good from Redis and from SQL: the sessions that are over since before `before_us`
-    (`purgeable`).
+    """Erase sessions for good from Redis and from SQL: sessions that ended before `before_us` (microseconds since
+    1970), and sessions that Redis has lost, with a last event from before `before_us` (`purgeable`).
 
-    `only`: erase no other sessions than these; empty: erase all, and also the dead letters in SQL from before
-    `before_us`. Yields (session id, reason) for each session. The reason says why the session was left; empty: it was
-    erased or, with `is_dry`, would be. Raises RedisError, HistoryError or TimeoutError if Redis or SQL fails.
+    `only`: of these sessions, erase only the ones named here. Empty: erase them all, and the dead letters in SQL from
+    before `before_us`.
+
+    Yields (session id, reason) for each session. The reason says why the session was left; empty: it was erased or,
+    with `is_dry`, would be. Raises RedisError, HistoryError or TimeoutError if Redis or SQL fails.
     """
     over = await purgeable(redis, keys, history, before_us)
     every = [session_id for session_id in over if not only or session_id in only]
@@ -112,7 +115,8 @@ async def _forget(redis: Redis, keys: Keys, sessions: dict[str, int], *, is_all:
 
 
 async def _trim_handled(redis: Redis, keys: Keys, shards: set[int]) -> None:
-    """Remove the handled inputs from the inboxes of shards and from the ingresses: they hold words of purged sessions.
+    """Remove the handled inputs from the inboxes of these shards and from all ingresses. Handled inputs may contain
+    words of purged sessions.
 
     Raises RedisError if any of these streams cannot be trimmed. The caller then leaves the sessions in SQL, so that the
     next purge tries again.

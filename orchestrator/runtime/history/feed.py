@@ -104,7 +104,9 @@ class Feed:
 
     @property
     def reads(self) -> bool:
-        """Whether a connection has passed the check for a fork (`_forked`), and the feed is still being read on it."""
+        """Whether the feed is being read, on a connection that was checked: the feed continues from the position in SQL
+        (`_connected`).
+        """
         return self._connections > 0 and self.running
 
     async def _handle(self, entries: list[Entry]) -> None:

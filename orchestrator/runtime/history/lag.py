@@ -37,11 +37,11 @@ class Lag:
         self._current_us[shard] = monotonic_us()
 
     def _steady(self, shard: int, at_us: int) -> int:
-        """Convert the time of an event of this shard, in microseconds since 1970, to the monotonic clock. The result is
-        at most now, and not before the time when SQL last had all events of the shard.
+        """Convert the time of an event of this shard, in microseconds since 1970, to the monotonic clock: now minus the
+        age of the event by the wall clock.
 
-        Both limits are needed because the wall clock may be set. The times in a log then differ much from the wall
-        clock (docs/decisions/022).
+        If the wall clock was set, event times may be hours off (docs/decisions/022). So the result is limited: no later
+        than now, and no earlier than the moment when SQL last had all events of the shard.
         """
         now = monotonic_us()
         return max(now - max(0, now_us() - at_us), self._current_us.get(shard, 0))
@@ -50,8 +50,8 @@ class Lag:
         """Return the lag in seconds: the age of the oldest event that SQL may lack, among the events of the owned
         shards. 0: SQL lacks no known event.
 
-        `owned`: numbers of the shards that this node owns. `feeds`: shard → the Feed that reads it. A shard whose feed
-        is not being read counts as lacking events from this call on.
+        `owned`: numbers of the shards that this node owns. `feeds`: shard → the Feed that reads it. While the feed of a
+        shard is not being read, the shard counts as lacking events, at the latest since the first call that found this.
         """
         mine = set(owned)
         for shard in mine:

@@ -41,7 +41,9 @@ LOOK_S = 0.5
 KNOWN = 2_000
 """Number of sessions kept in memory. When a new event belongs to another session, that session is read from SQL."""
 CAREFUL = 64
-"""After a failure, this many transactions write one shard each: a shard that cannot be written then stops no other."""
+"""After a failed transaction, the next CAREFUL transactions write one shard each instead of several shards. So a shard
+that cannot be written to SQL does not hold up other shards.
+"""
 
 _FAILURES = (RedisError, OSError, HistoryError, BadEventError, GapError, PositionMovedError)
 
@@ -208,10 +210,7 @@ class Projecting:
 
     async def _wait(self) -> None:
         """Wait for a batch, at most LOOK_S seconds. If there is a batch, wait GATHER_S more for batches of other
-        shards.
-
-        During a backlog, the second wait is left out: a shard has a full batch, or all shards together have MOST
-        pointers.
+        shards, except during a backlog (a shard has a full batch, or all shards together have MOST pointers).
         """
         self._offered.clear()
         if not self._waiting:
@@ -346,7 +345,11 @@ class Projecting:
     async def _fold_session(
         self, shard: int, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
     ) -> Changes | None:
-        """Fold log entries of a session. None: SQL, pointers and log contradict each other, so SQL must be repaired."""
+        """Fold log entries of a session, and return the rows to write to SQL. Returns None if SQL must be repaired
+        first: SQL, pointers and log contradict each other.
+
+        `pointers`: the session's pointers in the feed. `entries`: the log entries to which they point.
+        """
         history = self._known.get(session_id) or SessionHistory(new_session(session_id, shard))
         if pointers[-1].last <= history.version:
             return await self._seen_before(session_id, pointers, entries)
@@ -368,9 +371,11 @@ class Projecting:
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
     ) -> Changes | None:
-        """Check pointers to steps that SQL has already: `_resync` may have copied the log to SQL ahead of the feed.
+        """Compare steps that SQL has already with the log. SQL has them if `_resync` has copied the log ahead of the
+        feed.
 
-        Returns empty changes if the log has the same steps as SQL, or was removed from Redis. None: log and SQL differ.
+        Returns empty changes (no rows to write) if log and SQL are equal, or the log was removed from Redis. Returns
+        None if they differ: SQL must be repaired.
         """
         lines = [line for _, fields in entries for line in fields[b"e"].split(b"\n")]
         archived = await self._history.lines(session_id, pointers[0].first, pointers[-1].last)

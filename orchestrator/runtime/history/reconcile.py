@@ -85,8 +85,8 @@ async def from_scratch(redis: Redis, keys: Keys, history: History, session_id: s
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The facts from which `resync` of some shards starts. The ends of the feeds are read before the logs, so that no
-    step is skipped.
+    """Facts that `resync` needs to repair the history of some shards. `ends` is read before the logs: a step that is
+    committed meanwhile comes after the end in `ends`, so the projection reads it from the feed afterwards.
     """
 
     ends: dict[int, Position]
@@ -97,12 +97,17 @@ class Survey:
     """Ids of all sessions with a log in Redis."""
 
     def move(self, keys: Keys, number: int) -> PositionMove:
-        """Return the change of a shard's position in SQL to the end of its feed."""
+        """Return a PositionMove for `History.write`: it sets a shard's position in SQL to the end of the shard's feed,
+        unless another process has changed the position meanwhile.
+        """
         return PositionMove(self.before[keys.feed(number)], self.ends[number])
 
 
 async def survey(redis: Redis, keys: Keys, history: History, shards: set[int]) -> Survey:
-    """Read what `resync` of each of these shards needs. Raises RedisError, HistoryError."""
+    """Read where the feeds of these shards end, their positions in SQL, and the ids of all sessions with a log.
+
+    `resync` needs them to repair the history of these shards. Raises RedisError, HistoryError.
+    """
     end = await ends(redis, keys, shards)
     before = await history.positions([keys.feed(number) for number in shards])
     return Survey(end, before, sorted(await all_logs(redis, keys)))
@@ -143,10 +148,11 @@ async def resync(
 ) -> AsyncIterator[tuple[str, str]]:
     """Repair the history of a shard from its logs, then set the shard's position to the end of its feed.
 
-    Repairs the sessions whose log and archive end differently. Yields (session id, difference) for each of them.
+    Repairs the sessions whose last event in the log differs from their last event in SQL. Yields (session id,
+    difference) for each of them. `found`: facts that were read before (`survey`).
 
-    Raises the errors of `reconcile`. Raises PositionMovedError if another process writes to SQL first at TRIES attempts
-    to repair a session, or has moved the position of the shard meanwhile.
+    Raises the errors of `reconcile`. Raises PositionMovedError if another process writes the history of the shard, too:
+    it has moved the shard's position since `survey`, or made TRIES attempts to repair a session fail.
     """
     logs = [session_id for session_id in found.logs if keys.shard_of(session_id) == number]
     for session_id in await differing(redis, keys, history, logs):
@@ -160,8 +166,8 @@ async def rebuild(redis: Redis, keys: Keys, history: History) -> AsyncIterator[t
     Yields (session id, problem, number of all sessions) for each session. The problem says why the session's log cannot
     be read; empty: its rows are new. The rows of an unreadable session stay, and so does the position of its shard.
 
-    Raises RedisError, HistoryError. Raises PositionMovedError if another process writes to SQL first at TRIES attempts
-    to rebuild a session.
+    Raises RedisError, HistoryError. Raises PositionMovedError if TRIES attempts to rebuild a session fail, each because
+    another process wrote to SQL meanwhile.
     """
     shards = set(range(keys.shards))
     found = await survey(redis, keys, history, shards)

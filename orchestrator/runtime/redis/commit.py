@@ -1,8 +1,8 @@
 """Commits steps with lua/commit.lua, in batches, each step exactly once, also when the outcome of a batch is unknown.
 
-The outcome is clear if the reply to every step is OK, or if one reply is NOT_OWNER. Any other outcome is ambiguous: a
-lost reply, a refused cursor, an error. The fencing token and the cursor are then read back from Redis. Steps up to that
-cursor are committed; the later steps are sent again.
+The outcome is clear if the reply to every step is OK, or if one reply is NOT_OWNER. Otherwise (a lost reply, an error,
+or CURSOR: the stream's cursor is not where the step expects it) the fencing token and the cursor are read back from
+Redis. Steps up to the cursor in Redis are committed; the later steps are sent again.
 """
 
 import asyncio
@@ -114,8 +114,8 @@ class Committer:
 def _is_committed(move: Move, cursor: str, done: Sequence[tuple[str, int]]) -> bool:
     """Whether a move is committed: the cursor in Redis has reached the move's `next_cursor`.
 
-    A step that opens a promised session leaves the cursor where it is (Move.stored). If the cursor in Redis is still
-    there, `done` decides: it holds the `stored` of such steps whose version is in Redis.
+    A step that opens a promised session does not move the cursor; its `stored` names its session and version. While the
+    cursor in Redis is at such a step, the step is committed if `done` has its `stored`: Redis has that version.
     """
     if move.stored and move.next_cursor == cursor:
         return move.stored in done

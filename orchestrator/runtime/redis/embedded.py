@@ -48,7 +48,7 @@ SERVICE = "a service"
 command soon ends.
 """
 LOOK_S = 0.5
-"""Seconds between checks that the socket exists, and whether a starting server loads its append-only file."""
+"""Seconds between two checks that the socket exists; while a server starts, between two pings of the server."""
 
 
 class NoRedisServerError(RuntimeError):

@@ -75,7 +75,9 @@ class ServerSocket:
         return True
 
     def remove(self) -> None:
-        """Remove the socket of the server that ran here last, the symbolic links to it, and its directory."""
+        """Remove the socket of the last server in this data directory, and all that belongs to it: links to the socket,
+        its folder, and the file with its path.
+        """
         link = Path(self.path).parent
         if self.path and link.is_symlink():
             link.unlink()

@@ -75,7 +75,7 @@ class Keys:
         return f"{self.prefix}:handler:{handler_id}"
 
     def token(self, token: str) -> str:
-        """Key whose value is the id of the session that a caller's token opens; `token` is a hash of the token's id."""
+        """Key of the id of the session that a caller's token opens. The argument is a hash of the id in that token."""
         return f"{self.prefix}:token:{token}"
 
     def of_subject(self, subject: str) -> str:

@@ -46,10 +46,10 @@ class Accepted:
         """Shard → lines to append again, before any newer line."""
 
     def note(self, shard: int, ids: list[bytes], lines: list[bytes]) -> None:
-        """Record entries that Redis has acknowledged: `ids[n]` is the entry id of `lines[n]`. Clear the shard's `lost`.
+        """Record entries that Redis has acknowledged: `ids[n]` is the entry id of `lines[n]`.
 
-        `lines` contain all lines in `lost`, because the inbox begins each append with them. When `compare` adds lines
-        to `lost`, all waiting appends fail, and are repeated with these lines.
+        Also clears the shard's list `lost` (lines that Redis had lost): the inbox begins each append with the lost
+        lines, so Redis has them again. An append that waits while a loss is found fails, and is repeated with them.
         """
         self._last[shard].extend(zip(ids, lines, strict=True))
         self.lost.pop(shard, None)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A session that was rebuilt from Redis. Its new owner goes on from it."""
+    """A session that was rebuilt from Redis: all that its new owner needs to continue the conversation."""
 
     state: State
     conversation: ConversationSoFar

@@ -33,7 +33,9 @@ STOP_S = 10.0
 
 
 class _CursorSub(StreamSub):
-    """A StreamSub without prefixes. To add a prefix, FastStream's class deep-copies itself for every message."""
+    """A StreamSub that never copies itself. FastStream's class makes a deep copy to add a prefix to the stream's name,
+    also if the prefix is empty; orch uses no prefixes.
+    """
 
     __slots__ = ()
 
