@@ -1,10 +1,12 @@
-"""Fixtures of the gateway tests: a real Redis, and a node behind a real HTTP server."""
+"""Fixtures of the gateway tests: a real Redis, a node behind a real HTTP server, and the talk page in a browser."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import aioice.ice
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from events.envelope import Event
@@ -13,7 +15,9 @@ from orchestrator.media.settings import MediaSettings
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.session.policy import Policy
 from projections.golden_log import GoldenLog
+from tests.browser.chromium import Chromium
 from tests.door import joining
+from tests.gateway.talk_page_server import PageServer, page_server
 from tests.gateway.talker import Service, Talker
 from tests.runtime.conftest import MakeNode, make_node, place  # noqa: F401 - fixtures
 from tests.runtime.conftest import redis_url as redis_url
@@ -73,3 +77,18 @@ async def call(http: aiohttp.ClientSession, service: Service) -> Callable[..., A
         return Talker(socket)
 
     return connect
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_browser() -> AsyncIterator[Chromium]:
+    """One browser for all tests of a module about the talk page; it hears its microphone as it is."""
+    async with Chromium(raw_microphone=True) as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PageServer]:
+    """Serves the talk page; the test is its `/orchestrate`. Calls use the loopback, which every machine has."""
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
+    async with page_server() as running:
+        yield running

@@ -1,7 +1,6 @@
 """The talk page in a real browser: what it shows, what it sends, and what it says when something is wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ from orchestrator.gateway.messages import (
     TranscriptMessage,
 )
 from tests.browser.chromium import Chromium, chromium_path
-from tests.gateway.talk_page_server import PageServer, Wire, page_server
+from tests.gateway.talk_page_server import PageServer, Wire
 
 pytestmark = [
     pytest.mark.browser,
@@ -46,18 +45,6 @@ LOG = [
 ]
 TEXT_OF = "document.querySelector('{}').innerText"
 NOTICES = TEXT_OF.format("#notices")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one_browser() -> AsyncIterator[Chromium]:
-    async with Chromium() as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def server() -> AsyncIterator[PageServer]:
-    async with page_server() as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

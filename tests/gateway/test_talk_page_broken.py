@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import aioice.ice
 import pytest
-import pytest_asyncio
 
 from orchestrator.gateway.messages import (
     PhaseMessage,
@@ -16,7 +14,7 @@ from orchestrator.gateway.messages import (
     TextMessage,
 )
 from tests.browser.chromium import Chromium, chromium_path
-from tests.gateway.talk_page_server import PageServer, Wire, page_server
+from tests.gateway.talk_page_server import PageServer, Wire
 from tests.gateway.test_talk_page_call import answered
 
 pytestmark = [
@@ -114,19 +112,6 @@ HAS_WORDS = {
         "The microphone cannot be used",
     ),
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one_browser() -> AsyncIterator[Chromium]:
-    async with Chromium(raw_microphone=True) as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PageServer]:
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
-    async with page_server() as running:
-        yield running
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from fractions import Fraction
 from typing import Any
 
-import aioice.ice
 import pytest
 import pytest_asyncio
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -28,7 +27,7 @@ from orchestrator.gateway.messages import (
     WebrtcOfferMessage,
 )
 from tests.browser.chromium import Chromium, chromium_path
-from tests.gateway.talk_page_server import PageServer, Wire, page_server
+from tests.gateway.talk_page_server import PageServer, Wire
 
 pytestmark = [
     pytest.mark.browser,
@@ -84,20 +83,6 @@ class Agent:
     def rtp(self) -> int:
         """The timestamp of the packet sent last; aiortc keeps it to itself."""
         return int(self.sender._RTCRtpSender__rtp_timestamp)  # type: ignore[attr-defined]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one_browser() -> AsyncIterator[Chromium]:
-    async with Chromium(raw_microphone=True) as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PageServer]:
-    # The loopback is the one interface that every machine has; aioice leaves it out.
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
-    async with page_server() as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -22,12 +22,6 @@ IDS = {"session_id": SESSION, "resume_token": "token-1"}
 NOTICES = "document.querySelector('#notices').innerText"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one_browser() -> AsyncIterator[Chromium]:
-    async with Chromium() as browser:
-        yield browser
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def home() -> AsyncIterator[PageServer]:
     """Where the page comes from."""

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 
-import aioice.ice
 import pytest
 import pytest_asyncio
 
@@ -18,7 +17,7 @@ from orchestrator.gateway.messages import (
 )
 from tests.browser.chromium import Chromium, chromium_path
 from tests.gateway.talk_page_alone import alone, call_alone, connection_alone
-from tests.gateway.talk_page_server import PageServer, Wire, page_server
+from tests.gateway.talk_page_server import PageServer, Wire
 from tests.gateway.test_talk_page_broken import page_with
 from tests.gateway.test_talk_page_call import answered, call, settled
 
@@ -39,20 +38,6 @@ window.RTCPeerConnection = class extends Peer { constructor(...how) { super(...h
 const ask = MediaDevices.prototype.getUserMedia;
 MediaDevices.prototype.getUserMedia = async function (how) { return (window.microphone = await ask.call(this, how)); };
 """
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one_browser() -> AsyncIterator[Chromium]:
-    async with Chromium(raw_microphone=True) as browser:
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PageServer]:
-    # The loopback is the one interface that every machine has; aioice leaves it out.
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
-    async with page_server() as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
