@@ -11,7 +11,14 @@ from redis.exceptions import RedisError
 from events.codec import BadEventError, decode_input, encode, encoded
 from events.derived import EventRejected
 from events.envelope import Event, Input
-from events.inputs import SessionCloseRequested, SessionOpened, SessionResumed, TimerFired
+from events.inputs import (
+    ClientConnected,
+    HandlerAttached,
+    SessionCloseRequested,
+    SessionOpened,
+    SessionResumed,
+    TimerFired,
+)
 from orchestrator.grant import Grant
 from orchestrator.runtime.clock import SteadyClock, after_takeover, now_us
 from orchestrator.runtime.effects.effects import Effects
@@ -180,8 +187,8 @@ class Shard(Owned):
             return Decided(self._pass(self._cursor, entry_id, "", b"", ""))
         if not step.state.session_id:  # the session is not open: it has no log for the event
             return self._dead_letter(entry_id, f"{event.session_id!r} is not open: {step.events[-1].reason}", line)  # type: ignore[attr-defined]
-        if live.open is not None:
-            self._opened_elsewhere(live)
+        if not state.session_id and live.session_id in self.sessions:
+            self._opened_by(event, live)
         self._settle(live)
         states[event.session_id] = step.state
         return Decided(self._commit(entry_id, live, state, step), live, step)
@@ -228,14 +235,24 @@ class Shard(Owned):
         self._settle(live)
         return decided
 
-    def _opened_elsewhere(self, live: LiveSession) -> None:
-        """Append CLIENT_CONNECTED if the session has a client on this node. Called when another node has appended
-        SESSION_OPENED: that node does not know of this client.
+    def _opened_by(self, opened: Input, live: LiveSession) -> None:
+        """Report the connections that a promised session has to this node. Called when a SESSION_OPENED from the inbox
+        has opened the session.
+
+        If another node reported `opened`, the state names that node as the owner, and the reducer rejects connections
+        to this node. So SESSION_RESUMED comes first. A connection that this node reported before SESSION_RESUMED is
+        rejected; it is reported again here, under a new id, else it would count as a duplicate.
         """
-        _, *connected = openings(live, self._opened(live.session_id, live.grant))
+        is_ours = self._inbox.has_stamped(opened)
+        if is_ours and live.open is None:  # `open` has reported the client right after SESSION_OPENED
+            return
         live.open = None
-        for event in connected:
-            self._inbox.append(event)
+        if not is_ours:
+            self._resume(live.session_id)
+        if live.client is not None:
+            self._inbox.append(ClientConnected(session_id=live.session_id, client_id=live.client.client_id))
+        if live.handler is not None:
+            self._inbox.append(HandlerAttached(session_id=live.session_id, handler_id=live.handler.handler_id))
 
     async def _newcomer(self, event: Input) -> LiveSession | None:
         """Make a live session if the event is SESSION_OPENED. Returns None for other events, for a session of another
