@@ -160,10 +160,14 @@ class Shard(Owned):
             return [self._dead_letter(entry_id, str(error), line)]
         if isinstance(event, SessionResumed) and not self._inbox.has_stamped(event):  # an earlier owner's
             return [self._pass_over(entry_id)]
-        live = self.sessions.get(event.session_id) or await self._newcomer(event)
+        live = self.sessions.get(event.session_id)
+        is_new = live is None and await self._is_new(event)
+        grant = None if event.session_id in states else await self._promised(event, live)
+        live = self.sessions.get(event.session_id) or live  # its client may have come back during the awaits
+        if live is None and (is_new or grant is not None):
+            live = self._live(event.session_id, State(), SteadyClock(now_us()))
         opening: list[Decided] = []
-        if event.session_id not in states and (grant := await self._promised(event, live)) is not None:
-            live = live or self._live(event.session_id, State(), SteadyClock(now_us()))
+        if live is not None and grant is not None:
             live.grant = grant
             opening = self._open(live, states)
         if live is None:
@@ -254,15 +258,11 @@ class Shard(Owned):
         if live.handler is not None:
             self._inbox.append(HandlerAttached(session_id=live.session_id, handler_id=live.handler.handler_id))
 
-    async def _newcomer(self, event: Input) -> LiveSession | None:
-        """Make a live session if the event is SESSION_OPENED. Returns None for other events, for a session of another
-        shard, and for a session that was opened before.
-        """
+    async def _is_new(self, event: Input) -> bool:
+        """Whether the event is SESSION_OPENED of a session of this shard that was never opened before."""
         if not isinstance(event, SessionOpened) or self._keys.shard_of(event.session_id) != self.lease.what.number:
-            return None
-        if await self._redis.exists(self._keys.state(event.session_id)):
-            return None
-        return self._live(event.session_id, State(), SteadyClock(now_us()))
+            return False
+        return not await self._redis.exists(self._keys.state(event.session_id))
 
     async def _is_late(self, event: Input) -> bool:
         """Whether a node reported the event before it knew that the session has ended. An example is the result of a

@@ -13,11 +13,12 @@ from events.inputs import (
     SessionOpened,
     SessionResumed,
     SttFinal,
+    SttPartial,
 )
 from orchestrator.grant import EVERYTHING
 from orchestrator.runtime import shard as shards
 from orchestrator.runtime.live_session import LiveSession
-from orchestrator.runtime.promises import promise
+from orchestrator.runtime.promises import promise, promised_grant
 from orchestrator.session.policy import Policy
 from tests.runtime.conftest import Place
 from tests.runtime.support import Running, StubClient, StubHandler, a_session_on, soon
@@ -98,3 +99,46 @@ async def test_a_client_that_begins_to_speak_just_before_a_late_opening_stays_co
     running.node.report(SttFinal(session_id=promised, text="hello", via="text"))
     await running.watch.phase(promised, "LISTENING", 2)
     assert is_connected(live, "fastrtc_1")
+
+
+@pytest.mark.parametrize("opened_by", ["an outside producer", "another node"])
+async def test_a_client_that_returns_while_the_shard_asks_redis_gets_the_same_session(
+    opened_by: str, running: Running, place: Place, promised: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard decides about an event of the session meanwhile: a second LiveSession would be without the state."""
+    node, came_back = running.node, list[LiveSession]()
+    exists = node._redis.exists
+
+    def come_back() -> None:
+        if not came_back and (live := node.welcome(promised, EVERYTHING)) is not None:
+            node.connect_client(live, StubClient("returned"))
+            came_back.append(live)
+
+    async def grant_meanwhile(*about: Any) -> Any:
+        grant = await promised_grant(*about)
+        come_back()
+        return grant
+
+    async def exists_meanwhile(*keys: Any) -> Any:
+        found = await exists(*keys)
+        if keys == (place.keys.state(promised),):
+            come_back()
+        return found
+
+    monkeypatch.setattr(shards, "promised_grant", grant_meanwhile)
+    monkeypatch.setattr(node._redis, "exists", exists_meanwhile)
+    if opened_by == "another node":
+        await open_elsewhere(place, promised)
+    else:
+        said = SttPartial(session_id=promised, text="hel", event_id="outside-1")
+        await place.redis.xadd(place.keys.inbox(1), {"e": encode(said)})
+    await running.watch.event(promised, ClientConnected, client_id="returned")
+    node.report(SttFinal(session_id=promised, text="hello", via="text"))
+    await running.watch.phase(promised, "LISTENING", 2)
+    (live,) = came_back
+    assert node.session(promised) is live
+    assert is_connected(live, "")
+    assert node._inbox.clocks[promised] is live.timers.clock
+    assert isinstance(live.client, StubClient)
+    assert live.client.shown == ["You said hello."]
+    assert node.counters["dead_letters"] == 0
