@@ -2,15 +2,15 @@
 
 It is a real Redis. One process at a time is the server's keeper: it starts and stops the server, and holds a lock in
 the data directory. Other processes on that directory, such as commands, use the server as guests. If the keeper is
-killed, the server runs on, and the next keeper adopts it. The server process holds another lock while it lives, so that
-no second server ever writes the same append-only file.
+killed, the server runs on, and the next keeper adopts it. If the server dies, the keeper starts it again. The server
+process holds another lock while it lives, so that no second server ever writes the same append-only file.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import importlib.util
 import logging
+import math
 import os
 import shutil
 import signal
@@ -26,7 +26,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 
 from orchestrator import child_process
-from orchestrator.private_files import check_private_socket, open_private, private_folder
+from orchestrator.private_files import check_private_socket, private_folder
+from orchestrator.runtime.redis.embedded_files import holder, locked, write_anew
 from orchestrator.runtime.redis.embedded_socket import ServerSocket
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,11 @@ SERVICE = "a service"
 command soon ends.
 """
 LOOK_S = 0.5
-"""Seconds between two checks that the socket exists; while a server starts, between two pings of the server."""
+"""Seconds between two checks that the server runs and its socket exists; while a server starts, between two pings."""
+STEADY_S = 60.0
+"""A server that dies within this many seconds after a restart is started again with backoff."""
+MOST_PAUSE_S = 30.0
+"""Longest backoff, in seconds, before the server is started again."""
 
 
 class NoRedisServerError(RuntimeError):
@@ -89,6 +94,8 @@ class EmbeddedRedis:
         """Whether the append-only file ended in the middle of a write."""
         self._reader: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._restarts, self._started_s = 0, -math.inf
+        """Restarts in a row of a server that died soon each time, and the time of the last restart (monotonic)."""
         self.url = ""
 
     async def __aenter__(self) -> str:
@@ -124,7 +131,7 @@ class EmbeddedRedis:
         if another process is the keeper.
         """
         waits_until_s = time.monotonic() + WAIT_S
-        while (lock := _locked(self._dir / "lock")) is None:
+        while (lock := locked(self._dir / "lock")) is None:
             if self._alone and SERVICE in (self._dir / "lock").read_text():
                 raise NoRedisServerError(self._in_use())
             state = await self._ping()
@@ -142,16 +149,15 @@ class EmbeddedRedis:
             lock.flush()
             if not await self._adopt():
                 await self._start()
-            with contextlib.suppress(OSError):  # a file system without hard links
-                self._socket.keep()
-            self._watch = asyncio.create_task(self._look_after_the_socket(), name="embedded redis socket")
+            self._socket.keep()
+            self._watch = asyncio.create_task(self._look_after_the_server(), name="embedded redis watch")
         except BaseException:
             self._unlock()
             raise
         return self._socket.path
 
     def _in_use(self) -> str:
-        process = _number(self._dir / "lock")
+        process = holder(self._dir / "lock")
         if not self._alone:
             return (
                 f"the Redis server in {self._dir} does not answer; process {process} keeps it, and may be just "
@@ -208,24 +214,51 @@ class EmbeddedRedis:
 
     def _is_gone(self) -> bool:
         """Whether no server of this directory is running. A running server holds the lock on the file server.lock."""
-        lock = _locked(self._dir / "server.lock")
+        lock = locked(self._dir / "server.lock")
         if lock is not None:
             lock.close()
         return lock is not None
 
-    async def _look_after_the_socket(self) -> None:
-        """Restore the socket when it is removed, for example by a cleaner of temporary files."""
+    async def _look_after_the_server(self) -> None:
+        """Start the server again when it dies. Restore its socket when it is removed, for example by a cleaner of
+        temporary files.
+        """
         is_lost = False
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                if self._socket.restore():
+                if self._is_gone() and await self._ping() == "silent":  # it answers if only the lock file was removed
+                    await self._start_again()
+                elif self._socket.restore():
                     logger.warning("the socket %s was removed, and is there again", self._socket.path)
                 is_lost = False
             except OSError as error:
                 if not is_lost:
                     logger.error("the socket of Redis was removed and cannot be restored: %s", error)  # noqa: TRY400
                 is_lost = True
+
+    async def _start_again(self) -> None:
+        """Start a server that has died, for example because the kernel killed it when memory was short. It gets the
+        same files, and the same socket path, which clients know. If the start fails, logs an error.
+
+        Waits before the start if the last start was less than STEADY_S seconds ago, longer each time (backoff).
+        """
+        process, status = holder(self._dir / "server.lock"), ""
+        if self._process is not None:
+            status = f" with exit status {await self._process.wait()}"
+        self._restarts = self._restarts + 1 if time.monotonic() < self._started_s + STEADY_S else 0
+        wait_s = min(MOST_PAUSE_S, LOOK_S * 2**self._restarts) if self._restarts else 0.0
+        died = "the Redis server in %s (process %d) has died%s, and is started again in %g s"
+        logger.error(died, self._dir, process, status, wait_s)
+        await asyncio.sleep(wait_s)
+        try:
+            with contextlib.suppress(OSError):  # the folder of the socket is there again, and Redis makes the socket
+                self._socket.restore()
+            await self._launch(find_server(), self.url.removeprefix("unix://"))
+            self._socket.keep()
+        except (NoRedisServerError, RedisError, OSError) as error:
+            logger.error("the Redis server in %s cannot be started again: %s", self._dir, error)  # noqa: TRY400
+        self._started_s = time.monotonic()
 
     async def _start(self) -> None:
         binary = find_server()
@@ -237,7 +270,8 @@ class EmbeddedRedis:
 
     async def _launch(self, binary: str, socket: str) -> None:
         """Start the server and wait until it is ready. A server that does not become ready is killed."""
-        lock = _locked(self._dir / "server.lock")
+        self._was_cut = False
+        lock = locked(self._dir / "server.lock")
         if lock is None:
             raise NoRedisServerError(f"another Redis server writes in {self._dir}; end it first")
         with lock:
@@ -247,7 +281,7 @@ class EmbeddedRedis:
         try:
             await self._wait_until(ready)
             if self._was_cut:
-                await _write_anew(socket)
+                await write_anew(socket, START_TIMEOUT_S)
         except BaseException as error:
             ready.cancel()
             assert self._process is not None
@@ -317,6 +351,7 @@ class EmbeddedRedis:
         self._stopping = True
         if self._watch is not None:
             self._watch.cancel()
+            await asyncio.wait([self._watch])  # a server that is just being started again is killed
         try:
             self._socket.restore()
             async with _client(self._socket.path) as client:
@@ -332,7 +367,7 @@ class EmbeddedRedis:
         """End the server: send SIGTERM, which works like SHUTDOWN. If it still runs after STOP_TIMEOUT_S seconds, send
         SIGKILL. Raises NoRedisServerError if it still runs after STOP_TIMEOUT_S more seconds.
         """
-        process = _number(self._dir / "server.lock")
+        process = holder(self._dir / "server.lock")
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process and not self._is_gone():
                 if number == signal.SIGKILL:
@@ -348,22 +383,6 @@ class EmbeddedRedis:
         raise NoRedisServerError(f"a Redis server (process {process}) still writes in {self._dir}; end it first")
 
 
-async def _write_anew(socket: str) -> None:
-    """Rewrite the append-only file from the data that was loaded from it, before new writes.
-
-    If the file ends within a transaction, Redis drops the incomplete transaction from memory but leaves it in the file.
-    At the next start, the commands of that transaction would become a part of the next transaction (seen with 6.2;
-    `redis-check-aof --fix` handles it correctly).
-    """
-    logger.warning("Redis stopped in the middle of a write, which is gone; the append-only file is written anew")
-    loop = asyncio.get_running_loop()
-    async with Redis.from_url(f"unix://{socket}") as redis, asyncio.timeout(START_TIMEOUT_S) as limit:
-        await redis.bgrewriteaof()
-        while (await redis.info("persistence"))["aof_rewrite_in_progress"]:
-            limit.reschedule(loop.time() + START_TIMEOUT_S)  # much data takes long: no limit while it is rewritten
-            await asyncio.sleep(0.01)
-
-
 def _client(path: str) -> Redis:
     """Make a client with timeouts, for a server that may be stalled."""
     retry = Retry(NoBackoff(), 0)
@@ -376,23 +395,3 @@ async def _at_most(limit_s: float) -> AsyncIterator[None]:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             yield
-
-
-def _locked(path: Path) -> IO[str] | None:
-    """Open and lock a file. The lock lasts until the file is closed here and in every process that inherited it.
-
-    Returns None if another process holds the lock.
-    """
-    file = os.fdopen(open_private(path), "r+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
-
-
-def _number(path: Path) -> int:
-    """Read the id of the process that holds a lock from the lock file; 0: the process has not written its id."""
-    process = path.read_text().partition(" ")[0]
-    return int(process) if process.isdecimal() else 0

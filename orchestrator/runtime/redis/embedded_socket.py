@@ -52,12 +52,12 @@ class ServerSocket:
         return path
 
     def keep(self) -> None:
-        """Make a hard link to the socket of a running server. If the socket is removed, restore() uses this link.
-
-        Raises OSError if the file system has no hard links.
+        """Make a hard link to the socket of a running server. If the socket is removed, restore() uses this link. Does
+        nothing on a file system without hard links.
         """
-        self._spare.unlink(missing_ok=True)
-        os.link(self.path, self._spare)
+        with contextlib.suppress(OSError):
+            self._spare.unlink(missing_ok=True)
+            os.link(self.path, self._spare)
 
     def restore(self) -> bool:
         """Restore the socket if it was removed; returns whether it was. Raises OSError if it cannot be restored."""
