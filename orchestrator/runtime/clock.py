@@ -42,7 +42,7 @@ def after_takeover(
     """Return the clock of a session that this node has taken over.
 
     The clock starts at `last_us`, the time of the log's last event, plus the time since the commit of that event (at
-    most LONGEST_GAP_US). The clock of Redis alone measures the time since the commit, because the clocks of two nodes
+    most LONGEST_GAP_US). The time since the commit is measured on the clock of Redis, because the clocks of two nodes
     may differ.
 
     Args:

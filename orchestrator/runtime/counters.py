@@ -20,6 +20,6 @@ class Counters(Counter[str]):
       gone, ended to make room for others); clients_dropped (too many frames or messages); inputs_delayed (an input
       waited, since its client sends fast or the node is busy).
     - History: projected (events); projection_failures; projection_forks (feeds that do not continue where SQL stopped,
-      because Redis was restored from a backup or has lost steps); projection_rebuilds (sessions that were repaired in
-      SQL).
+      mostly because Redis was restored from a backup or has lost steps); projection_rebuilds (sessions that were
+      repaired in SQL).
     """

@@ -75,10 +75,12 @@ class Ingress(Owned):
     async def _forward(
         self, entry_id: str, line: bytes, event: Input | None, reason: str, live: dict[str, bool], shards: set[int]
     ) -> Move:
-        """Queue an event for the inbox of its session, and return the move of the cursor past the event's entry. If the
-        event is invalid (`reason` says why) or belongs to no session, the move stores it as a dead letter. `live`:
-        session id → whether the session is live; new findings are added. `shards`: shards to which events were sent;
-        the shard of this event is added.
+        """Queue an event for the inbox of its session, and return the move of the ingress's cursor past the entry of
+        the event. If the event is invalid (`reason` says why) or belongs to no session, the move stores it as a dead
+        letter.
+
+        `live`: session id → whether the session is live; new findings are added. `shards`: shards to which events were
+        sent; the shard of this event is added.
         """
 
         async def is_live(session_id: str) -> bool:
@@ -102,9 +104,8 @@ class Ingress(Owned):
 
     async def _which_live(self, session_ids: set[str]) -> dict[str, bool]:
         """Return session id → True if the session is live or promised (a client has its id, but it has no log yet),
-        False otherwise.
+        False otherwise. If all are live, takes only one round trip for all events.
 
-        If all sessions are live, this takes one round trip; a round trip per event would slow down the whole stream.
         Retries until Redis answers. Raises RedisError or OSError only if the lease of the ingress is lost meanwhile.
         """
         asked = sorted(session_ids)

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 HANDLER_TTL_S = 24 * 3600
 FIND_S = 2.0
-"""A reconnected client waits one lease duration plus this many seconds while its session moves to a new owner."""
+"""A reconnecting client waits for the new owner of its session at most one lease duration plus this many seconds."""
 FIND_AGAIN_S = 0.05
 STOPPING = "the service is stopping"
 CALLERS_CONNECTIONS = 64
@@ -204,7 +204,7 @@ class Node:
             raise NotReadyError(f"this node takes no calls now: {DELAYED}") from error
 
     def welcome(self, session_id: str, grant: Grant) -> LiveSession | None:
-        """Return (or make, with `grant`) the live session of a promised id. None: this node does not own its shard."""
+        """Return (or make) the live session of a promised id. None: this node does not own the session's shard."""
         return self.session(session_id) or self._adopted(session_id, grant)
 
     def open_session(self, client: Client) -> LiveSession:
@@ -220,7 +220,7 @@ class Node:
             live.open()
 
     def discard(self, live: LiveSession) -> None:
-        """Unset a session's client. A session never opened is removed from this node, and its promise expires later."""
+        """Remove a session's client. A session that was never opened leaves this node, and its promise expires."""
         shard = self.shards.get(self.keys.shard_of(live.session_id))
         live.client = None
         if shard is not None and live.open is not None:
@@ -330,9 +330,9 @@ class Node:
             live.hush(DELAYED)
 
     async def promised(self, session_id: str) -> LiveSession | None:
-        """Return the live session for a client that comes back with its session id. If a node has promised the session
-        and it is not open yet, makes it here. If Redis has neither promise nor log, looks again for up to 2 s: the
-        session may be opening just now. None: the session is unknown or has ended, or this node does not own its shard.
+        """Return the live session for a client that comes back with its session id. A promised session that is not open
+        yet is made here. The session may be opening just now: if Redis has neither promise nor log, looks again for up
+        to 2 s. None: the session is unknown or has ended, or this node does not own its shard.
         """
         try:
             grant = await promises.search(self._callers_redis, self.keys, session_id, lambda: self.owns(session_id))

@@ -17,8 +17,8 @@ from orchestrator.runtime.redis.connection import ask
 from orchestrator.runtime.redis.keys import Keys
 
 SUBJECT_S = 7 * 24 * 3600
-"""How long Redis keeps two keys, in seconds: the list of a caller's sessions, after the last addition; and, if a
-caller's token never expires, the id of the session that the token opens. No conversation lasts longer.
+"""How long, in seconds, Redis keeps the list of a caller's sessions after the last addition. It keeps the session id
+that a token opens for the same time, if the token never expires. No conversation lasts longer.
 """
 REJOINED_S = 24 * 3600
 """How long, in seconds, Redis keeps the number of a session's last used resume token. A resume token is valid for the
@@ -43,10 +43,11 @@ async def reserve(
 ) -> Reserved:
     """Reserve a session id for a caller, before the caller's client is connected.
 
-    The id is `new_id` or, if the grant's token was shown before, the id bound to that token. Raises SpentError if the
-    session with that bound id is open already, or if the grant allows no further session. Raises RedisError or
-    TimeoutError. `here`: session id → live session in this process. A session may be open here before its log is in
-    Redis.
+    The id is `new_id`; but if the grant's token was shown before, the id is the one bound to that token. Raises
+    SpentError if the session with the bound id is open already, or if the grant allows no further session. Raises
+    RedisError or TimeoutError.
+
+    `here`: session id → live session in this process. A session may be open here before its log is in Redis.
     """
     session_id, number = await _bound(redis, keys, grant, new_id), 1
     if session_id != new_id:

@@ -1,7 +1,7 @@
-"""Promised sessions: a client gets a session id and a token, and the session has no log until its first input.
+"""Promised sessions: a client has a session id and a token, and the session has no log until its first input.
 
-Until then, every key of the session in Redis expires. One of these keys is the promise. It lets any node that owns the
-session's shard open the session, also after the death of the node that made the promise.
+Until then, every key of the session in Redis expires. One of these keys is the promise: with it, any node that owns the
+session's shard can open the session, even if the node that made the promise is dead.
 """
 
 import asyncio
@@ -88,8 +88,8 @@ async def search(redis: Redis, keys: Keys, session_id: str, owns: Callable[[], b
     """Return the grant of a promised session whose client comes back. None: the session's log has begun, or this node
     does not own the session's shard (`owns` returns False).
 
-    While Redis has neither a promise nor a log of the session, looks again with growing pauses: the session may be
-    opening just now. Raises TimeoutError after SEARCH_S seconds, and RedisError.
+    The session may be opening just now. So while Redis has neither a promise nor a log of it, looks again with growing
+    pauses. Raises TimeoutError after SEARCH_S seconds, and RedisError.
     """
     pause_s = FEWEST_PAUSE_S
     async with asyncio.timeout(SEARCH_S):

@@ -16,14 +16,14 @@ QUIET_S = 1.0
 
 
 async def answer(pieces: AsyncGenerator[str | Answer, None], attempt: Attempt, language: str, say: Say) -> None:
-    """Report an answer from its pieces: ANSWER_TEXT for each text that can be spoken, then RAG_ANSWERED.
+    """Report an answer that arrives in pieces: ANSWER_TEXT for each text that can be spoken, then RAG_ANSWERED.
 
     Cancelling this coroutine closes `pieces`, so that the request to the answer service ends. Raises ServiceError if
     the service fails, or if the answer has more than ANSWER_CHARS characters.
 
     Args:
         pieces: the answer as the service writes it. An `Answer` is a piece of text with the sources of the answer. If
-            no words came before an `Answer`, it is the whole answer, and RAG_ANSWERED alone reports it.
+            no words came before an `Answer`, that `Answer` is the whole answer, and RAG_ANSWERED alone reports it.
         attempt: one try at answering the question. It holds the texts that earlier attempts have reported; these texts
             are not reported again.
         language: ISO 639 code of the language in which the answer is cut into sentences.
@@ -57,7 +57,7 @@ class _Texts:
         self._attempt = attempt
         self._said = "".join(attempt.said)
         self._repeated = ""
-        """The text of this attempt so far, while it equals the beginning of the earlier attempts' text; else empty."""
+        """The text of this attempt, while it only repeats the text of earlier attempts; afterwards empty."""
         self._skip = 0
         self._sentences = sentences
         self._say = say
@@ -67,7 +67,7 @@ class _Texts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of the answer exists: no attempt has reported a text, and no words wait to be reported."""
+        """Whether no attempt has reported a text, and no words wait to be reported."""
         return not self._index and not self._sentences.has_words
 
     def add(self, piece: str) -> None:
@@ -80,7 +80,7 @@ class _Texts:
             self._timer = asyncio.get_running_loop().call_later(QUIET_S, self.speak_now)
 
     def end(self) -> None:
-        """Report the rest of the answer. A rest without words, such as punctuation, is left out, unless the rest is the
+        """Report the text that is still waiting. Text without words, such as punctuation, is left out, unless it is the
         whole answer.
         """
         rest = self._sentences.flush()
@@ -93,12 +93,14 @@ class _Texts:
             self._timer.cancel()
 
     def _new(self, piece: str) -> str:
-        """Return the words that the next piece adds to the words that earlier attempts reported.
+        """Return the text to report when a piece of the answer arrives: the piece itself, with two exceptions.
 
-        - The service continues the earlier answer (`Attempt.resumes`): the whole piece.
-        - The service repeats the earlier words: nothing, until its answer is longer; then the words after them.
-        - The service gives another answer: all words of this attempt so far. `_report` then skips as many texts as
-          earlier attempts reported: the user has that much of an answer already.
+        - While this attempt only repeats the text of earlier attempts: nothing. When this attempt's text becomes
+          longer: the text after the repeated text.
+        - When this attempt's text begins to differ: all text of this attempt. `_report` then skips as many texts as
+          earlier attempts have reported.
+
+        If the service continues the text of earlier attempts (`Attempt.resumes`), there are no exceptions.
         """
         if self._attempt.resumes or not self._said:
             return piece

@@ -103,7 +103,9 @@ class Effects:
             say(ServiceFailed, error=named_error(failure))
 
     def _saying(self, issued: CommandIssued) -> Say:
-        """Return a function that reports events of a stage, with session id, command id and elapsed time added."""
+        """Return a function that reports an event of a command. It adds the session id, the command id, and the time
+        since the command was started.
+        """
         started_ns = time.perf_counter_ns()
 
         def say(kind: type[Any], **fields: Any) -> None:
@@ -170,7 +172,7 @@ def _cancel(live: LiveSession, command: commands.Command) -> None:
 
 
 def _to_connections(live: LiveSession, command: commands.Command) -> None:
-    """Pass a command to the session's handler or client, if it is for one of them and that connection exists."""
+    """Pass a command for the handler or the client to that connection, if it exists. Ignore other commands."""
     match command, live.handler, live.client:
         case commands.SetMicrophone(setting=setting), handler, _ if handler is not None:
             handler.set_microphone(setting)

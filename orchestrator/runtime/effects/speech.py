@@ -29,11 +29,11 @@ async def speak(
     """Speak the texts of a script (the queue of texts of one playback), or show them if only a client is connected.
     Returns when all texts are played or shown. A barge-in cancels this coroutine.
 
-    - With a handler: speaks. Raises ListenerGone when the media connection ends. HANDLER_DETACHED reports that end to
-      the reducer; the reducer then issues a new Speak command from the heard position.
-    - With a client alone: shows text. If the session has lost its handler, first waits for the handler to come back, at
-      most CALL_FOLLOWS_S. If a handler connects before the last text is shown, speaks the remaining texts.
-    - With neither (the connection was lost, or a new owner resumes the answer): waits for a handler or a client.
+    - With a handler: speaks. Raises ListenerGone when the media connection ends. Another event, HANDLER_DETACHED,
+      reports that end; the reducer then issues a new Speak command from the heard position.
+    - With a client alone: shows text. If a handler is being connected, or was lost, first waits for a handler, at most
+      CALL_FOLLOWS_S. If a handler connects before the last text is shown, speaks the remaining texts.
+    - With neither: waits for a handler or a client. This happens after a lost connection, or after a takeover.
 
     Raises ServiceError if the synthesis fails.
     """
@@ -78,8 +78,8 @@ async def _aloud(
     """Synthesise the texts of a script and play them through the handler. Each chunk of speech is reported, then
     written to the playback; writing waits while about a second of audio is queued. Returns when the playback has ended.
 
-    A Speak command that continues an answer (after a lost connection or a takeover) has `from_ms`: audio before that
-    position is skipped, exact to the sample, because the user has heard it. If synthesis fails, the speech made before
+    A Speak command that continues an answer (after a lost connection or a takeover) has `from_ms`: the user has heard
+    the audio before that position, so it is skipped, exact to the sample. If synthesis fails, the speech made before
     the failure is still played; then the error is raised.
     """
     skip_ms, begins_ms = (command.from_ms, command.begins_ms) if isinstance(command, Speak) else (0, 0)

@@ -10,8 +10,8 @@ from orchestrator.services.ports import SHORTEST_SOUND_US, SpeechChunk, has_word
 
 _CHUNKS_AHEAD = 200
 _SHORTEST_MS = 5
-"""The synthesis may send _CHUNKS_AHEAD chunks, and one more for each _SHORTEST_MS ms of its speech. More chunks raise a
-ServiceError: a tiny chunk costs as much work as a long chunk.
+"""Limit on the chunks of one playback: _CHUNKS_AHEAD, and one more for each _SHORTEST_MS ms of their speech. More
+chunks raise a ServiceError, because a tiny chunk costs as much work as a long chunk.
 """
 
 Synthesize = Callable[[int, str], AsyncGenerator[SpeechChunk, None]]
@@ -22,8 +22,8 @@ async def speech_of(script: Script, synthesize: Synthesize) -> AsyncGenerator[tu
     """Yield the speech of all texts of a script in order, as (number of the text, chunk). Raises ServiceError if the
     synthesis fails, if its chunks are too short (_SHORTEST_MS), or if it makes no sound for a text with words.
 
-    The synthesis of a text begins when the caller has taken the last chunk of the text before. Closing the generator
-    ends the synthesis.
+    The synthesis of a text begins when the caller has taken all chunks of the previous text. Closing the generator ends
+    the synthesis.
     """
     received = length_us = 0
     while (text := await script.next()) is not None:

@@ -40,7 +40,7 @@ class Timers:
         )
 
     def cancel(self, command_id: str) -> None:
-        """Stop the timer of a StartTimer command. If it has fired already, its TIMER_FIRED arrives stale."""
+        """Stop the timer of a StartTimer command. If the timer has fired already, its TIMER_FIRED is stale."""
         if (armed := self._armed.pop(command_id, None)) is not None:
             armed.cancel()
 

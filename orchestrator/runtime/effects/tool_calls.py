@@ -88,8 +88,10 @@ class ToolCalls:
         the idempotency key of the call.
 
         After a takeover, this process does not have the tool's function yet. The call waits until the question is asked
-        again: the answer function then provides the tool's function. A call whose `same_as` names an earlier call runs
-        no function, but waits for the result of the earlier call.
+        again: the answer function then provides the tool's function.
+
+        If the journal names an equal call of an earlier question (`Called.same_as`), the tool's function does not run:
+        the new call waits for the result of the earlier call.
         """
         called = self.journal.calls.get(command.call_id)
         if called is not None and called.same_as:
@@ -122,18 +124,17 @@ class ToolCalls:
             say(ToolReturned, call_id=command.call_id, result=result)
 
     async def over(self, call_id: str) -> Called:
-        """Wait until a call is over (returned, failed, cancelled or refused), and return the call.
-
-        If the journal does not have the call yet, also waits for the commit of the call's TOOL_CALLED.
+        """Wait until a call is over (returned, failed, cancelled or refused), and return the call. A call that is not
+        in the journal yet is not over.
         """
         await self.until(lambda: call_id in self.journal.calls and self.journal.calls[call_id].outcome != "open")
         return self.journal.calls[call_id]
 
     async def _result_of(self, earlier: str, _key: str) -> str:
-        """Wait for the result of the tool call with the id `earlier`, and return the result. Raises ToolError if the
-        earlier call has no result.
+        """Wait for the result of the tool call with the id `earlier`, and return the result. Raises ToolError if that
+        tool call failed, was cancelled, or is not in the journal.
 
-        Runs in place of the tool's function, for a call that gets the result of an earlier call (`Called.same_as`).
+        Runs in place of the tool's function, for a call that reuses the result of an equal call (`Called.same_as`).
         `_key`: the idempotency key, which every tool function gets; not used here.
         """
         call = await self.over(earlier) if earlier in self.journal.calls else None
@@ -162,8 +163,8 @@ class Asking(Protocol):
 
 
 class QuestionJournal:
-    """Runs and records the tool calls and model requests for one question. If a later attempt at the answer repeats a
-    call or a request, it gets the recorded result (services/ports.py).
+    """Runs and records the tool calls and model requests for one question. When a later attempt at the answer repeats a
+    call or a request, that attempt gets the recorded result (services/ports.py).
     """
 
     def __init__(self, live: Asking, issued: CommandIssued, say: "Say") -> None:
@@ -172,22 +173,24 @@ class QuestionJournal:
         self._prefix = digest(self._key.encode())[:8]
         self._say = say
         self._made: set[str] = set()
-        """Ids of the tool calls of this attempt, and of the earlier calls whose results this attempt gets."""
+        """Ids of the tool calls that this attempt must not use again: its own, and those of earlier questions whose
+        results it has reused.
+        """
         self._requests = 0
         """Number of requests to the model in this attempt, including those that got a recorded response."""
         self._provider = 1
 
     def begin(self) -> None:
-        """Begin a new attempt at the answer. It starts at the first record again: its n-th request to the model gets
-        the n-th recorded response, and a repeated tool call gets its recorded result.
+        """Begin a new attempt at the answer. Its n-th request to the model gets the n-th recorded response. A tool call
+        that the attempt repeats gets the recorded result.
         """
         self._made.clear()
         self._requests = 0
 
     def begin_provider(self, number: int) -> None:
-        """Begin a new attempt with the answer service `number`; 1 is the first choice. The attempt gets no responses
-        that were recorded from other answer services: they may have another format, or ask for tools that this service
-        lacks.
+        """Begin a new attempt with the answer service `number`; 1 is the first choice. The attempt gets no model
+        responses that were recorded with other answer services: these may have another format, or ask for tools that
+        this service lacks.
         """
         self.begin()
         self._provider = number
@@ -218,11 +221,10 @@ class QuestionJournal:
         return call.result
 
     def _same_call(self, pending: PendingToolCall) -> str:
-        """Return the id of an earlier tool call whose result this call can use; empty: there is none.
+        """Return the id of a tool call of an earlier question whose result this call can use; empty: there is none.
 
-        The earlier call has the same name and arguments, and belongs to an earlier question. It was open when this
-        question was asked, and has not failed or been cancelled since. If an attempt makes two equal calls, they never
-        use the same earlier call.
+        That tool call has the same name and arguments. It was open when this question was asked, and has not failed or
+        been cancelled since. Its result is used only once in each attempt.
         """
         for call in self._live.tools.journal.calls.values():
             is_earlier = not call.same_as and not call.call_id.startswith(self._prefix)
@@ -257,8 +259,8 @@ class QuestionJournal:
         return new
 
     def _is_asked_by_the_turn(self) -> bool:
-        """Whether an open turn waits for the answer to this question. A question that is asked early runs no tools
-        before its turn is open.
+        """Whether an open turn waits for the answer to this question. A question may be asked early, before its turn is
+        open (speculation): its tools must not run yet.
         """
         state = self._live.state
         asked = state.outstanding("AnswerQuestion")

@@ -12,7 +12,7 @@ from orchestrator.runtime.redis.keys import INGRESSES, Keys
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Counts for `orch doctor`: nodes, and sessions, waiting events and dead letters of all shards and ingresses."""
+    """Numbers for `orch doctor`. Sessions, waiting events and dead letters are those of all shards and ingresses."""
 
     shards: int
     owned: int
@@ -25,7 +25,7 @@ class Backlog:
 
 
 async def backlog(redis: Redis, keys: Keys) -> Backlog:
-    """Count nodes and owned shards; and the sessions, waiting events and dead letters of all shards and ingresses."""
+    """Count nodes, owned shards, and the sessions, waiting events and dead letters of all shards and ingresses."""
     every = [leases.shard(keys, n) for n in range(keys.shards)] + [leases.ingress(keys, n) for n in range(INGRESSES)]
     owned = sessions = waiting = dead_letters = 0
     for what in every:

@@ -42,11 +42,11 @@ def fair_share(total: int, members: Sequence[Member], node: str) -> int:
 
 
 def heirs(count: int, kind: str, total: int, members: Sequence[Member]) -> list[Member]:
-    """Choose new owners for `count` shards (or ingresses) that a leaving node hands over; `total` is the number of all
-    shards. Returns one member for each shard: the n-th member gets the n-th shard.
+    """Choose new owners for `count` shards (or ingresses) that a leaving node hands over. Returns one member for each
+    shard: the n-th member gets the n-th shard.
 
-    Each shard goes to the member that is furthest below its fair share. In the next choices, the shard counts as owned
-    by that member. `kind`: "shard" or "ingress".
+    Chooses for one shard after another: the member that is furthest below its fair share, counting the shards that it
+    was given before. `kind`: "shard" or "ingress". `total`: the number of all shards.
     """
     owned = {member.node: member.owned.get(kind, 0) for member in members}
     shares = {member.node: fair_share(total, members, member.node) for member in members}
@@ -58,10 +58,11 @@ def heirs(count: int, kind: str, total: int, members: Sequence[Member]) -> list[
 
 
 def gifts(giver: str, kind: str, total: int, members: Sequence[Member]) -> list[Member]:
-    """Choose new owners for the shards (or ingresses) that `giver` owns above its fair share: one member for each
-    shard.
+    """Choose new owners for the surplus of `giver`: the shards (or ingresses) that it owns above its fair share.
+    Returns one member for each surplus shard.
 
-    If every node gives its surplus by this function, no member gets more than its share. `kind`: "shard" or "ingress".
+    No member gets more than its share, as long as every node gives its surplus by this function. `kind`: "shard" or
+    "ingress".
     """
     missing = {one.node: fair_share(total, members, one.node) - one.owned.get(kind, 0) for one in members}
     takers = [one for one in by_seniority(members) for _ in range(missing[one.node])]

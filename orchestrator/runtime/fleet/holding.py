@@ -20,8 +20,8 @@ class Holding:
     """Whether the takeover is done: the live sessions of the shard are in this process."""
 
     async def begin(self) -> None:
-        """Take over the live sessions of the shard (an ingress has none), then start to read its stream. If this node
-        loses the lease during the takeover, the stream is not read. Raises RedisError.
+        """Take over the live sessions of the shard (an ingress has none), then start to read its stream; if the lease
+        is lost during the takeover, the stream is not read. Raises RedisError.
         """
         await self.owner.take_over()
         self.begun = True

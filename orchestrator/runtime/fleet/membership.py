@@ -1,11 +1,10 @@
 """Membership: which nodes are alive, which are silent, and how a node tells another node about a handover.
 
-One hash in Redis has a field for each member. Each node writes its own field three times per lease duration, by a Lua
-script. The script takes the time from Redis, so that no two clocks are compared. It also removes nodes that were silent
-for a lease duration. There is one key, and not one key per node with an expiry: reading one key is one round trip on
-one slot, while finding many keys would take a SCAN over every master. The field also holds the time when the node
-joined, how much it owns, and its address. So all nodes compute their shares from the same table. Membership only
-decides how much a node wants to own; the leases decide who owns each shard and ingress.
+One hash in Redis has a field for each member: when the node joined, its last sign of life, how much it owns, and its
+address. All nodes compute their shares from this hash. Each node writes its own field three times per lease duration,
+by a Lua script. The script takes the time from Redis, so that no two clocks are compared. It also removes nodes that
+were silent for a lease duration. There is no key per node, because only a SCAN over every master would find such keys.
+Membership only decides how much a node wants to own; the leases decide who owns each shard and ingress.
 
 A node that hands over a shard or ingress pushes the name of the shard or ingress to a list of the receiving node. The
 receiving node waits for it with BLPOP. A list is used and not pub/sub: a node that is busy for a moment still finds the
@@ -33,8 +32,8 @@ BLOCK_S = 4
 CONNECT_S = 0.5
 _PORTS = {"http": 80, "https": 443}
 EXPIRES_MS = 50
-"""Longest expected time, in ms, between a node's sign of life and the renewal of its leases, which follows. Membership
-and leases both last `lease_ms`. So the leases of a dead node expire up to EXPIRES_MS after its membership.
+"""Longest expected time, in ms, between a node's sign of life and the renewal of its leases, which follows it. Both
+last `lease_ms`. So the leases of a dead node expire up to EXPIRES_MS after its membership.
 """
 WORD_S = 5
 """How long, in seconds, a handover message is kept for a node that does not listen."""
@@ -73,11 +72,11 @@ class Membership:
 
     async def leave(self) -> list[Member]:
         """Remove this node from the members. Returns the nodes to which this node may hand over its shards and
-        ingresses: the nodes with a recent sign of life (`reachable`) or, if there are none, all other members. Raises
+        ingresses: those with a recent sign of life (`reachable`) or, if there are none, all other members. Raises
         RedisError.
 
-        A member without a recent sign of life may only be slow, and clients need the address of a new owner. If it is
-        dead, the shards handed over to it stay reserved for lease.KEPT_MS; then any node may take over.
+        A member without a recent sign of life may only be slow, and clients need the address of a new owner. If that
+        member is dead, the shards handed over to it stay reserved for lease.KEPT_MS; then any node may take over.
         """
         self.members = await self._call(0, "")
         return self.reachable() or [one for one in self.members if one.node != self.node]
@@ -115,7 +114,7 @@ class Membership:
 
     def settled(self) -> list[Member]:
         """The nodes that joined at least one lease duration ago. Only they get surplus shards: a newer node may leave
-        at once.
+        again soon.
         """
         return [one for one in self.members if one.age_ms >= self._lease_ms]
 

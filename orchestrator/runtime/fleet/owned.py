@@ -88,12 +88,14 @@ class Owned:
         self.lost.set()
 
     async def send_away(self, reason: str, address: str) -> None:
-        """Disconnect the clients, who reconnect: to the new owner at `address`; if that is empty, to any node."""
+        """Disconnect the clients. They reconnect to the new owner at `address`; if `address` is empty, to any node."""
 
     def _pass(self, before: str, entry_id: str, reason: str, *kept: Any) -> Move:
         """Return a move that sets the cursor from `before` to the entry `entry_id`, and commits no step. With a
-        `reason`, the move also stores the entry as a dead letter. `kept`: two texts for the dead letter: the event, and
-        at which version of the session it failed (may be empty).
+        `reason`, the move also stores the entry as a dead letter.
+
+        `kept`: two texts for the dead letter: the event, and the version of the session at which it failed (may be
+        empty).
         """
         what = self.lease.what
         return Move("pass", [what.owned, what.dead_letters, what.stream], before, entry_id, (reason, *kept))

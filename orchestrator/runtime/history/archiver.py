@@ -11,10 +11,10 @@ from orchestrator.runtime.redis.logs import UnknownSessionError, last_versions, 
 from projections.history.store import History
 
 NAME = "history"
-"""Name under which the SQL history stores in Redis how far it has come in the feeds, beside other projections."""
+"""Name of the SQL history in `Keys.positions`, the hash in Redis with the position of each projection in the feed."""
 FAR_BEHIND = 1_000
-"""Number of feed pointers. If another projection is further than this behind the SQL history, `archive` keeps the
-shard's logs in Redis: that projection may still need them.
+"""Number of feed pointers. If a projection is further than this behind the SQL history, `archive` keeps the shard's
+logs in Redis: the projection may still need them.
 """
 AT_ONCE = 100
 
@@ -60,8 +60,9 @@ async def purgeable(redis: Redis, keys: Keys, history: History, before_us: int) 
     """Return session id → last version, for the sessions that may be erased: those that ended before `before_us`
     (microseconds since 1970), and lost sessions whose last event is from before `before_us`.
 
-    A lost session has not ended, but Redis does not list it as live and has no later event of it than SQL: Redis was
-    wiped or replaced. Raises RedisError, HistoryError.
+    Redis loses a session when it is wiped or replaced. A session counts as lost if it has not ended in SQL, Redis does
+    not list it as live, and its log in Redis is missing or ends at the last version in SQL. Raises RedisError,
+    HistoryError.
     """
     silent = await history.silent_since(before_us)
     sets = await ask(redis, [("SMEMBERS", keys.sessions(number)) for number in range(keys.shards)])
@@ -77,8 +78,8 @@ async def purge(
     """Erase sessions for good from Redis and from SQL: sessions that ended before `before_us` (microseconds since
     1970), and sessions that Redis has lost, with a last event from before `before_us` (`purgeable`).
 
-    `only`: of these sessions, erase only the ones named here. Empty: erase them all, and the dead letters in SQL from
-    before `before_us`.
+    `only`: of these sessions, erase only those named here, and no dead letters. Empty: erase all of these sessions, and
+    the dead letters in SQL from before `before_us`.
 
     Yields (session id, reason) for each session. The reason says why the session was left; empty: it was erased or,
     with `is_dry`, would be. Raises RedisError, HistoryError or TimeoutError if Redis or SQL fails.
@@ -139,10 +140,10 @@ async def published(redis: Redis, keys: Keys, shards: Iterable[int]) -> dict[int
 
 
 async def _behind(redis: Redis, keys: Keys, shards: set[int]) -> dict[int, str]:
-    """Return shard → name of a projection that is far behind: its position in the feed is more than FAR_BEHIND pointers
-    before the position of the SQL history. The positions are read from Redis, where each projection writes its position
-    from time to time. If several projections are far behind, names any of them. Shards without such a projection are
-    left out.
+    """Return shard → name of a projection that is far behind: more than FAR_BEHIND feed pointers behind the SQL
+    history. If several projections are, names any of them. Shards without such a projection are left out.
+
+    The positions are read from Redis, where each projection writes its position from time to time.
     """
     behind = {}
     for number, positions in (await published(redis, keys, shards)).items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Pause:
-    """Backoff of a shard whose feed could not be written to SQL: failures in a row, and when to try again."""
+    """Backoff of a shard that could not be written to SQL: failures in a row, and event loop time of the next try."""
 
     failures: int = 0
     until: float = 0.0

@@ -1,9 +1,8 @@
 """Reads the feed of one shard for a projection, in batches of pointers without a gap.
 
-The next batch is read when the projection has written the last batch to SQL. Redis may lose writes before a reconnect,
-and the new connection does not show the loss. So on each new connection, the last pointer in SQL and its step are read
-again. If either has changed, the feed is a fork of the history: reading stops, and the history is repaired from the
-logs.
+The next batch is read when the current batch is written to SQL. A feed is a *fork* if it does not continue from the
+position that is stored in SQL, for example because Redis has lost writes. The reading of a fork stops, and the history
+is repaired from the logs.
 """
 
 import asyncio
@@ -38,11 +37,11 @@ class Pointer:
 
 
 class FeedError(RedisError):
-    """The feed cannot be read on from the position of the projection."""
+    """The feed cannot be read further from the position of the projection."""
 
 
 class Feed:
-    """Reads the feed of one shard from a position on. Once `broken` is set, a new Feed must take its place."""
+    """Reads the feed of one shard, from a position on. Once `broken` is set, a new Feed must replace this Feed."""
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class Feed:
         self.pointers: list[Pointer] = []
         """The current batch: pointers that were read and are not in SQL yet."""
         self.broken = ""
-        """The reason why the feed cannot be read on; empty: it is still read."""
+        """The reason why this Feed has stopped reading; empty: it has not stopped."""
         self.is_fork = False
         """Whether SQL and Redis differ, so that the history must be repaired from the logs."""
         self.is_current = False
@@ -104,18 +103,16 @@ class Feed:
 
     @property
     def reads(self) -> bool:
-        """Whether the feed is being read, on a connection that was checked: the feed continues from the position in SQL
-        (`_connected`).
-        """
+        """Whether the feed is being read, and was found to continue from the position in SQL (`_connected`)."""
         return self._connections > 0 and self.running
 
     async def _handle(self, entries: list[Entry]) -> None:
         """Offer a batch of the feed to the projection, and wait until the batch is written to SQL; called by
         FastStream.
 
-        The numbers of the pointers must follow `position`, the last pointer in SQL, without a gap. Otherwise sets
-        `broken`: this is not the feed from which SQL was written (a fork). Once the feed is broken, waits for `stop`,
-        so that FastStream reads no further.
+        The numbers of the pointers must follow `position`, the last pointer in SQL, without a gap. If pointers are
+        missing, sets `broken` and `is_fork`: the history must be repaired from the logs. Once the feed is broken, waits
+        for `stop`, so that FastStream reads no further.
         """
         if not self.broken:
             pointers = [_pointer(entry) for entry in entries]
@@ -142,10 +139,10 @@ class Feed:
 
     async def _connected(self, exchange: Exchange) -> None:
         """Check a new connection before the feed is read from it: does the feed continue from the position in SQL?
+        Raises FeedError if it does not. `exchange` sends commands on that connection.
 
-        `exchange` sends commands on that connection. Raises FeedError if the feed does not continue there. After one
-        connection has passed the check, every later connection raises FeedError: Redis may have lost writes meanwhile,
-        so a new Feed must begin at the position in SQL.
+        A Feed reads from one connection only. For any connection after it, raises FeedError without a check: a new Feed
+        must begin at the position in SQL.
         """
         if self._connections or self.broken:
             self._break("the connection was lost")  # writes may be lost with it: begin again from the position in SQL

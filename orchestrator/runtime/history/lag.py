@@ -50,8 +50,9 @@ class Lag:
         """Return the lag in seconds: the age of the oldest event that SQL may lack, among the events of the owned
         shards. 0: SQL lacks no known event.
 
-        `owned`: numbers of the shards that this node owns. `feeds`: shard → the Feed that reads it. While the feed of a
-        shard is not being read, the shard counts as lacking events, at the latest since the first call that found this.
+        `owned`: numbers of the shards that this node owns. `feeds`: shard → the Feed that reads it. If no feed of a
+        shard is being read, unknown events may be missing: the lag of that shard then grows from the first call that
+        finds this, or from an older event that is known to be missing.
         """
         mine = set(owned)
         for shard in mine:

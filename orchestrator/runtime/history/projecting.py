@@ -1,7 +1,7 @@
 """Keeps the history and its archive up to date: folds the feeds of this node's shards into SQL, in batches.
 
-One task in a separate process (process.py) does this. It reads the next batch of a feed only when the last batch is in
-SQL. After a failure, it begins again from the positions in SQL, with backoff.
+One task in a separate process (process.py) does this. It reads the next batch of a feed only when the current batch is
+in SQL. After a failure, it begins again from the positions in SQL, with backoff.
 """
 
 import asyncio
@@ -34,12 +34,13 @@ from projections.history.store import History, HistoryError, Position, PositionM
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.1
-"""Seconds that a batch waits for batches of other shards: one transaction for all costs less than one for each."""
+"""Seconds that a batch waits for batches of other shards: they share a transaction, which costs less than one for each.
+"""
 MOST = 256
 """Number of pointers that fill a transaction. A backlog is written in transactions of this size, without a pause."""
 LOOK_S = 0.5
 KNOWN = 2_000
-"""Number of sessions kept in memory. When a new event belongs to another session, that session is read from SQL."""
+"""Limit on the sessions kept in memory. A session that is not in memory is read from SQL when it has a new event."""
 CAREFUL = 64
 """After a failed transaction, the next CAREFUL transactions write one shard each instead of several shards. So a shard
 that cannot be written to SQL does not hold up other shards.
@@ -91,8 +92,8 @@ class Projecting:
     def lag_s(self) -> float:
         """Estimated age of the oldest event missing in SQL, in seconds; 0: no missing event is known.
 
-        The true age is greater if a missing event was not read from Redis yet: after a start, the estimate begins at 0.
-        The estimate also grows while the task that writes to SQL (`_run`) is stuck.
+        The true age is greater if the oldest missing event was not read from Redis yet. The estimate also grows while
+        the task that writes to SQL (`_run`) is stuck.
         """
         return self._lag.seconds(self._owned(), {number: feed for number, (feed, _) in self._feeds.items()})
 
@@ -172,9 +173,10 @@ class Projecting:
         await self._publish([feed for feed, _ in self._feeds.values() if feed.shard in new])
 
     async def _resync(self, shards: set[int]) -> None:
-        """Repair the history of forked shards: shards whose feed does not continue from the position in SQL. If a log
-        cannot be read, its shard fails alone; if Redis does not answer, all these shards fail. A shard that fails stays
-        forked, and is retried with backoff.
+        """Repair the history of forked shards: shards whose feed does not continue from the position in SQL.
+
+        If a log cannot be read, the repair of its shard fails, but not of the other shards. If Redis does not answer,
+        all fail. A shard whose repair fails stays forked, and is retried with backoff.
         """
         try:
             found = await survey(self._redis, self._keys, self._history, shards)
@@ -371,8 +373,8 @@ class Projecting:
     async def _seen_before(
         self, session_id: str, pointers: Sequence[Pointer], entries: Sequence[Any]
     ) -> Changes | None:
-        """Compare steps that SQL has already with the log. SQL has them if `_resync` has copied the log ahead of the
-        feed.
+        """Compare steps that SQL has already with the log. SQL may be ahead of the feed after a repair from the logs
+        (`_resync`).
 
         Returns empty changes (no rows to write) if log and SQL are equal, or the log was removed from Redis. Returns
         None if they differ: SQL must be repaired.

@@ -1,6 +1,6 @@
-"""Repairs the history of a session without reading the feed: compares the session's log in Redis with its copy in SQL.
+"""Repairs the history of sessions without reading the feed: compares the log in Redis with the archive in SQL.
 
-Where log and copy differ, the log is right. A session whose log is no longer in Redis stays as it is in SQL.
+Where log and archive differ, the log is right. A session whose log is no longer in Redis keeps its archive.
 """
 
 import logging
@@ -37,7 +37,7 @@ class Repair:
 
 
 Look = Callable[[Redis, Keys, History, str], Awaitable[Repair]]
-"""Finds the repair of a session: this is `reconcile` or `from_scratch`."""
+"""Type of the functions `reconcile` and `from_scratch`: they find the repair of a session."""
 
 
 async def reconcile(redis: Redis, keys: Keys, history: History, session_id: str) -> Repair:
@@ -85,20 +85,21 @@ async def from_scratch(redis: Redis, keys: Keys, history: History, session_id: s
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Facts that `resync` needs to repair the history of some shards. `ends` is read before the logs: a step that is
-    committed meanwhile comes after the end in `ends`, so the projection reads it from the feed afterwards.
+    """Positions and session ids that `resync` needs to repair the history of some shards. `ends` is read before the
+    logs. So a step that is committed during the repair comes after `ends`, and the projection reads it from the feed
+    later.
     """
 
     ends: dict[int, Position]
     """Shard → the position at which its feed ended when it was read."""
     before: dict[str, Position]
-    """Key of a feed → the position in SQL up to which that feed is projected."""
+    """Key of a feed → its position in SQL when the survey was made."""
     logs: list[str]
     """Ids of all sessions with a log in Redis."""
 
     def move(self, keys: Keys, number: int) -> PositionMove:
-        """Return a PositionMove for `History.write`: it sets a shard's position in SQL to the end of the shard's feed,
-        unless another process has changed the position meanwhile.
+        """Return the move that sets a shard's position in SQL to the end of its feed. `History.write` refuses the move
+        if another process has changed the position since the survey.
         """
         return PositionMove(self.before[keys.feed(number)], self.ends[number])
 
@@ -116,8 +117,8 @@ async def survey(redis: Redis, keys: Keys, history: History, shards: set[int]) -
 async def differing(redis: Redis, keys: Keys, history: History, sessions: list[str]) -> list[str]:
     """Return the sessions whose last event in the log differs from their last event in SQL.
 
-    Redis loses only the end of a log, and the events committed in place of the lost events have other times and hashes.
-    So equal last events mean equal logs.
+    Comparing the last events is enough: Redis loses only the end of a log, and the events that are committed in place
+    of the lost events have other times and hashes.
     """
     found = []
     for start in range(0, len(sessions), AT_ONCE):
@@ -149,10 +150,9 @@ async def resync(
     """Repair the history of a shard from its logs, then set the shard's position to the end of its feed.
 
     Repairs the sessions whose last event in the log differs from their last event in SQL. Yields (session id,
-    difference) for each of them. `found`: facts that were read before (`survey`).
+    difference) for each of them. `found`: the result of `survey`, which must be called before.
 
-    Raises the errors of `reconcile`. Raises PositionMovedError if another process writes the history of the shard, too:
-    it has moved the shard's position since `survey`, or made TRIES attempts to repair a session fail.
+    Raises the errors of `reconcile`. Raises PositionMovedError if another process writes the history of the shard, too.
     """
     logs = [session_id for session_id in found.logs if keys.shard_of(session_id) == number]
     for session_id in await differing(redis, keys, history, logs):
@@ -164,10 +164,10 @@ async def rebuild(redis: Redis, keys: Keys, history: History) -> AsyncIterator[t
     """Rewrite all rows of all sessions, then set the shards' positions to the ends of their feeds.
 
     Yields (session id, problem, number of all sessions) for each session. The problem says why the session's log cannot
-    be read; empty: its rows are new. The rows of an unreadable session stay, and so does the position of its shard.
+    be read; empty: its rows are new. A session with a problem keeps its old rows, and its shard keeps its old position.
 
     Raises RedisError, HistoryError. Raises PositionMovedError if TRIES attempts to rebuild a session fail, each because
-    another process wrote to SQL meanwhile.
+    another process wrote to SQL first.
     """
     shards = set(range(keys.shards))
     found = await survey(redis, keys, history, shards)
@@ -186,7 +186,7 @@ async def rebuild(redis: Redis, keys: Keys, history: History) -> AsyncIterator[t
 
 
 async def _repair(redis: Redis, keys: Keys, history: History, session_id: str, look: Look) -> str:
-    """Compare or rebuild one session and write its repair. If another process has written to SQL meanwhile, try again.
+    """Find the repair of one session with `look`, and write it. If another process writes to SQL in between, try again.
 
     Returns the difference that was found; empty: none. Raises PositionMovedError if TRIES attempts fail in this way.
     """

@@ -63,10 +63,11 @@ class HistoryKeeper:
 
     @property
     def lag_s(self) -> float:
-        """Estimated age of the oldest event missing in SQL, in seconds, as the process last reported it. If the process
-        has not reported for SILENT_S seconds, it is stalled or gone: the time since its last report is added.
+        """Estimated age of the oldest event missing in SQL, in seconds, as the history process last reported it. If
+        that process has not reported for SILENT_S seconds, it is stalled or gone: the time since its last report is
+        added.
 
-        The true age may be greater: by the age of the report, or because the process has not read a missing event yet.
+        The true age may be greater: the report may be old, or the process may not have read a missing event yet.
         """
         silent_s = time.monotonic() - self._heard_s
         return self._lag_s if silent_s < SILENT_S else self._lag_s + silent_s

@@ -47,8 +47,8 @@ def pause_s(failures: int) -> float:
 
 
 def connect(url: str, max_connections: int = 64, *, waits: bool = False) -> "Redis":
-    """Make a client that never retries, and whose commands take at most TIMEOUT_S each. By default, redis-py silently
-    sends a command again, so one XADD call may add two entries. Raises RedisUrlError if the URL cannot be used.
+    """Make a client that never retries, and whose commands take at most TIMEOUT_S each. The automatic retries of
+    redis-py are off, because they could append one event twice. Raises RedisUrlError if the URL cannot be used.
 
     If all `max_connections` are in use, a command fails; with `waits`, the command first waits for a free connection.
     In a cluster, `waits` is ignored, and `max_connections` is the limit for each server.
@@ -91,8 +91,8 @@ def wire(redis: "Redis", connected: Callable[[Exchange], Awaitable[None]] | None
 
 
 def keep_alive(url: str) -> dict[str, Any]:
-    """Return connection options with which TCP notices within about ten seconds that the server is gone. By default,
-    TCP notices it within two hours. A Unix socket needs no such options.
+    """Return connection options with which TCP notices within about ten seconds that the server is gone; by default,
+    only after two hours. A Unix socket needs no such options.
     """
     if url.startswith("unix:"):
         return {}
@@ -159,8 +159,8 @@ async def load_scripts(redis: "Redis") -> None:
     """Load all Lua scripts into the server; in a cluster, into each master. Raises RedisError if the server, or the
     whole cluster, does not answer.
 
-    A single master that does not answer is skipped, with a warning. The scripts are loaded again when a master reports
-    that a script is missing (`run_all`, commit.py).
+    A single master that does not answer is skipped, with a warning. When it later reports a missing script, the scripts
+    are loaded again (`run_all`, commit.py).
     """
     for script in files("orchestrator.runtime.redis").joinpath("lua").iterdir():
         if not isinstance(redis, RedisCluster):

@@ -1,7 +1,7 @@
 """The Unix socket of the embedded Redis: chooses its path, and restores the socket after something removed it.
 
-The socket is in the data directory, where no cleaner of temporary files removes it. A socket's path is limited to about
-100 bytes, and a URL cannot hold every character. If the path is too long or has such a character, clients connect
+The socket is in the data directory, where no cleaner of temporary files removes it. The path of a socket is limited to
+about 100 bytes, and a URL cannot hold every character. If the path is too long or has a bad character, clients connect
 through a symbolic link in a directory of temporary files.
 """
 
@@ -40,8 +40,8 @@ class ServerSocket:
             return ""
 
     def make(self) -> str:
-        """Choose the path for the socket of a new server, in a new private folder, and remove the old socket. Returns
-        the path. Raises NoPlaceError if no folder has a path that is short enough.
+        """Choose the path for the socket of a new server, in a new private folder, and return the path. Removes the
+        socket of an earlier server. Raises NoPlaceError if no folder has a path that is short enough.
         """
         self.remove()
         run = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))  # mode 0700
@@ -75,8 +75,8 @@ class ServerSocket:
         return True
 
     def remove(self) -> None:
-        """Remove the socket of the last server in this data directory, and all that belongs to it: links to the socket,
-        its folder, and the file with its path.
+        """Remove the socket in this data directory and everything that belongs to it: its folder, the links to it, and
+        the file with its path.
         """
         link = Path(self.path).parent
         if self.path and link.is_symlink():

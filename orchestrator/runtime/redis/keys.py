@@ -50,7 +50,8 @@ class Keys:
 
     def positions(self, shard: int) -> str:
         """Key of a hash: projection → number of the last feed pointer that the projection has written to its own store.
-        Commits trim the feed only up to the lowest of these numbers, but keep at most about a million pointers.
+        Commits trim the feed only up to the lowest of these numbers. But a feed never keeps more than about a million
+        pointers.
         """
         return self._in(shard, "positions")
 
@@ -75,7 +76,7 @@ class Keys:
         return f"{self.prefix}:handler:{handler_id}"
 
     def token(self, token: str) -> str:
-        """Key of the id of the session that a caller's token opens. The argument is a hash of the id in that token."""
+        """Key that holds the id of the session that a caller's token opens. `token`: a hash of the id in that token."""
         return f"{self.prefix}:token:{token}"
 
     def of_subject(self, subject: str) -> str:

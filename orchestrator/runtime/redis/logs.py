@@ -73,7 +73,9 @@ async def all_logs(redis: Redis, keys: Keys) -> set[str]:
 
 
 async def last_versions(redis: Redis, keys: Keys, session_ids: Iterable[str]) -> dict[str, int]:
-    """Session id → last version of its log; sessions without a log in this Redis are left out. Raises RedisError."""
+    """Return session id → last version of its log. Sessions without a log in this Redis are left out. Raises
+    RedisError.
+    """
     wanted, found = list(session_ids), dict[str, int]()
     for start in range(0, len(wanted), PAGE):
         part = wanted[start : start + PAGE]
@@ -111,7 +113,8 @@ async def follow_steps(
     """Yield the steps of a session after version `after`, as they are committed. Ends only when the generator is
     closed.
 
-    Each yielded list has all steps that one read has found. A step is a list: the canonical lines of the step's events.
+    Each yielded list has all steps that one read has found. A step is a list of lines: the canonical JSON of its
+    events.
     """
     at = f"0-{after}"
     while True:
@@ -121,11 +124,11 @@ async def follow_steps(
 
 
 async def _news(redis: Redis, streams: dict[str, str]) -> list[tuple[str, list[Entry]]]:
-    """Read new entries of streams: pairs (stream, entries). If there are none, waits up to 4 s for new entries, and
-    returns an empty list if none came. `streams`: key of a stream → the entry id after which to read.
+    """Read new entries of streams, and return pairs (stream, entries); an empty list if there are none. `streams`: key
+    of a stream → the entry id after which to read.
 
-    On a cluster, one command cannot wait for streams of several masters: if there are no entries, sleeps LOOK_S seconds
-    and returns an empty list.
+    If there are no new entries, waits up to 4 s for them. On a cluster, one command cannot wait for streams of several
+    masters: sleeps LOOK_S seconds and returns an empty list.
     """
     if not isinstance(redis, RedisCluster):
         return _pairs(await redis.xread(cast("Any", streams), block=4_000, count=PAGE))

@@ -56,8 +56,8 @@ async def committed_us(redis: Redis, keys: Keys, session_id: str) -> int:
 
 
 async def _from_snapshot(redis: Redis, keys: Keys, session_id: str, found: bytes) -> Rebuilt:
-    """Load the snapshot and apply the log after it. Raises BadSnapshotError if the snapshot cannot be read or differs
-    from the log at the snapshot's version; UnknownSessionError if the log ends before that version.
+    """Load the snapshot and apply the log after it. Raises BadSnapshotError if the snapshot cannot be read, or if the
+    log has another state hash at the snapshot's version; UnknownSessionError if the log ends before that version.
     """
     first = await read_log(redis, keys, session_id, most=1)
     opened = first[0]

@@ -12,8 +12,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 FULL = 0.8
-"""Fraction of the memory limit of Redis. If more memory is used, new conversations are refused. The rest is for live
-conversations; with a limit of 1,024 MB, it is enough for 20 of the longest.
+"""Fraction of the memory limit of Redis. If more memory is used, new conversations are refused. The remaining memory is
+for live conversations: of a limit of 1,024 MB, it is enough for 20 conversations of the greatest length.
 """
 NO_ROOM = "there is no room for new conversations: Redis is nearly full, and the operator can archive old ones"
 

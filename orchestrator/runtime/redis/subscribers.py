@@ -1,8 +1,8 @@
-"""FastStream subscribers that read with plain XREAD from a cursor: the id of the last entry that orch has handled.
+"""FastStream subscribers that read a stream with plain XREAD, from a cursor: the id of the last entry that was read.
 
-There is no consumer group: a group leaves entries pending when a process stops or a connection drops, while a cursor
-has no such state on the server. docs/decisions/002 lists the changes to FastStream and the reasons. The exact version
-is pinned, and tests/runtime/ check the behaviour that orch relies on.
+No consumer group is used: it would leave entries pending on the server when a process stops or a connection drops.
+docs/decisions/002 lists the changes to FastStream and the reasons. The exact version is pinned, and tests/runtime/
+check the behaviour that orch relies on.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ STOP_S = 10.0
 
 
 class _CursorSub(StreamSub):
-    """A StreamSub that never copies itself. FastStream's class makes a deep copy to add a prefix to the stream's name,
-    also if the prefix is empty; orch uses no prefixes.
+    """A StreamSub that is never copied. FastStream's class makes a deep copy to add a prefix to the stream's name, even
+    an empty prefix; orch uses no prefixes.
     """
 
     __slots__ = ()
@@ -88,8 +88,8 @@ class _CursorSubscriber(StreamBatchSubscriber):
 
 
 def broker(url: str, max_connections: int) -> RedisBroker:
-    """Make the FastStream broker, with a Redis client of its own. Each subscriber reads on a separate connection. That
-    connection has the options of the client but does not count towards its `max_connections`.
+    """Make the FastStream broker, with a Redis client of its own. Each subscriber reads on a separate connection, with
+    the options of that client. These connections do not count towards `max_connections`.
 
     The connections have no socket timeout: on Python 3.11, a timeout costs redis-py a task per command. TCP keep-alive
     detects a server that is gone.
@@ -119,9 +119,10 @@ class Subscription:
         connected: Callable[[Exchange], Awaitable[None]] | None = None,
     ) -> None:
         """`cursor`: the entry id after which to read. `connected` is awaited on each new connection before anything is
-        read; its argument is an Exchange, a function that sends commands on that connection. `connected` can check that
-        the stream still continues at the cursor: Redis may have lost entries in a restart or failover. If `connected`
-        raises, nothing is read, and reading is retried with backoff.
+        read; its argument is an Exchange, a function that sends commands on that connection.
+
+        `connected` can check that the stream still continues at the cursor: Redis may have lost entries in a restart or
+        failover. If `connected` raises, nothing is read, and reading is retried with backoff.
         """
         self._subscriber = owner.subscriber(
             stream=_CursorSub(stream, last_id=cursor, batch=True, max_records=BATCH, polling_interval=BLOCK_MS),
@@ -149,8 +150,8 @@ class Subscription:
         return [(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in entries]
 
     async def stop(self) -> None:
-        """Stop reading; waits up to STOP_S seconds for the current batch. A batch may take longer, but Redis refuses
-        its commits once the lease is released.
+        """Stop reading; waits up to STOP_S seconds for the current batch. A batch that takes longer does no harm: Redis
+        refuses its commits once the lease is released.
         """
         await end_within(f"the reader of {self._stream}", self._subscriber.stop(), within_s=STOP_S)
         await self._wire.close()

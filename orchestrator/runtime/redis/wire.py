@@ -1,8 +1,8 @@
 """One bare connection to Redis: sends commands in one write and reads the replies in order.
 
-redis-py's client adds a pool, retries and metrics to each command. They cost more than the command itself, on a path
-that every event takes twice (docs/decisions/002). So only redis-py's connection object is used, for the protocol. Calls
-that arrive during a round trip are sent together in the next round trip: busy shards share round trips.
+Every event takes this path twice, and redis-py's client costs more than the command itself: it adds a pool, retries and
+metrics (docs/decisions/002). So only redis-py's connection object is used, for the protocol. Calls that arrive during a
+round trip are sent together in the next round trip: busy shards share round trips.
 """
 
 import asyncio
@@ -40,9 +40,7 @@ class RedisTimeoutError(RedisError, TimeoutError):
 
 
 def _in_words(error: BaseException) -> BaseException:
-    """Return the error itself; but for a TimeoutError without a message, return a RedisTimeoutError that names the
-    timeout.
-    """
+    """Return the error. A TimeoutError without a message is replaced by a RedisTimeoutError that names the timeout."""
     is_silent = isinstance(error, TimeoutError) and not str(error)
     return RedisTimeoutError(f"Redis does not answer within {TIMEOUT_S:g} s") if is_silent else error
 
@@ -88,8 +86,10 @@ class Wire:
 
     async def _carry_out(self) -> None:
         """Send all waiting calls in one write. If the connection fails, these calls fail, and so do the calls that came
-        in meanwhile. None of them is sent on the next connection: Redis may have lost entries, and the inbox must
-        append the lost entries before newer entries.
+        in meanwhile.
+
+        A failed call is never sent on the next connection: Redis may have lost entries, and the inbox must append the
+        lost entries before newer entries.
         """
         calls, self._waiting = self._waiting, []
         try:
