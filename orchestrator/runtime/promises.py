@@ -20,8 +20,8 @@ from orchestrator.runtime.redis.keys import Keys
 SEARCH_S = 2.0
 FEWEST_PAUSE_S, MOST_PAUSE_S = 0.05, 0.4
 KEPT_S = 90
-"""How long a promise is kept, in seconds: longer than a silent client stays connected, and as long as the service waits
-for a client to reconnect.
+"""How long a promise is kept, in seconds: longer than a silent client stays connected, and longer than a client may
+take to reconnect (`reconnect_ms` of the policy, by default 60 s).
 """
 
 
