@@ -87,7 +87,6 @@ class AgentSpans:
 
 def plain(name: str) -> str:
     """Return the name of a tool or model, or the id of a call, if it has only letters, digits and `_.:/@+-`, at most
-    200 of them. Otherwise return UNNAMED: a failing service may return the user's words as a name, and traces must not
-    contain the user's words.
+    200 of them. Otherwise return UNNAMED, because such a name may contain the user's words, and traces must not.
     """
     return name if _NAME.fullmatch(name) else names.UNNAMED

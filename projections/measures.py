@@ -36,7 +36,7 @@ def of_events(events: Iterable[Event]) -> Iterator[Measurement]:
 
 
 def of_span(span: Span) -> Iterator[Measurement]:
-    """Yield the durations and outcomes that a closed span shows."""
+    """Yield the measurements that a closed span gives, such as its duration and its outcome."""
     length_s = (span.end_us - span.start_us) / 1e6
     match span.name:
         case names.TURN:

@@ -110,10 +110,8 @@ class Meters:
             self._histograms[one.metric].record(one.value, labels, context)
 
     def _shown(self, label: str, name: str) -> str:
-        """Return the name as a label value; OTHER if the label has MOST_NAMES other values already, because each value
-        is a time series that is kept until the process ends.
-        """
-        names_so_far = self._names[label]
+        """Return the name as a label value; OTHER if the label has MOST_NAMES other values already."""
+        names_so_far = self._names[label]  # each makes a time series that is kept until the process ends
         if name not in names_so_far and len(names_so_far) < MOST_NAMES:
             names_so_far.add(name)
         return name if name in names_so_far else OTHER

@@ -1,8 +1,7 @@
 """The /metrics page: values of the OpenTelemetry SDK in Prometheus formats, with exemplars.
 
-Replaces the SDK's own Prometheus exporter. That exporter drops exemplars. It also drops series without a value, so a
-series first appears with a value above 0, and `rate` misses this first increase. The library prometheus_client writes
-the formats.
+Replaces the SDK's own Prometheus exporter, which drops exemplars. That exporter also drops series without a value: a
+series would first appear with a value above 0, and `rate` would miss this first increase.
 """
 
 from bisect import bisect_left
@@ -32,7 +31,7 @@ class MetricsPage(Collector):
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its content type, in the format that the Accept header asks for. Only the OpenMetrics
-        format has exemplars. Prometheus asks for this format.
+        format, for which Prometheus asks, has exemplars.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self), content_type
@@ -54,8 +53,8 @@ class MetricsPage(Collector):
 def _family(metric: Metric, points: Points) -> Family:
     """Convert a metric to Prometheus's form, with one series for each combination of label values.
 
-    Values that the registry lists are shown from the start, with 0. Other values (event types, phases, names) are shown
-    once they have occurred.
+    Label values that the registry lists are shown from the start, with 0. Other label values (event types, phases,
+    names) are shown once they have occurred.
     """
     about = (metric.prometheus, metric.meaning)
     each = dict.fromkeys([*product(*metric.labels.values()), *points])

@@ -88,4 +88,4 @@ TO_PHASE = "orch.transition.to"
 
 # Resource attributes.
 REEXPORTED = "orch.reexported"
-"""Set on the resource of spans exported from a log, so that a collector does not count these spans as new."""
+"""Set on the resource of spans that are exported from a log, so that a collector does not count these spans as new."""

@@ -63,7 +63,7 @@ def _shown(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arrows(spans: Iterable[Span], processes: dict[str, int], zero_us: int) -> Iterator[dict[str, Any]]:
     """Yield the arrows from causes to the spans that they caused. Perfetto draws arrows only between slices of a
-    thread, so each end of an arrow gets such a slice, of length 0.
+    thread, so each end of an arrow gets a slice of length 0.
     """
     by_id = {_key(span.context): span for span in spans}
     for span in spans:

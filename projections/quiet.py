@@ -4,14 +4,12 @@ import asyncio
 import time
 
 QUIET_S = 0.004
-"""Time without a committed event that counts as quiet, in seconds. Within a turn, less time passes between two events,
+"""Time without a committed event that counts as quiet, in seconds. Within a turn, events follow each other faster,
 except while the turn waits for a service.
 """
 LOOK_S = 0.002
 MOST_S = 0.02
-"""Longest wait for a quiet moment, in seconds. The limit is needed with many calls: some turn is always open then, and
-no moment is quiet.
-"""
+"""Longest wait for a quiet moment, in seconds. With many calls, some turn is always open, and no moment is quiet."""
 
 
 class Quiet:

@@ -18,16 +18,16 @@ LOOP_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 OTHER = "other"
 """Replaces label values that the registry does not list, so that clients cannot create new series."""
 MOST_NAMES = 50
-"""Largest number of tool names, and of model names, that a node shows as label values. Later names count as OTHER:
-agents choose the names, and each name makes a new series.
+"""Largest number of tool names, and of model names, that a node shows as label values. Later names count as OTHER,
+because each name makes a new series.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `labels`: name of a label → its allowed values. An empty tuple allows any value. Two kinds of labels
-    have an empty tuple. First, the label of tool names or of model names: each node shows the first MOST_NAMES names,
-    and counts all later names as OTHER. Second, labels of event types or phases, because few of them exist.
+    """One metric. `labels`: name of a label → its allowed values; an empty tuple allows any value. Labels of event
+    types and of phases allow any value, because few exist. The label of tool names or model names (`named`) shows the
+    first MOST_NAMES names; later names count as OTHER.
     """
 
     name: str

@@ -24,8 +24,8 @@ MOST_MOMENTS = 128
 
 @dataclass(slots=True)
 class Context:
-    """The ids of a span. It is mutable: a span may open before its turn, and then gets the trace id of the turn later.
-    Links to the span hold the same Context object, so they get this trace id too.
+    """The ids of a span. Mutable, because a span may open before its turn, and then gets the trace id of the turn
+    later. Links to the span hold the same Context object, so they get this trace id, too.
     """
 
     trace_id: int
@@ -81,7 +81,8 @@ class TraceBuilder:
 
     def __init__(self, root: Event, layout: Layout) -> None:
         self.at_us = root.at_us
-        """Time of the current event, set by the calling code. A span that is closed without an end ends at this time.
+        """Time of the current event, set by the calling code. A span without an end is closed with this time as its
+        end.
         """
         self.turn: Span | None = None
         self._session_id = root.session_id
@@ -113,9 +114,8 @@ class TraceBuilder:
         return turn
 
     def rehome(self, span: Span) -> None:
-        """Set the parent of a span. The parent is the open turn; it is the session if no turn is open, or if the span
-        began before the turn. Example: the user speaks, then types; the typed words open the turn, and the speech
-        precedes the turn.
+        """Set the parent of a span: the open turn; the session if no turn is open, or if the span began before the
+        turn.
         """
         turn = self.turn
         parent = turn if turn is not None and span.start_us >= turn.start_us else self.root
@@ -124,8 +124,8 @@ class TraceBuilder:
     def close(self, span: Span) -> None:
         """Close a span and queue it for `take`. A span without an end ends at the time of the current event (`at_us`).
 
-        Its parent is decided now, and replaces an earlier parent. For a turn: the session or, if each turn has a trace
-        of its own, none. For any other span: the open turn or, if the span began before the turn, the session.
+        Sets the parent of the span. For a turn: the session or, if each turn has a trace of its own, none. For any
+        other span: the open turn or, if the span began before the turn, the session.
         """
         span.end_us = span.end_us or max(span.start_us, self.at_us)
         if span is self.turn:

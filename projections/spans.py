@@ -1,7 +1,7 @@
 """Computes a session's spans from its committed events. The fold is pure: times and ids come from the events alone.
 
-A span is returned once, when it closes, and never changes afterwards. So the live export and an export from the log
-years later give the same spans.
+A span is returned once, when it closes, and never changes afterwards. So the live export gives the same spans as a
+later export from the log.
 """
 
 import json
@@ -120,8 +120,8 @@ class SessionSpans:
                 self._end_session()
 
     def _let_go(self, span: Span) -> None:
-        """Close the span of a finished request. If the request belongs to a speculation, keep its span until the turn
-        is known (`UserSpans.hold`).
+        """Close the span of a finished request. If the request belongs to a speculation, its span is kept until the
+        turn is known (`UserSpans.hold`).
         """
         if names.SPECULATION in span.attributes:
             self._user.hold(span)

@@ -67,8 +67,8 @@ class Wanted:
     sort: Sort = "time"
     after: tuple[int, ...] = ()
     after_key: str = ""
-    """`after` (numbers) and `after_key` (the session's key) are the sort key of the last session on the previous page.
-    `place` returns this sort key. Empty: this is the first page.
+    """`after` (numbers) and `after_key` (the session's key) are the sort key of the last session on the previous page
+    (see `place`). Empty: this is the first page.
     """
     size: int = PAGE
     between_us: tuple[int, int] = field(default=(0, 2**63 - 1))
@@ -120,7 +120,7 @@ class Wanted:
         return (one.slowest_us or 0, one.opened_us, one.key) if self.sort == "slowest" else (one.opened_us, one.key)
 
     def cursor(self, one: Summary) -> str:
-        """Return the cursor of a session. A URL with it as `after` gives the page that begins after this session."""
+        """Return the cursor of a session. In a URL, `after=CURSOR` asks for the page that begins after this session."""
         return "~".join(map(str, self.place(one)))
 
     def page(self, found: Iterable[Summary]) -> tuple[list[Summary], str]:

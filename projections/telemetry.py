@@ -1,7 +1,7 @@
 """Metrics and traces of the running service, computed and exported in the background.
 
-`note` only appends an event to a queue. Folding and exporting happen later, in small slices. Dropped events and spans
-are counted. Traces are exported only if a collector is configured.
+`note` only appends an event to a queue. Folding and exporting happen later, in small slices. If a queue is full, new
+entries are dropped and counted. Traces are exported only if a collector is configured.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ dropped and counted.
 """
 EXPORT_EVERY_S = 1.0
 BATCH = 64
-"""Number of spans per request to the collector. A thread encodes a batch for some milliseconds, and competes with the
-event loop for the Python interpreter: a larger batch would delay conversations.
+"""Number of spans per request to the collector. A larger batch would delay conversations: a thread encodes the batch,
+and competes with the event loop for the Python interpreter.
 """
 CLOSE_S = 2.0
 """Time limit, in seconds, for the last export of spans, and for the last push of metrics, when orch stops."""
@@ -95,8 +95,8 @@ class Telemetry:
         self._sessions: dict[str, SessionSpans | None] = {}
         """Session → its spans so far; None: its log could not be read, or folding it failed."""
         self._behind: dict[str, tuple[int, int]] = {}
-        """Session of which `note` missed events, so that its log must be read → (version of the first event that `note`
-        got after the missed events, newest version that `note` got).
+        """Session whose log must be read, because `note` did not get all its events → (version of the first event after
+        the missed events, version of the newest event).
         """
         self._is_behind = asyncio.Event()
         self._reading = asyncio.Lock()
@@ -235,14 +235,14 @@ class Telemetry:
         Returns (the session's spans, whether that event is the session's end). The spans are None if the log cannot be
         read or is gone: the session then has no trace.
 
-        Reads page by page, because a log may be an hour long, and a takeover brings many logs. Exports all spans again,
-        with the same ids, because the old owner may not have exported them all. The old owner may have measured the
-        spans that closed within the missed events: this node does not measure these spans, and marks them as
-        re-exported, so that no span counts twice.
+        Exports all spans again, with the same ids, because the old owner may not have exported them all. Spans that
+        closed within the missed events are marked as re-exported, and are not measured: the old owner may have measured
+        them.
         """
         session, is_over = self._sessions.get(session_id), False
         while session is None or session.version < self._behind[session_id][1]:
             next_version = session.version + 1 if session else 1
+            # Page by page, because a log may be an hour long, and a takeover brings many logs.
             page = [one for one in await self._read_log(session_id, next_version) if one.version >= next_version]
             if not page or page[0].version != next_version:
                 return None, False
@@ -309,10 +309,11 @@ class Telemetry:
 
 
 def _is_next(session: SessionSpans | None, event: Event) -> bool:
-    """Whether the event can be folded without the log: it follows the last folded event directly, or is folded already.
+    """Whether an event can be folded without reading the log first: it follows the last folded event directly, or is
+    folded already.
 
-    `session`: the spans of the event's session; None: the session has no trace, because folding failed or its log could
-    not be read. Returns True for None, because further events of such a session are ignored.
+    `session`: the spans of the event's session; None: the session has no trace, and further events are ignored. Returns
+    True for None.
     """
     return session is None or event.version <= session.version + 1
 

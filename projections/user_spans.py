@@ -8,8 +8,8 @@ from projections import names
 from projections.span import Link, Span, TraceBuilder
 
 FAR_US = 10_000_000
-"""Largest accepted offset of a producer's clock, in microseconds. Beyond this offset, the time in the log is used in
-place of the producer's time.
+"""Largest accepted offset of a producer's clock, in microseconds. If the offset is larger, the time in the log is used
+instead of the producer's time.
 """
 
 
@@ -77,7 +77,8 @@ class UserSpans:
 
     def hold(self, span: Span) -> None:
         """Set the end time of the span to now. Close the span at once if a turn is open, or if no utterance is open.
-        Otherwise keep the span for `_let_go`: the open utterance may open a turn, and this turn is then the parent.
+        Otherwise keep the span until the utterance opens a turn or is over. If the utterance opens a turn, this turn
+        becomes the parent.
         """
         span.end_us = self._trace.at_us
         if self._utterance is None or self._trace.turn is not None:
@@ -103,8 +104,8 @@ class UserSpans:
             self._onset_us = observed_us if is_believed else event.at_us
 
     def _speak_anew(self, playing: Span | None) -> None:
-        """A new sound begins: close the barge-in span of an earlier sound as undecided. Exception: the earlier sound
-        has paused the agent's playback, which is `playing`. Then both sounds are one barge-in, and the span stays open.
+        """Close the barge-in span of an earlier sound as undecided, because a new sound begins. Exception: if the
+        earlier sound has paused the playback `playing`, both sounds are one barge-in, and the span stays open.
         """
         span = self._barge_in
         if span is None:
@@ -162,7 +163,9 @@ class UserSpans:
             self.hold(span)
 
     def _let_go(self, utterance: UtteranceSpans) -> None:
-        """Close the spans kept for an utterance. Their parent is the open turn or, if no turn is open, the session."""
+        """Close the spans that were kept for an utterance. Their parent is the open turn or, if no turn is open, the
+        session.
+        """
         self._understood(utterance, "no_final")
         self._utterance = None
         for span in utterance.held:

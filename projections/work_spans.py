@@ -21,8 +21,7 @@ _DEADLINES = {  # timer → the span that has timed out, if it is still open
 
 
 MOST_COUNT = 2**53
-"""Largest number that a span takes from a payload. A larger JSON number may not fit an OTLP integer, and is left out.
-"""
+"""Largest number that a span takes from a payload. A larger number may not fit an OTLP integer, and is left out."""
 
 
 class WorkSpans:
@@ -36,7 +35,7 @@ class WorkSpans:
         """Playback id → the span of the playback; None until the playback starts."""
         self._fillers: set[str] = set()
         self._overdue = ""
-        """If the input is the deadline of a stage: name of the span that will end as timed out. Otherwise empty."""
+        """If the input of this step is the deadline of a stage: name of the stage's span. Otherwise empty."""
         self._asked: dict[str, Context] = {}
         """Id of the COMMAND_ISSUED event → context of its span, for links from results."""
 
@@ -46,21 +45,21 @@ class WorkSpans:
         return next((span for span in self._playbacks.values() if span is not None), None)
 
     def consider(self, event: Event, *, is_in_a_call: bool) -> None:
-        """If the input is the deadline of a stage, remember the name of the stage's span. No span ends here: a later
-        event of the step cancels the stage, and the span then ends as timed out, not as cancelled.
+        """Note whether the input is the deadline of a stage. If a later event of the step cancels this stage, its span
+        then ends as timed out, not as cancelled.
 
-        `is_in_a_call`: a handler is attached. Without a handler, the answer is shown as text, and `tts_deadline` means
-        that the client did not show the text in time. The service was not late, so the span ends as cancelled.
+        `is_in_a_call`: a handler is attached. Without a handler, `tts_deadline` is no deadline of the speech stage: the
+        client shows the answer as text.
         """
         overdue = _DEADLINES.get(event.target, "") if isinstance(event, inputs.TimerFired) else ""
         self._overdue = overdue if is_in_a_call or overdue != names.TEXT_TO_SPEECH else ""
 
     def ask(self, event: CommandIssued, because: Event | None) -> None:
-        """Open the span of a command that starts a stage. If the command is a retry, the new span links to the span of
-        the earlier attempt, and the earlier span ends. Otherwise, if the command follows from the result of another
-        command, the new span links to the span of that command.
+        """Open the span of a command that starts a stage. `because`: the input that led to the command; None: the input
+        has not been folded.
 
-        `because`: the input that led to the command; None: the input has not been folded.
+        If the command is a retry, the new span links to the span of the earlier attempt, and the earlier span ends.
+        Otherwise, if the input is the result of another command, the new span links to the span of that command.
         """
         span = self._trace.open(STAGES[event.name], event, is_call=True)
         span.attributes[names.COMMAND_ID] = event.command_id
@@ -85,15 +84,15 @@ class WorkSpans:
         return self._stages.get(command_id)
 
     def adopt(self) -> None:
-        """Set the parent of each open span again, because a turn begins. The parent becomes the turn or, for a span
-        that began before the turn, the session.
+        """Set the parent of each open span again, because a turn begins: the turn or, for a span that began before it,
+        the session.
         """
         for span in self._stages.values():
             self._trace.rehome(span)
 
     def answered(self, event: Result) -> Span | None:
         """Fold a result. If the result ends a stage, return the span of the stage: the calling code must close it.
-        Otherwise return None. If the span has ended already, the result changes nothing.
+        Otherwise return None. A result whose span has ended already changes nothing.
         """
         span = self._stages.get(event.command_id)
         if isinstance(event, inputs.PlaybackStarted | inputs.PlaybackDone):
@@ -119,8 +118,7 @@ class WorkSpans:
 
     def withdraw(self, command_id: str) -> Span | None:
         """Set the outcome of a cancelled command's span: timed out if the current input is the command's deadline,
-        otherwise cancelled. Returns the span, still open: the calling code must close it. None: the command has no open
-        span.
+        otherwise cancelled. Returns the span; the calling code must close it. None: the command has no open span.
         """
         return self._over(command_id, "cancelled")
 

@@ -26,8 +26,8 @@ def greet(step: StepBuilder) -> None:
 
 
 def expect_words(step: StepBuilder) -> None:
-    """Start the limit of the user's silence (timer `away`). Do nothing if the session has no media connection, or if
-    the policy has no prompt to a silent user.
+    """Start the timer `away`, the limit for the user's silence. Do nothing if the session has no media connection, or
+    if the policy has no prompt to a silent user.
     """
     rules = step.state.policy.away
     if rules.text and step.state.handler_id:
@@ -36,13 +36,12 @@ def expect_words(step: StepBuilder) -> None:
 
 def away(step: StepBuilder) -> None:
     """TIMER_FIRED `away`: ask the silent user whether they are there or, after the policy's number of prompts, say
-    goodbye. If the user is speaking, restart the timer. If a transcript is pending, do nothing: the decision about the
-    transcript follows, and restarts the timer if the user said nothing.
+    goodbye. If the user is speaking, restart the timer. If a transcript is pending, do nothing.
     """
     rules = step.state.policy.away
     if step.state.user_is_speaking and step.state.has_rules_of(7):
         expect_words(step)
-    elif not is_quiet(step):
+    elif not is_quiet(step):  # the decision about the transcript starts the timer again if the user said nothing
         return
     elif step.state.away_prompts < rules.prompts:
         _announce(step, f"away-{step.state.inputs}", rules.text, "user_away")
@@ -51,9 +50,8 @@ def away(step: StepBuilder) -> None:
 
 
 def hearing_failed(step: StepBuilder) -> None:
-    """HEARING_FAILED in LISTENING: apologise (`ask_again`) if speech-to-text has lost an utterance
-    (`is_utterance_lost`). Do nothing if nothing was lost, because the user was silent, or if the last partial of the
-    utterance has counted in place of the final.
+    """HEARING_FAILED in LISTENING: apologise (`ask_again`) if speech-to-text has lost an utterance. If the user was
+    silent, no utterance is lost. Do nothing, too, if the words of the last partial have counted in place of the final.
     """
     assert isinstance(step.input, HearingFailed)
     if step.input.is_utterance_lost and not step.state.late_words(step.state.at_us):
@@ -62,8 +60,8 @@ def hearing_failed(step: StepBuilder) -> None:
 
 def ask_again(step: StepBuilder) -> bool:
     """Apologise if speech-to-text has lost an utterance since the last turn. After too many lost utterances in a row,
-    say goodbye. Say nothing while the user is speaking, or if the policy has no apology. Returns whether the agent says
-    anything.
+    say goodbye. Say nothing while the user is speaking or a transcript is pending, or if the policy has no apology.
+    Returns whether the agent says anything.
     """
     failures, fallback = step.state.hearing_failures, step.state.policy.fallback
     if not is_quiet(step):
@@ -79,7 +77,7 @@ def ask_again(step: StepBuilder) -> bool:
 
 def limit_reached(step: StepBuilder) -> None:
     """TIMER_FIRED `session_limit` in LISTENING: say goodbye. If the user is speaking, start the timer again, for
-    `floor_ms`; when it fires for the second time, say goodbye in any case.
+    `floor_ms`. When it fires again, say goodbye even if the user is speaking.
     """
     if is_quiet(step) or step.state.limits > 1:
         bid_farewell(step, "time_limit")

@@ -27,8 +27,7 @@ class Command:
     stage: ClassVar[str] = ""
     """The stage that the command starts, such as "intent", "answer" or "speech"; empty: the command starts no stage."""
     outlives_turn: ClassVar[bool] = False
-    """Whether the request continues when its turn ends. If so, its results count as long as the command is outstanding.
-    """
+    """Whether the request continues when its turn ends."""
     carried_out_by: ClassVar[Literal["", "Client", "Speech", "Services", "Player"]] = ""
     """The column of a sequence diagram that receives the command; empty: the diagram does not show the command."""
 
@@ -43,9 +42,8 @@ class Command:
         return self.stage
 
     def payload(self) -> dict[str, Any]:
-        """Return the command's fields in the order of their declaration. A field that was added after the first release
-        has a default. Such a field is left out if its value equals the default, so that older recordings still compare
-        equal.
+        """Return the command's fields in the order of their declaration. Fields that have their default value are left
+        out: only fields added after the first release have a default, and older recordings lack these fields.
         """
         if not (added := _added(type(self))):  # type: ignore[arg-type] # a class can be hashed
             return self.__dict__
@@ -146,10 +144,10 @@ class Speak(Command):
     `is_open`: the answer comes in texts, and SpeakMore commands bring the texts after `text`. `index`: the number of
     `text` in the answer, from 0.
 
-    A retry continues an answer that the user has heard in part, up to the position `from_ms` of the audio of the whole
-    answer. `text` is then the text at this position, and its audio begins at the position `begins_ms`. The retry
-    synthesises `text` from its beginning, and skips the audio before `from_ms`. In the first attempt, `index`,
-    `begins_ms` and `from_ms` are 0.
+    A retry continues an answer that the user has heard in part. `from_ms`: the position up to which they have heard it.
+    `begins_ms`: the position at which the audio of `text` begins. The retry synthesises `text` from its beginning, and
+    skips the audio before `from_ms`. Positions are in ms of the audio of the whole answer. In the first attempt,
+    `index`, `begins_ms` and `from_ms` are 0.
     """
 
     begins_ms: int = 0
@@ -286,8 +284,8 @@ def read(event: CommandIssued) -> Command:
 
 
 def answers(result: Result, command: CommandIssued) -> bool:
-    """Whether a result answers a command: the command expects results of this type, and the timer, playback or tool
-    call that the result names, if any, is the `target` of the command.
+    """Whether a result answers a command. The command must expect results of this type. If the result names a timer, a
+    playback or a tool call, this must be the `target` of the command.
     """
     kind, about = type(result), result.about
     return command.name in ANSWERS[kind] and (not about or getattr(result, about) == command.target)

@@ -14,9 +14,7 @@ from orchestrator.session.journal import Called
 
 LINES_GIVEN = 40
 _LINES_KEPT = 2 * LINES_GIVEN
-"""Number of lines kept, twice LINES_GIVEN: `until` may leave out lines after a version, and still needs LINES_GIVEN
-lines up to that version.
-"""
+"""Number of lines kept: more than LINES_GIVEN, because `until` leaves out lines after a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A line of the conversation. `version`: version of the event that gave the line. `role`, `text`: as in Line."""
+    """A line of the conversation, as this module keeps it. `version`: version of the event that gave the line. `role`,
+    `text`: as in Line.
+    """
 
     role: Literal["agent", "tool", "user"]
     text: str
@@ -99,9 +99,8 @@ class ConversationSoFar:
             self._lines.append(Said("tool", "", event.version, Called(event.call_id, event.name, event.arguments)))
 
     def _rejected(self, event: EventRejected) -> None:
-        """Remove the line of a tool call that the reducer refused: the TOOL_CALLED of the line is the event just before
-        this EVENT_REJECTED.
-        """
+        """Remove the line of a tool call that the reducer refused."""
+        # EVENT_REJECTED follows the TOOL_CALLED directly.
         if self._lines and self._lines[-1].call is not None and self._lines[-1].version == event.version - 1:
             self._lines.pop()
 

@@ -8,9 +8,9 @@ from orchestrator.session.step import StepBuilder
 
 
 def speech_started(step: StepBuilder) -> None:
-    """SPEECH_STARTED: the user speaks on. Stop the wait for the end of the utterance (timer `endpoint`) and the wait
-    for its final (timer `stt_deadline`). If the utterance has a partial already, start `endpoint` as a watchdog: it
-    ends the utterance when the words have not changed for `watchdog_ms`, even if the VAD still hears speech.
+    """SPEECH_STARTED: the user speaks on, so stop the wait for the end of the utterance (timer `endpoint`) and the wait
+    for its final (timer `stt_deadline`). If there is a partial already, start `endpoint` again, as a watchdog: once the
+    words of the partial have not changed for `watchdog_ms`, the utterance ends, even if the VAD still hears speech.
     """
     step.disarm("endpoint", "stt_deadline")
     if step.state.partial_text:
@@ -24,8 +24,8 @@ def speech_stopped(step: StepBuilder) -> None:
 
 def partial(step: StepBuilder) -> None:
     """STT_PARTIAL: if the user has stopped speaking, adjust the wait for the end of the utterance (timer `endpoint`) to
-    the new words. If the user is speaking, and `endpoint` is not running, start `endpoint` as a watchdog: it ends an
-    utterance whose words no longer change.
+    the words of the partial. If the user is speaking, and `endpoint` is not running, start `endpoint` as a watchdog: it
+    ends an utterance whose words no longer change.
     """
     state = step.state
     armed = state.timer("endpoint")
@@ -52,8 +52,8 @@ def endpoint(step: StepBuilder) -> None:
 
 
 def due_at_us(state: State) -> int:
-    """Return when the utterance counts as complete if the user says no more: a time in microseconds, on the same clock
-    as the `at_us` of events.
+    """Return when the utterance is over if the user says no more: microseconds, on the same clock as the `at_us` of
+    events.
     """
     rules, stopped_us = state.policy.endpointing, state.speech_stopped_at_us
     complete_us = stopped_us + rules.complete_ms * 1000

@@ -44,7 +44,7 @@ def evolve(state: State, event: Event) -> State:
 
 
 def apply(state: State, event: Any) -> None:
-    """Fold one event into a state, in place. The calling code must be the only holder of the state."""
+    """Fold one event into a state, in place. No other code may hold the state."""
     state.version = event.version
     state.at_us = event.at_us
     kind: type[Any] = type(event)
@@ -59,9 +59,11 @@ def apply(state: State, event: Any) -> None:
 
 
 def _counts(state: State, kind: type[Event], event: Any) -> bool:
-    """Whether an input may have an effect. If not, only `version`, `at_us`, the number of inputs and the data for
-    recognising duplicates change. False before the session opens, after it ends, for a stale result, and for a
-    connection event (of client or handler) from a node that is not the owner.
+    """Whether an input may have an effect. False before the session opens (except for SESSION_OPENED), after it ends,
+    for a stale result, and for a connection event (of client or handler) from a node that is not the owner.
+
+    An input without effect changes only `version`, `at_us`, the number of inputs and the data for recognising
+    duplicates.
     """
     if kind in RESULTS:
         return state.answered(event) is not None
@@ -164,9 +166,8 @@ def _service_failed(state: State, event: inputs.ServiceFailed) -> None:
 
 
 def _stage_over(state: State, name: str) -> None:
-    """Record that a request ended without a result. `name`: the name of the command that made the request. Without a
-    result of ClassifyIntent, the turn continues with an empty intent. Without a result of AnswerQuestion, nothing
-    changes here: the reducer decides what to say.
+    """Record that a request ended without a result. `name`: the name of the command that made the request. The state
+    changes only for ClassifyIntent: the turn continues with an empty intent.
     """
     if name == "ClassifyIntent" and state.task is not None:
         _note_finding(state, intent="")
@@ -182,8 +183,8 @@ def _timer_fired(state: State, event: inputs.TimerFired) -> None:
 
 
 def _barge_in(state: State, event: inputs.BargeIn) -> None:
-    """Store the playback position that BARGE_IN reports. If this position is later than the estimate of `heard_ms`,
-    store the estimate: the user cannot have heard more.
+    """Store the playback position that BARGE_IN reports, but at most the estimate of `heard_ms`: the user cannot have
+    heard more.
     """
     if (p := state.playback) and p.playback_id == event.playback_id and p.is_interruptible and event.position_ms:
         state.playback = p.replace(position_ms=min(event.position_ms, heard_ms(p, event.at_us)), position_at_us=0)

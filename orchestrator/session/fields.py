@@ -1,8 +1,8 @@
 """Declares the fields of the state. A declaration says which state schema added the field, how the field is hashed, and
 how events change it.
 
-SESSION_OPENED records the state schema of its time. The hash covers the fields of that schema and no others, so a field
-added later does not change the hashes of old recordings (docs/decisions/021-state-schema.md).
+SESSION_OPENED records the state schema of the program that opens the session. The hash covers the fields of that schema
+and no others, so a field added later does not change the hashes of old recordings (docs/decisions/021-state-schema.md).
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ def kept(
 ) -> Any:
     """Declare a field of the state or of one of its parts. `default` and `factory` are as in `dataclasses.field`.
 
-    `since`: the state schema that introduced the field. `form` converts the value for the hash. `is_hashed`: whether
-    the hash covers the field. `on`: event type → the Fold that changes the value. Use `on` for a field that follows
-    from events alone, such as a counter.
+    `since`: the state schema that introduced the field. `form`: a function that converts the value for the hash.
+    `is_hashed`: whether the hash covers the field. `on`: event type → the Fold that changes the value. Use `on` for a
+    field that follows from events alone, such as a counter.
     """
     metadata = {"since": since, "form": form, "is_hashed": is_hashed, "on": on or {}}
     return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
@@ -64,13 +64,12 @@ def folds(kind: type[Any]) -> Iterator[tuple[type[Event], str, Fold]]:
 
 
 def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
-    """Return a function that converts a state or a part to a list of values: the values that are hashed under a state
-    schema.
+    """Return a function that converts a state or a part to the list of values that the hash of a state schema covers.
 
     The values are ordered by `since`, then in field order. A part whose default is None becomes a list within the list,
-    or null. The values of any other part stand in the list itself. The function is one expression, generated from the
-    declared fields: it runs once per step, and one function call per part would slow a replay by 3 %.
+    or null. The values of any other part are inserted into the list itself.
     """
+    # One expression, generated from the fields: one function call per part would slow a replay by 3 %.
     forms: dict[str, Form] = {}
     expression = f"lambda it: [{_values(kind, schema, 'it', forms)}]"
     made: Callable[[Any], list[Any]] = eval(expression, forms)  # noqa: S307 - only names of fields are in it
@@ -78,9 +77,11 @@ def hashed_form(kind: type[Any], schema: int) -> Callable[[Any], list[Any]]:
 
 
 def _values(kind: type[Any], schema: int, it: str, forms: dict[str, Form]) -> str:
-    """Return Python code for the values of a state or a part from which the state hash is computed, under a state
-    schema: one expression per value, separated by commas. `it`: the Python expression for the state or part. The code
-    calls functions under generated names. `_values` adds each of these names to `forms`, with its function.
+    """Return Python code for the values of a state or a part that the hash of a state schema covers: expressions,
+    separated by commas. `it`: the Python expression for the state or part.
+
+    If a field has a `form`, the code calls this function by a generated name, and `_values` adds (name, function) to
+    `forms`.
     """
     fields = [field for field in dataclasses.fields(kind) if field.metadata.get("is_hashed", True)]
     covered = [field for field in fields if field.metadata.get("since", 1) <= schema]

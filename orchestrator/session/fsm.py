@@ -5,9 +5,8 @@ user done?), interruption (does the user take the floor?), speculation (which qu
 announcements (what does the agent say unasked?).
 
 A cell of the table is a decision function, IGNORE or a str. IGNORE: the event is recorded, and evolve may use it. A
-str: the event is recorded and rejected, with the str as the reason. No cell can be missing: the table is filled with
-rejections first, then overwritten. A result whose command is not outstanding never reaches the table: the reducer
-rejects it as stale.
+str: the event is recorded and rejected, with the str as the reason. So is an event for which its phase has no cell.
+Stale results never reach the table: the reducer rejects them.
 """
 
 from collections.abc import Callable

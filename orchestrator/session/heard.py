@@ -8,9 +8,7 @@ from orchestrator.session.phrases import is_unspaced, spans
 from orchestrator.session.state import Playback
 
 HEARD_CHARS = 8_000
-"""Limit of a heard text, in characters. No text of an event may be longer. A heard text exceeds the limit, and is cut,
-only if a broken synthesiser reports words that were not in its text.
-"""
+"""Limit of a heard text, in characters. A longer text is cut off, because an event cannot hold it."""
 MS_PER_CHARACTER = 70
 """Estimated duration of speech for each character of text, in ms: about 170 words a minute."""
 MS_PER_WIDE_CHARACTER = 200
@@ -30,16 +28,14 @@ def heard_ms(playback: Playback, now_us: int) -> int:
 def length_ms(playback: Playback, guess: Callable[[str], int]) -> int:
     """Return the length of a playback's audio in milliseconds, for deadlines. Once synthesis is complete, the length is
     known. Before, it is guessed from the text by `guess` (`guessed_ms` or `roughly_ms`).
-
-    Synthesis runs only a second ahead of playback, so the audio so far does not show the length of the whole. Use
-    `left_ms` to find out whether the end is near.
     """
+    # Synthesis runs only a second ahead of playback: `audio_ms` does not show the length of the whole.
     total_ms = guess(playback.text) if playback.total_ms is None else playback.total_ms
     return max(playback.audio_ms, total_ms)
 
 
 def roughly_ms(text: str) -> int:
-    """Estimate how long the speech of a text takes, in milliseconds, as sessions before state schema 7 did. The
+    """Estimate how long the speech of a text takes, in milliseconds, for sessions opened before state schema 7. The
     estimate is too short for Chinese, Japanese and Korean.
     """
     return len(text) * MS_PER_CHARACTER
@@ -64,8 +60,8 @@ def heard_text(playback: Playback, position_ms: int) -> str:
     """Return the words of a playback that end at or before `position_ms`. If the client shows the answer as text, all
     its words count as heard.
 
-    The synthesiser may report when each word begins. If it does not, each word gets an equal share of the audio. The
-    length of the audio is then a guess until synthesis is complete; until then, the last word never counts as heard.
+    If the synthesiser does not report when words begin, each word gets an equal share of the audio. Until synthesis is
+    complete, the length of the audio is then a guess, and the last word never counts as heard.
     """
     whole_ms = max(playback.audio_ms, guessed_ms(playback.text) if playback.total_ms is None else playback.total_ms)
     if playback.is_shown:

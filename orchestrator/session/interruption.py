@@ -33,9 +33,9 @@ def speech_started(step: StepBuilder) -> None:
 
 
 def speech_stopped(step: StepBuilder) -> None:
-    """SPEECH_STOPPED in SPEAKING: stop the timer `barge_in`, which would fire once the user had spoken for
-    `min_speech_ms`. If the playback is paused, wait at most `false_ms` for a transcript that interrupts the agent; then
-    resume the playback.
+    """SPEECH_STOPPED in SPEAKING: stop the timer `barge_in`, which fires when the user has spoken for `min_speech_ms`.
+    If the playback is paused, wait at most `false_ms` for a transcript that interrupts the agent; then resume the
+    playback.
     """
     endpointing.speech_stopped(step)
     step.disarm("barge_in")
@@ -44,9 +44,9 @@ def speech_stopped(step: StepBuilder) -> None:
 
 
 def partial(step: StepBuilder) -> None:
-    """STT_PARTIAL in SPEAKING: interrupt the agent if the user has said enough (`_is_confirmed`). If the user is
-    silent, and no final is expected, expect one (timer `stt_deadline`): if no final comes within `stt_ms`, the words of
-    the partial count.
+    """STT_PARTIAL in SPEAKING: interrupt the agent if the user has said enough (`_is_confirmed`). If the agent is
+    interrupted, the user is silent, and no transcript is pending, start the timer `stt_deadline`: if no final comes in
+    time, the words of the partial count.
     """
     endpointing.partial(step)
     if playing(step).is_interruptible and _is_confirmed(step):
@@ -56,15 +56,17 @@ def partial(step: StepBuilder) -> None:
 
 
 def long_enough(step: StepBuilder) -> None:
-    """TIMER_FIRED `barge_in`: the user has spoken for `min_speech_ms`. If the words are enough, interrupt the agent."""
+    """TIMER_FIRED `barge_in`: the user has spoken for `min_speech_ms`. Interrupt the agent if the words are enough
+    (`_is_confirmed`).
+    """
     if _is_confirmed(step):
         _interrupt(step, "barge_in")
 
 
 def final(step: StepBuilder) -> None:
-    """STT_FINAL in SPEAKING: interrupt the agent; the words open the next turn. But if the final has too few words or
-    only a backchannel such as "mhm", or if the playback cannot be interrupted, reject the final and resume the
-    playback. If the final has no new words, and the user is silent, resume the playback.
+    """STT_FINAL in SPEAKING: interrupt the agent; the words of the final open the next turn. Exception: if the final
+    has too few words or only a backchannel such as "mhm", or if the playback cannot be interrupted, reject the final
+    and resume the playback. If the final has no new words, and the user is silent, resume the playback.
     """
     assert isinstance(step.input, SttFinal)
     rules, text = step.state.policy.interruption, step.input.text.strip()
@@ -117,8 +119,8 @@ def _pause(step: StepBuilder) -> None:
 
 
 def _wait_for_words(step: StepBuilder, wait_ms: int) -> None:
-    """Start the timer `false_interruption`, which resumes the paused playback: after `wait_ms`, or earlier, once the
-    playback has been paused for `floor_ms` of the policy.
+    """Start the timer `false_interruption`, which resumes the paused playback after `wait_ms`. If the pause would last
+    longer than `floor_ms` of the policy, the timer fires earlier.
     """
     state, paused_at_us = step.state, playing(step).paused_at_us
     assert paused_at_us is not None, "who waits has paused"
@@ -153,11 +155,10 @@ def _is_confirmed(step: StepBuilder) -> bool:
 
 def _is_about_to_end(step: StepBuilder) -> bool:
     """Whether less than `boundary_ms` of the playback is left. If so, a backchannel such as "mhm" may be the user's
-    reply, and interrupts as other words do.
-
-    False until synthesis is complete, because the length of the playback is not known yet. An estimate of the length
-    would be too short for a text with numbers: the playback would seem near its end, and "mhm" would interrupt it.
+    reply, and interrupts as other words do. False until synthesis is complete, because the length of the playback is
+    not known yet.
     """
+    # None instead of an estimate: it is too short for a text with numbers, and "mhm" would interrupt too early.
     left = left_ms(playing(step), step.state.at_us)
     return left is not None and left < step.state.policy.interruption.boundary_ms
 

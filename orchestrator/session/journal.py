@@ -40,7 +40,7 @@ class Journal:
     question was asked.
 
     `question` is the idempotency key of the last question; `calls` are the tool calls so far. Pass each committed event
-    to `hear` once, in order. The journal holds arguments, results and responses; the state does not hold them.
+    to `hear` once, in order.
     """
 
     def __init__(self, question: str = "", calls: Iterable[Called] = ()) -> None:

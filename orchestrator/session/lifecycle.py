@@ -56,13 +56,13 @@ def client_connected(step: StepBuilder) -> None:
 
 
 def client_returned(step: StepBuilder) -> None:
-    """CLIENT_CONNECTED in any phase after IDLE: stop the `reconnect` timer. The client may be a new client."""
+    """CLIENT_CONNECTED in any phase after IDLE: stop the `reconnect` timer."""
     step.disarm("reconnect")
 
 
 def client_returned_while_speaking(step: StepBuilder) -> None:
-    """CLIENT_CONNECTED in SPEAKING: stop the `reconnect` timer. If the playback is not paused and has no deadline yet,
-    start the deadline of its first audio.
+    """CLIENT_CONNECTED in SPEAKING: stop the `reconnect` timer. Start the timer `tts_deadline`, the limit for the first
+    audio, unless the playback is paused or a deadline of the playback is running.
     """
     client_returned(step)
     playback = step.state.playback
@@ -80,7 +80,7 @@ def client_disconnected(step: StepBuilder) -> None:
 
 def client_disconnected_while_speaking(step: StepBuilder) -> None:
     """CLIENT_DISCONNECTED in SPEAKING: wait up to `reconnect_ms` for a reconnect. If neither a client nor a media
-    connection is left, stop the deadlines of the audio: nobody can hear it.
+    connection is left, stop the timers `tts_deadline` and `playback_deadline`: nobody can hear the playback.
     """
     client_disconnected(step)
     if not step.state.client_id and not step.state.handler_id:
@@ -94,7 +94,7 @@ def handler_attached(step: StepBuilder) -> None:
 
 def handler_attached_while_listening(step: StepBuilder) -> None:
     """HANDLER_ATTACHED in LISTENING: send the microphone setting of the phase to the new handler. Then speak the
-    greeting, if it waited for a media connection; otherwise start the limit of the user's silence (timer `away`).
+    greeting, if it waited for a media connection; otherwise start the timer `away`, the limit for the user's silence.
     """
     handler_attached(step)
     if step.state.timer("greeting") is not None:
@@ -104,7 +104,7 @@ def handler_attached_while_listening(step: StepBuilder) -> None:
 
 
 def handler_detached(step: StepBuilder) -> None:
-    """HANDLER_DETACHED: stop the limit of the user's silence (timer `away`), because the user can no longer be heard.
+    """HANDLER_DETACHED: stop the timer `away` (limit for the user's silence), because the user can no longer be heard.
     Reject the event if another handler serves the session by now.
     """
     assert isinstance(step.input, HandlerDetached)
@@ -115,8 +115,8 @@ def handler_detached(step: StepBuilder) -> None:
 
 
 def handler_detached_while_thinking(step: StepBuilder) -> None:
-    """HANDLER_DETACHED in THINKING: stop the filler (words for a user who waits), because nobody can hear it any more.
-    Reject the event if another handler serves the session by now.
+    """HANDLER_DETACHED in THINKING: stop the filler, because nobody can hear it any more. Reject the event if another
+    handler serves the session by now.
     """
     handler_detached(step)
     if step.loses_the_call:
@@ -126,8 +126,8 @@ def handler_detached_while_thinking(step: StepBuilder) -> None:
 
 def handler_detached_while_speaking(step: StepBuilder) -> None:
     """HANDLER_DETACHED in SPEAKING: continue the answer from the position that the user has heard, over the next media
-    connection or as text. If the answer is paused, resume it: the speech that paused it came from the lost microphone.
-    Reject the event if another handler serves the session by now.
+    connection or as text. If the answer is paused, resume it. Reject the event if another handler serves the session by
+    now.
     """
     assert isinstance(step.input, HandlerDetached)
     handler_detached(step)
@@ -135,7 +135,7 @@ def handler_detached_while_speaking(step: StepBuilder) -> None:
     if not step.loses_the_call or playback is None:
         return
     step.disarm(*TIMERS_OF_THE_PLAYBACK)
-    _resume_playback(step)
+    _resume_playback(step)  # the speech that paused the playback came from the lost microphone
     for command in step.state.outstanding("Speak"):
         begin_ms = int(str(command.payload["from_ms"]))  # the user has heard the audio before it
         reached_at_us = step.state.at_us - step.input.unheard_ms * 1000
@@ -148,11 +148,9 @@ def resumed(step: StepBuilder) -> None:
     """SESSION_RESUMED: issue again the commands that an earlier owner left outstanding. Reject the event if this owner
     has resumed the session already.
 
-    The deadlines of the repeated requests start again. The client was connected to the old owner and must reconnect
-    within `reconnect_ms` from now. Until the client is back, `tts_deadline` and `playback_deadline` do not run.
-    Speculations are cancelled, and so are the timers that wait for more of the user's speech, because that speech went
-    to the old owner. A filler is stopped, not repeated. SESSION_RESUMED also comes after SESSION_OPENED if the client
-    got its session id from a node other than the owner: that client must reconnect, too.
+    The deadlines of the repeated requests start again. Speculations are cancelled, and a filler is stopped. A paused
+    playback is resumed. The client must reconnect within `reconnect_ms`; until then, the timers `tts_deadline` and
+    `playback_deadline` do not run.
     """
     if step.state.epoch == step.input.epoch:
         step.reject("this owner has resumed the session already")
@@ -169,13 +167,13 @@ def resumed(step: StepBuilder) -> None:
                 _speak_again(step, command, step.state.playback.position_ms)
             else:
                 step.do(_again(step, command), retry_of=command.command_id)
-    if step.state.timer("reconnect") is None:
+    if step.state.timer("reconnect") is None:  # also for a new session whose client got its id from another node
         step.arm("reconnect", step.state.policy.deadlines.reconnect_ms)
 
 
 def _again(step: StepBuilder, command: CommandIssued) -> Command:
-    """Build the command that retries an issued command. The retry is equal to the issued command, except that the timer
-    of a deadline gets a new due time.
+    """Build the command that retries an issued command: an equal command. Exception: the timer of a deadline gets a new
+    due time.
     """
     issued = read(command)
     return _timer_again(step, issued) if isinstance(issued, StartTimer) else issued

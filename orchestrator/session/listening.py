@@ -9,9 +9,9 @@ from orchestrator.session.utterance import spoken_words
 
 
 def listen(step: StepBuilder, reason: str = "") -> None:
-    """Enter LISTENING; the phase change records `reason`. Then, if the time limit of the session (timer
-    `session_limit`) was reached before, say goodbye. Otherwise, if the user said words during an interruption, start a
-    turn with these words. Otherwise start the limit of the user's silence (timer `away`).
+    """Enter LISTENING; the phase change records `reason`. Then, if the time limit of the session was reached before,
+    say goodbye. Otherwise, if the user said words during an interruption, start a turn with these words. Otherwise
+    start the timer `away`, the limit for the user's silence.
     """
     enter(step, "LISTENING", reason)
     if step.state.limits:
@@ -23,16 +23,16 @@ def listen(step: StepBuilder, reason: str = "") -> None:
 
 
 def speech_started(step: StepBuilder) -> None:
-    """SPEECH_STARTED in LISTENING: the user speaks, so stop the limit of the user's silence (timer `away`) and the wait
-    for the end of the utterance (timer `endpoint`).
+    """SPEECH_STARTED in LISTENING: the user speaks, so stop the timer `away` (limit for the user's silence) and the
+    wait for the end of the utterance (timer `endpoint`).
     """
     step.disarm("away")
     endpointing.speech_started(step)
 
 
 def speech_stopped(step: StepBuilder) -> None:
-    """SPEECH_STOPPED in LISTENING: start the wait for the end of the utterance (timer `endpoint`) and the limit of the
-    user's silence (timer `away`). If the policy allows speculation, ask the services about the words so far.
+    """SPEECH_STOPPED in LISTENING: start the wait for the end of the utterance (timer `endpoint`) and the timer `away`
+    (limit for the user's silence). If the policy allows speculation, ask the services about the words so far.
     """
     endpointing.speech_stopped(step)
     speculation.speech_stopped(step)
@@ -40,17 +40,18 @@ def speech_stopped(step: StepBuilder) -> None:
 
 
 def partial(step: StepBuilder) -> None:
-    """STT_PARTIAL in LISTENING: adjust the wait for the end of the utterance (timer `endpoint`) to the new words. If
-    the policy allows speculation, ask the services about the words so far.
+    """STT_PARTIAL in LISTENING: adjust the wait for the end of the utterance (timer `endpoint`) to the words of the
+    partial. If the policy allows speculation, ask the services about these words.
     """
     endpointing.partial(step)
     speculation.partial(step)
 
 
 def final(step: StepBuilder) -> None:
-    """STT_FINAL in LISTENING: start a turn with the words. A final without new words (empty, or its words have counted
-    already) starts no turn. If the session has waited for this final (timer `stt_deadline`), the user said nothing new:
-    cancel the speculation, and start the limit of the user's silence (timer `away`). Otherwise reject the final.
+    """STT_FINAL in LISTENING: start a turn with the words of the final. If the final has no new words (it is empty, or
+    its words have counted already), start no turn. Instead, if the session has waited for this final (timer
+    `stt_deadline`), cancel the speculation, and start the timer `away` (limit for the user's silence). If the session
+    has not waited for it, reject the final.
     """
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
@@ -61,9 +62,8 @@ def final(step: StepBuilder) -> None:
 
 def final_is_missing(step: StepBuilder) -> None:
     """TIMER_FIRED `stt_deadline` in LISTENING: no final came, so start a turn with the words of the last partial. If
-    there are no words, and speech-to-text has failed, ask the user to repeat. If there are no words, and speech-to-text
-    has not failed, the user said nothing: cancel the speculation, and start the limit of the user's silence (timer
-    `away`).
+    there is no partial, and speech-to-text has lost an utterance, ask the user to repeat. Otherwise the user said
+    nothing: cancel the speculation, and start the timer `away` (limit for the user's silence).
     """
     if words := step.state.partial_text.strip():
         begin_turn(step, words, "speech")
@@ -77,8 +77,7 @@ def _nothing_was_said(step: StepBuilder) -> None:
 
 
 def final_while_interrupting(step: StepBuilder) -> None:
-    """STT_FINAL in INTERRUPT: stop the wait for a final (timer `stt_deadline`). New words open the turn after
-    INTERRUPT: `evolve` has stored them in `held_text`. Reject a final without new words (empty, or its words have
-    counted already), unless the session has waited for this final.
+    """STT_FINAL in INTERRUPT: stop the wait for a final (timer `stt_deadline`). The new words of the final open the
+    next turn. Reject a final without new words, unless the session has waited for this final.
     """
     spoken_words(step)

@@ -1,6 +1,6 @@
 """Enters and leaves phases, and starts or stops the work of a phase: requests, fillers, speech. Sets the microphone.
 
-See docs/target-flow.md.
+docs/target-flow.md lists what happens on entering each phase.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ MICROPHONE: dict[Phase, MicrophoneSetting] = {
     "ENDED": "closed",
 }
 CALL_FOLLOWS_MS = 2_000
-"""How long an answer waits for a media connection, in ms. After this time, the client shows it as text."""
+"""How long an answer waits for a media connection, in ms. After this time, the client shows the answer as text."""
 TIMERS_OF_THE_TURN = ("filler", "tool_filler", "intent_deadline", "answer_deadline", "floor_deadline")
 """Timers that end with the turn."""
 TIMERS_OF_THE_PLAYBACK = ("tts_deadline", "playback_deadline", "barge_in", "false_interruption")
@@ -41,10 +41,11 @@ TIMERS_OF_THE_PLAYBACK = ("tts_deadline", "playback_deadline", "barge_in", "fals
 
 
 def enter(step: StepBuilder, phase: Phase, reason: str = "") -> None:
-    """Change the phase and run the side effects of entering the new phase. Before this call, the calling code must run
-    the side effects of leaving the old phase, such as `leave_turn`.
+    """Change the phase and run the side effects of entering the new phase. Before this call, the calling code must stop
+    the work of the old phase, such as with `leave_turn`.
     """
     step.say(StateChanged, from_phase=step.phase, reason=reason, to_phase=phase)
+    # A step may enter two phases: do not issue the same setting twice.
     if phase != "INTERRUPT" and _microphone_set(step) != MICROPHONE[phase]:
         step.do(SetMicrophone(MICROPHONE[phase]))
     if (entry := _ENTRY.get(phase)) is not None:
@@ -52,9 +53,7 @@ def enter(step: StepBuilder, phase: Phase, reason: str = "") -> None:
 
 
 def _microphone_set(step: StepBuilder) -> str:
-    """Return the microphone setting that this step has issued last; empty: it has issued none. So a step that enters
-    two phases does not issue the same setting twice.
-    """
+    """Return the last microphone setting that this step has issued; empty: it has issued none."""
     return next((issued.target for issued in reversed(step.commands) if issued.name == "SetMicrophone"), "")
 
 
@@ -115,15 +114,16 @@ def play_filler(step: StepBuilder) -> None:
 
 
 def speak(step: StepBuilder, command: Speak) -> None:
-    """Issue Speak, and start the deadline of its first audio. Call this in SPEAKING."""
+    """Issue Speak, and start the limit for its first audio (timer `tts_deadline`). Call this in SPEAKING."""
     step.do(command)
     await_audio(step)
 
 
 def speak_on(step: StepBuilder) -> None:
-    """Issue SpeakMore for each text of the answer that the playback does not have yet. If the answer is complete, the
-    last SpeakMore has `is_last`. If the answer is complete and no text is left to send, issue one SpeakMore with an
-    empty text and `is_last`.
+    """Send the texts of the answer that the playback does not have yet: one SpeakMore for each text.
+
+    If the answer is complete, the last SpeakMore has `is_last`. Its text is empty if the playback has all texts
+    already.
     """
     state = step.state
     assert state.task is not None, "only an answer comes in texts"
@@ -136,9 +136,9 @@ def speak_on(step: StepBuilder) -> None:
 
 
 def await_audio(step: StepBuilder) -> None:
-    """Start the deadline of the first audio (timer `tts_deadline`), unless the playback waits for more text. If the
-    session has no media connection, the deadline is CALL_FOLLOWS_MS later, because a media connection may follow. If no
-    client is connected, do nothing: the timer `reconnect` runs already.
+    """Start the timer `tts_deadline`, the limit for the first audio of the playback. Do nothing if no client is
+    connected, or if the playback waits for the next text of the answer. Without a media connection, the limit is
+    CALL_FOLLOWS_MS longer, because a media connection may follow.
     """
     playback = step.state.playback
     if step.state.client_id and (playback is None or playback.owes_audio):

@@ -24,7 +24,9 @@ _LONGEST_WORDS: Final = 6
 """Limit of words in a text of backchannels. A user who says more words interrupts, even if all are backchannels."""
 
 _TELLING: Final = re.compile(r"""[^A-Za-z0-9\s!?;.,:'"-]|[.,:][0-9]|[0-9]"|\B'|'\B|-(?![A-Za-z]{2})""", re.ASCII)
-"""Matches texts that need the slow normalisation: they may hold more than ASCII words and punctuation."""
+"""Matches texts that need the slow normalisation (`_normal`), because they may hold more than ASCII words and
+punctuation.
+"""
 _NOT_WORDS: Final = re.compile(r"[^a-z0-9']+")
 _OTHER_VALUES: Final = ("<super>", "<sub>", "<fraction>")
 """Kinds of characters that stay as they are, because the Unicode form NFKC changes their meaning: it turns 2² into 22.
@@ -64,9 +66,7 @@ def normal(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _normal(text: str) -> str:
-    """Normalise a text by all rules of `normal`. This function is for texts that match _TELLING. Other texts have only
-    ASCII words and plain punctuation, so `normal` treats them in a faster way.
-    """
+    """Normalise a text by all rules of `normal`. Slow: `normal` calls it only for texts that match _TELLING."""
     spoken = "".join(map(_spelled, _folded(text.translate(_TYPED)).translate(_TYPED)))
     if not any(char.isnumeric() or _is_symbol(char) for char in spoken):
         spoken = _BRACKETS.sub(" ", spoken)
@@ -87,8 +87,9 @@ def _compatible(char: str) -> str:
 
 
 def _spelled(char: str) -> str:
-    """Return the character that stands for `char` in comparisons. It is a blank for a separator, and for punctuation
-    beyond ASCII that is not said aloud; one form for all dashes; one form for wave dashes; otherwise `char` itself.
+    """Return the character that stands for `char` in comparisons. It is a blank for a separator, an underscore, or
+    punctuation beyond ASCII that is not said aloud; "-" for any dash or minus; "~" for a wave dash; otherwise `char`
+    itself.
     """
     if char.isascii() and char.isprintable():
         return " " if char == "_" else char
@@ -109,9 +110,9 @@ def _is_symbol(char: str) -> bool:
 def _hyphen(dash: re.Match[str]) -> str:
     """Return the replacement for a match of _DASH: a blank for a dash that nobody says, else the match itself.
 
-    Nobody says a dash before two or more letters, within a word or between blanks ("well-known", "wait - no"), nor a
-    dash at the end after a blank ("wait -"). People may say any other dash, as "minus" or "to": before a digit or a
-    single letter ("-5", "3-2"), or directly after a word, before a blank or the end ("wait- no", "wait-").
+    Two kinds of dash are not said. First, before two or more letters, within a word or between blanks ("well-known",
+    "wait - no"). Second, at the end of the text after a blank ("wait -"). Any other dash may be said, as "minus" or
+    "to", such as in "-5", "3-2" and "wait- no".
     """
     text, at = dash.string, dash.end()
     is_alone = not text[: dash.start()][-1:].strip()
@@ -226,22 +227,20 @@ def consists_of(text: str, phrases: tuple[str, ...]) -> bool:
 
 
 def _next_word(words: str, end: int) -> int:
-    """Return the index at which the next word begins after a phrase that ends at index `end` of `words`: after the
-    blank or, at the end of the text, len(words). Returns -1 if `end` is within a word: then no phrase ends there.
+    """Return the index at which the next word of `words` begins, after a phrase that ends at index `end`. At the end of
+    the text, this is len(words). Returns -1 if `end` is within a word: then no phrase ends there.
 
-    In scripts without blanks, such as Chinese, a phrase may end between any two characters. The dictionary that divides
-    such texts into words is not used here: it takes a repetition such as 嗯嗯 for one word.
+    In scripts without blanks, such as Chinese, a phrase may end between any two characters.
     """
     if words[end : end + 1] == " ":
         return end + 1
+    # Not by the dictionary of `spans`: it takes a repetition such as 嗯嗯 for one word.
     is_unspaced = _UNSPACED.match(words, end - 1) and _UNSPACED.match(words, end)
     return end if end == len(words) or is_unspaced else -1
 
 
 def may_become(partial: str, phrases: tuple[str, ...]) -> bool:
-    """Whether a partial consists of these phrases, or is the beginning of one of them. If so, only later words can show
-    whether the user says more than such phrases.
-    """
+    """Whether a partial consists of these phrases, or is the beginning of one of them."""
     heard = normal(partial)
     return bool(heard) and (
         consists_of(partial, phrases) or any(phrase.startswith(heard) for phrase in _normalised(phrases))

@@ -15,8 +15,8 @@ def chunk_ready(state: State, event: inputs.TtsChunkReady) -> None:
 
 
 def _text_spoken(p: Playback, event: inputs.TtsChunkReady) -> Playback:
-    """Record the position in the audio at which the speech of the chunk's text begins. If the user had heard all audio
-    before this chunk, the heard position stood still; it advances again from the time of the chunk.
+    """Record where in the audio the speech of the chunk's text begins. If the user had heard all audio before this
+    chunk, the heard position stood still: it advances again from now on.
     """
     begun = (p.audio_ms,) * (min(event.text_index + 1, len(p.ends_at)) - len(p.begins_ms))
     if p.position_at_us and heard_ms(p, event.at_us) == p.audio_ms:
@@ -32,9 +32,9 @@ def synthesis_complete(state: State, event: inputs.TtsComplete) -> None:
 def started(state: State, event: inputs.PlaybackStarted) -> None:
     """Fold PLAYBACK_STARTED: record when the playback began. From this time on, the heard position advances.
 
-    If the answer comes in texts, and no audio chunk has come yet, the client shows the answer as text instead of
-    playing it: set `is_shown`. A second PLAYBACK_STARTED comes if a media connection follows and the rest of the answer
-    is spoken: end `is_shown`, and record the new time.
+    If the answer comes in texts, and no audio chunk has come yet, the client shows the answer as text: set `is_shown`.
+    If a media connection follows, the rest of the answer is spoken, and a second PLAYBACK_STARTED comes: end
+    `is_shown`.
     """
     p = state.playback
     if p is None or p.playback_id != event.playback_id:
@@ -61,8 +61,8 @@ def done(state: State, event: inputs.PlaybackDone) -> None:
 
 def speaking_begins(state: State, event: derived.CommandIssued) -> None:
     """Fold COMMAND_ISSUED of a Speak: add the playback to the state. If the Speak is a retry, the state has the
-    playback already: the playback continues from `from_ms`, the position up to which the user has heard it. The audio
-    after this position is synthesised again.
+    playback already: forget its audio after `from_ms`, the position up to which the user has heard it. This audio is
+    synthesised again.
     """
     if (p := state.playback) is None:
         text, is_open = str(event.payload["text"]), bool(event.payload.get("is_open"))

@@ -52,7 +52,7 @@ class Away(_Part):
 
 
 class Deadlines(_Part):
-    """How long a stage may take. After this time, the conversation goes on without the result."""
+    """Time limits. When a limit for a result is over, the conversation goes on without the result."""
 
     answer_ms: Milliseconds = 4_000
     """Time limit for the answer, or for its first text. After this time, the fallback answer is spoken."""
@@ -69,33 +69,36 @@ class Deadlines(_Part):
     reconnect_ms: Milliseconds = 60_000
     """Time limit for a client to connect or reconnect. After this time, the session ends."""
     stt_ms: Milliseconds = 3_000
-    """Time limit for the final, from the end of the utterance. After this time, the last partial is used."""
+    """Time limit for the final, from the end of the utterance. After this time, the words of the last partial are used.
+    """
     tts_ms: Milliseconds = 3_000
     """Time limit for the first chunk of speech, while a client is connected. After this time, the answer is given up.
     """
 
 
 class Endpointing(_Part):
-    """How long to wait after the user's last sound until the utterance is over: `complete_ms` if its words look like a
-    whole sentence, else `incomplete_ms`. The wait begins when the voice detector (VAD) reports the end of speech: by
-    default, 224 ms after the last sound.
+    """How long to wait after the user's last sound until the utterance is over: `complete_ms` or longer. The wait
+    begins when the voice detector (VAD) reports the end of speech: by default, 224 ms after the last sound.
     """
 
     complete_ms: Milliseconds = 250
-    """The wait when the transcript looks complete."""
+    """The wait when the transcript looks complete: the recogniser marks it as complete, or it ends with one of
+    `phrases`.
+    """
     incomplete_ms: Milliseconds = 300
-    """The shortest wait when the transcript does not look complete. For callers with long pauses, the wait is longer.
+    """The shortest wait when the transcript does not look complete. For callers with long pauses, the wait is longer,
+    up to `longest_ms`.
     """
     longest_ms: Annotated[Milliseconds, AsBefore(0)] = 1_000
     """The longest wait when the transcript does not look complete. The wait is a tenth longer than this caller's pauses
     within utterances, but at least `incomplete_ms` and at most this limit. 0: always `incomplete_ms`.
     """
     phrases: Phrases = ()
-    """A transcript that ends with one of these phrases looks complete."""
+    """A transcript that ends with one of these phrases looks complete: the wait is `complete_ms`."""
     stable_ms: Milliseconds = 0
-    """A transcript that has not changed for this time looks complete. 0: off."""
+    """Once the transcript has not changed for this time, the wait ends, but not before `complete_ms`. 0: off."""
     watchdog_ms: Milliseconds = 5_000
-    """Words that have not changed for this time count as complete, even if the VAD still hears speech."""
+    """If the user's words have not changed for this time, the utterance is over, even if the VAD still hears speech."""
 
 
 class Fallback(_Part):
@@ -174,7 +177,8 @@ class Interruption(_Part):
     """
     min_speech_ms: Milliseconds = 500
     """While the user is speaking, the speech interrupts once it has lasted this long and has `min_words` words. Shorter
-    speech, such as a cough, interrupts only after its end, if `min_words` words, at least one, are recognised.
+    speech, such as a cough, interrupts only after its end, and only if words are recognised: at least `min_words`, and
+    at least one.
     """
     min_words: Count = 0
     """Number of words that must be understood before speech interrupts."""
@@ -188,8 +192,8 @@ class Speculation(_Part):
     """Asking the services before the utterance is complete. The answer is spoken once the utterance is complete."""
 
     stable_ms: Milliseconds = 0
-    """While the user speaks, ask the services about words that have not changed for this time. 0: ask only about words
-    that the recogniser marks as complete, or when speech stops.
+    """While the user speaks, ask the services about words that have not changed for this time. 0: ask only when the
+    recogniser marks the words as complete, or when speech stops.
     """
     tries: Count = 0
     """Limit of speculations per utterance; 0: off. Recommended for services without side effects: 2."""
@@ -210,7 +214,9 @@ class Tools(_Part):
     delay_ms: Milliseconds = 1_000
     """How long the first tool call of a question may run before the agent says `text`."""
     limit_ms: Milliseconds = 10_000
-    """A tool call that takes longer has failed. While a call runs, the deadline of the answer is later by this time."""
+    """A tool call that takes longer has failed. While a call runs, the time limit for the answer is longer by this
+    time.
+    """
     text: Text = ""
     """Words for a user who waits for a tool call, such as "I am looking that up."; empty: nothing."""
 

@@ -13,8 +13,8 @@ from orchestrator.session.step import StepBuilder
 
 class Step(NamedTuple):
     """The outcome of one input, returned by `reduce`. `events`: the input as logged, then the events derived from it.
-    `commands`: the COMMAND_ISSUED events among `events`. A duplicate leaves the state unchanged, and has no events and
-    no commands. StepBuilder (step.py) collects events and commands while decisions run.
+    `commands`: the COMMAND_ISSUED events among `events`. For a duplicate, the state is unchanged, and both `events` and
+    `commands` are empty.
     """
 
     state: State
@@ -23,11 +23,10 @@ class Step(NamedTuple):
 
 
 def reduce(state: State, event: Input) -> Step:
-    """Decide about one input. Never raises: an illegal input is recorded and rejected, and changes only counters and
-    the marks that detect duplicates.
+    """Decide about one input. Never raises: an input that is not allowed is recorded and rejected (EVENT_REJECTED).
 
-    The owner has set `at_us` and `incarnation` of `event` before the call. If `at_us` is earlier than the time of the
-    session's last event, that time replaces `at_us`.
+    The calling code sets `at_us` and `incarnation` of `event`. If `at_us` is earlier than the time of the session's
+    last event, that time replaces `at_us`.
     """
     if state.has_seen(event.producer, event.producer_seq, event.event_id):
         return Step(state, (), ())

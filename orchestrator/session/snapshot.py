@@ -1,7 +1,7 @@
 """Snapshots of a session's folded state at one version of its log, so that takeover need not read the whole log.
 
-A snapshot is only a cache: its reader compares it with the log, and folds the log if the two differ. A snapshot has no
-policy: the policy never changes, may be long, and stands in the first event of the log.
+A snapshot is only a cache: if it differs from the log, the log is folded instead. A snapshot has no policy, because the
+first event of the log has it.
 """
 
 from dataclasses import dataclass
@@ -55,10 +55,10 @@ def load(data: bytes, policy: Policy) -> tuple[State, ConversationSoFar]:
 
 
 def journal(state: State, conversation: ConversationSoFar) -> Journal:
-    """Rebuild the journal of a session from a snapshot: the id of the outstanding question, and the tool calls that
-    were running when this question was asked.
+    """Rebuild the journal of a session from a loaded snapshot: the id of the outstanding question, and the tool calls
+    that were running when this question was asked.
 
-    The journal lacks the agent's work on this question. The calling code must read it from the log, from version
+    The journal lacks the agent's work on this question. The calling code must read this work from the log, from version
     `state.found.facts_from` on (0: the agent has done no work on the question).
     """
     asked = state.outstanding("AnswerQuestion")

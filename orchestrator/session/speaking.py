@@ -24,9 +24,9 @@ def answer_text(step: StepBuilder) -> None:
 
 
 def answer_complete(step: StepBuilder) -> None:
-    """RAG_ANSWERED in SPEAKING: the answer is complete. Send its remaining texts to the playback, and mark the last
-    text as the last. If the deadline of the first audio is not running, and a client or a handler is connected, start
-    the deadline of the playback.
+    """RAG_ANSWERED in SPEAKING: the answer is complete, so send its remaining texts to the playback. Start the timer
+    `playback_deadline`, the limit for the end of the playback, unless `tts_deadline` is running (no audio has come yet)
+    or neither a client nor a handler is connected.
     """
     step.disarm("answer_deadline")
     speak_on(step)
@@ -44,27 +44,29 @@ def answer_deadline(step: StepBuilder) -> None:
 
 
 def started(step: StepBuilder) -> None:
-    """PLAYBACK_STARTED in SPEAKING: if the client shows the answer as text, and more texts are to come, stop the
-    deadline of the first audio: no audio comes, and the next text may take longer. If no more texts are to come, this
-    deadline goes on, because PLAYBACK_DONE must follow soon.
+    """PLAYBACK_STARTED in SPEAKING: if the client shows the answer as text, and more texts are to come, stop the timer
+    `tts_deadline` (limit for the first audio): no audio comes. If no more texts are to come, `tts_deadline` runs on,
+    until PLAYBACK_DONE.
     """
     if playing(step).is_shown and playing(step).is_open:
         step.disarm("tts_deadline")
 
 
 def chunk_ready(step: StepBuilder) -> None:
-    """TTS_CHUNK_READY: at the first chunk, stop the deadline of the first audio and start the playback's deadline."""
+    """TTS_CHUNK_READY: at the first chunk, stop the timer `tts_deadline` (limit for the first audio), and start the
+    timer `playback_deadline` (limit for the end of the playback).
+    """
     if step.state.timer("tts_deadline") is not None:
         await_playback(step)
 
 
 def tts_complete(step: StepBuilder) -> None:
-    """TTS_COMPLETE: restart the deadline of the playback, because the length of the audio is known now."""
+    """TTS_COMPLETE: restart the timer `playback_deadline`, because the length of the audio is known now."""
     await_playback(step)
 
 
 def progress(step: StepBuilder) -> None:
-    """PLAYBACK_PROGRESS: restart the deadline of the playback, with the audio left after the reported position."""
+    """PLAYBACK_PROGRESS: restart the timer `playback_deadline`, with the audio left after the reported position."""
     await_playback(step)
 
 
@@ -86,8 +88,8 @@ def playback_done(step: StepBuilder) -> None:
 
 def _is_answered(step: StepBuilder) -> bool:
     """Whether the user continues the conversation during the farewell: they are speaking, or a transcript is pending.
-    If the user has said goodbye before, their new words must be more than a backchannel. False for a farewell that
-    cannot be interrupted.
+    If the user has said goodbye before, their new words must be more than a backchannel. False if the playback is no
+    farewell, or a farewell that cannot be interrupted.
     """
     state, playback = step.state, playing(step)
     if not (playback.ends and playback.is_interruptible and state.has_rules_of(7)) or is_quiet(step):
@@ -110,8 +112,8 @@ def failed(step: StepBuilder) -> None:
 
 
 def deadline(step: StepBuilder) -> None:
-    """TIMER_FIRED `tts_deadline` or `playback_deadline`: give up the answer. Then end the session if the answer was a
-    farewell, or if speech has failed too often in a row; otherwise enter LISTENING.
+    """TIMER_FIRED `tts_deadline` or `playback_deadline`: the speech is late, so give up the answer. Then end the
+    session if the answer was a farewell, or if speech has failed too often in a row; otherwise enter LISTENING.
     """
     assert step.answered is not None, "stale results never reach a decision"
     _give_up(step, step.answered.target)
@@ -131,8 +133,9 @@ def playing(step: StepBuilder) -> Playback:
 
 
 def await_playback(step: StepBuilder) -> None:
-    """Stop the deadline of the first audio. If the playback is not paused, and no more text of the answer is to come,
-    restart the deadline of the playback: the remaining length plus `playback_grace_ms`.
+    """Stop the timer `tts_deadline`. Restart the timer `playback_deadline`: it fires if the playback takes more than
+    `playback_grace_ms` longer than its remaining audio. Do not restart `playback_deadline` while the playback is
+    paused, or while more texts of the answer are to come.
     """
     playback = playing(step)
     step.disarm("tts_deadline")

@@ -1,4 +1,4 @@
-"""Speculation: asks the services before the utterance is complete. It speaks no answer: the turn does so later."""
+"""Speculation: asks the services before the utterance is complete. The turn speaks the answer later."""
 
 from orchestrator.session.commands import QUESTIONS, AnswerQuestion, CancelStage, ClassifyIntent
 from orchestrator.session.phrases import are_alike
@@ -6,14 +6,16 @@ from orchestrator.session.step import StepBuilder
 
 
 def speech_stopped(step: StepBuilder) -> None:
-    """SPEECH_STOPPED in LISTENING: ask the services about the words. Words seldom change once the user is silent."""
+    """SPEECH_STOPPED in LISTENING: if the policy allows speculation, ask the services about the words of the last
+    partial.
+    """
     _ask(step)
 
 
 def partial(step: StepBuilder) -> None:
-    """STT_PARTIAL in LISTENING: ask the services about the words at once if the recogniser marks the partial as
-    complete (`is_complete`), or if the user is silent and the `endpoint` timer runs. Otherwise, if the policy has
-    `stable_ms`, start the `stable` timer: it asks the services once the words have not changed for that time.
+    """STT_PARTIAL in LISTENING: ask the services about the words of the partial if the recogniser marks the partial as
+    complete, or if the user is silent and the timer `endpoint` runs. Otherwise, if the policy has `stable_ms`, start
+    the timer `stable`: the services are asked once the words have not changed for `stable_ms`.
     """
     rules, state = step.state.policy.speculation, step.state
     is_over = not state.user_is_speaking and state.timer("endpoint") is not None
@@ -24,8 +26,8 @@ def partial(step: StepBuilder) -> None:
 
 
 def stable(step: StepBuilder) -> None:
-    """TIMER_FIRED `stable`: ask the services about words that have not changed for `stable_ms`. Otherwise restart the
-    timer, without asking.
+    """TIMER_FIRED `stable`: ask the services about the words of the last partial. If these words have changed within
+    the last `stable_ms`, restart the timer instead.
     """
     state = step.state
     stable_at_us = state.partial_at_us + state.policy.speculation.stable_ms * 1000
@@ -47,8 +49,8 @@ def failed(step: StepBuilder) -> None:
 
 
 def adopt(step: StepBuilder, text: str) -> int:
-    """Return the number of the speculation if it is about the words `text`: the turn then takes over its results.
-    Otherwise cancel the speculation and return 0.
+    """Return the number of the speculation if it is about the words `text`: the turn then takes over the speculation's
+    results. Otherwise cancel the speculation and return 0.
     """
     guess = step.state.speculation
     if guess is not None and are_alike(guess.text, text):
@@ -58,8 +60,8 @@ def adopt(step: StepBuilder, text: str) -> int:
 
 
 def drop(step: StepBuilder) -> None:
-    """Cancel the outstanding questions of the speculation. Do nothing if a turn is open: the turn then has its own
-    questions, or has taken over those of the speculation.
+    """Cancel the outstanding questions of the speculation. Do nothing if a turn is open: all outstanding questions are
+    then of the turn.
     """
     if step.state.task is None:
         for command in step.state.outstanding(*QUESTIONS):

@@ -20,12 +20,11 @@ from orchestrator.session.phrases import are_alike, normal
 from orchestrator.session.policy import Policy
 
 ANSWER_CHARS = 8_000
-"""Longest answer, in characters. No text of an event may be longer."""
+"""Longest answer, in characters: an event cannot hold a longer text."""
 _PRODUCERS_HASHED = 32
 _IDS_HASHED = 64
-"""_PRODUCERS_HASHED and _IDS_HASHED: how many of the newest producers, and of the newest event ids, the hash covers.
-Higher numbers would slow every step of a session with many producers. Other numbers would change the hashes of old
-recordings.
+"""How many of the newest producers (_PRODUCERS_HASHED) and of the newest event ids (_IDS_HASHED) the state hash covers.
+Do not change these numbers: the hashes of old recordings would change.
 """
 
 
@@ -38,8 +37,8 @@ def _newest(marks: dict[str, int]) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Findings(Part):
-    """Results of the services for a question. None: no result yet. An empty intent: the turn continues without an
-    intent.
+    """Results of the services for a question. `intent` and `answer` are None until the result comes. An empty intent:
+    the turn continues without an intent.
     """
 
     intent: str | None = None
@@ -76,8 +75,8 @@ class Turn(Part):
     via: str = "speech"
     found: Findings = NOTHING_FOUND
     is_processed: bool = False
-    """Whether the answer to speak is decided (PROCESSING_COMPLETE). If the phase is still THINKING, the answer waits
-    until the user stops speaking.
+    """Whether the answer to speak is decided (PROCESSING_COMPLETE). In THINKING, the answer then waits until the user
+    stops speaking.
     """
     ends: str = ""
     """The reason for which the session ends after this answer; empty: the session continues."""
@@ -96,13 +95,13 @@ class OpenSpeculation(Part):
 
 @dataclass(frozen=True)
 class Utterance(Part):
-    """The last final: its words, producer and time. `spoken`, `spoken_by` and `spoken_at_us` are text, producer and
-    time of the last final that was spoken, not typed.
+    """The last final. `words`, `producer` and `at_us`: its words, producer and time. `spoken`, `spoken_by` and
+    `spoken_at_us`: the same of the last final that was spoken, not typed.
     """
 
     words: str
-    """The words of the final in lower case, without punctuation. Only the hash uses `words`, `producer` and `at_us`: it
-    has covered them since the first recordings.
+    """The words of the final in lower case, without punctuation. `words`, `producer` and `at_us` are kept only because
+    the hashes of old recordings cover them.
     """
     producer: str
     at_us: int
@@ -110,7 +109,7 @@ class Utterance(Part):
     spoken_by: str = kept("", since=2)
     spoken_at_us: int = kept(0, since=2)
     is_late: bool = kept(False, since=7)
-    """Whether no final came in time. The words are then from the last partial, and their final may still come."""
+    """Whether no final came in time. `spoken` has the words of the last partial, and the final may still come."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +135,11 @@ class Playback(Part):
     is_open: bool = kept(False, since=4)
     """Whether more texts of the answer follow, because the agent is still writing them."""
     ends_at: tuple[int, ...] = kept((), since=4)
-    """For an answer in texts: for each of them, the index in `text` after its last character. Otherwise empty."""
+    """For an answer that comes in texts: for each text, its end as an index in `text`. Otherwise empty."""
     begins_ms: tuple[int, ...] = kept((), since=4)
-    """Where in the audio the speech of each text begins, in ms; only for texts whose synthesis has begun."""
+    """Where in the audio the speech of each text begins, in ms; only for texts whose speech has begun."""
     is_shown: bool = kept(False, since=4)
-    """Whether the client shows an answer that came in texts as text: the user then counts as having heard all of it."""
+    """Whether the client shows the answer as text: all of it then counts as heard. Only for an answer in texts."""
     next_chunk: int = kept(0, since=4)
     """Index of the next speech chunk of the current Speak, for an answer that came in texts. A chunk with a lower index
     is a duplicate.
@@ -148,8 +147,8 @@ class Playback(Part):
 
     @property
     def owes_audio(self) -> bool:
-        """Whether audio must come now, even if no further text comes. False while the playback waits for the next text:
-        each text so far has audio, and the answer is not complete.
+        """Whether audio is due. False only while the playback waits for the next text: the answer is not complete, and
+        the speech of each text so far has begun.
         """
         return not self.is_open or len(self.begins_ms) < len(self.ends_at)
 
@@ -275,8 +274,8 @@ class State:
 
     @property
     def found(self) -> Findings:
-        """The results so far of the services for the current question. This is the question of the open turn; if no
-        turn is open, the question of the speculation.
+        """The results so far of the services for the current question: the question of the open turn or, if no turn is
+        open, of the speculation.
         """
         asked = self.task or self.speculation
         return asked.found if asked is not None else NOTHING_FOUND
@@ -305,8 +304,8 @@ class State:
         return self.schema >= schema
 
     def _late(self, at_us: int) -> Utterance | None:
-        """Return the last utterance, if its late final may still come at `at_us`: at most `stt_ms` after its last
-        partial counted in place of the final. Otherwise None.
+        """Return the last utterance if its final is late and may still come at the time `at_us`; otherwise None. A late
+        final may come until `stt_ms` after the words of the last partial have counted in its place.
         """
         last = self.utterance
         is_recent = last is not None and at_us <= last.spoken_at_us + self.policy.deadlines.stt_ms * 1000
@@ -322,7 +321,8 @@ class State:
     def repeats(self, final: SttFinal) -> bool:
         """Whether the words of a final have counted already. There are two cases:
 
-        - A late final: a partial with the same words has counted in its place. Exception: `_may_be_of_the_next`.
+        - A late final: a partial with the same words has counted in its place. Exception: the final may be of a newer
+          utterance (`_may_be_of_the_next`).
         - Another producer reported the same words within the last `stt_ms`: two recognisers heard one utterance.
 
         False for typed words: they are always an utterance of their own.
@@ -338,8 +338,9 @@ class State:
         return is_candidate and bool(last.spoken) and are_alike(last.spoken, final.text.strip())
 
     def _may_be_of_the_next(self, last: Utterance, final: SttFinal) -> bool:
-        """Whether a final may be of a newer utterance than `last`: the session waits for one (timer `stt_deadline`),
-        and the final begins with the current partial, or the VAD has heard no speech since `last`.
+        """Whether a final may be of a newer utterance than `last`. This is so only while the session waits for a final
+        (timer `stt_deadline`). In addition, the final must begin with the current partial, or the VAD must have heard
+        no speech since `last`.
         """
         if self.timer("stt_deadline") is None:
             return False
@@ -347,8 +348,8 @@ class State:
         return not has_spoken or normal(final.text).startswith(normal(self.partial_text))
 
     def is_old(self, partial: SttPartial) -> bool:
-        """Whether a partial repeats the words of the last utterance within `stt_ms`, and the user has not begun to
-        speak again. Such a partial changes nothing, and no decision sees it. Always False before state schema 7.
+        """Whether a partial repeats the words of the last utterance within `stt_ms`, before the user begins to speak
+        again. Such a partial changes nothing, and no decision sees it. Always False before state schema 7.
         """
         last = self.utterance
         if last is None or not last.spoken or not self.has_rules_of(7) or self.speech_started_at_us > last.spoken_at_us:
@@ -357,8 +358,8 @@ class State:
         return in_time and are_alike(last.spoken, partial.text)
 
     def is_awaited(self, final: SttFinal) -> bool:
-        """Whether a finished utterance waits for this final (timer `stt_deadline`). False if the words of the final
-        have counted already and do not begin with the current partial: the utterance then waits for another final.
+        """Whether the session waits for this final (timer `stt_deadline`). False if the words of the final have counted
+        already and do not begin with the current partial: the session then waits for another final.
         """
         is_other = self.repeats(final) and not normal(final.text).startswith(normal(self.partial_text))
         return self.timer("stt_deadline") is not None and not is_other
@@ -372,7 +373,7 @@ class State:
         return bool(event_id) and event_id in self.recent_ids
 
     def hash(self) -> str:
-        """Return a digest of the fields in the session's state schema. The policy never changes, so it is left out."""
+        """Return a digest of the fields in the session's state schema. The policy never changes, and is left out."""
         return digest(to_json(_hashed_form(self.schema)(self)))
 
 

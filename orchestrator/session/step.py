@@ -1,4 +1,4 @@
-"""Builds a step: collects the events and commands of one input, and gives them their ids and keys."""
+"""Builds a step: collects the events and commands of one input, and gives them ids and idempotency keys."""
 
 from typing import Any, TypeVar
 
@@ -17,8 +17,8 @@ _COMMAND_VERSION = CommandIssued.blank["schema_version"]
 
 
 class StepBuilder:
-    """Collects the events and commands of one input. `say` adds an event, and `do` adds a command. Both fold the
-    addition into `state` at once, so that later code sees the change.
+    """Collects the events and commands of one input. `say` adds an event, and `do` adds a command. Both also fold the
+    addition into `state`.
     """
 
     __slots__ = (
@@ -37,7 +37,7 @@ class StepBuilder:
         """Whether the input is a final whose words have counted already (`State.repeats`)."""
         is_correction = type(event) is SttFinal and not state.user_is_speaking
         self.late_words = state.late_words(event.at_us) if is_correction else ""
-        """If the input is a late final: the words that counted in its place. Otherwise empty."""
+        """If the input is a late final: the words of the last partial, which counted in its place. Otherwise empty."""
         self.is_awaited = type(event) is SttFinal and state.is_awaited(event)
         """Whether the input is the final transcript for which a finished utterance waits (timer `stt_deadline`)."""
         self.is_next_text = type(event) is AnswerText and state.awaits_text(event)
@@ -46,7 +46,7 @@ class StepBuilder:
         """Whether the input ends the media connection that serves the session."""
         self.session_id = session_id = event.session_id
         self._where = f"{session_id}/{event.incarnation}/{state.inputs + 1}"
-        """Prefix of all command ids."""
+        """Prefix of the ids of all commands of this step."""
         apply(state, event)
         self._cause, self._incarnation = event.event_id, event.incarnation
         self._shared = {
@@ -81,15 +81,14 @@ class StepBuilder:
         """Issue a command. `retry_of`: id of the outstanding command that the new command repeats and replaces; empty:
         the new command is no retry.
 
-        The id of a command consists of session, incarnation, number of the input, name and target of the command. The
-        id does not depend on the number of derived events: if changed decisions derive more or fewer events in a
-        replay, recorded results still name the right commands. A command with a stage has an idempotency key: the
-        command id of the first attempt, which all retries keep. Session, turn and stage are not enough for a key: if
-        Redis loses the end of a log, another question may get the same session, turn and stage.
+        A command that starts a stage has an idempotency key: the command id of the first attempt. All retries keep this
+        key.
         """
         state, name, target = self.state, command.name, command.target
         version = state.version + 1
+        # No count of derived events: if changed decisions derive more of them, recorded results still fit in a replay.
         command_id = f"{self._where}/{name}/{target}" if target else f"{self._where}/{name}"
+        # Session, turn and stage are no key: if Redis loses the end of a log, another question may get the same ones.
         first = state.pending[retry_of].idempotency_key if retry_of else command_id
         issued = unchecked_event(
             CommandIssued,
@@ -126,8 +125,8 @@ class StepBuilder:
         self.arm_at(timer, self.state.at_us + delay_ms * 1000)
 
     def arm_at(self, timer: str, due_at_us: int) -> None:
-        """Start a timer that is due at a time in microseconds of the session's time (as in StartTimer). If a timer of
-        that name is running, cancel it first.
+        """Start a timer that is due at `due_at_us`: microseconds on the same clock as the `at_us` of events. If a timer
+        of that name is running, cancel it first.
         """
         self.disarm(timer)
         self.do(StartTimer(due_at_us=due_at_us, timer=timer))
@@ -158,7 +157,7 @@ class StepBuilder:
             self.say(TurnEnded, outcome=outcome)
 
     def close(self) -> None:
-        """Finish the step: write the hash of the state into the last event, before the event leaves the reducer."""
+        """Finish the step: write the hash of the state into the last event."""
         self.events[-1].__dict__["state_hash"] = self.state.hash()
 
     @property

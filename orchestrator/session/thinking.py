@@ -15,9 +15,9 @@ TOO_MANY_FAILURES = "too_many_failures"
 
 
 def begin_turn(step: StepBuilder, text: str, via: str) -> None:
-    """Start a turn with these words, and enter THINKING. `via`: "speech" or "text" (typed). If the services were asked
-    early about the same words, take over their results. If the results are enough (the intent, and the answer or its
-    first text), speak the answer at once.
+    """Start a turn with these words, and enter THINKING. `via`: "speech" or "text" (typed). If a speculation was about
+    the same words, take over its results. If these are enough (the intent, and the answer or its first text), speak the
+    answer at once.
     """
     step.disarm("endpoint", "stt_deadline", "stable", "away", "greeting")
     step.say(TurnStarted, speculation=speculation.adopt(step, text), text=text, via=via)
@@ -26,16 +26,16 @@ def begin_turn(step: StepBuilder, text: str, via: str) -> None:
 
 
 def intent_resolved(step: StepBuilder) -> None:
-    """INTENT_RESOLVED in THINKING: stop the intent's deadline. If the answer or its first text has already arrived,
-    speak the answer.
+    """INTENT_RESOLVED in THINKING: stop the timer `intent_deadline`. If the answer or its first text has already
+    arrived, speak the answer.
     """
     step.disarm("intent_deadline")
     _join(step)
 
 
 def answer_text(step: StepBuilder) -> None:
-    """ANSWER_TEXT in THINKING: restart the answer's deadline. If the intent has already arrived, speak the answer.
-    Otherwise this text and the next texts wait for the intent.
+    """ANSWER_TEXT in THINKING: restart the timer `answer_deadline`. If the intent has already arrived, speak the
+    answer. Otherwise the text waits for the intent. Reject a text that is not the next text of the answer.
     """
     if is_next_text(step):
         step.arm("answer_deadline", tools.answer_ms(step))
@@ -50,7 +50,7 @@ def is_next_text(step: StepBuilder) -> bool:
 
 
 def rag_answered(step: StepBuilder) -> None:
-    """RAG_ANSWERED in THINKING: stop the answer's deadline. If the intent has already arrived, speak the answer."""
+    """RAG_ANSWERED in THINKING: stop the timer `answer_deadline`. If the intent has come already, speak the answer."""
     step.disarm("answer_deadline")
     _join(step)
 
@@ -62,8 +62,8 @@ def intent_deadline(step: StepBuilder) -> None:
 
 
 def answer_deadline(step: StepBuilder) -> None:
-    """TIMER_FIRED `answer_deadline` in THINKING: if texts of the answer have come, they become the whole answer; speak
-    them once the intent has arrived. If no text has come, speak the fallback answer.
+    """TIMER_FIRED `answer_deadline` in THINKING: speak the fallback answer. But if texts of the answer have come, they
+    become the whole answer: speak them, once the intent has arrived.
     """
     if _task(step).found.texts:
         withdraw(step, "AnswerQuestion")
@@ -90,8 +90,7 @@ def failed(step: StepBuilder) -> None:
 
 def final(step: StepBuilder) -> None:
     """STT_FINAL in THINKING: start the turn over with the words of the final, because they correct or complete the
-    user's question. If the final has no new words, and the answer is ready and only waited for the user to fall silent,
-    speak the answer.
+    user's question. If the final has no new words, and a ready answer waits for the user's silence, speak the answer.
     """
     assert isinstance(step.input, SttFinal)
     if words := spoken_words(step):
@@ -102,7 +101,7 @@ def final(step: StepBuilder) -> None:
 
 def final_is_missing(step: StepBuilder) -> None:
     """TIMER_FIRED `stt_deadline` in THINKING: no final came, so start the turn over with the words of the last partial.
-    If there are no words, and the answer is ready and only waited for the user to fall silent, speak the answer.
+    If there is no partial, and a ready answer waits for the user's silence, speak the answer.
     """
     if words := step.state.partial_text.strip():
         _start_over(step, words, "speech")
@@ -124,14 +123,14 @@ def filler(step: StepBuilder) -> None:
 
 
 def speech_started(step: StepBuilder) -> None:
-    """SPEECH_STARTED in THINKING: stop the filler (words for a user who waits), because the user speaks on."""
+    """SPEECH_STARTED in THINKING: stop the filler, because the user speaks on."""
     endpointing.speech_started(step)
     stop_playback(step)
 
 
 def barge_in(step: StepBuilder) -> None:
-    """BARGE_IN in THINKING: stop the filler (words for a user who waits), because the user wants to speak. Reject the
-    event if it names a playback other than the filler.
+    """BARGE_IN in THINKING: stop the filler, because the user wants to speak. Reject the event if it names a playback
+    other than the filler.
     """
     assert isinstance(step.input, BargeIn)
     playing = [command.target for command in step.state.outstanding("PlayFiller")]
@@ -159,8 +158,8 @@ def _complete(step: StepBuilder, fallback: str = "") -> None:
     waits for silence, at most until `floor_deadline`. `fallback`: why the policy's fallback answer is spoken; empty:
     the service answered.
 
-    Outstanding requests are cancelled. Exception: if only the first texts of the answer have come, the request for the
-    answer continues: these texts are spoken while the agent writes the rest.
+    Outstanding requests are cancelled. Exception: if the answer is not complete, the request for the answer continues
+    while its first texts are spoken.
     """
     withdraw(step, "ClassifyIntent")
     is_open = not fallback and _task(step).found.answer is None

@@ -8,9 +8,8 @@ from orchestrator.session.step import StepBuilder
 
 
 def called(step: StepBuilder) -> None:
-    """TOOL_CALLED in THINKING or SPEAKING: run the tool call. Restart the deadline of the answer, which is later while
-    a tool call runs. Reject a call that is running already, or that exceeds the policy's number of calls for one
-    question.
+    """TOOL_CALLED in THINKING or SPEAKING: run the tool call, and restart the timer `answer_deadline` with more time.
+    Reject a call that is running already, or that exceeds the policy's number of calls for one question.
     """
     event, rules = step.input, step.state.policy.tools
     assert isinstance(event, ToolCalled)
@@ -29,8 +28,8 @@ def called(step: StepBuilder) -> None:
 
 
 def returned(step: StepBuilder) -> None:
-    """TOOL_RETURNED in THINKING or SPEAKING: if no tool call of the turn is running any more, restart the deadline of
-    the answer, because the agent now continues its answer.
+    """TOOL_RETURNED in THINKING or SPEAKING: if no tool call of the turn is running any more, restart the timer
+    `answer_deadline`, because the agent now continues its answer.
     """
     state, call = step.state, step.answered
     assert call is not None, "stale results never reach a decision"
@@ -42,8 +41,8 @@ def returned(step: StepBuilder) -> None:
 
 
 def slow(step: StepBuilder) -> None:
-    """TIMER_FIRED `tool_filler`: a tool call takes a while, so speak the policy's words for a waiting user. Do nothing
-    while the user is speaking or a filler plays.
+    """TIMER_FIRED `tool_filler`: a tool call takes a while, so speak the policy's words for a user who waits. Do
+    nothing while the user is speaking or a filler plays.
     """
     state = step.state
     if endpointing.is_quiet(step) and not state.outstanding("PlayFiller"):
@@ -58,9 +57,8 @@ def cancel_with_turn(step: StepBuilder) -> None:
 
 
 def answer_ms(step: StepBuilder) -> int:
-    """Return how long to wait for the answer or its next text, in ms. While any tool call of this turn is running, the
-    wait is longer by the policy's time limit for a tool call. Several running calls add this limit only once, because
-    they run at the same time.
+    """Return how long to wait for the answer or its next text, in ms. While tool calls of this turn are running, the
+    wait is longer by the policy's time limit for one tool call.
     """
     deadlines, limit_ms = step.state.policy.deadlines, step.state.policy.tools.limit_ms
     wait_ms = deadlines.next_text_ms if step.state.found.texts else deadlines.answer_ms

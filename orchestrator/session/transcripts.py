@@ -7,8 +7,8 @@ from orchestrator.session.pauses import after_pause, after_utterance
 from orchestrator.session.state import State, Utterance
 
 HELD_CHARS = 8_000
-"""Limit, in characters, of the words that wait for the next turn during INTERRUPT, and of a question to which the user
-adds words. No text of an event may be longer.
+"""Limit of `held_text`, and of a question to which the user adds words, in characters. The rest is cut off, because an
+event cannot hold a longer text.
 """
 _NOT_HASHED = re.compile(r"[^\w']+|_+")
 
@@ -77,8 +77,8 @@ def _utterance(last: Utterance | None, words: str, event: inputs.SttFinal) -> Ut
 
 def final_missing(state: State, event: inputs.TimerFired) -> None:
     """Fold TIMER_FIRED `stt_deadline`: no final came in time. In LISTENING, THINKING and INTERRUPT, the words of the
-    last partial count in its place; in INTERRUPT they are stored in `held_text`. In other phases they are deleted.
-    Without a partial, nothing was said.
+    last partial count in its place; in INTERRUPT they are stored in `held_text`. In other phases the partial is
+    deleted. Without a partial, the user said nothing.
     """
     if not (words := state.partial_text.strip()):
         _nothing_was_said(state)
@@ -100,8 +100,8 @@ def hearing_failed(state: State, event: inputs.HearingFailed) -> None:
 
 
 def listening_begins(state: State) -> None:
-    """Fold the change to LISTENING: delete the partial, because its words came before LISTENING. Exception, since state
-    schema 7: keep the partial if its utterance is not over.
+    """Fold the change to LISTENING: delete the partial if its utterance is over. Before state schema 7, always delete
+    it.
     """
     is_over = not state.user_is_speaking and not state.armed("endpoint", "stt_deadline")
     if is_over or not state.has_rules_of(7):
@@ -109,7 +109,7 @@ def listening_begins(state: State) -> None:
 
 
 def _nothing_was_said(state: State) -> None:
-    """End an utterance that has no words: delete its partial and its speculation."""
+    """End an utterance without words: delete its partial and its speculation."""
     _forget_partial(state)
     state.speculation, state.tries = None, 0
 

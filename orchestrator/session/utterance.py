@@ -5,9 +5,8 @@ from orchestrator.session.step import StepBuilder
 
 
 def spoken_words(step: StepBuilder) -> str:
-    """Return the new words of an STT_FINAL; "" if it is empty, or if its words have counted already (from a partial, or
-    from another producer). If there are new words, or the session waits for this final (timer `stt_deadline`), stop the
-    wait. Otherwise reject the final.
+    """Return the new words of an STT_FINAL; "" if the final is empty, or if its words have counted already. If the
+    final has new words, or the session waits for this final, stop the timer `stt_deadline`. Otherwise reject the final.
     """
     assert isinstance(step.input, SttFinal)
     words = "" if step.repeats else step.input.text.strip()

@@ -10,8 +10,8 @@ Row = dict[str, Any]
 
 
 class AgentRows:
-    """Folds the events of one session into rows. Between two steps, it keeps only the rows of running tool calls.
-    `open_calls`: rows of the tool calls that run before the first step.
+    """Folds the events of one session into rows of tool calls and of model responses. `open_calls`: rows of the tool
+    calls that run before the first step.
     """
 
     def __init__(self, session_id: str, open_calls: Iterable[Row] = ()) -> None:

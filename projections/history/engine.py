@@ -52,11 +52,11 @@ def engine_for(url: URL) -> AsyncEngine:
 
 
 def prepare_sqlite(connection: Any, _: object) -> None:
-    """Set up a new SQLite connection. With WAL, readers never wait for the writer. A commit does not flush to disk:
-    flushes would slow down the Redis on the same disk, and so the conversations. A power failure may lose the last rows
-    together with their position (checkpoint), so their events are projected again. `History.settle` flushes. Deleted
-    rows are overwritten with zeros, because they hold users' words.
+    """Set up a new SQLite connection: readers never wait for the writer (WAL), a commit does not flush to disk
+    (`History.settle` does), and deleted rows are overwritten with zeros.
     """
+    # A flush would slow down the Redis on the same disk. A power failure may lose the last rows together with their
+    # position (checkpoint): their events are projected again. Deleted rows hold users' words.
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", f"busy_timeout={BUSY_MS}"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -65,14 +65,12 @@ def prepare_sqlite(connection: Any, _: object) -> None:
 
 async def is_checkpointed(engine: AsyncEngine, mode: Literal["FULL", "TRUNCATE"], within_s: float) -> bool:
     """Write SQLite's WAL into the database file, on disk; with TRUNCATE, also empty the WAL. Returns False if another
-    connection has blocked this for `within_s`.
-
-    If another connection blocks this, tries again after 0.1 s. A single try does not wait, because a checkpoint that
-    waits for a reader keeps all writers out.
+    connection has blocked this for `within_s` seconds.
     """
     checkpoint, loop = text(f"PRAGMA wal_checkpoint({mode})"), asyncio.get_running_loop()
     deadline = loop.time() + within_s
     async with engine.connect() as connection:
+        # Try again and again instead: a checkpoint that waits for a reader keeps all writers out.
         await connection.execute(text("PRAGMA busy_timeout=0"))
         while (found := (await connection.execute(checkpoint)).one())[0] and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.1)

@@ -1,6 +1,6 @@
 """Folds the steps of a session's log into the rows of the history tables. Pure.
 
-The rows are the only state of the fold. So if a process is killed, a new process continues from the rows in the tables.
+The rows are the only state of the fold: a new process continues from the rows in the tables.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,13 +16,13 @@ from projections.history.agent_rows import Row as Row
 from projections.timing import STAGES, Latency, TurnTimes, TurnTiming
 
 Step = Sequence[tuple[Event, bytes]]
-"""An input and its derived events, each with its canonical line."""
+"""An input and its derived events, each with its line in the log (canonical JSON)."""
 
 
 @dataclass(slots=True)
 class Changes:
-    """New and changed rows to write, one field per table. Rows in a list are new. Rows in a dict may replace rows of
-    the table that have the same key.
+    """New and changed rows to write, one field per table. Rows in a list are new. Rows in a dict may replace rows with
+    the same key.
     """
 
     events: list[Row] = field(default_factory=list)
@@ -132,8 +132,8 @@ class SessionHistory:
         """Copy the measured response latency into the rows of the turn and of the session.
 
         `times`: the latency stages of the turn so far; None: no turn is measured. `latency`: the whole response
-        latency, if the answer starts playing with this event; otherwise None. The session's row stores the state of the
-        measurement (`quiet_us` and `finished_us` of TurnTiming), so that the next batch of events continues from there.
+        latency, if the answer starts playing with this event; otherwise None. The session's row gets `quiet_us` and
+        `finished_us` of TurnTiming, from which the measurement can be continued.
         """
         self.session["quiet_us"], self.session["finished_us"] = self._timing.quiet_us, self._timing.finished_us
         if times is None:
@@ -204,8 +204,8 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row | {"outcome": "heard", "heard_text": event.text}
 
     def _in_turn(self, column: str, value: Any, into: Changes, instead_of: Any = None) -> None:
-        """Set a column of the open turn's row, if the column still has its first value `instead_of`. Later values are
-        ignored: they come from further texts of the answer, or from a retry.
+        """Set a column of the open turn's row if the column still has its initial value `instead_of`. So a column keeps
+        the first value that it gets, even if further texts of the answer or a retry bring other values.
         """
         if self._turn is not None and self._turn[column] == instead_of:
             self._turn[column] = value
@@ -228,8 +228,8 @@ class SessionHistory:
         into.transcript[self.session_id, event.version] = row
 
     def _speak_on(self, playback_id: str, text: str, into: Changes) -> None:
-        """Add the text of a SpeakMore to the transcript row of its answer. Do nothing if the step repeats speech
-        (`_speaks_again`), because the row has this text already.
+        """Add the text of a SpeakMore to the transcript row of its answer, unless the step repeats speech
+        (`_speaks_again`): the row then has this text already.
         """
         row = self._speaking.get(playback_id)
         if row is not None and text and not self._speaks_again:

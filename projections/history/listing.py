@@ -16,11 +16,11 @@ _session, _turn = tables.sessions.c, tables.turns.c
 
 
 async def listed(history: History, wanted: Wanted, ids: Iterable[str] | None = None) -> list[tuple[Row, list[Row]]]:
-    """Return (row of the session, rows of its turns) for each session of a page.
+    """Return (row of the session, rows of its turns) for each session of a page. `ids`: list only these sessions; None:
+    all sessions. Raises HistoryError if the database fails.
 
-    If there is a next page, the list has more sessions than a page: `Wanted.page` sees by this that there is a next
-    page, and removes the extra sessions. `ids`: list only these sessions; None: all sessions. Does not apply the filter
-    `wanted.state`: the history does not know which sessions are live. Raises HistoryError if the database fails.
+    If there is a next page, the list has more sessions than a page. Pass it to `Wanted.page`, which removes the extra
+    sessions. The filter `wanted.state` is not applied: the history does not know which sessions are live.
     """
     found: list[tuple[Row, list[Row]]] = []
     for part in [None] if ids is None else _parts(ids):
@@ -51,7 +51,7 @@ async def known(history: History, ids: Iterable[str]) -> dict[str, int]:
 
 
 async def whole(history: History, ids: Iterable[str]) -> set[str]:
-    """Return the ids of those sessions whose end the history has."""
+    """Return the ids of the sessions that have ended according to the history."""
     found: set[str] = set()
     for part in _parts(ids):
         ended = select(_session.session_id).where(_session.session_id.in_(part), _session.ended_us.is_not(None))

@@ -37,8 +37,8 @@ SETTLE_S = 60.0
 
 
 class PositionMovedError(Exception):
-    """Another process has moved the position of a stream meanwhile. Nothing was written. The calling code must load the
-    positions again.
+    """Another process has moved the position of a stream meanwhile, so nothing was written. The calling code must load
+    the positions again.
     """
 
 
@@ -109,8 +109,8 @@ class History:
             return None
 
     async def _make_tables(self, *, with_indexes: bool) -> None:
-        """Create the missing tables and, if `with_indexes`, their indexes. Tables of another version may lack the
-        indexed columns: `lay_out` creates the indexes of such tables.
+        """Create the missing tables and, if `with_indexes`, their indexes. Do not ask for indexes if the tables are of
+        another version and may lack the indexed columns: `lay_out` creates those indexes.
         """
         async with self._engine.begin() as connection:
             for table in tables.metadata.sorted_tables:  # create_all checks first, which races with other processes
@@ -133,10 +133,11 @@ class History:
         await self._engine.dispose()
 
     async def lay_out(self) -> int:
-        """Rebuild the tables in tables.FOLDED, in one transaction, if another version of orch made them: their version
-        is not tables.LAYOUT. Reads the archive (table `events`), which also has the lines that are still in Redis. If
-        this version of orch cannot read an event of a session, the session gets only the rows of the events before it.
-        Returns the number of sessions rebuilt completely. Raises HistoryError.
+        """Rebuild the tables in tables.FOLDED from the archive (table `events`), in one transaction, if another version
+        of orch made them. Returns the number of sessions rebuilt completely. Raises HistoryError.
+
+        If this version of orch cannot read an event of a session, the session gets only the rows of the events before
+        this event.
         """
         column, done = tables.layout.c, 0
         async with self._engine.begin() as connection:
@@ -294,8 +295,8 @@ class History:
             await connection.execute(delete(tables.unroutable).where(tables.unroutable.c.ms < before_ms))
 
     async def _move(self, connection: AsyncConnection, moves: Sequence[PositionMove]) -> None:
-        """Write the new positions before all other rows. So all processes lock rows in the same order, and no deadlock
-        occurs. Raises PositionMovedError if a position is not at the expected place.
+        """Write the new positions. Call this before all other writes of a transaction: all processes then lock rows in
+        the same order, and no deadlock occurs. Raises PositionMovedError if a position is not at the expected place.
         """
         values = [self._moving.values(_moved(move)) for move in moves]
         if values and self.url.get_backend_name() == "sqlite":  # SQLite's driver sums the row counts of executemany
@@ -341,8 +342,8 @@ class _Statement:
         self._pick = itemgetter(*compiled.positiontup)
 
     def values(self, row: Row) -> tuple[Any, ...]:
-        """Return the values of a row in the order of the SQL statement's parameters. Replaces NUL characters in texts:
-        with a NUL, PostgreSQL would refuse the whole write.
+        """Return the values of a row in the order of the SQL statement's parameters. Replaces NUL characters in texts,
+        because PostgreSQL refuses them.
         """
         values: tuple[Any, ...] = self._pick(row)
         for value in values:

@@ -7,8 +7,8 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Tab
 from projections.timing import STAGES
 
 LAYOUT = 3
-"""Version of the tables. Increase it with every change of a table in FOLDED: the service then rebuilds the tables in
-FOLDED from the archive.
+"""Version of the tables. Increase it with every change of a table in FOLDED: the service then rebuilds these tables
+from the archive.
 """
 
 metadata = MetaData()
@@ -56,7 +56,7 @@ sessions = Table(
     Index("sessions_ended", "ended_us"),
 )
 """One row per session. `quiet_us`: when the user stopped speaking; `finished_us`: when the reducer finished the
-utterance; 0: not yet. The measurement of the next turn's latency continues from these times (projections/timing.py).
+utterance; 0: not yet. From these times, the latency of the next turn is measured (projections/timing.py).
 """
 
 turns = Table(
