@@ -77,7 +77,8 @@ class EchoCanceller:
         if now_s - self._heard_s > LOST_S:
             self._agent = AgentSound(self._position)
         self._heard_s = now_s
-        pcm, echo_rms = self._loudness.heard(self._rest + pcm, now_s)
+        pcm, echo_rms = self._loudness.heard(pcm, now_s)
+        pcm = self._rest + pcm
         whole = len(pcm) // _BLOCK_BYTES * _BLOCK_BYTES if echo_rms else len(pcm)
         pcm, self._rest = pcm[:whole], pcm[whole:]
         agent = self._agent.take(self._position, whole // 2) if echo_rms else b""

@@ -13,7 +13,9 @@ import av
 import pytest
 
 from orchestrator.media.echo import EchoGuard, LoudnessGuard, open_echo_guard
-from orchestrator.media.echo_canceller import EchoCanceller
+from orchestrator.media.echo_canceller import BLOCK, EchoCanceller
+from orchestrator.media.opus import RATE_HZ, audio_frame
+from orchestrator.media.resampling import ToSpeechRate
 from orchestrator.media.settings import MediaSettings
 from orchestrator.media.speech_model import OnnxSilero, open_speech_model
 from orchestrator.media.vad import Offset, Onset, VoiceActivity, loudness_rms
@@ -265,6 +267,26 @@ def test_without_the_packages_quiet_sound_is_echo(monkeypatch: pytest.MonkeyPatc
         found += activity.feed(*guard.heard(scaled(sentence[at : at + FRAME], 0.1), at / 32_000))
     assert found == []
     assert isinstance(activity.feed(SECOND + scaled(sentence, 0.1))[0], Onset)
+
+
+def test_a_callers_first_words_are_free_for_as_long_with_the_canceller() -> None:
+    """The sound that fills no block yet is counted once, however the packets are cut."""
+    counted: list[int] = []
+
+    class Counts(LoudnessGuard):
+        def heard(self, pcm: bytes, now_s: float) -> tuple[bytes, int]:
+            counted.append(len(pcm))
+            return super().heard(pcm, now_s)
+
+    guard, to_speech_rate = EchoCanceller(DEFAULTS, Counts(DEFAULTS)), ToSpeechRate()
+    frames = [resample(agent()[at : at + FRAME], 16_000, 48_000) for at in range(0, 100 * FRAME, FRAME)]
+    fed = 0
+    for number, frame in enumerate(frames):
+        guard.played(frame, number * 0.02)
+        pcm = to_speech_rate.feed(audio_frame(frame, RATE_HZ))
+        fed += len(pcm)
+        guard.heard(pcm, number * 0.02 + 0.001)
+    assert abs(sum(counted) - fed) <= 2 * BLOCK
 
 
 def test_the_threshold_of_loudness(sentence: bytes) -> None:
