@@ -82,8 +82,10 @@ class Utterances:
         self._feed(pcm)
         if self._fed_bytes > self._settings.utterance_limit_ms * _BYTES_PER_MS:
             logger.warning("an utterance of %d ms was cut", self._settings.utterance_limit_ms)
+            has_stopped = self._watchdog is not None  # it is armed when speech stops
             self.finish()
-            self._start(b"")
+            if not has_stopped:
+                self._start(b"")
 
     def speech_started(self, reported: SpeechStarted) -> None:
         """Open an utterance; `hear` has already received the piece with the onset. A running utterance continues."""

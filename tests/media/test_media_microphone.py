@@ -237,6 +237,18 @@ async def test_endless_speech_is_cut_into_utterances_without_a_gap(sentence):
     assert fed_ms == pytest.approx(500 + len(sentence) // 32, abs=200)
 
 
+@pytest.mark.parametrize("is_cut_before", [False, True])
+async def test_silence_up_to_the_limit_ends_the_utterance_and_opens_no_other(sentence, is_cut_before):
+    """Also in an utterance that was opened by a cut in mid-speech. What is said next has its own."""
+    limit_ms = 1_000 if is_cut_before else len(sentence) // 32 + 2_000
+    bench = await Bench.set_up(MediaSettings(utterance_limit_ms=limit_ms))
+    bench.hear(SILENCE_S + sentence + 4 * SILENCE_S)
+    assert bench.types() == ["SPEECH_STARTED", "SPEECH_STOPPED"]
+    assert bench.recognizer.calls == ["start", "finish"] * (1 + is_cut_before)
+    bench.hear(sentence[: 32 * 500])
+    assert bench.recognizer.calls[-1] == "start"
+
+
 async def test_partials_are_reported_when_they_change():
     """The same words again are no news, nor are none."""
     bench = await Bench.set_up()
