@@ -27,7 +27,8 @@ _GAIN = 1.8
 """The model is quiet: -27 dBFS."""
 _LONGEST_CHARACTERS = 220
 """The cost of a sentence grows with the square of its length, and nothing is heard before it is done."""
-_CLAUSE_ENDS = ",;:"
+_CLAUSE_END = re.compile(r"[,;:](?=\s)")
+"""Not in a number or a time of day, such as 1,200 or 7:30."""
 
 
 class SpokenSentence(NamedTuple):
@@ -115,8 +116,8 @@ def _with_output(model: bytes, tensor: str) -> bytes:
 
 def _pieces(sentence: str) -> Iterator[str]:
     while len(sentence) > _LONGEST_CHARACTERS:
-        head = sentence[:_LONGEST_CHARACTERS]
-        at = max(head.rfind(mark) for mark in _CLAUSE_ENDS) + 1
+        head = sentence[: _LONGEST_CHARACTERS + 1]  # a blank after the longest piece ends a clause or a word
+        at = max((end.end() for end in _CLAUSE_END.finditer(head)), default=0)
         if at < _LONGEST_CHARACTERS // 3:
             at = head.rfind(" ") + 1 or _LONGEST_CHARACTERS
         yield sentence[:at].rstrip()
