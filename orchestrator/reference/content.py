@@ -15,7 +15,7 @@ DEFAULT_CONTENT = Path(__file__).parent / "content"
 
 # Each repetition below is bounded, so that matching takes time linear in the length of the text.
 _HEADING = re.compile(r"^#{1,6}\s+(.*)$")
-_LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+(.*)$")
+_LIST_ITEM = re.compile(r"^(\s*)(?:[-*+]|(\d{1,9})[.)])\s+(.*)$")
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
 _MARKUP = (
     (re.compile(r"<!--.{0,2000}?-->", re.DOTALL), " "),
@@ -149,19 +149,31 @@ def parse_sections(markdown: str, source: str) -> Iterator[Section]:
 
 
 def _section(source: str, heading: str, lines: list[str]) -> Iterator[Section]:
-    prose, items = list[str](), list[str]()
-    in_fence = False
-    for line in lines:
-        if _FENCE.match(line):
-            in_fence = not in_fence
-        elif match := _LIST_ITEM.match(line):
-            items.append(speakable(match[1]))
-            prose.append("")
-        elif not in_fence:
-            prose.append(line)
-    paragraphs = [text for block in re.split(r"\n\s*\n", "\n".join(prose)) if (text := speakable(block))]
+    blocks = [(is_item, text) for is_item, block in _blocks(lines) if (text := speakable(block))]
+    items = [text for is_item, text in blocks if is_item]
+    paragraphs = [text for is_item, text in blocks if not is_item]
     if not paragraphs:
         return
     asked_as = tuple(item for item in items if item.endswith(("?", ".")))
     others = (*paragraphs[1:], *(item for item in items if not item.endswith(("?", "."))))
     yield Section(source, heading, paragraphs[0], asked_as, " ".join(others))
+
+
+def _blocks(lines: list[str]) -> Iterator[tuple[bool, str]]:
+    """The list items (True) and paragraphs (False) of a section, without code. A block ends at a blank line, at code or
+    at the next item. By CommonMark, a number other than 1 begins no item within a paragraph: "from 8 to" / "18. On".
+    """
+    block, is_item, text_column, in_fence = list[str](), False, 0, False
+    for line in (*lines, ""):
+        is_fence = bool(_FENCE.match(line))
+        in_fence ^= is_fence
+        item = None if in_fence else _LIST_ITEM.match(line)
+        if item and block and item[2] and int(item[2]) != 1 and len(item[1]) >= text_column:
+            item = None
+        if block and (item or is_fence or not line.strip()):
+            yield is_item, "\n".join(block)
+            block, is_item, text_column = [], False, 0
+        if item:
+            block, is_item, text_column = [item[3]], True, item.start(3)
+        elif not in_fence and not is_fence and line.strip():
+            block.append(line)

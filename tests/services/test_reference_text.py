@@ -148,6 +148,33 @@ and _very_ **bold** snake_case.
     assert "not a question" in section.rest
 
 
+@pytest.mark.parametrize(
+    ("markdown", "spoken", "asked_as"),
+    [
+        (
+            "We are open from 8 to\n18. On Sundays we open at 10.",
+            "We are open from 8 to 18. On Sundays we open at 10.",
+            (),
+        ),
+        ("We have\n3) seats.\n\n18. Is this an item?", "We have 3) seats.", ("Is this an item?",)),
+        ("We open at ten.\n1. When do you\nopen?\n2. Or close?", "We open at ten.", ("When do you open?", "Or close?")),
+        (
+            "- Do you have a table for two\n  or for four?\n\nYes, we do.",
+            "Yes, we do.",
+            ("Do you have a table for two or for four?",),
+        ),
+        ("+ Is it\n   18. May?\n1) Or\n\tJune?\n\nIt is.", "It is.", ("Is it 18. May?", "Or June?")),
+        ("1. One?\n   1. Two?\n   2. Three?\n2. Four?\n\nFive.", "Five.", ("One?", "Two?", "Three?", "Four?")),
+        ("Yes.\n```\n- no item?\n```\n* An item?", "Yes.", ("An item?",)),
+        (f"Call\n{'1' * 5_000}. now.", f"Call {'1' * 5_000}. now.", ()),
+    ],
+)
+def test_a_list_begins_and_ends_where_markdown_says(markdown: str, spoken: str, asked_as: tuple[str, ...]) -> None:
+    """Within a paragraph only - * + and the number 1 begin one; the next lines of an item belong to it."""
+    (section,) = parse_sections(markdown, "a.md")
+    assert (section.spoken, section.asked_as) == (spoken, asked_as)
+
+
 def test_addresses_and_tags_are_not_read_aloud() -> None:
     """What a screen shows is not what a voice says."""
     assert speakable("See <b>us</b> ![x](y.png) <https://x.y> &nbsp; 5 \\* 3 > _2_") == "See us &nbsp; 5 * 3 > 2"
