@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from orchestrator.reference.content import Content, IntentExamples, Section
-from orchestrator.reference.intent import PhraseIntents
+from orchestrator.reference.intent import PhraseIntents, is_negated
 from orchestrator.services.ports import Answer, Intent, Request
 
 DONT_KNOW = (
@@ -15,14 +15,15 @@ DONT_KNOW = (
 )
 
 _WORD = re.compile(r"\w+")
+_CLAUSE_END = re.compile(r"[,;:.!?]")
 _MAX_WORDS = 32
 _CANDIDATES = 4
 # Stop words: they occur in most questions. If they were searched for, a stop word alone would match any section.
 _SILENT = """
     a about actually all am an and any are at be been but by can could did do does for from get give go had has have he
     her here him his how i if in is it its just know like make may me might mmm my need no not of oh okay on or our
-    please say she should so tell than that the their them there these they thing this to too um uh us very want was we
-    well were what when where which who why will with would yes you your
+    please say she should so t tell than that the their them there these they thing this to too um uh us very want was
+    we well were what when where which who why will with won would yes you your
 """
 _SILENT_WORDS = frozenset(_SILENT.split())
 
@@ -34,7 +35,7 @@ class FolderAnswers:
         self._direct = {intent.name: intent.answer for intent in content.intents if intent.answer}
         self.intents = PhraseIntents(content.intents, content.fillers)
         """The intent service of the same content: it remembers the intents of the last texts."""
-        self._questions = PhraseIntents(content.questions())
+        self._questions = PhraseIntents(content.questions(), content.fillers)
         self._sections = content.sections
         self._index = _build_index(content.sections)
         self._sections_of = {intent.name: self._sections_for(intent) for intent in content.intents}
@@ -83,7 +84,9 @@ class FolderAnswers:
         return Counter(at for at in matches if at.isdecimal())
 
     def _search(self, text: str) -> Section | None:
-        quoted = _telling_words(text)
+        """The section that has most words of the text; negated clauses do not count ("don't cancel")."""
+        clauses = _CLAUSE_END.split(text, maxsplit=_MAX_WORDS)
+        quoted = _telling_words(" ".join(one for one in clauses if not is_negated(self.intents.normalize(one))))
         if not quoted:
             return None
         rows = self._index.execute(

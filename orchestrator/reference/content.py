@@ -31,11 +31,15 @@ _MARKUP = (
 
 @dataclass(frozen=True, slots=True)
 class IntentExamples:
-    """An intent, the phrases that mean it, and its direct answer ("" where the knowledge has the answer)."""
+    """An intent, the phrases that mean it, and its direct answer ("" where the knowledge has the answer).
+
+    `is_whole`: a phrase counts only if the user says hardly anything else, and all of it.
+    """
 
     name: str
     examples: tuple[str, ...]
     answer: str = ""
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,9 @@ def _intent(path: Path, name: str, entry: Any) -> IntentExamples:
     answer = entry.get("answer", "")
     if not examples or not isinstance(answer, str):
         raise ServiceError(f"{path}: intent {name!r} needs at least one example, and its answer must be text")
-    return IntentExamples(name, examples, speakable(answer))
+    if not isinstance(is_whole := entry.get("whole", False), bool):
+        raise ServiceError(f"{path}: intent {name!r}: `whole` must be true or false, not {is_whole!r}")
+    return IntentExamples(name, examples, speakable(answer), is_whole)
 
 
 def _strings(path: Path, where: str, value: Any) -> tuple[str, ...]:
