@@ -18,7 +18,7 @@ from orchestrator.runtime.effects.effects import Services
 from orchestrator.runtime.live_session import Handler, LiveSession
 from orchestrator.runtime.node import DELAYED, Node
 from orchestrator.safe_text import named_error
-from orchestrator.services.failures import ServiceError
+from orchestrator.services.failures import ServiceError, is_cancelled
 from orchestrator.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Call:
             self._attaching.cancel()
             self._live.watch(self._attaching)
 
-    def _refuse(self, why: str, error: Exception | None = None) -> None:
+    def _refuse(self, why: str, error: BaseException | None = None) -> None:
         """Send `call_failed` to the client. Only a private gateway adds `error`: its callers are developers."""
         details = f" ({named_error(error)})" if error is not None and self._tells_details else ""
         message = f"the call could not be set up: {why}{details}"
@@ -155,7 +155,9 @@ class Call:
             logger.warning("the call of %s has no speech-to-text: %s", session_id, error)
             self._refuse("speech is not understood here just now", error)
             return
-        except Exception as error:  # a failing user-supplied port ends the call, not the conversation
+        except (asyncio.CancelledError, Exception) as error:  # a failing port ends the call, not the conversation
+            if is_cancelled(error):
+                raise
             logger.exception("the call of %s could not be set up", session_id)
             self._refuse("something broke here; try again, or type", error)
             return

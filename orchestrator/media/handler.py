@@ -33,7 +33,7 @@ from orchestrator.media.speech_model import open_speech_model
 from orchestrator.media.track import AgentTrack
 from orchestrator.media.utterance import OPEN_WITHIN_S, Utterances
 from orchestrator.media.vad import VoiceActivity
-from orchestrator.services.failures import ServiceError
+from orchestrator.services.failures import ServiceError, cancellation_from_within_fails
 from orchestrator.services.ports import Speaker, SpeechToTextPort
 from orchestrator.session.commands import MicrophoneSetting
 from orchestrator.teardown import end_within
@@ -246,7 +246,8 @@ class MediaHandler:
         try:
             async with asyncio.timeout(OPEN_WITHIN_S):
                 speaker = Speaker(self._session_id, self._settings.language)
-                utterances = await Utterances.open(self._settings, stt, self._say, speaker)
+                with cancellation_from_within_fails("speech-to-text"):
+                    utterances = await Utterances.open(self._settings, stt, self._say, speaker)
         except TimeoutError as error:
             raise ServiceError(f"speech-to-text did not open within {OPEN_WITHIN_S:g} s") from error
         may_hear = self._listener.may_hear

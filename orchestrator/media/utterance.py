@@ -8,6 +8,7 @@ from events.envelope import Input
 from events.inputs import HearingFailed, SpeechStarted, SpeechStopped, SttFinal, SttPartial
 from orchestrator.media.resampling import SPEECH_RATE_HZ
 from orchestrator.media.settings import MediaSettings
+from orchestrator.services.failures import cancellation_from_within_fails
 from orchestrator.services.ports import (
     NO_SPEAKER,
     Recognizer,
@@ -213,7 +214,8 @@ class Utterances:
             while self._recognizer is None:
                 try:
                     async with asyncio.timeout(OPEN_WITHIN_S):
-                        self._recognizer = await self._open_recognizer()
+                        with cancellation_from_within_fails("speech-to-text"):
+                            self._recognizer = await self._open_recognizer()
                 except Exception as error:  # noqa: BLE001 - whatever a port of the user's raises
                     delay_s = _OPEN_AGAIN_S[min(failures, len(_OPEN_AGAIN_S) - 1)]
                     logger.warning("speech-to-text cannot be opened (%s); again in %g s", error, delay_s)
@@ -288,6 +290,7 @@ async def _closed(recognizer: Recognizer) -> None:
     """Close a broken recogniser. An error while closing is logged, not raised."""
     try:
         async with asyncio.timeout(_CLOSE_WITHIN_S):
-            await recognizer.close()
+            with cancellation_from_within_fails("speech-to-text"):
+                await recognizer.close()
     except Exception:
         logger.exception("a speech-to-text that had failed could not be closed")

@@ -1,6 +1,8 @@
 """How a service, a tool or a listener fails: the exceptions that ports raise."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ServiceError(Exception):
@@ -32,3 +34,15 @@ def is_cancelled(error: BaseException) -> bool:
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+@contextmanager
+def cancellation_from_within_fails(what: str) -> Iterator[None]:
+    """Raise ServiceError in place of a CancelledError that is not the current task's own. `what` was cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if is_cancelled(error):
+            raise
+        problem = f"{what} was cancelled from within"
+        raise ServiceError(problem, in_our_words=problem) from error

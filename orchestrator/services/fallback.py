@@ -11,7 +11,7 @@ from typing import Generic, Literal, TypeVar
 
 from orchestrator.safe_text import named_error, safe_error
 from orchestrator.services.breaker import Breaker, Watch, WatchedRecognizer
-from orchestrator.services.failures import ServiceError
+from orchestrator.services.failures import ServiceError, cancellation_from_within_fails
 from orchestrator.services.http_clients import HttpAnswer
 from orchestrator.services.patience import Patience, ProviderJournal
 from orchestrator.services.ports import (
@@ -116,7 +116,8 @@ class Providers(Generic[P]):
         """Tell the breaker if a request fails: every exception does, except that nobody waits any more."""
         provider.breaker.begin()
         try:
-            yield
+            with cancellation_from_within_fails(provider.name):
+                yield
         except (asyncio.CancelledError, GeneratorExit):
             provider.breaker.abandoned()
             raise
@@ -130,7 +131,8 @@ class Providers(Generic[P]):
         for the next item for longer than the deadline.
         """
         try:
-            yield
+            with cancellation_from_within_fails(provider.name):
+                yield
         except (asyncio.CancelledError, GeneratorExit) as closed:
             waited_s = 0.0 if isinstance(closed, GeneratorExit) else patience.waited_s
             if waited_s > self.patience_s * len(self._all):

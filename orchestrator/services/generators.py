@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.services.failures import ServiceError
+from orchestrator.services.failures import ServiceError, cancellation_from_within_fails
 from orchestrator.teardown import END_S
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ async def _close(function: "UserFunction", closing: Awaitable[None]) -> None:
     limit = asyncio.timeout(END_S)
     try:
         async with limit:
-            await closing
+            with cancellation_from_within_fails(function.name):
+                await closing
     except Exception as error:  # noqa: BLE001 - of any kind: the generator is over
         problem = f"did not end within {END_S:g} s" if limit.expired() else "broke while it was ended"
         _log.error("the generator of %s %s", function.name, problem, exc_info=error)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from orchestrator.safe_text import safe_error
-from orchestrator.services.failures import ServiceError, is_cancelled
+from orchestrator.services.failures import ServiceError, cancellation_from_within_fails
 from orchestrator.services.ports import Request
 
 _log = logging.getLogger(__name__)
@@ -70,11 +70,8 @@ class UserFunction:
     async def guard(self, awaitable: Awaitable[Any]) -> Any:
         """Await the user's awaitable. Its exceptions become ServiceError; a cancellation of this task is raised."""
         try:
-            return await awaitable
-        except asyncio.CancelledError as error:
-            if is_cancelled(error):
-                raise
-            raise _ours(f"{self.name} was cancelled from within") from error
+            with cancellation_from_within_fails(self.name):
+                return await awaitable
         except Exception as error:
             raise self.failed(error) from error
 

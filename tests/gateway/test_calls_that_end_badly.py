@@ -111,6 +111,34 @@ async def test_offers_cost_a_limited_rate(call: Connect) -> None:
     await client.until("reply")
 
 
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [("speech-to-text", "speech is not understood here just now"), ("connection", "something broke here")],
+)
+async def test_a_call_that_is_cancelled_from_within_is_refused_in_words(
+    call: Connect, speech_to_text: Callable[[object], None], monkeypatch: pytest.MonkeyPatch, part: str, words: str
+) -> None:
+    """Nobody cancelled the offer, so the client hears of a failure."""
+
+    async def is_cancelled(*_: object) -> None:
+        task = asyncio.create_task(asyncio.Event().wait())
+        task.cancel()
+        await task
+
+    port = RememberingSpeechToText()
+    broken = (port, "open") if part == "speech-to-text" else (media_handler.MediaHandler, "_negotiate")
+    monkeypatch.setattr(*broken, is_cancelled)
+    speech_to_text(port)
+    client, peer = await call(), CallPeer()
+    await client.listening()
+    await client.say("webrtc_offer", sdp=await peer.offer())
+    error = await client.until("error")
+    assert error["message"].startswith(f"the call could not be set up: {words}")
+    await client.say("text", text="hello")
+    await client.until("reply")
+    await peer.close()
+
+
 async def test_a_speech_to_text_that_never_opens_is_told_in_words(
     call: Connect, service: Service, speech_to_text: Callable[[object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

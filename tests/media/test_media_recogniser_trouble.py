@@ -69,23 +69,46 @@ async def test_a_recogniser_that_hangs_is_replaced_while_the_caller_repeats_them
     assert "HEARING_FAILED" in bench.types()
 
 
-async def test_a_recogniser_that_does_not_open_again_is_tried_again(sentence, monkeypatch):
-    """An `open` that hangs has its time, as the first one of a call has."""
+async def hangs():
+    await asyncio.Event().wait()
+
+
+async def is_cancelled():
+    """Awaits a task of its own that it has cancelled."""
+    task = asyncio.create_task(hangs())
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("trouble", [hangs, is_cancelled])
+async def test_a_recogniser_that_does_not_open_again_is_tried_again(sentence, monkeypatch, trouble):
+    """An `open` that hangs has its time, as the first one of a call has. A cancellation from within is a failure."""
     bench = await Bench.set_up()
     monkeypatch.setattr("orchestrator.media.utterance.OPEN_WITHIN_S", 0.05)
     opened, tried = bench.stt.open, []
 
-    async def hangs_once(*about):
+    async def fails_once(*about):
         tried.append(about)
         if len(tried) == 1:
-            await asyncio.Event().wait()
+            await trouble()
         return await opened(*about)
 
-    monkeypatch.setattr(bench.stt, "open", hangs_once)
+    monkeypatch.setattr(bench.stt, "open", fails_once)
     broken = bench.recognizer
     bench.stt.fail("the process died")
     await until(lambda: bench.recognizer is not broken)
     assert len(tried) == 2
+
+
+@pytest.mark.parametrize("trouble", [hangs, is_cancelled])
+async def test_a_broken_recogniser_that_does_not_close_is_replaced(monkeypatch, trouble):
+    """Its `close` has its time, and may fail in any way."""
+    bench = await Bench.set_up()
+    broken = bench.recognizer
+    monkeypatch.setattr("orchestrator.media.utterance._CLOSE_WITHIN_S", 0.05)
+    monkeypatch.setattr(broken, "close", trouble)
+    bench.stt.fail("the process died")
+    await until(lambda: bench.recognizer is not broken)
 
 
 async def test_a_recogniser_that_gives_no_final_hangs(sentence, monkeypatch):

@@ -37,10 +37,17 @@ CHUNK = SpeechChunk(bytes(640), 16_000)
 NO_SOUND = SpeechChunk(b"", 16_000, (SpokenWord("hello", 0),))
 
 
+async def cancelled() -> None:
+    """Await a task of the provider's own that it has cancelled."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
 @dataclass
 class Peer:
-    """A provider of every port, by name. `does`: fine, fails, hangs; breaks, raises or stalls in the middle; gives no
-    chunk, empty chunks or endless empty chunks.
+    """A provider of every port, by name. `does`: fine, fails, is cancelled, hangs; breaks, raises, is cut off or stalls
+    in the middle; gives no chunk, empty chunks or endless empty chunks.
     """
 
     name: str
@@ -54,6 +61,8 @@ class Peer:
         self.asked += 1
         if self.does == "fails":
             raise ServiceError(f"{self.name} is down")
+        if self.does == "is cancelled":
+            await cancelled()
         if self.does == "hangs":
             self.hanging.set()
             try:
@@ -66,6 +75,8 @@ class Peer:
             raise ServiceError(f"{self.name} broke")
         if self.does == "raises":
             raise RuntimeError(f"{self.name} raised")
+        if self.does == "is cut off":
+            await cancelled()
         if self.does == "stalls":
             self.hanging.set()
             await asyncio.Event().wait()
@@ -163,7 +174,7 @@ class Scene:
         return self._speech
 
 
-@pytest.mark.parametrize("does", ["fails", "hangs"])
+@pytest.mark.parametrize("does", ["fails", "is cancelled", "hangs"])
 async def test_the_next_provider_answers_when_one_fails_or_is_late(does: str) -> None:
     """Within the time that the first one has; its request is closed. The session's switch is reported once."""
     scene = Scene()
@@ -173,8 +184,8 @@ async def test_the_next_provider_answers_when_one_fails_or_is_late(does: str) ->
     assert [await said(answers, "s1"), await said(answers, "s1")] == ["second"] * 2
     assert scene.first.left == (3 if does == "hangs" else 0)
     assert [switch.provider for switch in scene.switches] == ["second", "second"], "one for each of the two services"
-    why = "first: nothing within 0.05 s" if does == "hangs" else "first is down"
-    assert scene.switches[0] == Switch("s1", "answer", "second", why)
+    why = {"hangs": "first: nothing within 0.05 s", "is cancelled": "first was cancelled from within"}
+    assert scene.switches[0] == Switch("s1", "answer", "second", why.get(does, "first is down"))
 
 
 async def test_the_error_of_the_last_provider_is_the_error() -> None:
@@ -186,10 +197,11 @@ async def test_the_error_of_the_last_provider_is_the_error() -> None:
     assert (scene.first.asked, scene.second.asked, scene.switches) == (1, 1, [])
 
 
-async def test_a_breaker_spares_a_provider_that_fails() -> None:
+@pytest.mark.parametrize("does", ["fails", "is cancelled"])
+async def test_a_breaker_spares_a_provider_that_fails(does: str) -> None:
     """Open after three failures of any sessions; half open after a pause: one request tries; closed when it is fine."""
     scene = Scene()
-    scene.first.does = "fails"
+    scene.first.does = does
     answers = FallbackAnswer(scene.providers())
 
     async def asked(session: str) -> str:
@@ -241,7 +253,7 @@ async def test_when_all_breakers_are_open_all_are_asked() -> None:
     assert await said(answers) == "first"
 
 
-@pytest.mark.parametrize("does", ["fails", "hangs"])
+@pytest.mark.parametrize("does", ["fails", "is cancelled", "hangs"])
 async def test_speech_that_does_not_begin_is_anothers(does: str) -> None:
     """The first chunk decides."""
     scene = Scene()
@@ -294,7 +306,7 @@ async def test_speech_that_breaks_later_is_an_error() -> None:
     assert scene.second.asked == 1
 
 
-@pytest.mark.parametrize("does", ["breaks", "raises"])
+@pytest.mark.parametrize("does", ["breaks", "raises", "is cut off"])
 @pytest.mark.parametrize("listen", [lambda scene: said(scene.answers()), lambda scene: spoken(scene.speech())])
 async def test_a_provider_that_always_breaks_later_opens_its_breaker(
     does: str, listen: Callable[["Scene"], Awaitable[object]]
@@ -394,6 +406,17 @@ async def test_a_session_that_comes_to_a_broken_provider_is_told_why() -> None:
     scene.now_s += FIRST_PAUSE_S
     await said(answers, "s2")
     assert scene.switches[-1] == Switch("s2", "answer", "first", "")
+
+
+@pytest.mark.parametrize("does", ["fails", "is cancelled", "hangs"])
+async def test_a_recogniser_that_does_not_open_is_anothers(does: str) -> None:
+    scene = Scene(failures=1)
+    scene.first.does = does
+    heard: list[str] = []
+    hearing = FallbackSpeechToText(scene.providers())
+    recognizer = await hearing.open(lambda told: heard.append(told.text), heard.append, Speaker("s1"))
+    recognizer.finish()
+    assert (heard, scene.health.broken) == (["second"], 1)
 
 
 @pytest.mark.parametrize("trouble", ["reports", "hangs", "raises"])

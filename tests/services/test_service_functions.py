@@ -192,6 +192,20 @@ async def test_a_generator_that_does_not_end_is_given_up(
     assert "answer did not end within 0.01 s" in caplog.text
 
 
+async def test_a_generator_whose_end_is_cancelled_from_within_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    """The answer was complete: it has not failed."""
+
+    async def answer(text: str) -> AsyncIterator[str]:
+        try:
+            yield "We are"
+        finally:
+            raise asyncio.CancelledError
+
+    async with aclosing(answer_port(answer).stream(Request("hi"))) as stream:
+        await anext(stream)
+    assert "answer broke while it was ended" in caplog.text
+
+
 def unwritable() -> None:
     raise ValueError
 
