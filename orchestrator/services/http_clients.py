@@ -312,10 +312,12 @@ class HttpAnswer:
                         if await tools.take(document):
                             continue
                         piece = self._piece(document)
+                        if isinstance(piece, Answer):
+                            await tools.recorded()
+                            yield piece
+                            return
                         if piece is not None:
                             yield piece
-                        if isinstance(piece, Answer):
-                            return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise endpoint.lost(error) from error
         raise endpoint.error("the answer broke off: its last line has no 'answer'")

@@ -28,6 +28,7 @@ class ToldCalls:
         self._request = request
         self._open: dict[str, asyncio.Future[str]] = {}
         self._recording: list[asyncio.Task[None]] = []
+        self._recorded: list[asyncio.Event] = []
 
     async def __aenter__(self) -> "ToldCalls":
         return self
@@ -52,6 +53,13 @@ class ToldCalls:
         await asyncio.sleep(0)  # the fact is reported before the text that follows
         return True
 
+    async def recorded(self) -> None:
+        """Wait until the calls so far are recorded, or cannot be. The calls of a question that is asked early wait for
+        its turn. So must the end of its answer: after it, the question is no longer outstanding, and no call is recorded.
+        """
+        for recorded in self._recorded:
+            await recorded.wait()
+
     def _called(self, told: Mapping[str, Any]) -> None:
         call_id, name = str(told.get("id", "")), str(told.get("name", ""))
         if not (_NAME.fullmatch(call_id) and _NAME.fullmatch(name)) or call_id in self._open:
@@ -59,10 +67,17 @@ class ToldCalls:
         arguments = as_json(told.get("arguments", {}), f"the arguments of {name}")
         result = self._open[call_id] = asyncio.get_running_loop().create_future()
         self._request.attempt.speak_now()
-        # Shielded: the time limit of the record ends the wait, not the call, whose return may still come.
-        pending = PendingToolCall(name, arguments, lambda _: asyncio.shield(result), call_id=call_id)
-        task = asyncio.create_task(self._record(pending))
+        recorded = asyncio.Event()
+
+        def run(_: str) -> asyncio.Future[str]:
+            recorded.set()  # a call runs after the commit of its TOOL_CALLED
+            # Shielded: the time limit of the record ends the wait, not the call, whose return may still come.
+            return asyncio.shield(result)
+
+        task = asyncio.create_task(self._record(PendingToolCall(name, arguments, run, call_id=call_id)))
         self._recording.append(task)
+        self._recorded.append(recorded)
+        task.add_done_callback(lambda _: recorded.set())
         _recording.add(task)
         task.add_done_callback(_recording.discard)
 

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import struct
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,7 @@ import pytest
 from aiohttp import web
 from service_peers import Handler, Serve
 
+from events.inputs import SttPartial
 from orchestrator.runtime.effects.tool_calls import QuestionJournal
 from orchestrator.services.failures import ServiceError
 from orchestrator.services.http_clients import Endpoint, HttpAnswer, HttpIntent
@@ -430,6 +432,53 @@ async def test_an_error_of_null_is_no_error(http: aiohttp.ClientSession, serve: 
     assert [line.text for line in asked.lines() if line.call] == ["7"]
     line = json.loads(encode_line(SpeechChunk(bytes(640), 16_000)))
     assert decode_line(json.dumps(line | {"error": None}).encode()).pcm == bytes(640)
+
+
+@pytest.mark.parametrize("texts", [(), ('{"text": "One moment. "}',)])
+async def test_the_calls_of_a_guess_are_recorded_before_its_answer_ends(
+    http: aiohttp.ClientSession, serve: Serve, texts: tuple[str, ...]
+) -> None:
+    """They wait for the turn, and the end of the answer with them: after it nobody would record them."""
+    asked = Asked(speculation={"tries": 1})
+    for event in (("answers", "Hi."), ("speaks",), ("played",)):
+        asked.does(*event)
+    asked.does("input", SttPartial, text="book Friday", is_complete=True)
+    returned = '{"tool_returned": {"id": "c1", "result": 7}}'
+    port = HttpAnswer(http, await serve(in_lines(*texts, CALLED, returned, '{"answer": "Table seven."}')))
+
+    async def end() -> list[str]:
+        """The facts that are recorded when the answer ends. Nobody waits for more, as in the runtime."""
+        async with aclosing(port.stream(asked.request())) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Answer):
+                    return asked.names()
+        raise AssertionError("no end")
+
+    ending = asyncio.create_task(end())
+    await soon(lambda: bool(asked.tools._waiting))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(ending), 0.2)
+    assert asked.names() == []
+    asked.does("says", "book Friday")
+    assert "TOOL_CALLED" in await asyncio.wait_for(ending, 5)
+    await asyncio.wait_for(asked.tools.until(lambda: "TOOL_RETURNED" in asked.names()), 5)
+    assert [line.text for line in asked.lines() if line.call] == ["7"]
+
+
+async def test_an_answer_does_not_wait_for_the_result_of_its_call(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """A service may answer while its tool runs: the call is recorded, and fails with the end of the answer."""
+    asked = Asked("book a table")
+    port = HttpAnswer(http, await serve(in_lines(CALLED, '{"answer": "I am booking it."}')))
+    assert (await asyncio.wait_for(whole_answer(port, asked.request()), 5)).answer == "I am booking it."
+    assert asked.names()[0] == "TOOL_CALLED"
+
+
+async def test_an_answer_ends_although_its_call_is_refused(http: aiohttp.ClientSession, serve: Serve) -> None:
+    """One more than `tools.calls`, or a session that leaves this process."""
+    asked = Asked("book a table", tools={"calls": 0})
+    returned = '{"tool_returned": {"id": "c1", "result": 7}}'
+    port = HttpAnswer(http, await serve(in_lines(CALLED, returned, '{"answer": "Table seven."}')))
+    assert (await asyncio.wait_for(whole_answer(port, asked.request()), 5)).answer == "Table seven."
 
 
 async def test_a_call_of_an_answer_that_nobody_waits_for_leaves_nothing_behind(
