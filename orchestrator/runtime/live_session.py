@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -247,7 +247,7 @@ class LiveSession:
 
     def watch(self, task: asyncio.Task[None]) -> None:
         """Remember a task that is ending, such as a cancelled stage; returns at once. Before the session leaves this
-        process, `shut`, `wind_up` and `send_away` wait for these tasks, at most END_S.
+        process, `shut` and `wind_up` wait for these tasks, at most END_S.
         """
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
@@ -270,10 +270,11 @@ class LiveSession:
         await self._end(None)
 
     async def send_away(self, reason: str, address: str) -> None:
-        """Disconnect the client so that it reconnects: to the new owner at `address`; if that is empty, to any node."""
+        """Disconnect the client so that it reconnects: to the new owner at `address`; if that is empty, to any node.
+        Wait for this at most END_S, but not for tasks that are still ending: `wind_up` has waited for them.
+        """
         if self.client:
-            self._part(self.client.send_away(reason, address))
-        await self._closed()
+            await _ended({self._part(self.client.send_away(reason, address))})
 
     def hush(self, reason: str) -> None:
         """Close handler and client, because the node can take no more input now. The client reconnects by itself."""
@@ -294,17 +295,20 @@ class LiveSession:
         for part in (self.handler.close() if self.handler else None, farewell):
             if part is not None:
                 self._part(part)
-        await self._closed()
+        await _ended(self.closing - {asyncio.current_task()})
 
-    def _part(self, farewell: Coroutine[Any, Any, None]) -> None:
-        self.watch(asyncio.create_task(_unbroken(self.session_id, farewell), name=f"{self.session_id}:farewell"))
+    def _part(self, farewell: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(_unbroken(self.session_id, farewell), name=f"{self.session_id}:farewell")
+        self.watch(task)
+        return task
 
-    async def _closed(self) -> None:
-        ending = self.closing - {asyncio.current_task()}
-        if ending:
-            _, stuck = await asyncio.wait(ending, timeout=END_S)
-            for task in stuck:
-                logger.error("%s does not end; going on without it", task.get_name())
+
+async def _ended(tasks: Set[asyncio.Task[None]]) -> None:
+    """Wait until these tasks have ended, at most END_S. Logs each task that has not."""
+    if tasks:
+        _, stuck = await asyncio.wait(tasks, timeout=END_S)
+        for task in stuck:
+            logger.error("%s does not end; going on without it", task.get_name())
 
 
 async def _unbroken(session_id: str, work: Coroutine[Any, Any, None]) -> None:

@@ -240,6 +240,21 @@ class Running:
         await self.watch.phase(live.session_id, "LISTENING")
         return live
 
+    async def two_listening(self, slow: StubClient) -> tuple[LiveSession, LiveSession]:
+        """Two sessions on different shards: the first with the client `slow`."""
+        first = await self.listening(slow)
+        while True:
+            second = await self.listening()
+            if self.node.keys.shard_of(second.session_id) != self.node.keys.shard_of(first.session_id):
+                return first, second
+
+    def lose_everything(self) -> None:
+        """As after a restart of Redis: the node gives all shards and ingresses up, and takes them again."""
+        ownership = self.node._ownership
+        for holding in ownership.running.values():
+            holding.server = "before the restart"
+        ownership.wake.set()
+
 
 async def soon(what: Callable[[], bool], words: str = "the condition") -> None:
     """Wait for something that no event announces."""

@@ -212,16 +212,31 @@ async def test_a_lease_that_expired_unnoticed_is_lost_for_good(make_node: MakeNo
     assert running.node.shards[number].lease.token != token
 
 
-async def test_a_slow_farewell_costs_no_other_lease(make_node: MakeNode, place: Place) -> None:
+class SlowClient(StubClient):
+    """A client that leaves only when the test allows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaving, self.may_leave = asyncio.Event(), asyncio.Event()
+
+    async def send_away(self, reason: str, address: str = "") -> None:
+        self.leaving.set()
+        await self.may_leave.wait()
+        await super().send_away(reason, address)
+
+
+async def test_work_that_ends_slowly_costs_no_other_lease(
+    make_node: MakeNode, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Giving one shard up may take longer than a lease lasts: the others are renewed meanwhile."""
-    running = await make_node(lease_ms=600)
-    farewell = asyncio.Event()
+    monkeypatch.setattr("orchestrator.runtime.live_session.END_S", 60.0)
+    running, done = await make_node(lease_ms=600), asyncio.Event()
 
-    class SlowClient(StubClient):
-        async def send_away(self, reason: str, address: str = "") -> None:
-            await farewell.wait()
+    async def slow() -> None:
+        await done.wait()
 
-    live = await running.listening(SlowClient())
+    live = await running.listening()
+    live.watch(asyncio.create_task(slow(), name="slow"))
     number = place.keys.shard_of(live.session_id)
     others = {n: shard.lease.token for n, shard in running.node.shards.items() if n != number}
     await place.redis.delete(place.keys.lease(number))
@@ -231,8 +246,29 @@ async def test_a_slow_farewell_costs_no_other_lease(make_node: MakeNode, place: 
     await soon_in_redis(lambda: _is_after(renewed))
     assert await place.redis.exists(lease)
     assert {n: shard.lease.token for n, shard in running.node.shards.items()} == others
-    farewell.set()
+    done.set()
     await soon(lambda: number in running.node.shards)
+
+
+async def test_no_shard_waits_for_the_client_of_another_that_leaves_slowly(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was restarted. All sessions go on here at once, also that of the slow client. A stop waits for it."""
+    monkeypatch.setattr("orchestrator.runtime.live_session.END_S", 60.0)
+    running, slow = await make_node(lease_ms=60_000), SlowClient()
+    lives = await running.two_listening(slow)
+    running.lose_everything()
+    for live in lives:
+        await running.watch.event(live.session_id, SessionResumed)
+    assert slow.leaving.is_set()
+    assert not slow.sent_away
+    await soon(lambda: len(running.node.shards) == 4)
+    stopping = asyncio.create_task(running.node.stop())
+    await soon(lambda: not running.node.shards)
+    assert not stopping.done()
+    slow.may_leave.set()
+    await stopping
+    assert slow.sent_away
 
 
 async def _is_after(moment: float) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import pytest
+
 from events.derived import EventRejected, UserInterrupted
 from events.inputs import BargeIn, SessionResumed, SttFinal
 from events.journal import ModelResponded, ToolCalled, ToolReturned
@@ -147,3 +149,34 @@ async def test_a_snapshot_in_the_middle_of_an_answer_loses_no_fact(make_node: Ma
     await returns(second, live, other)
     await second.watch.phase(live.session_id, "LISTENING", 1)
     assert (other.asked, other.booked) == (["table 7"], [])
+
+
+async def test_no_shard_waits_for_a_tool_of_another(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis was restarted, and a tool runs on: the other sessions go on meanwhile."""
+    monkeypatch.setattr("orchestrator.runtime.live_session.END_S", 60.0)
+    running, agent = await make_node(lease_ms=60_000), Agent()
+    slow, other = await running.two_listening(StubClient())
+    running.stubs.stream = agent.stream  # type: ignore[method-assign]
+    running.node.report(SttFinal(session_id=slow.session_id, text="book a table", via="text"))
+    await soon(lambda: bool(agent.booked))
+    running.lose_everything()
+    await running.watch.event(other.session_id, SessionResumed)
+    await soon(lambda: len(running.node.shards) == 3)
+    assert not running.clients[0].sent_away
+    assert not running.watch.all(slow.session_id, SessionResumed)
+    agent.may_book.set()
+    await running.watch.event(slow.session_id, SessionResumed)
+
+
+async def test_a_client_is_sent_away_without_a_second_wait_for_a_tool(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tool had its time before the lease was released."""
+    monkeypatch.setattr("orchestrator.runtime.live_session.END_S", 0.05)
+    first, agent = await make_node(), Agent()
+    await asks(first, agent)
+    await soon(lambda: bool(agent.booked))
+    await first.node.stop()
+    assert first.clients[0].sent_away
+    assert caplog.text.count("does not end; going on without it") == 1
+    agent.may_book.set()

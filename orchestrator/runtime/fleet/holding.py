@@ -19,6 +19,11 @@ class Holding:
     begun: bool = False
     """Whether the takeover is done: the live sessions of the shard are in this process."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody may wait for it during a handover: a shard with sessions, or an ingress."""
+        return self.owner.calls > 0 or self.owner.lease.what.kind == "ingress"
+
     async def begin(self) -> None:
         """Take over the live sessions of the shard (an ingress has none), then start to read its stream; if the lease
         is lost during the takeover, the stream is not read. Raises RedisError.

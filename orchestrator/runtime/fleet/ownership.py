@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.fleet import lease as leases
-from orchestrator.runtime.fleet.fair_share import Member, fair_share, gifts, heirs
+from orchestrator.runtime.fleet.fair_share import Member, fair_share, gifts
+from orchestrator.runtime.fleet.handover import bequeath, fewest_calls_first
 from orchestrator.runtime.fleet.holding import Holding
 from orchestrator.runtime.fleet.lease import Lease, Ownable
 from orchestrator.runtime.fleet.membership import Membership
@@ -39,8 +40,6 @@ busy shards wait for the takeover.
 
 Servers = Callable[[str], str]
 """Key → run id of the Redis server that has the key; empty: unknown."""
-Gift = tuple[list[str], Member]
-"""Names of shards or ingresses, and the node that gets them."""
 Build = Callable[[Lease, str], Owned]
 """Builds the shard or ingress that runs under a lease. The second argument is the run id of the Redis server."""
 
@@ -82,9 +81,11 @@ class Ownership:
         self._all = {what.name: what for what in shards + [leases.ingress(keys, n) for n in range(INGRESSES)]}
         self._total = Counter[str](what.kind for what in self._all.values())
         self._leaving: dict[str, tuple[Holding, asyncio.Task[None]]] = {}
-        """Name → a shard or ingress that is being given up, and the task that does this. Until the task has ended, this
-        node does not take the shard or ingress again.
+        """Name → a shard or ingress that is being given up, and the task that does this. The task ends when the lease
+        is released; until then, this node does not take the shard or ingress again.
         """
+        self._farewells: set[asyncio.Task[None]] = set()
+        """Tasks that disconnect the clients of released shards. `drain` and `stop` wait for them."""
         self._offered: set[str] = set()
         """Names of the shards and ingresses that other nodes handed over to this node."""
         self._next_gift = 0.0
@@ -114,15 +115,16 @@ class Ownership:
                     others = [one for one in await self._members.leave() if one.address not in also_leaving]
             except (TimeoutError, RedisError, OSError) as error:
                 logger.warning("leaving without telling the other nodes: %s", str(error) or "Redis does not answer")
-        busy, idle = self._bequeath(others)
+        busy, idle = bequeath(self.running, self._total, others)
         handed = [self._leave(names, reason, heir) for names, heir in busy]
-        await asyncio.gather(*(one.wait() for one in handed))
+        await asyncio.gather(*filter(None, handed))
         if any(heir.address for _, heir in busy):
             await asyncio.sleep(CALLERS_FIRST_S)
         for names, heir in idle:
             self._leave(names, reason, heir)
-        self._leave(list(self.running), reason)
-        await asyncio.gather(*(task for _, task in self._leaving.values()))
+        self._leave([name for name, one in self.running.items() if not one.is_busy], reason)
+        self._leave_each(list(self.running), reason)
+        await self._all_left()
 
     async def stop(self, reason: str) -> None:
         """Hand over all shards and ingresses (`drain`), then end all background work. `reason`: text for clients."""
@@ -130,8 +132,8 @@ class Ownership:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._leave(list(self.running), reason)  # a `_look` that did not end in time may have taken more shards
-        await asyncio.gather(*(task for _, task in self._leaving.values()))
+        self._leave_each(list(self.running), reason)  # a `_look` that did not end in time may have taken more shards
+        await self._all_left()
         await self._renewal.stop()
 
     def hand_over(self, name: str, heir: Member) -> None:
@@ -186,7 +188,7 @@ class Ownership:
         lost = [one.what.name for one in gone if self._runs_under(one)]
         for name in lost:
             self.running[name].owner.lost.set()
-        self._leave(sorted(name for name in lost if self.running[name].begun), MOVES)
+        self._leave_each(sorted(name for name in lost if self.running[name].begun), MOVES)
         if lost:
             self.wake.set()
 
@@ -237,7 +239,7 @@ class Ownership:
             for name, holding in self.running.items()
             if holding.owner.lost.is_set() or not holding.subscription.running
         ]
-        self._leave(lost, MOVES)
+        self._leave_each(lost, MOVES)
 
     async def _renew_all(self, servers: Servers) -> None:
         """Renew all leases. Give up each shard and ingress whose lease is lost, or whose Redis server was restarted:
@@ -247,7 +249,7 @@ class Ownership:
         for name, holding in self.running.items():
             if servers(holding.owner.lease.what.lease) not in ("", holding.server):
                 gone.add(name)
-        self._leave(sorted(gone & self.running.keys()), MOVES)
+        self._leave_each(sorted(gone & self.running.keys()), MOVES)
 
     async def _renew(self) -> set[str]:
         """Renew all leases, and return the names of the shards and ingresses that this node has lost."""
@@ -270,30 +272,10 @@ class Ownership:
         for kind, total in self._total.items():
             few = max(1, total // ROUNDS_TO_GIVE)
             to = [one for one in gifts(self._members.node, kind, total, settled) if one.node in reachable][:few]
-            for name, heir in zip(self._fewest_calls_first(kind), to, strict=False):
+            for name, heir in zip(fewest_calls_first(self.running, kind), to, strict=False):
                 logger.info("%s goes to %s", name, heir.node)
                 self.hand_over(name, heir)
                 self._next_gift = now + self._lease_ms / 3_000
-
-    def _fewest_calls_first(self, kind: str) -> list[str]:
-        mine = [(one.owner.calls, name) for name, one in self.running.items() if one.owner.lease.what.kind == kind]
-        return [name for _, name in sorted(mine)]
-
-    def _bequeath(self, others: list[Member]) -> tuple[list[Gift], list[Gift]]:
-        """Choose new owners among `others` for all shards and ingresses of this node. Returns two lists of (names, new
-        owner): first the busy shards (with sessions) and the ingresses, one name each, so that no session waits for
-        another shard; then the idle shards, one list of names for each new owner.
-        """
-        busy: list[Gift] = []
-        idle: dict[str, Gift] = {}
-        for kind, total in self._total.items():
-            names = self._fewest_calls_first(kind)
-            for name, heir in zip(names, heirs(len(names), kind, total, others), strict=False):
-                if self.running[name].owner.calls or kind == "ingress":
-                    busy.append(([name], heir))
-                else:
-                    idle.setdefault(heir.node, ([], heir))[0].append(name)
-        return busy, list(idle.values())
 
     async def _take_offered(self, servers: Servers) -> None:
         while self._offered and not self.draining:
@@ -344,34 +326,41 @@ class Ownership:
         holding = self.running[lease.what.name] = Holding(owner, subscription, server)
         return holding
 
-    def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> asyncio.Event:
+    def _leave_each(self, names: Iterable[str], reason: str) -> None:
+        """Give up each of these shards and ingresses on its own: none waits for slow work of another."""
+        for name in names:
+            self._leave([name], reason)
+
+    def _leave(self, names: list[str], reason: str, heir: Member | None = None) -> asyncio.Task[None] | None:
         """Give up the shards and ingresses with these names in the background, so that slow work does not delay the
-        renewal of other leases. Returns an event that is set when other nodes may take over these shards and ingresses.
+        renewal of other leases. Returns a task that ends when other nodes, and this node, may take them over; None: no
+        name is of a shard or ingress of this node.
         """
-        released = asyncio.Event()
         names = [name for name in names if name in self.running]
         if not names:
-            released.set()
-            return released
+            return None
         given_up = [self.running.pop(name) for name in names]
         for holding in given_up:
             holding.owner.lost.set()
-        task = asyncio.create_task(self._give_up(given_up, reason, heir, released), name="giving up")
+        task = asyncio.create_task(self._give_up(given_up, reason, heir), name="giving up")
         self._leaving |= {name: (holding, task) for name, holding in zip(names, given_up, strict=True)}
         task.add_done_callback(lambda _: self._left(names))
-        return released
+        return task
 
     def _left(self, names: list[str]) -> None:
         for name in names:
             del self._leaving[name]
         self.wake.set()
 
-    async def _give_up(
-        self, given_up: list[Holding], reason: str, heir: Member | None, released: asyncio.Event
-    ) -> None:
-        """Stop reading the streams, end all work, release the leases, then disconnect the clients, who reconnect to the
-        new owner `heir`. Clients that are slow to disconnect do not delay the takeover: their further input goes to the
-        new owner.
+    async def _all_left(self) -> None:
+        """Wait until everything that is being given up is released and the clients are disconnected."""
+        await asyncio.gather(*(task for _, task in self._leaving.values()))
+        await asyncio.gather(*self._farewells)
+
+    async def _give_up(self, given_up: list[Holding], reason: str, heir: Member | None) -> None:
+        """Stop reading the streams, end all work, release the leases. Then begin to disconnect the clients, who
+        reconnect to the new owner: `heir`, or the next node that takes the shard, which may be this one. Clients that
+        are slow to disconnect do not delay the takeover: their further input goes to the new owner.
         """
         await _all_of(holding.subscription.stop() for holding in given_up)
         await _all_of(holding.owner.give_up() for holding in given_up)
@@ -383,9 +372,10 @@ class Ownership:
                 await self._members.tell(heir.node, [lease.what.name for lease in held])
         except (RedisError, OSError) as error:
             logger.warning("leases could not be released (%s); they expire", error)
-        finally:
-            released.set()
-        await _all_of(holding.owner.send_away(reason, address) for holding in given_up)
+        leaving = _all_of(holding.owner.send_away(reason, address) for holding in given_up)
+        farewell = asyncio.create_task(leaving, name="sending clients away")
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
 
 
 async def _all_of(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
