@@ -19,6 +19,7 @@ from orchestrator.runtime.redis.keys import Keys
 from orchestrator.session.policy import Policy
 from tests.runtime.laws import check_laws
 from tests.runtime.postgres_server import Postgres, binaries, postgres
+from tests.runtime.redis_cluster import Cluster
 from tests.runtime.redis_server import Server
 from tests.runtime.support import Running, Stubs, Watch, soon_in_redis
 
@@ -101,6 +102,13 @@ async def server() -> AsyncIterator[Server]:
         await server.start()
         yield server
         await server.kill()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """A Redis Cluster of the test's own."""
+    async with Cluster(tmp_path) as cluster:
+        yield cluster
 
 
 @pytest.fixture

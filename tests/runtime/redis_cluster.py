@@ -52,6 +52,11 @@ class Node:
         assert self._process is not None, "it was started"
         self._process.send_signal(signal.SIGSTOP)
 
+    async def resume(self) -> None:
+        """It answers again, if it was paused and not killed."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             os.kill(self._process.pid, signal.SIGKILL)

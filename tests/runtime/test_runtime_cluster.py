@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import cast
@@ -33,12 +33,6 @@ from tests.runtime.redis_cluster import Node as Server
 from tests.runtime.support import PATIENCE_S, Running, StubClient, Stubs, Watch, soon, soon_in_redis
 
 KEYS = Keys(shards=12)
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with Cluster(tmp_path) as cluster:
-        yield cluster
 
 
 async def started(cluster: Cluster) -> Running:
@@ -210,7 +204,7 @@ async def test_a_moved_key_loses_no_other_reply_when_the_slot_table_cannot_be_re
     await redis.aclose()
 
 
-async def refuses(*_: object) -> None:
+async def refuses(*_: object, **__: object) -> None:
     raise ClusterDownError("nobody tells")
 
 

@@ -82,6 +82,7 @@ def its_thread(keeping: Renewal) -> threading.Thread:
 async def test_a_swallowed_cancellation_does_not_keep_the_thread() -> None:
     client = Client(swallows=True)
     keeping = renewal(client)
+    keeping.is_member = False  # the first command is then the renewal, which the thread awaits itself
     thread = its_thread(keeping)
     await asyncio.to_thread(client.asked.wait)
     await keeping.stop()

@@ -8,6 +8,7 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from orchestrator.runtime.clock import SteadyClock
+from orchestrator.runtime.fleet import exchange
 from orchestrator.runtime.redis.connection import ask, evalsha, run_all
 from orchestrator.runtime.redis.keys import Keys
 
@@ -114,17 +115,18 @@ async def acquire(redis: Redis, free: list[Ownable], lease_ms: int, address: str
 
 
 async def free(redis: Redis, wanted: list[Ownable], lease_ms: int) -> list[Ownable]:
-    """Return the shards and ingresses of `wanted` that nobody holds now and that are not reserved for a node.
+    """Return the shards and ingresses of `wanted` that nobody holds now and that are not reserved for a node. Those on
+    a cluster master that does not answer in time are left out.
 
     If the clock of Redis was set back, earlier leases would last too long: this function shortens them to `lease_ms`. A
     live owner renews its lease in time, so this does no harm to it. The sessions of a dead owner are then taken over no
     later than usual.
     """
-    left_ms = await run_all(redis, [("PTTL", what.lease) for what in wanted])
+    left_ms = await exchange.run_all(redis, [("PTTL", what.lease) for what in wanted], lease_ms)
     known = [(what, left) for what, left in zip(wanted, left_ms, strict=True) if isinstance(left, int)]
     if too_long := [what for what, left in known if left > SET_BACK * lease_ms]:
         logger.warning("the clock of Redis was set back; leases that would last too long are cut: %d", len(too_long))
-        await run_all(redis, [("PEXPIRE", what.lease, lease_ms) for what in too_long])
+        await exchange.run_all(redis, [("PEXPIRE", what.lease, lease_ms) for what in too_long], lease_ms)
     return [what for what, left in known if left == _NO_KEY]
 
 
@@ -144,14 +146,16 @@ async def address(redis: Redis, what: Ownable, node: str) -> str | None:
 async def renew(redis: Redis, held: list[Lease], lease_ms: int) -> list[Lease]:
     """Renew the leases in `held`. Returns the leases that this node has lost; all work started under them must end.
 
-    A lease on a cluster master that does not answer counts as kept: nobody knows whether it is lost.
+    A lease on a cluster master that does not answer in time (exchange.py) counts as kept: nobody knows whether it is
+    lost.
     """
-    replies = await run_all(
+    replies = await exchange.run_all(
         redis,
         [
             evalsha("renew", [one.what.lease, one.what.owned], [one.token, lease_ms, one.server_clock.now_us()])
             for one in held
         ],
+        lease_ms,
     )
     return [one for one, renewed in zip(held, replies, strict=True) if renewed == 0]
 

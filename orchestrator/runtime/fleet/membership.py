@@ -22,8 +22,9 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
+from orchestrator.runtime.fleet import exchange
 from orchestrator.runtime.fleet.fair_share import Member
-from orchestrator.runtime.redis.connection import evalsha, run_all
+from orchestrator.runtime.redis.connection import evalsha
 from orchestrator.runtime.redis.keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Membership:
     async def tell(self, heir: str, names: Sequence[str]) -> None:
         """Tell the node `heir` that it may take the shards or ingresses with these names now. Raises RedisError."""
         word = self._keys.handed(heir)
-        await run_all(self._redis, [("RPUSH", word, *names), ("EXPIRE", word, WORD_S)])
+        await exchange.run_all(self._redis, [("RPUSH", word, *names), ("EXPIRE", word, WORD_S)], self._lease_ms)
 
     async def told(self) -> str:
         """Wait until another node hands a shard or ingress over to this node, and return the name of the shard or
@@ -133,7 +134,7 @@ class Membership:
     async def _call(self, lease_ms: int, row: str) -> list[Member]:
         silent_ms = int(1_000 * self.silence_s)
         said = [self.node, lease_ms, row, silent_ms]
-        (rows,) = await run_all(self._redis, [evalsha("member", [self._keys.nodes], said)])
+        (rows,) = await exchange.run_all(self._redis, [evalsha("member", [self._keys.nodes], said)], self._lease_ms)
         members = []
         for node, age_ms, since_ms, words in rows:
             facts = json.loads(words)

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.fleet import lease as leases
+from orchestrator.runtime.fleet.exchange import run_ids
 from orchestrator.runtime.fleet.fair_share import Member, fair_share, gifts
 from orchestrator.runtime.fleet.handover import bequeath, fewest_calls_first
 from orchestrator.runtime.fleet.holding import Holding
@@ -20,7 +21,7 @@ from orchestrator.runtime.fleet.lease import Lease, Ownable
 from orchestrator.runtime.fleet.membership import Membership
 from orchestrator.runtime.fleet.owned import Owned
 from orchestrator.runtime.fleet.renewal import Renewal
-from orchestrator.runtime.redis.connection import pause_s, run_ids
+from orchestrator.runtime.redis.connection import pause_s
 from orchestrator.runtime.redis.keys import INGRESSES, Keys
 from orchestrator.runtime.redis.lost_writes import Committed
 from orchestrator.runtime.redis.subscribers import Subscription
@@ -219,11 +220,15 @@ class Ownership:
         leases expire: the other nodes then know already how many of its shards each of them takes.
         """
         async with self._looking:
-            servers = await run_ids(self._redis)
+            servers = await run_ids(self._redis, self._lease_ms)
             await self._committed.compare(servers)  # before anything new is committed
             await self._take_offered(servers)
-            if not self.draining:
-                await self._members.sign_of_life(self._owned())
+            try:
+                if not self.draining:
+                    await self._members.sign_of_life(self._owned())
+            except (RedisError, OSError):  # in a cluster, the masters that have the leases may be well
+                await self._renew_all(servers)
+                raise
             await self._renew_all(servers)
             if not self.draining:
                 self._give_surplus()
@@ -253,8 +258,9 @@ class Ownership:
 
     async def _renew(self) -> set[str]:
         """Renew all leases, and return the names of the shards and ingresses that this node has lost."""
+        begun_s = time.monotonic()
         gone = await leases.renew(self._redis, self._held(), self._lease_ms)
-        self._renewal.renewed_s = time.monotonic()
+        self._renewal.renewed_s = begun_s
         return {lease.what.name for lease in gone if self._runs_under(lease)}
 
     def _give_surplus(self) -> None:

@@ -2,7 +2,8 @@
 
 A node that loses its leases under load makes itself and other nodes busier: its shards must be taken over, and its
 clients reconnect. The thread has its own event loop and its own connection to Redis. The connection is opened by the
-first command of the thread. While the node itself renews its leases in time (ownership.py), the thread sends nothing.
+first command of the thread; in a cluster, the thread reads the slot table when it starts. While the node itself renews
+its leases in time (ownership.py), the thread sends nothing.
 """
 
 import asyncio
@@ -10,14 +11,17 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from orchestrator.runtime.fleet import lease as leases
 from orchestrator.runtime.fleet.lease import Lease
-from orchestrator.runtime.fleet.membership import Membership
+from orchestrator.runtime.fleet.membership import EXPIRES_MS, Membership
+from orchestrator.runtime.redis import cluster
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.teardown import end_within
 
@@ -47,8 +51,8 @@ class Renewal:
         leases that this node has lost.
         """
         self.renewed_s = time.monotonic()
-        """When the node last renewed its leases, or the thread of this Renewal last tried to, whichever is later; in
-        seconds of the monotonic clock.
+        """When the node began its last renewal of the leases that worked, or the thread of this Renewal last tried one,
+        whichever is later; in seconds of the monotonic clock.
         """
         self.is_member = True
         """Whether the thread sends signs of life. A draining node sends none."""
@@ -117,6 +121,8 @@ class Renewal:
         redis = self._connect()
         twin = Membership(redis, self._keys, self._lease_ms)
         try:
+            if isinstance(redis, RedisCluster):
+                await self._learn(redis)
             while self._is_needed():
                 await asyncio.sleep(max(0.0, self.renewed_s + self._lease_ms / 2_000 - time.monotonic()))
                 if time.monotonic() < self.renewed_s + self._lease_ms / 2_000:
@@ -134,6 +140,13 @@ class Renewal:
         finally:
             await redis.aclose()
 
+    async def _learn(self, redis: RedisCluster) -> None:
+        """Read the slot table now: the node that the URL names may not answer when a lease must be renewed."""
+        try:
+            await cluster.learn(redis)
+        except RedisError as error:
+            logger.info("the thread that renews leases does not know the masters yet: %s", error)
+
     def _is_needed(self) -> bool:
         """Whether the thread must go on renewing: `stop` was not called, and the node's event loop is open.
 
@@ -145,21 +158,30 @@ class Renewal:
 
     async def _renew(self, redis: Redis, twin: Membership) -> None:
         """Send a sign of life for the node (not while it drains), then renew its leases. In this order, the membership
-        of a dead node expires before its leases (Ownership._look).
+        of a dead node expires before its leases (Ownership._look). A sign of life that takes longer than EXPIRES_MS
+        delays the renewal no further: in a cluster, it goes to a master that may hang while others are well.
 
         `twin`: a second Membership that uses the thread's own client of Redis. It gets the name and the address of the
         node.
         """
         held = self._held()
-        if self.is_member:
-            twin.node, twin.address = self._members.node, self._members.address
-            owned: dict[str, int] = {}
-            for one in held:
-                owned[one.what.kind] = owned.get(one.what.kind, 0) + 1
-            try:
-                await twin.sign_of_life(owned)
-                self._at_home(self._members.heard, twin.members)
-            except RedisError as error:  # a full Redis refuses the sign of life but still renews leases
-                logger.info("no sign of life: %s", error)
-        if gone := await leases.renew(redis, list(held), self._lease_ms):
-            self._at_home(self._lost, gone)
+        signing = asyncio.create_task(self._sign(twin, held))
+        try:
+            await asyncio.wait({signing}, timeout=EXPIRES_MS / 1_000)
+            if gone := await leases.renew(redis, list(held), self._lease_ms):
+                self._at_home(self._lost, gone)
+            await signing
+        finally:
+            signing.cancel()
+
+    async def _sign(self, twin: Membership, held: Sequence[Lease]) -> None:
+        """Send a sign of life, unless the node drains. A failure is only logged."""
+        if not self.is_member:
+            return
+        twin.node, twin.address = self._members.node, self._members.address
+        try:
+            await twin.sign_of_life(Counter(one.what.kind for one in held))
+        except (RedisError, OSError) as error:  # a full Redis refuses the sign of life but still renews leases
+            logger.info("no sign of life: %s", error)
+        else:
+            self._at_home(self._members.heard, twin.members)

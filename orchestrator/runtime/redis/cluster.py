@@ -106,10 +106,10 @@ async def learn(redis: RedisCluster) -> None:
     await _told(redis.initialize())
 
 
-async def _told(asking: Awaitable[Any]) -> None:
-    """Wait at most LOOK_S until redis-py has read the slot table. Raises ClusterDownError for every failure."""
+async def _told(asking: Awaitable[Any], within_s: float = LOOK_S) -> None:
+    """Wait until redis-py has read the slot table, at most `within_s`. Raises ClusterDownError for every failure."""
     try:
-        async with asyncio.timeout(LOOK_S):
+        async with asyncio.timeout(within_s):
             await asking
     except ClusterDownError:  # from ClusterClient.initialize, with its message
         raise
@@ -119,39 +119,51 @@ async def _told(asking: Awaitable[Any]) -> None:
 
 
 async def by_master(
-    redis: RedisCluster, calls: Sequence[tuple[Any, ...]], send: Callable[..., Awaitable[list[Any]]]
+    redis: RedisCluster,
+    calls: Sequence[tuple[Any, ...]],
+    send: Callable[..., Awaitable[list[Any]]],
+    within_s: float | None = None,
 ) -> list[Any]:
     """Send each command to the master of its key, and return the replies in the order of the commands.
 
-    `send` sends the commands for one master, and returns their replies. If a master does not answer, the reply to each
-    of its commands is the error. After such an error, or a reply that a key has moved, reads the slot table again:
-    redis-py would keep asking the old master. Raises ClusterDownError if the master of a key is not known.
+    `send` sends the commands for one master, and returns their replies. If a master does not answer (`within_s` seconds
+    if given), the reply to each of its commands is the error. After such an error, or a reply that a key has moved,
+    reads the slot table again: redis-py would keep asking the old master. Raises ClusterDownError if the master of a
+    key is not known.
     """
     groups: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
         groups.setdefault((await master(redis, key_of(call))).name, []).append(index)
     replies: list[Any] = [None] * len(calls)
+    silent: str | None = None
 
-    async def ask(indices: list[int]) -> None:
+    async def ask(name: str, indices: list[int]) -> None:
+        nonlocal silent
         try:
-            answers = await send([calls[index] for index in indices])
+            async with asyncio.timeout(within_s):
+                answers = await send([calls[index] for index in indices])
         except (RedisError, OSError) as error:
-            answers = [error] * len(indices)
+            silent = name
+            is_late = isinstance(error, TimeoutError) and not str(error)
+            late = RedisTimeoutError(f"the master {name} does not answer within {within_s} s")
+            answers = [late if is_late else error] * len(indices)
         for index, answer in zip(indices, answers, strict=True):
             replies[index] = answer
 
-    await asyncio.gather(*(ask(indices) for indices in groups.values()))
+    await asyncio.gather(*(ask(name, indices) for name, indices in groups.items()))
     if any(isinstance(reply, _ELSEWHERE) for reply in replies):
-        await _learn_again(redis)
+        await _learn_again(redis, min(LOOK_S, within_s or LOOK_S), silent)
     return replies
 
 
-async def _learn_again(redis: RedisCluster) -> None:
+async def _learn_again(redis: RedisCluster, within_s: float = LOOK_S, silent: str | None = None) -> None:
     """Read the slot table again, after a reply or an error that says that the table is out of date. A failure is only
     logged: the replies of other masters are still valid, and the next failed command reads the table again.
+
+    `silent`: name of a node that does not answer, which is asked last.
     """
     try:
-        await _told(redis.nodes_manager.initialize())
+        await _told(redis.nodes_manager.initialize(last_failed_node_name=silent), within_s)
     except ClusterDownError as error:
         logger.info("%s", error)
 
@@ -166,13 +178,18 @@ async def run_id(redis: RedisCluster, node: ClusterNode) -> str:
     return str((await redis.info("server", target_nodes=node))["run_id"])
 
 
-async def run_ids(redis: RedisCluster) -> Callable[[str], str]:
+async def run_ids(redis: RedisCluster, within_s: float | None = None) -> Callable[[str], str]:
     """Read the run ids of all masters. Returns a function: key → run id of the key's master; empty if that master does
-    not answer. Raises ClusterDownError if the slot table cannot be read.
+    not answer (within `within_s` seconds if given). Raises ClusterDownError if the slot table cannot be read.
     """
+
+    async def ask(node: ClusterNode) -> str:
+        async with asyncio.timeout(within_s):
+            return await run_id(redis, node)
+
     await learn(redis)
     masters = redis.get_primaries()
-    found = await asyncio.gather(*(run_id(redis, node) for node in masters), return_exceptions=True)
+    found = await asyncio.gather(*map(ask, masters), return_exceptions=True)
     lives = {node.name: life for node, life in zip(masters, found, strict=True) if isinstance(life, str)}
 
     def of(key: str) -> str:
