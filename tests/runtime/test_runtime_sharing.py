@@ -27,9 +27,12 @@ def ingresses(node: Node) -> int:
 
 
 async def shared_evenly(*nodes: Running) -> None:
-    """Everything is owned, and no node has two more than another."""
-    await soon(lambda: sum(owned(*nodes)) == 4 and max(owned(*nodes)) - min(owned(*nodes)) <= 1)
-    await soon(lambda: sum(ingresses(one.node) for one in nodes) == 4)
+    """Everything is owned, and no node has two shards or ingresses more than another."""
+
+    def are_even(counts: list[int]) -> bool:
+        return sum(counts) == 4 and max(counts) - min(counts) <= 1
+
+    await soon(lambda: are_even(owned(*nodes)) and are_even([ingresses(one.node) for one in nodes]))
 
 
 async def looks(running: Running, count: int) -> None:
