@@ -55,7 +55,7 @@ class ToldCalls:
 
     async def recorded(self) -> None:
         """Wait until the calls so far are recorded, or cannot be. The calls of a question that is asked early wait for
-        its turn. So must the end of its answer: after it, the question is no longer outstanding, and no call is recorded.
+        its turn. So must the end of its answer: after it, the question is no longer outstanding, and no fact counts.
         """
         for recorded in self._recorded:
             await recorded.wait()
