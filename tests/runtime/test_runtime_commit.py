@@ -1,7 +1,7 @@
 """Commits and appends: what the scripts refuse, and what happens when a reply is lost after the server did the work."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -128,6 +128,45 @@ async def test_steps_that_leave_the_cursor_are_committed_once_wherever_the_conne
     await Committer(redis, wire, keys.shard(0), lease.token, await run_id(redis, keys.shard(0))).commit(moves)
     assert await redis.hget(keys.shard(0), "cursor") == b"1-0"
     assert [entry for entry, _ in await redis.xrange(keys.log("auto_session_1"))] == [b"0-1", b"0-2"]
+
+
+class EnoughError(Exception):
+    """The test has seen enough attempts."""
+
+
+class DeadWire:
+    """Its connection breaks at each call; the test ends at the sixth."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def call(self, _: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self.calls += 1
+        if self.calls == 6:
+            raise EnoughError
+        raise RedisConnectionError(f"it broke before {len(commands)} moves")
+
+
+async def test_a_connection_that_fails_again_and_again_is_tried_after_growing_pauses(
+    owned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with several moves, while Redis answers who owns the shard: else each failure is followed by the next
+    attempt at once, as fast as the node can.
+    """
+    lease, keys, redis = owned
+    asked: list[int] = []
+
+    def pause_s(failures: int) -> float:
+        asked.append(failures)
+        return 0
+
+    monkeypatch.setattr("orchestrator.runtime.redis.commit.pause_s", pause_s)
+    names, wire = [keys.shard(0), keys.unroutable(0), keys.inbox(0)], DeadWire()
+    moves = [Move("pass", names, before, after, ("", b"", "")) for before, after in (("0-0", "1-0"), ("1-0", "2-0"))]
+    committer = Committer(redis, cast("Any", wire), keys.shard(0), lease.token, await run_id(redis, keys.shard(0)))
+    with pytest.raises(EnoughError):
+        await committer.commit(moves)
+    assert asked == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("reason", ["", "it is no event"])

@@ -59,6 +59,7 @@ class Committer:
         """
         rest, failures = list(moves), 0
         while rest:
+            sent = len(rest)
             outcome = await self._send(rest)
             if all(reply == b"OK" for reply in outcome):
                 return
@@ -70,7 +71,7 @@ class Committer:
                 raise LostOwnershipError(f"the cursor is at {cursor}, not at {rest[0].cursor}: Redis lost writes")
             if b"VERSION" in outcome:
                 raise LostOwnershipError("a session's log is not at the version we know")
-            failures = failures + 1 if len(rest) == len(outcome) else 0
+            failures = failures + 1 if len(rest) == sent else 0
             await asyncio.sleep(pause_s(failures) if failures else 0)
 
     async def _send(self, moves: Sequence[Move]) -> list[Any]:
