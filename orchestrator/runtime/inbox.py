@@ -79,7 +79,8 @@ class Inbox:
         self._appended: Counter[int] = Counter()
         self._arrived: Counter[int] = Counter()
         self._moved = asyncio.Event()
-        self._failing: set[int] = set()
+        self._failing: dict[int, set[type[Exception]]] = {}
+        """Shard whose appends fail now → the kinds of errors that were logged since they fail."""
         self._stalled: dict[int, float] = {}
         """Stalled shard → since when its oldest batch has been waiting, by the monotonic clock."""
         self._stalls = stalls
@@ -174,8 +175,8 @@ class Inbox:
             alarm.cancel()
             if shard in self._stalled:
                 del self._stalled[shard]
-                if not self._stalled:
-                    self._stalls(False)
+                if not self._stalled:  # called by the event loop: if it raises, the sender goes on
+                    asyncio.get_running_loop().call_soon(self._stalls, False)
 
     def _stall(self, shard: int) -> None:
         first = not self._stalled
@@ -189,17 +190,30 @@ class Inbox:
         """Try once to append a batch. Returns whether all of it arrived; if not, the whole batch must be sent again."""
         stream = self._keys.inbox(shard)
         lines = self._accepted.lost.get(shard, []) + batch  # a retry after a loss begins with the lost entries
-        replies = await self._xadd(stream, lines)
-        failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if failed is None:
-            self._accepted.note(shard, replies, lines)
-        if failed is not None and shard not in self._failing:  # logged once per outage
-            self._failing.add(shard)
-            logger.warning("append to %s failed (%s), trying until it works", stream, failed)
-        elif failed is None and shard in self._failing:
-            self._failing.discard(shard)
-            logger.warning("appending to %s works again", stream)
+        try:
+            replies = await self._xadd(stream, lines)
+            failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
+            if failed is None:
+                self._accepted.note(shard, replies, lines)
+        except Exception as error:  # noqa: BLE001 - logged below; if the sender ended, its queue would wait for ever
+            failed = error
+        self._log(shard, stream, failed)
         return failed is None
+
+    def _log(self, shard: int, stream: str, failed: Exception | None) -> None:
+        """Log the outcome of an attempt to append (`failed` None: it worked), once per outage. An error that is no
+        error of Redis is logged with its traceback, each kind once per outage.
+        """
+        if failed is None:
+            if self._failing.pop(shard, None) is not None:
+                logger.warning("appending to %s works again", stream)
+            return
+        is_bug = not isinstance(failed, RedisError | OSError)
+        if shard not in self._failing or (is_bug and type(failed) not in self._failing[shard]):
+            self._failing.setdefault(shard, set()).add(type(failed))
+            what, trace = (repr(failed), failed) if is_bug else (failed, None)
+            level = logging.ERROR if is_bug else logging.WARNING
+            logger.log(level, "append to %s failed (%s), trying until it works", stream, what, exc_info=trace)
 
     async def _xadd(self, stream: str, lines: list[bytes]) -> list[Any]:
         """Send the XADD commands. Returns one reply per line, or a single error if the connection failed."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from orchestrator.runtime.inbox import Inbox
 from orchestrator.runtime.redis.connection import connect
 from tests.runtime.conftest import Place
 from tests.runtime.proxy import LossyProxy
-from tests.runtime.support import Running, a_session_on, soon
+from tests.runtime.support import PATIENCE_S, Running, a_session_on, soon
 from tests.runtime.test_runtime_entries import line, to_ingress
 
 
@@ -95,3 +96,32 @@ async def test_a_redis_that_is_away_is_said_once_and_nothing_is_lost(
         f"append to {place.keys.inbox(0)} failed",
         f"appending to {place.keys.inbox(0)} works again",
     ]
+
+
+async def test_a_sender_goes_on_after_an_error_that_nobody_foresaw(
+    inbox: Inbox, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else its queue would wait for ever, and with it an ingress that has forwarded an event. The first error of its
+    kind comes into the log with its traceback, the others pass.
+    """
+    call, errors = inbox._wire.call, [KeyError("first"), KeyError("second"), RuntimeError("third")]
+    asked: list[int] = []
+
+    async def breaks(key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if errors:
+            raise errors.pop(0)
+        return await call(key, commands)
+
+    def pause_s(failures: int) -> float:
+        asked.append(failures)
+        return 0
+
+    monkeypatch.setattr(inbox._wire, "call", breaks)
+    monkeypatch.setattr("orchestrator.runtime.inbox.pause_s", pause_s)
+    inbox.append(SttPartial(session_id=a_session_on(place.keys, 0), text="arrives"))
+    async with asyncio.timeout(PATIENCE_S):
+        await inbox.flush()
+    assert await texts(place, 0) == ["arrives"]
+    assert asked == [0, 1, 2]
+    assert [record.exc_info[1].args for record in caplog.records if record.exc_info] == [("first",), ("third",)]  # type: ignore[union-attr]
+    assert inbox.queued == 0

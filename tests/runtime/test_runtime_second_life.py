@@ -1,11 +1,12 @@
 """A Redis that comes back without its last writes: what is gone is said exactly, and nobody gets a wrong answer."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ClusterDownError, NoPermissionError, ResponseError
+from redis.exceptions import BusyLoadingError, ClusterDownError, MovedError, NoPermissionError, ResponseError
 
 from events.derived import TurnStarted
 from events.inputs import RagAnswered, SessionCloseRequested, SessionResumed, SttFinal, SttPartial
@@ -58,6 +59,23 @@ async def test_an_error_is_no_loss(error: ResponseError) -> None:
     with pytest.raises(SecondLifeError):
         await accepted.compare(exchange)
     assert accepted.lost == {0: [b"line"]}
+
+
+async def test_appends_to_another_master_disturb_no_comparison() -> None:
+    """Each master of a cluster has its own connection, and all share the memory: entries are acknowledged by one while
+    another is asked.
+    """
+    keys = Keys(shards=8)
+    accepted = Accepted(keys)
+    accepted.note(0, [b"5-0"], [b"line"])
+    others = iter(range(1, 8))
+
+    async def exchange(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        accepted.note(next(others), [b"5-0"], [b"other"])
+        return [MovedError("1 127.0.0.1:7001")] * len(commands)
+
+    await accepted.compare(exchange)
+    assert accepted.lost == {}
 
 
 async def test_lost_versions_are_named_and_counted(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -59,7 +59,7 @@ class Accepted:
         `lost`, to be appended again, and raise SecondLifeError. `exchange` sends commands on that connection.
         """
         found = False
-        for shard, entries in self._last.items():
+        for shard, entries in list(self._last.items()):  # each master has its connection: others append meanwhile
             stream = self._keys.inbox(shard)
             (reply,) = await exchange([("XINFO", "STREAM", stream)])
             if isinstance(reply, MovedError):
