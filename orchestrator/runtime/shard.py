@@ -344,7 +344,13 @@ class Shard(Owned):
         if live is None or step is None:
             return
         live.state = step.state
-        self._committed.note(live.session_id, self._committer.server, step.state.version, step.events[-1].state_hash)
+        self._committed.note(
+            live.session_id,
+            self._committer.server,
+            step.state.version,
+            step.events[-1].state_hash,
+            events=len(step.events),
+        )
         self._counters["inputs"] += 1
         self._counters["rejected"] += isinstance(step.events[-1], EventRejected)
         live.conversation.hear(step.events)

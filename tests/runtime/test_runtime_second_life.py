@@ -8,13 +8,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, ClusterDownError, MovedError, NoPermissionError, ResponseError
 
+from events.codec import encode
 from events.derived import TurnStarted
 from events.inputs import RagAnswered, SessionCloseRequested, SessionResumed, SttFinal, SttPartial
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.logs import read_log
-from orchestrator.runtime.redis.lost_writes import Accepted, Committed, SecondLifeError
+from orchestrator.runtime.redis.lost_writes import REMEMBERED, Accepted, Committed, SecondLifeError
 from tests.runtime.conftest import Place
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server
@@ -126,6 +127,53 @@ async def test_versions_are_compared_again_when_redis_has_loaded_its_data(
     assert counters["lost_versions"] == 3
 
 
+async def add(place: Place, session_id: str, version: int, state_hash: str) -> None:
+    """A step in the log of a session that ends with this version and digest."""
+    event = SttPartial(session_id=session_id, text="hel", version=version, state_hash=state_hash)
+    await place.redis.xadd(place.keys.log(session_id), {"e": encode(event)}, id=f"0-{version}")
+
+
+@pytest.mark.parametrize("kept", [50, 52])
+async def test_versions_of_an_owner_before_this_one_are_not_lost(
+    kept: int, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a takeover at version 50 the node has committed 51 to 54. Of these alone it knows that they are gone."""
+    counters, session_id = Counters(), "auto_session_1"
+    committed = Committed(place.redis, place.keys, counters)
+    for version in range(50, kept + 1, 2):
+        await add(place, session_id, version, "hash")
+    for version in (52, 54):
+        committed.note(session_id, "first life", version, "hash", events=2)
+    await committed.compare(lambda _: "second life")
+    assert lost(caplog) == [(session_id, kept + 1, 54)]
+    assert counters["lost_versions"] == 54 - kept
+    await place.redis.delete(place.keys.log(session_id))
+
+
+async def test_versions_of_an_owner_in_between_are_not_counted(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """A session that came back to this node, and lost its end: the node in between counts its own versions."""
+    counters, session_id = Counters(), "auto_session_1"
+    committed = Committed(place.redis, place.keys, counters)
+    for version in (51, 52, 61, 62):
+        committed.note(session_id, "first life", version, "hash")
+    await add(place, session_id, 51, "hash")
+    await committed.compare(lambda _: "second life")
+    assert lost(caplog) == [(session_id, 52, 52), (session_id, 61, 62)]
+    assert counters["lost_versions"] == 3
+    await place.redis.delete(place.keys.log(session_id))
+
+
+async def test_of_a_long_session_the_remembered_versions_count(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """What is older than all that is remembered is not said to be gone."""
+    counters = Counters()
+    committed = Committed(place.redis, place.keys, counters)
+    for version in range(1, REMEMBERED + 11):
+        committed.note("auto_session_1", "first life", version, "hash")
+    await committed.compare(lambda _: "second life")
+    assert lost(caplog) == [("auto_session_1", 11, REMEMBERED + 10)]
+    assert counters["lost_versions"] == REMEMBERED
+
+
 async def test_a_log_that_cannot_be_read_stops_no_look(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """A newer node has gone on in it. The other sessions are compared, also at the next look."""
     counters = Counters()
@@ -138,6 +186,24 @@ async def test_a_log_that_cannot_be_read_stops_no_look(place: Place, caplog: pyt
     assert lost(caplog) == [("auto_session_2", 1, 1)]
     assert caplog.text.count("whether versions of auto_session_1 are lost is not known") == 1
     await place.redis.delete(place.keys.log("auto_session_1"))
+
+
+async def test_after_a_takeover_the_versions_of_the_new_owner_are_named(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log begins with another node's versions, and Redis has kept them."""
+    first = await started(server)
+    live = await first.listening()
+    await first.node.stop()
+    length, kept = server.written, live.state.version
+    second = await started(server)
+    await second.watch.event(live.session_id, SessionResumed)
+    newest = max(event.version for event in second.watch.events[live.session_id])
+    await set_back(server, length)
+    await second.watch.event(live.session_id, SessionResumed, 2)
+    assert lost(caplog) == [(live.session_id, kept + 1, newest)]
+    assert second.node.counters["lost_versions"] == newest - kept
+    await second.node.stop()
 
 
 async def test_where_nothing_is_lost_nothing_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,9 +7,9 @@ exactly which writes are lost, and appends its own lost inbox entries again.
 
 import logging
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import MovedError, RedisError, ResponseError
@@ -77,12 +77,20 @@ class Accepted:
             raise SecondLifeError("Redis has lost what it had accepted")
 
 
+class _Step(NamedTuple):
+    """A step that this node has committed. `before` and `version`: version of the session before and after it."""
+
+    before: int
+    version: int
+    state_hash: str
+
+
 @dataclass(slots=True)
 class _Seen:
-    """The last steps of a session (version and state hash of each) and the run id of the Redis server that has them."""
+    """The last steps of a session that this node has committed, and the run id of the Redis server that has them."""
 
     server: str = ""
-    steps: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    steps: deque[_Step] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
 
 class Committed:
@@ -94,9 +102,10 @@ class Committed:
         self._counters = counters
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def note(self, session_id: str, server: str, version: int, state_hash: str) -> None:
+    def note(self, session_id: str, server: str, version: int, state_hash: str, *, events: int = 1) -> None:
         """Record that a step of the session is committed. `server`: run id of the Redis server. `version` and
-        `state_hash`: version of the session, and digest of its state, after the step.
+        `state_hash`: version of the session, and digest of its state, after the step. `events`: how many events the
+        step has; each has a version of its own.
         """
         seen = self._seen.get(session_id)
         if seen is None:
@@ -105,7 +114,7 @@ class Committed:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(session_id)
         seen.server = server
-        seen.steps.append((version, state_hash))
+        seen.steps.append(_Step(version - events, version, state_hash))
 
     async def compare(self, servers: Callable[[str], str]) -> None:
         """Find the versions that Redis has lost, in each session whose Redis server was restarted or replaced since the
@@ -133,29 +142,42 @@ class Committed:
                 logger.error("whether versions of %s are lost is not known: %s", session_id, error)  # noqa: TRY400
                 seen.server = server
 
-    async def _compare(self, session_id: str, seen: "_Seen") -> None:
-        steps = seen.steps.copy()
-        newest = steps[-1][0]
-        while steps and not await self._is_there(session_id, *steps[-1]):
-            steps.pop()
-        kept = steps[-1][0] if steps else 0
-        if kept < newest:
-            seen.steps = steps
-            self._counters["lost_versions"] += newest - kept
-            logger.error("Redis lost versions %d to %d of %s, which were committed", kept + 1, newest, session_id)
-        if not steps:
-            del self._seen[session_id]
-
-    async def _is_there(self, session_id: str, version: int, state_hash: str) -> bool:
-        """Whether the session's log has this version, with this digest of the state (`state_hash`). If the log was
-        archived and removed, the digest is ignored: Redis still keeps the last version under the session's state key,
-        and the result is True if that is at least this version.
+    async def _compare(self, session_id: str, seen: _Seen) -> None:
+        """Report the steps that are gone. Only steps of this node count: those of other owners may be there, or the
+        other owners count them.
         """
-        log, entry = self._keys.log(session_id), f"0-{version}"
+        lost: deque[_Step] = deque()
+        for step in reversed(seen.steps.copy()):
+            if await self._is_there(session_id, step):
+                break
+            lost.appendleft(step)
+        for first, last in _ranges(lost):
+            self._counters["lost_versions"] += last - first + 1
+            logger.error("Redis lost versions %d to %d of %s, which were committed", first, last, session_id)
+        seen.steps = deque((step for step in seen.steps if step not in lost), REMEMBERED)
+        if not seen.steps:
+            self._seen.pop(session_id, None)
+
+    async def _is_there(self, session_id: str, step: _Step) -> bool:
+        """Whether the session's log has the step's version, with its digest of the state. If the log was archived and
+        removed, the digest is ignored: Redis still keeps the last version under the session's state key, and the result
+        is True if that is at least the step's version.
+        """
+        log, entry = self._keys.log(session_id), f"0-{step.version}"
         found: Any = await self._redis.xrange(log, entry, entry)
         if not found and not await self._redis.exists(log):
-            return int(await self._redis.hget(self._keys.state(session_id), "version") or 0) >= version
-        return bool(found) and decode(found[0][1][b"e"].rpartition(b"\n")[2]).state_hash == state_hash
+            return int(await self._redis.hget(self._keys.state(session_id), "version") or 0) >= step.version
+        return bool(found) and decode(found[0][1][b"e"].rpartition(b"\n")[2]).state_hash == step.state_hash
+
+
+def _ranges(steps: Iterable[_Step]) -> list[tuple[int, int]]:
+    """Return the versions of steps as ranges (first, last), one for all steps that follow each other without a gap."""
+    ranges: list[tuple[int, int]] = []
+    for step in steps:
+        follows = bool(ranges) and ranges[-1][1] == step.before
+        first = ranges.pop()[0] if follows else step.before + 1
+        ranges.append((first, step.version))
+    return ranges
 
 
 def _last_id(reply: Any) -> str:
