@@ -350,6 +350,7 @@ class Shard(Owned):
             step.state.version,
             step.events[-1].state_hash,
             events=len(step.events),
+            is_over=step.state.phase == "ENDED",
         )
         self._counters["inputs"] += 1
         self._counters["rejected"] += isinstance(step.events[-1], EventRejected)

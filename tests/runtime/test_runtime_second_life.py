@@ -13,9 +13,10 @@ from events.derived import TurnStarted
 from events.inputs import RagAnswered, SessionCloseRequested, SessionResumed, SttFinal, SttPartial
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.node import Node
+from orchestrator.runtime.redis.connection import evalsha, run_all
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.logs import read_log
-from orchestrator.runtime.redis.lost_writes import REMEMBERED, Accepted, Committed, SecondLifeError
+from orchestrator.runtime.redis.lost_writes import OVER_S, REMEMBERED, SILENT_S, Accepted, Committed, SecondLifeError
 from tests.runtime.conftest import Place
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server
@@ -232,6 +233,60 @@ async def test_a_log_that_was_archived_and_deleted_is_not_lost(
     await set_back(server, server.written)
     await running.watch.event(other.session_id, SessionResumed)
     assert not lost(caplog)
+    await running.node.stop()
+
+
+@pytest.mark.parametrize(("is_over", "passed_s"), [(True, OVER_S), (False, SILENT_S)])
+async def test_a_session_is_forgotten_when_it_cannot_be_lost_any_more(
+    is_over: bool, passed_s: float, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was purged, after its end or at another node. A server that is the same by then cannot lose it any more."""
+    counters, now_s = Counters(), [0.0]
+    committed = Committed(place.redis, place.keys, counters, lambda: now_s[0])
+    committed.note("auto_session_1", "first life", 1, "hash")
+    committed.note("auto_session_1", "first life", 2, "hash", is_over=is_over)
+    now_s[0] = passed_s + 1
+    await committed.compare(lambda _: "first life")
+    await committed.compare(lambda _: "second life")
+    assert not lost(caplog)
+    assert counters["lost_versions"] == 0
+
+
+async def test_a_session_that_has_ended_just_now_or_before_an_outage_may_be_lost(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only where Redis lives on after the end of a session nothing of it can be lost; the time of an outage counts for
+    nothing.
+    """
+    now_s, counters = [0.0], Counters()
+    committed = Committed(place.redis, place.keys, counters, lambda: now_s[0])
+    committed.note("auto_session_1", "first life", 1, "hash", is_over=True)
+    await committed.compare(lambda _: "first life")
+    now_s[0] = 10 * OVER_S
+    await committed.compare(lambda _: "")
+    await committed.compare(lambda _: "second life")
+    assert lost(caplog) == [("auto_session_1", 1, 1)]
+
+
+async def test_a_session_that_was_purged_is_not_lost(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is left in Redis: the node has forgotten it by then."""
+    monkeypatch.setattr("orchestrator.runtime.redis.lost_writes.OVER_S", 0)
+    running = await started(server)
+    live = await running.listening()
+    running.node.report(SessionCloseRequested(session_id=live.session_id))
+    await running.watch.phase(live.session_id, "ENDED")
+    other = await running.listening()
+    await soon(lambda: set(running.node._committed._seen) == {other.session_id})
+    forget = [KEYS.log(live.session_id), KEYS.state(live.session_id), KEYS.sessions(0)]
+    async with Redis.from_url(server.url) as redis:
+        purged = await run_all(redis, [evalsha("forget", forget, [live.session_id, live.state.version, "all"])])
+    assert purged == [b"OK"]
+    await set_back(server, server.written)
+    await running.watch.event(other.session_id, SessionResumed)
+    assert not lost(caplog)
+    assert running.node.counters["lost_versions"] == 0
     await running.node.stop()
 
 

@@ -6,6 +6,7 @@ exactly which writes are lost, and appends its own lost inbox entries again.
 """
 
 import logging
+import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ REMEMBERED = 128
 """How many entries per inbox and steps per session are remembered: more than two seconds of one conversation."""
 SESSIONS_REMEMBERED = 1_000
 """How many sessions are remembered: the sessions with the latest steps. They take some 20 MB at most."""
+OVER_S = 60.0
+"""A session that ended is forgotten after this many seconds on the same server: longer than Redis takes to store it."""
+SILENT_S = 3600.0
+"""So is a session without a step of this node for this many seconds: it has probably ended at another node."""
 
 
 class SecondLifeError(RedisError):
@@ -87,25 +92,36 @@ class _Step(NamedTuple):
 
 @dataclass(slots=True)
 class _Seen:
-    """The last steps of a session that this node has committed, and the run id of the Redis server that has them."""
+    """The last steps of a session that this node has committed.
+
+    `server`: run id of the Redis server that has them. `noted_s`: when the last of them was noted, by a monotonic
+    clock. `is_over`: the session ended in the last of them.
+    """
 
     server: str = ""
+    noted_s: float = 0.0
+    is_over: bool = False
     steps: deque[_Step] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
 
 class Committed:
     """Remembers the last steps of each session that this node has committed, to report steps that Redis has lost."""
 
-    def __init__(self, redis: Redis, keys: Keys, counters: Counters) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, counters: Counters, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._counters = counters
+        self._now_s = now_s
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def note(self, session_id: str, server: str, version: int, state_hash: str, *, events: int = 1) -> None:
+    def note(
+        self, session_id: str, server: str, version: int, state_hash: str, *, events: int = 1, is_over: bool = False
+    ) -> None:
         """Record that a step of the session is committed. `server`: run id of the Redis server. `version` and
         `state_hash`: version of the session, and digest of its state, after the step. `events`: how many events the
-        step has; each has a version of its own.
+        step has; each has a version of its own. `is_over`: the session ended in this step.
         """
         seen = self._seen.get(session_id)
         if seen is None:
@@ -113,7 +129,7 @@ class Committed:
             if len(self._seen) > SESSIONS_REMEMBERED:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(session_id)
-        seen.server = server
+        seen.server, seen.noted_s, seen.is_over = server, self._now_s(), is_over
         seen.steps.append(_Step(version - events, version, state_hash))
 
     async def compare(self, servers: Callable[[str], str]) -> None:
@@ -129,7 +145,11 @@ class Committed:
         failed: set[str] = set()
         for session_id, seen in list(self._seen.items()):
             server = servers(self._keys.log(session_id))
-            if server in ("", seen.server) or server in failed:
+            if server == "" or server in failed:
+                continue
+            if server == seen.server:
+                if self._now_s() - seen.noted_s > (OVER_S if seen.is_over else SILENT_S):
+                    self._seen.pop(session_id, None)
                 continue
             try:
                 if seen.server:
