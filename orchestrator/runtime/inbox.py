@@ -189,12 +189,13 @@ class Inbox:
     async def _append(self, shard: int, batch: list[bytes]) -> bool:
         """Try once to append a batch. Returns whether all of it arrived; if not, the whole batch must be sent again."""
         stream = self._keys.inbox(shard)
+        server = self._accepted.server(shard)
         lines = self._accepted.lost.get(shard, []) + batch  # a retry after a loss begins with the lost entries
         try:
             replies = await self._xadd(stream, lines)
             failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
             if failed is None:
-                self._accepted.note(shard, replies, lines)
+                self._accepted.note(shard, replies, lines, server)
         except Exception as error:  # noqa: BLE001 - logged below; if the sender ended, its queue would wait for ever
             failed = error
         self._log(shard, stream, failed)

@@ -1,12 +1,11 @@
 """A Redis that comes back without its last writes: what is gone is said exactly, and nobody gets a wrong answer."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ClusterDownError, MovedError, NoPermissionError, ResponseError
+from redis.exceptions import BusyLoadingError
 
 from events.codec import encode
 from events.derived import TurnStarted
@@ -16,7 +15,7 @@ from orchestrator.runtime.node import Node
 from orchestrator.runtime.redis.connection import evalsha, run_all
 from orchestrator.runtime.redis.keys import Keys
 from orchestrator.runtime.redis.logs import read_log
-from orchestrator.runtime.redis.lost_writes import OVER_S, REMEMBERED, SILENT_S, Accepted, Committed, SecondLifeError
+from orchestrator.runtime.redis.lost_writes import OVER_S, REMEMBERED, SILENT_S, Committed
 from tests.runtime.conftest import Place
 from tests.runtime.laws import check_laws
 from tests.runtime.redis_server import Server
@@ -43,41 +42,6 @@ def lost(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int, int]]:
     """What the node said is gone: session, first and last version."""
     found = [re.search(r"Redis lost versions (\d+) to (\d+) of (\S+), which", message) for message in caplog.messages]
     return [(match[3], int(match[1]), int(match[2])) for match in found if match]
-
-
-@pytest.mark.parametrize("error", [ClusterDownError("down"), NoPermissionError("no"), ResponseError("TRYAGAIN")])
-async def test_an_error_is_no_loss(error: ResponseError) -> None:
-    """Only a stream that is gone, or is shorter, has lost entries; after an error the connection is made again."""
-    accepted, replies = Accepted(KEYS), [error]
-
-    async def exchange(_: object) -> list[ResponseError]:
-        return [replies.pop()]
-
-    accepted.note(0, [b"5-0"], [b"line"])
-    with pytest.raises(type(error)):
-        await accepted.compare(exchange)
-    assert accepted.lost == {}
-    replies.append(ResponseError("no such key"))
-    with pytest.raises(SecondLifeError):
-        await accepted.compare(exchange)
-    assert accepted.lost == {0: [b"line"]}
-
-
-async def test_appends_to_another_master_disturb_no_comparison() -> None:
-    """Each master of a cluster has its own connection, and all share the memory: entries are acknowledged by one while
-    another is asked.
-    """
-    keys = Keys(shards=8)
-    accepted = Accepted(keys)
-    accepted.note(0, [b"5-0"], [b"line"])
-    others = iter(range(1, 8))
-
-    async def exchange(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        accepted.note(next(others), [b"5-0"], [b"other"])
-        return [MovedError("1 127.0.0.1:7001")] * len(commands)
-
-    await accepted.compare(exchange)
-    assert accepted.lost == {}
 
 
 async def test_lost_versions_are_named_and_counted(server: Server, caplog: pytest.LogCaptureFixture) -> None:

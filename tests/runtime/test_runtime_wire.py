@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLostError
 from redis.exceptions import RedisError, ResponseError
 
+from orchestrator.runtime.redis.cluster import ClusterWire
 from orchestrator.runtime.redis.connection import connect, run_all, run_id
 from orchestrator.runtime.redis.wire import Exchange, RedisTimeoutError, Wire
 from tests.runtime.conftest import Place
@@ -141,3 +142,63 @@ async def test_a_command_on_a_path_that_went_dead_ends(
         assert proxy.held == 1
         assert await redis.ping()
         await redis.aclose()
+
+
+class Connection:
+    """A connection that answers everything with OK."""
+
+    def __init__(self) -> None:
+        self.is_connected = False
+        self._due = 0
+
+    async def connect(self) -> None:
+        self.is_connected = True
+
+    async def send_packed_command(self, commands: Sequence[object], **_: object) -> None:
+        self._due += len(commands)
+
+    async def read_response(self) -> bytes:
+        self._due -= 1
+        return b"OK"
+
+    async def disconnect(self, **_: object) -> None:
+        self.is_connected = False
+
+
+class Master:
+    """A master of a cluster that is never reached over the network."""
+
+    connection_class = Connection
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connection_kwargs: dict[str, Any] = {}
+
+
+async def test_a_key_that_comes_back_to_a_master_is_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection of its first time there is still open. Meanwhile its data may have come from another master, which
+    had lost writes. Keys that move together share the new connection.
+    """
+    first, second, looks = Master("first"), Master("second"), []
+    at = {"a": first, "b": first, "c": second}
+
+    async def master(_: object, key: str) -> Master:
+        return at[key]
+
+    async def connected(exchange: Exchange) -> None:
+        looks.append(await exchange([("INFO",)]))
+
+    monkeypatch.setattr("orchestrator.runtime.redis.cluster.master", master)
+    wire = ClusterWire(cast("Any", None), connected)
+
+    async def looks_for(key: str) -> int:
+        before = len(looks)
+        assert await wire.call(key, [("XADD", key)]) == [b"OK"]
+        return len(looks) - before
+
+    assert [await looks_for(key) for key in "abcabc"] == [1, 0, 1, 0, 0, 0]
+    at |= {"a": second, "b": second}
+    assert [await looks_for(key) for key in "abcabc"] == [1, 0, 0, 0, 0, 0]
+    at |= {"a": first, "b": first}
+    assert [await looks_for(key) for key in "abcabc"] == [1, 0, 0, 0, 0, 0]
+    await wire.close()

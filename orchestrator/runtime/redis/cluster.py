@@ -8,6 +8,7 @@ replica replaces the master.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -206,6 +207,12 @@ class ClusterWire:
         self._redis = redis
         self._connected = connected
         self._wires: dict[str, Wire] = {}
+        self._calls = 0
+        """Number of calls that are over."""
+        self._last: dict[str, tuple[str, int]] = {}
+        """Key → the master of its last call, and the number of calls over when that call was over."""
+        self._since: dict[str, int] = {}
+        """Master → the number of calls over when the connection to it was made."""
 
     async def call(self, key: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands once to the master of `key`, and return their replies. If a command fails, for example because
@@ -215,7 +222,12 @@ class ClusterWire:
         """
         try:
             node = await master(self._redis, key)
-            replies = await self._to(node).call(key, commands)
+            await self._renew(key, node)
+            try:
+                replies = await self._to(node).call(key, commands)
+            finally:
+                self._calls += 1
+                self._last[key] = (node.name, self._calls)
         except (RedisError, OSError):
             await _learn_again(self._redis)
             raise
@@ -223,10 +235,25 @@ class ClusterWire:
             await _learn_again(self._redis)
         return replies
 
+    async def _renew(self, key: str, node: ClusterNode) -> None:
+        """Close an old connection to a master to which a key has moved, so that `connected` is awaited after the move.
+        The master may have been a replica in between, or another one, which had lost writes, has sent it the key.
+        """
+        before, number = self._last.get(key, (node.name, 0))
+        if self._connected is not None and before != node.name and self._since.get(node.name, 0) < number:
+            await self._to(node).reconnect()
+
     def _to(self, node: ClusterNode) -> Wire:
         if node.name not in self._wires:
-            self._wires[node.name] = Wire(lambda: node.connection_class(**node.connection_kwargs), self._connected)
+            connected = partial(self._compare, node.name) if self._connected is not None else None
+            self._wires[node.name] = Wire(lambda: node.connection_class(**node.connection_kwargs), connected)
         return self._wires[node.name]
+
+    async def _compare(self, name: str, exchange: Exchange) -> None:
+        number = self._calls
+        assert self._connected is not None, "a wire without it has no callback"
+        await self._connected(exchange)
+        self._since[name] = number
 
     async def close(self) -> None:
         await asyncio.gather(*(wire.close() for wire in self._wires.values()))

@@ -8,14 +8,15 @@ exactly which writes are lost, and appends its own lost inbox entries again.
 import logging
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import MovedError, RedisError, ResponseError
 
-from events.codec import BadEventError, decode
+from events.codec import BadEventError, decode, decode_input
 from orchestrator.runtime.counters import Counters
 from orchestrator.runtime.redis.commit import position
 from orchestrator.runtime.redis.keys import Keys
@@ -27,6 +28,12 @@ REMEMBERED = 128
 """How many entries per inbox and steps per session are remembered: more than two seconds of one conversation."""
 SESSIONS_REMEMBERED = 1_000
 """How many sessions are remembered: the sessions with the latest steps. They take some 20 MB at most."""
+LOSS_S = 10.0
+"""Redis may lose what it acknowledged in the last seconds before it fails: about two, or more after a failover."""
+TOO_LATE_S = 600.0
+"""Nothing is appended again on mere suspicion if Redis acknowledged the last entry more than this many seconds ago: it
+was stored long since, or its session is over, and the reducer remembers only the latest event ids.
+"""
 OVER_S = 60.0
 """A session that ended is forgotten after this many seconds on the same server: longer than Redis takes to store it."""
 SILENT_S = 3600.0
@@ -34,52 +41,141 @@ SILENT_S = 3600.0
 
 
 class SecondLifeError(RedisError):
-    """A new connection leads to a Redis that has lost acknowledged inbox entries. No command was sent on that
-    connection: the inbox first appends the lost entries again, before any other entry.
+    """A new connection leads to a Redis that has lost acknowledged inbox entries, or may have lost them. No command was
+    sent on that connection: the inbox first appends these entries again, before any other entry.
     """
+
+
+class _Entry(NamedTuple):
+    """An inbox entry that Redis has acknowledged. `at_s`: when, by a monotonic clock. `server`: identity of the server
+    (`_identity`) that has acknowledged it; empty: unknown.
+    """
+
+    entry_id: bytes
+    line: bytes
+    at_s: float
+    server: str
 
 
 class Accepted:
     """Remembers, for the inbox of each shard, the last entries of this process that Redis has acknowledged. Entries
     that Redis loses are appended again.
+
+    Redis loses the end of what it has acknowledged. So if a stream has the newest entry of this process, it has all of
+    them. If the newest entry is missing, it is lost, or it was handled and trimmed. The ids do not tell: another
+    process may have appended entries with higher ids after the loss. So all entries of the last LOSS_S seconds are
+    appended again. The reducer recognises those that were not lost by their sequence number or event id.
     """
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, now_s: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
-        self._last: defaultdict[int, deque[tuple[bytes, bytes]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._now_s = now_s
+        self._last: defaultdict[int, deque[_Entry]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._servers: dict[int, str] = {}
         self.lost: dict[int, list[bytes]] = {}
         """Shard → lines to append again, before any newer line."""
 
-    def note(self, shard: int, ids: list[bytes], lines: list[bytes]) -> None:
-        """Record entries that Redis has acknowledged: `ids[n]` is the entry id of `lines[n]`.
+    def server(self, shard: int) -> str:
+        """Return the identity of the server that has the shard; empty: no connection has found it yet."""
+        return self._servers.get(shard, "")
 
-        Also clears the shard's list `lost` (lines that Redis had lost): the inbox begins each append with the lost
-        lines, so Redis has them again. An append that waits while a loss is found fails, and is repeated with them.
+    def note(self, shard: int, ids: list[bytes], lines: list[bytes], sent_to: str = "") -> None:
+        """Record entries that Redis has acknowledged: `ids[n]` is the entry id of `lines[n]`. `sent_to`: the result of
+        `server` before they were sent. If another server has the shard by now, it is unknown which of the two has
+        acknowledged them: in a cluster, an old master may answer late.
+
+        Also clears the shard's list `lost` (lines that Redis had lost) if `lines` begins with it, because Redis has
+        these lines again. An append that waits while a loss is found fails, and is repeated with them.
         """
-        self._last[shard].extend(zip(ids, lines, strict=True))
-        self.lost.pop(shard, None)
+        here, now_s = self.server(shard), self._now_s()
+        server = here if sent_to in ("", here) else ""
+        self._last[shard].extend(_Entry(*one, now_s, server) for one in zip(ids, lines, strict=True))
+        lost = self.lost.get(shard)
+        if lost and lines[: len(lost)] == lost:
+            del self.lost[shard]
 
     async def compare(self, exchange: Exchange) -> None:
-        """Check, on a new connection, that Redis still has the remembered entries. If entries are missing, add them to
-        `lost`, to be appended again, and raise SecondLifeError. `exchange` sends commands on that connection.
+        """Check, on a new connection, that Redis still has the remembered entries. If it has lost entries, or may have
+        lost them, add them to `lost`, to be appended again, and raise SecondLifeError. `exchange` sends commands on
+        that connection. Only shards on the connected server count; in a cluster, other masters have the others.
+
+        On the server that has acknowledged an entry, with the data of that time, the entry cannot be lost.
         """
-        found = False
-        for shard, entries in list(self._last.items()):  # each master has its connection: others append meanwhile
+        server = _identity(await exchange([("INFO", "server"), ("INFO", "replication")]))
+        shards = range(self._keys.shards)
+        is_here = await exchange([("EXISTS", self._keys.inbox(shard)) for shard in shards])
+        located = {shard: server for shard, reply in zip(shards, is_here, strict=True) if isinstance(reply, int)}
+        self._servers |= located
+        since_s = self._losable_since_s()
+        last_ids = await self._missing(exchange, server)
+        recent = {shard: self._recent(shard, since_s) for shard in last_ids}
+        useless = await self._of_ended_sessions(exchange, [one for entries in recent.values() for one in entries])
+        found = [self._lose(shard, last_id, set(recent[shard]) - useless) for shard, last_id in last_ids.items()]
+        if any(found):
+            raise SecondLifeError("Redis has lost, or may have lost, what it had accepted")
+
+    def _recent(self, shard: int, since_s: dict[str, float]) -> list[_Entry]:
+        entries = self._last[shard]
+        return [one for one in entries if one.at_s >= since_s.get(entries[-1].server, -inf)]
+
+    def _losable_since_s(self) -> dict[str, float]:
+        """Return server → the time from which on acknowledged entries may be lost: LOSS_S before the last sign of life
+        of that server in an inbox. Infinite if the server gave that sign more than TOO_LATE_S ago.
+        """
+        heard_s: dict[str, float] = {}
+        for entry in (entries[-1] for entries in self._last.values() if entries):
+            heard_s[entry.server] = max(entry.at_s, heard_s.get(entry.server, 0.0))
+        now_s = self._now_s()
+        return {server: at_s - LOSS_S if now_s - at_s <= TOO_LATE_S else inf for server, at_s in heard_s.items()}
+
+    async def _missing(self, exchange: Exchange, server: str) -> dict[int, str]:
+        """Return shard → last id of its stream, for streams on this server that lack the newest entry of this process.
+        Raises an error that Redis replies.
+        """
+        newest = {shard: one[-1] for shard, one in self._last.items() if one and one[-1].server != server}
+        asked: list[tuple[Any, ...]] = []
+        for shard, entry in newest.items():
             stream = self._keys.inbox(shard)
-            (reply,) = await exchange([("XINFO", "STREAM", stream)])
-            if isinstance(reply, MovedError):
+            asked += [("XINFO", "STREAM", stream), ("XRANGE", stream, entry.entry_id, entry.entry_id)]
+        replies, missing = await exchange(asked) if asked else [], {}
+        for (shard, entry), about, found in zip(newest.items(), replies[::2], replies[1::2], strict=True):
+            if isinstance(about, MovedError):
                 continue  # the stream is on another master of the cluster
-            there = _last_id(reply)
-            again = [line for entry, line in entries if position(entry.decode()) > position(there)]
-            if again:
-                logger.error(
-                    "Redis lost %d accepted entries of %s, after %s: appended again", len(again), stream, there
-                )
-                self.lost[shard] = self.lost.get(shard, []) + again
-                entries.clear()
-                found = True
-        if found:
-            raise SecondLifeError("Redis has lost what it had accepted")
+            last_id = _last_id(about)
+            if isinstance(found, Exception):
+                raise found
+            if not (found and entry.line in found[0][1]):
+                missing[shard] = last_id
+            elif self._last[shard][-1] is entry:
+                self._last[shard][-1] = entry._replace(server=server)
+        return missing
+
+    async def _of_ended_sessions(self, exchange: Exchange, entries: Sequence[_Entry]) -> set[_Entry]:
+        """Return the entries whose session has ended. They have no effect any more; some would be dead letters."""
+        session_of = {entry: decode_input(entry.line).session_id for entry in entries}
+        sessions = sorted(set(session_of.values()))
+        live = [("SISMEMBER", self._keys.sessions(self._keys.shard_of(one)), one) for one in sessions]
+        known = [("EXISTS", self._keys.state(one)) for one in sessions]
+        replies = await exchange([*live, *known]) if sessions else []
+        about = zip(sessions, replies[: len(sessions)], replies[len(sessions) :], strict=True)
+        ended = {session_id for session_id, is_live, is_known in about if (is_live, is_known) == (0, 1)}
+        return {entry for entry, session_id in session_of.items() if session_id in ended}
+
+    def _lose(self, shard: int, last_id: str, suspected: set[_Entry]) -> bool:
+        """Add the lines of a shard to `lost` that are lost, or suspected to be, and forget all entries. `last_id`: last
+        id of the stream; entries with a higher id are lost for certain. Returns whether there are such lines.
+        """
+        entries, stream = self._last[shard], self._keys.inbox(shard)
+        lost = {entry for entry in entries if position(entry.entry_id.decode()) > position(last_id)}
+        again = [entry.line for entry in entries if entry in lost or entry in suspected]
+        if lost:
+            logger.error("Redis lost %d accepted entries of %s, after %s: appended again", len(lost), stream, last_id)
+        elif again:
+            logger.info("Redis may have lost %d accepted entries of %s: appended again", len(again), stream)
+        if again:
+            self.lost[shard] = self.lost.get(shard, []) + again
+        entries.clear()
+        return bool(again)
 
 
 class _Step(NamedTuple):
@@ -198,6 +294,19 @@ def _ranges(steps: Iterable[_Step]) -> list[tuple[int, int]]:
         first = ranges.pop()[0] if follows else step.before + 1
         ranges.append((first, step.version))
     return ranges
+
+
+def _identity(about: Sequence[Any]) -> str:
+    """Return the identity of a server and its data, from the replies to INFO server and INFO replication. The run id is
+    new at each start, the replication id also when a replica becomes the master, or follows another master: then its
+    data may have changed, too. Raises an error that Redis replies.
+    """
+    fields: dict[str, str] = {}
+    for reply in about:
+        if isinstance(reply, Exception):
+            raise reply
+        fields.update(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+    return f"{fields.get('run_id', '')} {fields.get('master_replid', '')}"
 
 
 def _last_id(reply: Any) -> str:

@@ -123,5 +123,10 @@ class Wire:
                 replies.append(error)
         return replies
 
+    async def reconnect(self) -> None:
+        """Close the connection as soon as no call is under way. The next call makes a new one, with `connected`."""
+        async with self._turn:
+            await self._connection.disconnect(nowait=True)
+
     async def close(self) -> None:
         await end_within("a connection to Redis", self._connection.disconnect())
