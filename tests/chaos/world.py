@@ -141,8 +141,8 @@ class World:
         return found
 
     def _compare_what_the_nodes_miss(self, found: Findings) -> None:
-        """Each loss they report is one, and from its first version on. What a node never saw committed it cannot miss:
-        the reply to the last commits was under way.
+        """Each loss they report is one. What a node never saw committed it cannot miss: the steps of an earlier owner,
+        and the last steps, whose reply was under way.
         """
         lost = [(session, *versions) for cut in self.lost_versions for session, versions in cut.items()]
         missed = self.fleet.missed_versions()
@@ -151,7 +151,7 @@ class World:
         found.violations += [
             f"{session} is said to have lost versions {kept + 1} to {last}, but has not"
             for session, kept, last in missed
-            if not any((session, kept) == loss[:2] and last <= loss[2] for loss in lost)
+            if not any(session == loss[0] and loss[1] <= kept and last <= loss[2] for loss in lost)
         ]
 
     async def _hang_up(self) -> None:
