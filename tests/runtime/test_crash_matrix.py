@@ -25,7 +25,7 @@ from tests.runtime.crash_points import FailingProxy, Fault, Kind
 from tests.runtime.crash_story import POLICY, SCRIPT, Story, essence, handled
 from tests.runtime.laws import check_laws
 
-COMMANDS = 190
+COMMANDS = 230
 """More than the conversation has."""
 KINDS: tuple[Kind, ...] = ("cut", "lost", "crash", "late-crash")
 ONE_OF = 16
