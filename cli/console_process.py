@@ -4,22 +4,26 @@ import asyncio
 from asyncio.subprocess import Process
 
 from orchestrator.child_process import end, spawn
+from orchestrator.settings import Settings
 
 START_S = 20.0
 END_S = 3.0
+HIGHEST_PORT = 65_535
 MODULE = "cli.console"
-_SETTINGS = ("ORCH_*", "PG*")
 
 
 class ConsoleProcess:
     """Starts the console on demand, and again if it has ended; `async with` ends it.
 
-    >>> async with ConsoleProcess(8081) as console: url = await console.url()
+    >>> async with ConsoleProcess(settings) as console: url = await console.url()
     """
 
-    def __init__(self, port: int) -> None:
-        """`port` is tried first, so that links stay valid from one start to the next; 0: any."""
-        self._port = port
+    def __init__(self, settings: Settings) -> None:
+        """`settings` are those of the service, also where its program has set them: the console asks for the same
+        tokens and reads the same sessions. The port after the service's is tried first, so that links stay valid from
+        one start to the next.
+        """
+        self._settings = settings
         self._process: Process | None = None
         self._url = ""
         self._starting = asyncio.Lock()
@@ -39,10 +43,12 @@ class ConsoleProcess:
             return self._url
 
     async def _start(self) -> str:
-        self._process = process = await spawn(MODULE, *_SETTINGS)
+        variables = self._settings.to_environment()
+        self._process = process = await spawn(MODULE, "PG*", variables=variables)  # PGPASSWORD and the like
         assert process.stdin is not None, "it was spawned with pipes"
         assert process.stdout is not None, "it was spawned with pipes"
-        process.stdin.write(b"%d\n" % self._port)
+        port = self._settings.port
+        process.stdin.write(b"%d\n" % (port + 1 if 0 < port < HIGHEST_PORT else 0))
         try:
             async with asyncio.timeout(START_S):
                 line = await process.stdout.readline()

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cli.children import Children
-from cli.console_process import ConsoleProcess
+from cli.console_process import HIGHEST_PORT, ConsoleProcess
 from cli.serve import make_service
 from orchestrator.gateway.door import cannot_listen
 from orchestrator.runtime.history.supervisor import HistoryKeeper
@@ -28,7 +28,6 @@ from orchestrator.web_names import LOOPBACK, url_of
 
 WAITING = 512
 """Connections that may wait at the common port."""
-HIGHEST_PORT = 65_535
 
 
 async def serve_in_processes(count: int, agent: str, given: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -96,7 +95,7 @@ async def _shared(count: int, agent: str, given: dict[str, Any], settings: Setti
             )
             for number in range(1, count + 1)
         ]
-        console = await stack.enter_async_context(ConsoleProcess(settings.port + 1 if settings.port else 0))
+        console = await stack.enter_async_context(ConsoleProcess(settings))
         service = Children(facts, url, console)
         service.history = HistoryKeeper(
             redis_url, Keys(), settings.sql_url, settings.data_dir, service.owned, service.counters

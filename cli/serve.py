@@ -120,7 +120,7 @@ async def _serve(agent: str, given: dict[str, Any], say: Callable[[str], None]) 
     async def serving() -> None:
         service = await make_service(agent, given)
         settings = service.settings
-        console = ConsoleProcess(settings.port + 1 if settings.port else 0)
+        console = ConsoleProcess(settings)
         service.console = console.url if settings.is_private else None
         async with console, service:
             ready.set()

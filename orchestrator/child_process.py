@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.teardown import end_within
@@ -36,8 +37,11 @@ def environment(*also: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in wanted or name.startswith(beginnings)}
 
 
-async def spawn(module: str, *also: str) -> Process:
-    """Start a module with pipes for input and output. `also`: see `environment`. Raises OSError.
+async def spawn(module: str, *also: str, variables: Mapping[str, str] | None = None) -> Process:
+    """Start a module with pipes for input and output. Raises OSError.
+
+    `also`: see `environment`. `variables` are set in the child's environment: other users cannot read it, as they can
+    read arguments.
 
     -P and an explicit path: a file in the current directory must not replace an orch module of the same name.
     """
@@ -47,7 +51,7 @@ async def spawn(module: str, *also: str) -> Process:
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env={**environment(*also), "PYTHONPATH": path},
+        env={**environment(*also), **(variables or {}), "PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C must reach only the service, which then ends the child
     )
     assert process.stderr is not None

@@ -42,6 +42,20 @@ class Headers(dict[str, str]):
         return f"{{{', '.join(f'{name!r}: ***' for name in self)}}}"
 
 
+def as_text(value: Any) -> str:
+    """The text of a value as an environment variable has it; empty for None. The functions below read it back."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case Mapping():
+            return json.dumps(value)
+        case tuple():
+            return ("-" if all(isinstance(one, int) for one in value) else " ").join(map(str, value))
+    return str(value)
+
+
 def text(value: Any) -> str:
     if not isinstance(value, str):
         raise _wrong(value, "it must be text")

@@ -13,6 +13,7 @@ from orchestrator.safe_text import protect, without_secrets
 from orchestrator.setting_values import (
     Headers,
     address,
+    as_text,
     boolean,
     database,
     headers,
@@ -200,6 +201,12 @@ class Settings:
         variables = environment() if variables is None else variables
         _refuse_unknown(variables)
         return cls(**{one.name: _value(one.name, variables) for one in fields(cls)})
+
+    def to_environment(self) -> dict[str, str]:
+        """Every ORCH_ variable with its value, secrets included, for a process that must have these settings. A
+        variable without a value is empty: else the file `.env` would fill it.
+        """
+        return {f"ORCH_{one.name.upper()}": as_text(getattr(self, one.name)) for one in fields(self)}
 
     def __post_init__(self) -> None:
         _refuse_unknown(environment())

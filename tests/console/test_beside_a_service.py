@@ -1,5 +1,6 @@
 """The console beside a running service: started by the first click on its link, ended with the service."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -71,6 +72,42 @@ async def test_a_service_with_keys_has_a_console_with_keys(tmp_path: Path, keys:
                 assert answer.status == 401
     finally:
         assert service.stop() == 0, service.stderr
+
+
+KEYED_AGENT = """
+from orchestrator import Orchestrator, Settings
+
+agent = Orchestrator(
+    Settings(auth_keys="keys.json", auth_issuer="%s"), answer=lambda text: f"You said: {text}"
+)
+"""
+
+
+@pytest.mark.calls
+async def test_the_console_of_a_program_has_the_settings_of_the_program(tmp_path: Path, keys: dict[str, str]) -> None:
+    """Its keys and its data directory, wherever they come from: a user of this machine without a token reads nothing,
+    and the console shows the sessions of this service, not those of the default folder.
+    """
+    (tmp_path / "agent.py").write_text(KEYED_AGENT % ISSUER)
+    env = environment(tmp_path, HOME=str(tmp_path / "home"), XDG_DATA_HOME=str(tmp_path / "share"))
+    del env["ORCH_DATA_DIR"]
+    shown = {"Authorization": f"Bearer {token(('operate', 'read_sessions', 'read_words'))}"}
+    service = Serve(env, 0, "agent", cwd=tmp_path)
+    try:
+        talking = env | {"ORCH_TOKEN": token(("text",))}
+        chat = await asyncio.to_thread(orch_process, "chat", "--url", service.url, env=talking, stdin="hello\n")
+        assert chat.returncode == 0, chat.stderr
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{service.url}/console", headers=shown, allow_redirects=False) as answer:
+                console = answer.headers["Location"]
+            async with http.get(f"{console}api/sessions") as answer:
+                assert answer.status == 401
+            async with http.get(f"{console}api/sessions", headers=shown) as answer:
+                assert re.search(r"auto_session_\d+", chat.stderr)[0] in await answer.text()
+    finally:
+        assert service.stop() == 0, service.stderr
+    assert (tmp_path / "share" / "orch").is_dir()
+    assert not (tmp_path / "home" / ".local").exists()
 
 
 async def test_with_keys_the_console_listens_for_other_machines(

@@ -171,3 +171,27 @@ def test_a_file_gives_what_the_environment_leaves_out(tmp_path: Path, monkeypatc
     file.write_bytes(b"ORCH_HOST=\xff\n")
     with pytest.raises(SettingsError, match=r"\.env cannot be read: it is no UTF-8 text"):
         Settings()
+
+
+def test_a_child_process_gets_every_setting_by_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each field comes back as it was, also an empty one that a file `.env` would fill."""
+    settings = Settings(
+        host="::1",
+        port=0,
+        data_dir=tmp_path / "with blanks",
+        redis_url="redis://:secret@127.0.0.1:6379/0",
+        answer_headers={"Authorization": "Bearer secret", "X-Name": "Käthe: {1}"},
+        policy_file=None,
+        allowed_origins=("https://a.example", "https://b.example"),
+        auth_keys="keys.json",
+        trusted_proxies=["10.0.0.0/8", "::1"],
+        udp_ports=(40_000, 40_999),
+        trace_content=True,
+    )
+    variables = settings.to_environment()
+    assert Settings.from_environment(variables) == settings
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("ORCH_AUTH_ISSUER=elsewhere\nORCH_ALLOWED_HOSTS=elsewhere\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.from_environment() == settings
