@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,10 +12,10 @@ from pydantic import ValidationError
 from cli.exits import OK
 from cli.terminal import UsageError, say
 from orchestrator.gateway.access.development import AUDIENCE, ISSUER, development_key
-from orchestrator.gateway.access.keys import KeysError, new_pair, read_jwks
+from orchestrator.gateway.access.keys import KeysError, new_pair, read_file, signing_key
 from orchestrator.gateway.access.tokens import LONGEST_LIFE_S, sign
 from orchestrator.grant import Grant, Scope
-from orchestrator.private_files import NotPrivateError, open_private, read_private
+from orchestrator.private_files import NotPrivateError, open_private
 from orchestrator.settings import Settings
 
 
@@ -38,11 +39,17 @@ def _check(subject: str, grant: dict[str, Any]) -> None:
         Grant.model_validate(grant | {"subject": subject})
     except ValidationError as error:
         field = str(error.errors()[0]["loc"][0])
-        option = {"turns_per_minute": "turns"}.get(field, field)
-        meant = (
-            f"some of {', '.join(get_args(Scope))}" if field == "may" else "text" if field == "subject" else "a number"
-        )
-        raise UsageError(f"--{option} must be {meant}") from None
+    else:
+        if subject:
+            return
+        field = "subject"
+    bounds = Grant.model_json_schema()["properties"][field]
+    if field == "may":
+        raise UsageError(f"--may must be some of {', '.join(get_args(Scope))}")
+    if field == "subject":
+        raise UsageError(f"--subject must have 1 to {bounds['maxLength']} characters, not {len(subject)}")
+    option = {"turns_per_minute": "turns"}.get(field, field)
+    raise UsageError(f"--{option} must be from {bounds['minimum']} to {bounds['maximum']}, not {grant[field]}")
 
 
 def _key(settings: Settings, key_file: str) -> tuple[PyJWK, str, str]:
@@ -51,14 +58,24 @@ def _key(settings: Settings, key_file: str) -> tuple[PyJWK, str, str]:
             return development_key(settings.data_dir), ISSUER, AUDIENCE
         if not key_file:
             raise UsageError("ORCH_AUTH_KEYS is set: name the file with the private key, --key FILE")
-        (key,) = read_jwks(read_private(Path(key_file)), has_secrets=True).values()
+        key = _key_of(Path(key_file))
     except (KeysError, NotPrivateError, OSError) as error:
         raise UsageError(f"the key cannot be used: {error}") from None
-    except ValueError:
-        raise UsageError(f"{key_file} has more than one key: a token is signed with one") from None
     if not settings.auth_issuer:
         raise UsageError("ORCH_AUTH_ISSUER is missing: it stands in the token, and the service compares it")
     return key, settings.auth_issuer, settings.auth_audience
+
+
+def _key_of(path: Path) -> PyJWK:
+    """The key in a file that the user names, which stays as it is. Raises KeysError, OSError."""
+    text = read_file(path)
+    try:
+        key = signing_key(text)
+    except KeysError as error:
+        raise KeysError(f"{path}: {error}") from None
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        say(f"⚠ other users can read the private key in {path}: close it with chmod 600")
+    return key
 
 
 def _make_key(path: Path) -> int:

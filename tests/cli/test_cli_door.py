@@ -1,12 +1,14 @@
 """Who may come in, by default: on loopback everything works at once, elsewhere nothing starts without keys."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from orchestrator.gateway.access.keys import new_pair
 from orchestrator.gateway.access.setup import check_of
 from orchestrator.settings import Settings, SettingsError
 from tests.cli.service import Serve, environment, orch, orch_process
@@ -124,7 +126,12 @@ def test_a_service_for_the_network_checks_tokens(tmp_path: Path) -> None:
 
 MISTAKES = {
     "a right": (["--may", "fly"], "--may must be some of voice, text"),
-    "a number": (["--seconds", "-1"], "--seconds must be a number"),
+    "a number": (["--seconds", "-1"], "--seconds must be from 0 to 604800, not -1"),
+    "a long time": (["--seconds", "99999999999"], "--seconds must be from 0 to 604800, not 99999999999"),
+    "conversations": (["--sessions", "-1"], "--sessions must be from 0 to 1000000, not -1"),
+    "turns": (["--turns", "1000001"], "--turns must be from 0 to 1000000, not 1000001"),
+    "a long subject": (["--subject", "x" * 300], "--subject must have 1 to 200 characters, not 300"),
+    "nobody": (["--subject", ""], "--subject must have 1 to 200 characters, not 0"),
     "a life": (["--life", "100000"], "--life must be from 1 to 3600 seconds"),
     "no file": (["--key", "/nowhere/key.json"], "the key cannot be used"),
 }
@@ -137,3 +144,44 @@ def test_a_token_that_cannot_be_made_is_refused_in_words(tmp_path: Path, what: s
     assert ended.exit_code == 3
     assert words in ended.stderr
     assert ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_file_that_is_named_as_key_keeps_its_mode(tmp_path: Path) -> None:
+    """Whether it is a key or not. Where others may read a private key, a warning says so."""
+    env = environment(tmp_path, ORCH_AUTH_ISSUER="https://shop.example")
+    key, page = tmp_path / "key.json", tmp_path / "index.html"
+    page.write_text("no key")
+    page.chmod(0o644)
+    ended = orch("token", "--key", str(page), env=env)
+    assert (ended.exit_code, page.stat().st_mode & 0o777) == (3, 0o644)
+    assert f"the key cannot be used: {page}: it is not JSON" in ended.stderr
+    orch("token", "--new-key", str(key), env=env)
+    assert orch("token", "--key", str(key), env=env).stderr == ""
+    (tmp_path / "mounted.json").symlink_to(key)
+    key.chmod(0o644)
+    ended = orch("token", "--key", str(tmp_path / "mounted.json"), env=env)
+    assert (ended.exit_code, key.stat().st_mode & 0o777) == (0, 0o644)
+    assert (
+        ended.stderr == f"⚠ other users can read the private key in {tmp_path}/mounted.json: close it with chmod 600\n"
+    )
+    assert ended.stdout.count(".") == 2
+
+
+NO_SIGNATURE = {
+    "a public key": (lambda private, public: [public], r"'[0-9a-f]+' has no private part"),
+    "two keys": (lambda private, _: [private, new_pair()[0]], "it has 2 keys"),
+}
+
+
+@pytest.mark.parametrize("what", NO_SIGNATURE)
+def test_a_key_that_cannot_sign_is_refused_in_words(tmp_path: Path, what: str) -> None:
+    """Named by the user, or found in the data directory."""
+    keys, words = NO_SIGNATURE[what]
+    env = environment(tmp_path, ORCH_AUTH_ISSUER="https://shop.example")
+    file = tmp_path / "auth_key.json"
+    file.write_text(json.dumps({"keys": keys(*new_pair())}))
+    for arguments in (["token", "--key", str(file)], ["token"], ["chat"]):
+        ended = orch(*arguments, env=env)
+        assert (ended.exit_code, ended.stdout) == (3, "")
+        assert re.fullmatch(rf"✗ the key .*{words}.*\n", ended.stderr), ended.stderr

@@ -11,7 +11,7 @@ from typing import Any
 
 from jwt import PyJWK
 
-from orchestrator.gateway.access.keys import KeysError, read_jwks
+from orchestrator.gateway.access.keys import KeysError, signing_key
 from orchestrator.private_files import open_private, private_folder, read_private
 
 FILE = "auth_key.json"
@@ -33,8 +33,7 @@ def development_key(data_dir: Path) -> PyJWK:
 
 def existing_key(data_dir: Path) -> PyJWK:
     """As development_key, but raises FileNotFoundError if there is none."""
-    (key,) = read_jwks(read_private(data_dir / FILE), has_secrets=True).values()
-    return key
+    return signing_key(read_private(data_dir / FILE))
 
 
 def _new() -> dict[str, Any]:

@@ -120,6 +120,29 @@ def _read(raw: dict[str, Any], name: str, *, has_secrets: bool) -> tuple[str, Py
     return kid, key
 
 
+def signing_key(text: str | bytes) -> PyJWK:
+    """The only key of a JWKS of our own, with its private part. Raises KeysError."""
+    found = read_jwks(text, has_secrets=True)
+    if len(found) > 1:
+        raise KeysError(f"it has {len(found)} keys: a token is signed with one")
+    (key,) = found.values()
+    if not (isinstance(key.key, bytes) or hasattr(key.key, "sign")):
+        raise KeysError(f"the key {str(key.key_id)[:80]!r} has no private part: name the file with the private key")
+    return key
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a JWKS file; its mode stays as it is. Raises KeysError."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(LONGEST + 1)
+    except OSError as error:
+        raise KeysError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(text) > LONGEST:
+        raise KeysError(f"{path} is longer than {LONGEST} bytes")
+    return text
+
+
 def new_pair() -> tuple[dict[str, Any], dict[str, Any]]:
     """A new Ed25519 key as JWK: with its private part, and without."""
     made = Ed25519PrivateKey.generate()
@@ -177,12 +200,9 @@ class FileKeys:
     def _read(self) -> tuple[tuple[int, int, int], dict[str, PyJWK]]:
         try:
             stamp = self._stamp_now()
-            with self._path.open("rb") as file:
-                text = file.read(LONGEST + 1)
         except OSError as error:
             raise KeysError(f"{self._path} cannot be read: {error.strerror or error}") from None
-        if len(text) > LONGEST:
-            raise KeysError(f"{self._path} is longer than {LONGEST} bytes")
+        text = read_file(self._path)
         try:
             return stamp, read_jwks(text, has_secrets=True)
         except KeysError as error:
