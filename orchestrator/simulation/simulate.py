@@ -33,8 +33,8 @@ from orchestrator.simulation.world import BrokenReducerError, World
 from projections.golden_log import golden
 
 TURNS = 3
-LIMIT_US = 400_000_000
-"""Time limit for each stage of the simulation; longer than every deadline of a session."""
+LEAST_LIMIT_US = 400_000_000
+"""Time limit for each stage of the simulation, beside the waits of the policy."""
 SETTLED_US = 3_500_000
 """A session in LISTENING that commits nothing for this time is waiting only for its user."""
 
@@ -155,7 +155,7 @@ def _live(world: World, user: User) -> Iterator[str]:
     it is due. Yields a message for each failure.
     """
     user.begin()
-    world.time.run(lambda: user.has_finished, LIMIT_US)
+    world.time.run(lambda: user.has_finished, _limit_us(world.policy))
     world.calm()
     user.falls_silent()
     if user.ending == "stays away":
@@ -197,13 +197,23 @@ def _last_words(world: World, user: User) -> Iterator[str]:
         yield f"{words!r} was heard {len(heard)} times and answered {ended}; it rests in {user.phase}"
 
 
+def _limit_us(policy: Policy) -> int:
+    """Time limit for each stage of the simulation; longer than every wait of a session under this policy."""
+    waits_ms = (
+        policy.goodbye.after_ms,
+        policy.away.after_ms * (policy.away.prompts + 1),
+        *policy.deadlines.model_dump().values(),
+    )
+    return LEAST_LIMIT_US + sum(waits_ms) * 1_000
+
+
 def _rest(world: World) -> None:
-    world.time.run(lambda: False, LIMIT_US)
+    world.time.run(lambda: False, _limit_us(world.policy))
 
 
 def _settle(world: World, user: User) -> None:
     """Run until the session has ended, or has been quiet in LISTENING for SETTLED_US with a silent user."""
-    end_us, since_us = world.time.now_us + LIMIT_US, world.time.now_us
+    end_us, since_us = world.time.now_us + _limit_us(world.policy), world.time.now_us
     while user.phase != "ENDED" and world.time.now_us < end_us:
         waits_us = max(since_us, world.log_us, user.busy_until_us) + SETTLED_US - world.time.now_us
         world.time.after(waits_us, lambda: None)

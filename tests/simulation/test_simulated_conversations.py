@@ -259,3 +259,28 @@ def test_progress_that_is_told_twice_does_not_set_the_clock_back() -> None:
     call.after(500).input(PlaybackProgress, position_ms=1_000).after(500).interrupts()
     ended = next(event for event in call.last if event.type == "ANSWER_ENDED")  # type: ignore[attr-defined]
     assert ended.heard_ms == 2_000  # type: ignore[attr-defined]
+
+
+SLOW = {
+    "a time limit of ten minutes": {"goodbye": {"after_ms": 600_000}},
+    "the sample of docs/policy.md": {
+        "away": {"after_ms": 15_000, "prompts": 2, "text": "Are you still there?"},
+        "goodbye": {"intent": "goodbye", "after_ms": 1_800_000},
+    },
+    "a week": {"goodbye": {"after_ms": 7 * 24 * 3_600_000}},
+    "a long way back": {"deadlines": {"reconnect_ms": 400_000}},
+    "patience": {"away": {"after_ms": 300_000, "prompts": 5, "text": "Are you still there?"}},
+    "a slow answer": {"deadlines": {"answer_ms": 500_000, "tts_ms": 500_000, "intent_ms": 500_000}},
+    "a slow tool": {"tools": {"limit_ms": 500_000}},
+}
+"""Policies that wait longer than the simulation waits under the default policy."""
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_a_policy_may_wait_for_long(what: str) -> None:
+    """The simulation waits as long as the policy does, and reports no violation."""
+    policy = Policy.model_validate(SLOW[what])
+    for seed in range(12):
+        for faults in (Faults(), None):
+            run = simulate(seed, policy, faults, replayed=False)
+            assert not run.violations, run.trace()[-1_000:]
