@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 
 
 def refuse_shadows() -> None:
-    """Raise ImportError that names a user's file, such as events.py, which hides one of orch's own packages.
+    """Raise ImportError that names a user's file or folder, such as events.py, which hides one of orch's own packages.
 
     Called on the first use, not on import: the pytest plugin is loaded wherever orch is installed, and must not end the
     tests of a project that does not use it.
     """
+    from pathlib import Path  # imported late: the pytest plugin imports this package in each test run
+
+    home = Path(__file__).resolve().parents[1]
     for name in ("events", "projections", "cli"):
         spec = find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            where = spec.origin if spec is not None else "nothing"
+        folders = [Path(one) for one in (spec.submodule_search_locations or ())] if spec else []
+        if home / name not in (folder.resolve() for folder in folders):
+            where, kind = (folders[0], "folder") if folders else (spec.origin if spec else "nothing", "file")
             raise ImportError(
-                f"orch needs its own package {name!r}, and Python finds {where} in its place: rename that file, or "
+                f"orch needs its own package {name!r}, and Python finds {where} in its place: rename that {kind}, or "
                 "start your program from another folder"
             )
 

@@ -1,24 +1,56 @@
-"""Shows that a module of the user's that hides one of our packages is named, by its file, in one sentence."""
+"""Shows that a module or package of the user's that hides one of our packages is named, by its path, in one sentence."""
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.cli.service import ROOT
 
+PROGRAM = "from orchestrator import Policy\nprint(Policy().deadlines.stt_ms)\n"
 
-@pytest.mark.parametrize("name", ["events", "cli", "projections"])
-def test_a_module_that_hides_ours_is_named(name: str, tmp_path: Path) -> None:
+
+def run(folder: Path, path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in a folder, where Python looks first, with orch at `path`."""
+    (folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(folder / "program.py")]
+    return subprocess.run(command, env={"PYTHONPATH": str(path)}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["events.py", "cli.py", "projections.py", "events", "cli", "projections"])
+def test_a_module_or_package_that_hides_ours_is_named(name: str, tmp_path: Path) -> None:
     """Beside the user's program, where Python looks first."""
-    (tmp_path / f"{name}.py").write_text("mine = True\n")
-    program = tmp_path / "program.py"
-    program.write_text("from orchestrator import Policy\n")
-    done = subprocess.run(
-        [sys.executable, str(program)], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    mine = tmp_path / name
+    if mine.suffix:
+        mine.write_text("mine = True\n")
+    else:
+        mine.mkdir()
+        (mine / "__init__.py").write_text("mine = True\n")
+    done = run(tmp_path, ROOT)
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]
-    assert said.startswith(f"ImportError: orch needs its own package '{name}', and Python finds {tmp_path / name}.py")
-    assert "rename that file" in said
+    assert said.startswith(
+        f"ImportError: orch needs its own package '{mine.stem}', and Python finds {mine} in its place"
+    )
+    assert f"rename that {'file' if mine.suffix else 'folder'}" in said
+
+
+@pytest.mark.parametrize("how", ["a folder without a module", "through a link", "from a zip file"])
+def test_our_own_packages_are_taken_wherever_they_are(how: str, tmp_path: Path) -> None:
+    """A folder of the user's that is no package hides nothing."""
+    path = ROOT
+    if how == "a folder without a module":
+        (tmp_path / "events").mkdir()
+    elif how == "through a link":
+        path = tmp_path / "linked"
+        path.symlink_to(ROOT)
+    else:
+        path = tmp_path / "orch.zip"
+        with zipfile.ZipFile(path, "w") as packed:
+            for package in ("events", "orchestrator", "projections", "cli"):
+                for file in (ROOT / package).rglob("*.py"):
+                    packed.write(file, file.relative_to(ROOT))
+    done = run(tmp_path, path)
+    assert (done.returncode, done.stdout) == (0, "3000\n"), done.stderr
