@@ -1,4 +1,4 @@
-"""Shows that a module or package of the user's that hides one of our packages is named, by its path, in one sentence."""
+"""Shows that a module or package of the user's that hides one of ours is named, by its path, in one sentence."""
 
 import subprocess
 import sys
