@@ -36,6 +36,8 @@ def run(url: str) -> int:
         url = address(url)
     except ValueError as error:
         raise UsageError(f"--url{error}") from None
+    if not url:
+        raise UsageError("--url is empty: give the address of the service, such as http://127.0.0.1:8080")
     try:
         return run_loop(_chat(url, token_for(url)))
     except KeyboardInterrupt:
@@ -180,6 +182,9 @@ class Chat:
         await self._idle.wait()
         while text := await typed.get():
             self._idle.clear()
+            if (left_out := len(text) - messages.MAX_TEXT_CHARS) > 0:
+                sent = f"{messages.MAX_TEXT_CHARS} characters are sent"
+                say(f"! the line is too long: {sent}, the last {left_out} are not")
             line = messages.TextMessage(text=text[: messages.MAX_TEXT_CHARS], message_id=uuid4().hex)
             self._unacknowledged[str(line.message_id)] = line
             await self._send(line)
@@ -209,9 +214,13 @@ def _typed() -> "asyncio.Queue[str]":
     loop = asyncio.get_running_loop()
 
     def read() -> None:
-        with io.FileIO(sys.stdin.fileno(), closefd=False) as keyboard, suppress(RuntimeError):  # the loop has ended
-            while raw := keyboard.readline():
-                loop.call_soon_threadsafe(lines.put_nowait, raw.decode(errors="replace").strip())
+        with suppress(RuntimeError):  # the loop has ended
+            try:
+                with io.FileIO(sys.stdin.fileno(), closefd=False) as keyboard:
+                    while raw := keyboard.readline():
+                        loop.call_soon_threadsafe(lines.put_nowait, raw.decode(errors="replace").strip())
+            except OSError as error:
+                say(f"! standard input cannot be read ({error.strerror}); the conversation ends")
             loop.call_soon_threadsafe(lines.put_nowait, "")
 
     threading.Thread(target=read, name="keyboard", daemon=True).start()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from cli.sources import whole
-from cli.terminal import UsageError, no_effect, say
+from cli.terminal import UsageError, naming, no_effect, say
 from orchestrator.replay.redact import Redaction
 from projections.exports import FORMS, Form, exported
 from projections.span import Layout
@@ -36,6 +36,7 @@ def run(source: str, output: str, *, form: str, redact: str, layout: str, conten
         else:
             sys.stdout.buffer.write(data)
     else:
-        Path(output).write_bytes(data)
+        with naming(output):
+            Path(output).write_bytes(data)
         say(f"wrote {output}" + (f"; replay it with: orch replay {output}" if form == "jsonl" else ""))
     return 0

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cli.sources import whole
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, naming, say
 from events.codec import encode
 from events.envelope import Input, Result
 from events.recording import Header, Recording, dump, steps
@@ -41,7 +41,8 @@ def run(source: str, *, at: str, reason: str, session: str, output: str) -> int:
     state = forked.states[new]
     if output:
         header = Header(reducer_version=REDUCER_VERSION, story=f"Forked from {old} at {at}: {reason}")
-        Path(output).write_bytes(dump(header, map(encode, forked.events)))
+        with naming(output):
+            Path(output).write_bytes(dump(header, map(encode, forked.events)))
     say(f"{new}: the first {state.inputs} inputs of {old}, version {state.version}, {state.phase}")
     if not output:
         say("nothing is written; say where with: --output FILE")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cli.sources import whole
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, naming, say
 from events.codec import encode
 from events.recording import sealed
 from orchestrator.replay.fold_on import upgraded
@@ -25,7 +25,8 @@ def run(source: str, *, as_fixture: str, story: str, folder: str, rehash: bool) 
         lines = recording.lines if recording.header.derived else tuple(map(encode, found.events))
     header = recording.header.model_copy(update={"derived": True, "story": story or recording.header.story})
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(sealed(header, lines))
+    with naming(str(target)):
+        target.write_bytes(sealed(header, lines))
     if found.divergence is not None and not target.stem.endswith(".diverges"):
         say(f"! it diverges from today's reducer; a test that it does is called {target.stem}.diverges")
     say(f"wrote {target}; write its golden log with: pytest {target.parent} --snapshot-update")

@@ -90,8 +90,9 @@ def serve(
     ] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; else ORCH_HOST, else 127.0.0.1.")] = "",
     port: Annotated[
-        int, typer.Option(help="Port to listen on; 0: any free one; else ORCH_PORT, else 8080.", show_default=False)
-    ] = -1,
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free one; else ORCH_PORT, else 8080."),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="A language model answers: address like OpenAI's; else ORCH_MODEL_URL.", metavar="URL")
     ] = "",
@@ -150,7 +151,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One line of JSON per recording.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes; 0: one per core.")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0: one per core.")] = 0,
 ) -> None:
     """Run recorded conversations through today's reducer, and compare all that it says and does.
 
@@ -167,7 +168,7 @@ def rerun(
     policy: Annotated[
         str, typer.Option(help="The policy file of today; none: as recorded, also with a policy in the settings.")
     ] = "",
-    late_ms: Annotated[int, typer.Option("--late-ms", help="So much later than recorded is late.")] = 300,
+    late_ms: Annotated[int, typer.Option("--late-ms", min=0, help="So much later than recorded is late.")] = 300,
     ask_model: Annotated[bool, typer.Option("--ask-model", help="Ask the model where it is recorded, too.")] = False,
     run_tools: Annotated[bool, typer.Option("--run-tools", help="Run the tools: they act in the world.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
@@ -256,7 +257,7 @@ def console(
     host: Annotated[
         str, typer.Option(help="Address to listen on; with ORCH_AUTH_KEYS, also for other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free one.")] = 8090,
 ) -> None:
     """Open the console: look at conversations in a browser, step by step, live or recorded."""
     _run("console", folder, host, port)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from cli.exits import OK
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, naming, say
 
 _FILES = Path(__file__).parent / "project"
 _HIDDEN = ("dockerignore", "env", "gitignore")
@@ -23,7 +23,8 @@ def run(name: str) -> int:
     for file in sorted(_FILES.iterdir()):
         if file.is_file():
             path = folder / (f".{file.name}" if file.name in _HIDDEN else file.name)
-            path.write_text(file.read_text("utf-8").replace("NAME", folder.name.lower()), encoding="utf-8")
+            with naming(str(path)):
+                path.write_text(file.read_text("utf-8").replace("NAME", folder.name.lower()), encoding="utf-8")
     say(
         f"{name} is there. Next:\n  cd {name}\n  orch serve agent --reload\n"
         "and in another terminal: orch chat, pytest, or the page that orch serve names"

@@ -6,7 +6,7 @@ import time
 from cli.archive import before_us, summed_up, tell
 from cli.exits import LEFT
 from cli.store import history, store
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, read_line, say
 from cli.terminal import run as run_loop
 from orchestrator.runtime.history import archiver
 from orchestrator.runtime.redis.connection import load_scripts
@@ -49,7 +49,7 @@ async def _purge(before: int, session_ids: list[str], *, is_dry: bool, is_confir
 def _agrees(what: str) -> bool:
     print(f"{what} will be removed from Redis and from the history, for good. Go on? [y/N] ", end="", file=sys.stderr)
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return read_line().strip().lower() in ("y", "yes")
 
 
 def _missing(session_ids: list[str], over: set[str]) -> int:

@@ -41,13 +41,15 @@ CANNOT_START = (
 """What a start raises for mistakes of the user and for things that are missing."""
 
 
-def run(agent: str, host: str, port: int, model: str = "", *, processes: int = 1, is_reloaded: bool = False) -> int:
-    """Run the service until Ctrl-C. An empty host, a negative port and an empty model are those of the settings, or of
-    the agent's.
+def run(
+    agent: str, host: str, port: int | None, model: str = "", *, processes: int = 1, is_reloaded: bool = False
+) -> int:
+    """Run the service until Ctrl-C. An empty host, no port and an empty model are those of the settings, or of the
+    agent's.
     """
     if agent and model:
         raise UsageError(f"--model answers in place of the demo agent, and {agent} answers itself: give one of both")
-    given: dict[str, Any] = {**({"host": host} if host else {}), **({"port": port} if port >= 0 else {})}
+    given: dict[str, Any] = {**({"host": host} if host else {}), **({} if port is None else {"port": port})}
     given |= {"model_url": model} if model else {}
     if is_reloaded and processes > 1:
         raise UsageError("--reload is for one process: leave out --processes")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from glob import glob, has_magic
 from pathlib import Path
 
-from cli.terminal import UsageError
+from cli.terminal import STANDARD_INPUT, UsageError, naming
 from cli.terminal import run as run_loop
 from events.recording import Header, Recording, is_recording, stream
 
@@ -48,8 +48,8 @@ def opened(
     Raises BadRecordingError, UnknownSessionError, OSError.
     """
     if source == STDIN:
-        blocks, name = _blocks(sys.stdin.buffer.read, advance), "standard input"
-        return stream(blocks, name, may_be_cut=may_be_cut, keeps_all=keeps_all)
+        blocks = _blocks(sys.stdin.buffer.read, STANDARD_INPUT, advance)
+        return stream(blocks, STANDARD_INPUT, may_be_cut=may_be_cut, keeps_all=keeps_all)
     if is_file(source):
         return stream(_of_file(Path(source), advance), source, may_be_cut=may_be_cut, keeps_all=keeps_all)
     from cli.store import recording_of  # only a session needs Redis
@@ -65,10 +65,14 @@ def whole(source: str) -> Recording:
 
 def _of_file(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
     with path.open("rb") as file:
-        yield from _blocks(file.read, advance)
+        yield from _blocks(file.read, str(path), advance)
 
 
-def _blocks(read: Callable[[int], bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
-    while block := read(BLOCK_BYTES):
+def _blocks(read: Callable[[int], bytes], name: str, advance: Callable[[int], None]) -> Iterator[bytes]:
+    while True:
+        with naming(name):
+            block = read(BLOCK_BYTES)
+        if not block:
+            return
         yield block
         advance(len(block))

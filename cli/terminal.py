@@ -4,11 +4,14 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
+STANDARD_INPUT = "standard input"
+"""Its name in errors."""
 ESCAPED = "orch.escaped"
 """Name of the error handler for characters that an encoding does not have."""
 
@@ -43,6 +46,22 @@ def _words(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time; is Redis running, and is this machine overloaded?"
     return str(error).strip() or type(error).__name__
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Name the file in an error of reading or writing it: the system names a file only when it is opened."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or file
+        raise
+
+
+def read_line() -> str:
+    """The next line of standard input; empty at its end. Raises OSError."""
+    with naming(STANDARD_INPUT):
+        return sys.stdin.readline()
 
 
 def prepare_streams() -> None:

@@ -10,7 +10,7 @@ from jwt import PyJWK
 from pydantic import ValidationError
 
 from cli.exits import OK
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, naming, say
 from orchestrator.gateway.access.development import AUDIENCE, ISSUER, development_key
 from orchestrator.gateway.access.keys import KeysError, new_pair, read_file, signing_key
 from orchestrator.gateway.access.tokens import LONGEST_LIFE_S, sign
@@ -84,7 +84,7 @@ def _make_key(path: Path) -> int:
         descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         raise UsageError(f"{path} is there already: a key is never replaced") from None
-    with os.fdopen(descriptor, "w") as file:
+    with naming(str(path)), os.fdopen(descriptor, "w") as file:
         file.write(json.dumps({"keys": [private]}) + "\n")
     print(json.dumps({"keys": [public]}, indent=2))
     say(f"✓ the private key is in {path}; give the public part above to the service, as ORCH_AUTH_KEYS")

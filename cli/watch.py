@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cli.sources import opened
-from cli.terminal import UsageError, say
+from cli.terminal import UsageError, read_line, say
 from events.envelope import Event
 from orchestrator.replay.divergence import differences
 from orchestrator.replay.place import NoSuchEventError, place
@@ -115,7 +115,7 @@ def walk(steps: list[tuple[State, Step]]) -> None:
 def _ask() -> str:
     """The next command; the end of input is the end."""
     print("> ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
+    line = read_line()
     return line.strip() if line else "q"
 
 

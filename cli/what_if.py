@@ -11,7 +11,7 @@ from cli.exits import OK, UNUSABLE
 from cli.show import log_of
 from cli.side_by_side import WAIT, row, side_by_side
 from cli.sources import whole
-from cli.terminal import UsageError, say, words
+from cli.terminal import UsageError, naming, say, words
 from events.codec import BadEventError, decode_input
 from events.envelope import Event, Input
 from events.file_kinds import BOM, other_kind
@@ -130,7 +130,8 @@ def _compared(source: str, without: tuple[str, ...], change: Change, known: Know
 
 def _inputs(file: str) -> tuple[Input, ...]:
     """The events of a file, one a line. Raises BadRecordingError, OSError, UsageError."""
-    data = Path(file).read_bytes()
+    with naming(file):
+        data = Path(file).read_bytes()
     if kind := other_kind(data):
         raise BadRecordingError(f"{file} is no file of events but {kind}")
     found = []

@@ -199,7 +199,7 @@ def _last_words(world: World, user: User) -> Iterator[str]:
 
 def _limit_us(policy: Policy) -> int:
     """Time limit for each stage of the simulation; longer than every wait of a session under this policy."""
-    waits_ms = (
+    waits_ms: tuple[int, ...] = (
         policy.goodbye.after_ms,
         policy.away.after_ms * (policy.away.prompts + 1),
         *policy.deadlines.model_dump().values(),

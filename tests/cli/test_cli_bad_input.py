@@ -52,6 +52,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda _: None, "No such file"),
     "a folder": (Path.mkdir, "directory|folder|no recording"),
     "a link to itself": (_loop, "symbolic links"),
+    "a read that fails": (lambda file: file.symlink_to("/proc/self/mem"), "Input/output error"),
     "empty": (_bytes(b""), "empty"),
     "blank": (_bytes(b"\n"), "empty|header"),
     "binary": (_bytes(bytes(range(1, 256)) * 10), "line 1"),
@@ -167,7 +168,46 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path: Path, arguments: lis
     """A folder, one that is missing, a full disk, a file where a folder is needed."""
     (tmp_path / "file").write_text("")
     done = orch(*[one.replace("FOLDER", str(tmp_path)) for one in arguments], env=environment(tmp_path))
-    said(done, UNUSABLE)
+    said(done, UNUSABLE, arguments[-1].replace("FOLDER", ""))
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("command", [["show", "-"], ["replay", "--step", "fixtures/barge_in.jsonl"]], ids=" ".join)
+def test_an_input_that_cannot_be_read_is_said(tmp_path: Path, command: list[str]) -> None:
+    """Of standard input: its error is no error of standard output."""
+    with Path("/proc/self/mem").open("rb") as unreadable:
+        done = subprocess.run(
+            [*ORCH, *command], env=environment(tmp_path), stdin=unreadable, capture_output=True, check=False
+        )
+    assert done.returncode == UNUSABLE
+    assert done.stderr.decode().splitlines()[-1].endswith("✗ standard input: Input/output error")
+    assert b"Traceback" not in done.stderr
+
+
+OUT_OF_RANGE = {
+    "console": (["console", "fixtures", "--port", "70000"], "'--port': Input should be less than or equal to 65535"),
+    "console, negative": (["console", "fixtures", "--port", "-5"], "'--port': Input should be greater than or equal"),
+    "serve": (["serve", "--port", "-5"], "'--port': Input should be greater than or equal to 0"),
+    "serve, minus one": (["serve", "--port", "-1"], "'--port': Input should be greater than or equal to 0"),
+    "serve, too high": (["serve", "--port", "70000"], "'--port': Input should be less than or equal to 65535"),
+    "replay": (["replay", "x", "--jobs", "-1"], "'--jobs' / '-j': Input should be greater than or equal to 0"),
+    "rerun": (["rerun", "x", "--agent", "a", "--late-ms", "-1"], "'--late-ms': Input should be greater than or equal"),
+}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("what", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_refused(tmp_path: Path, what: str) -> None:
+    """With the range, before anything starts."""
+    arguments, words = OUT_OF_RANGE[what]
+    done = orch(*arguments, env=environment(tmp_path))
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert words in done.stderr
+
+
+def test_an_empty_address_is_refused(tmp_path: Path) -> None:
+    """The address of a service for `orch chat`, such as that of a variable that is not set."""
+    said(orch("chat", "--url", "", env=environment(tmp_path)), USAGE, "--url is empty: give the address")
 
 
 @pytest.mark.usefixtures("here")

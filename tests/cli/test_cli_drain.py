@@ -1,6 +1,7 @@
 """A deploy: `orch serve` is stopped while people talk, and their conversations go on at another one."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,13 +12,14 @@ import pytest
 from orchestrator.gateway.messages import (
     AckMessage,
     EndedMessage,
+    GoodbyeMessage,
     PhaseMessage,
     ReplyMessage,
     SessionMessage,
     TextMessage,
 )
 from orchestrator.runtime.redis.embedded import EmbeddedRedis
-from tests.cli.service import Serve, environment, orch_process
+from tests.cli.service import ORCH, Serve, environment, orch_process
 from tests.cli.test_cli_service import Chat
 from tests.gateway.talk_page_server import page_server
 
@@ -58,6 +60,44 @@ async def test_a_conversation_goes_on_at_another_service_when_its_own_is_stopped
         assert "SESSION_RESUMED" in orch_process("export", session_id, env=env).stdout
         assert orch_process("replay", session_id, env=env).returncode == 0
         assert second.stop(signal.SIGINT) == 0, second.stderr
+
+
+async def test_the_part_of_a_line_that_is_not_sent_is_said(tmp_path: Path) -> None:
+    """A message has at most 2,000 characters; the rest is not lost in silence."""
+    async with page_server() as server:
+        typed = f"{'a' * 2_000}{'b' * 500}\n"
+        arguments = ("chat", "--url", server.url)
+        chatting = asyncio.create_task(
+            asyncio.to_thread(orch_process, *arguments, env=environment(tmp_path), stdin=typed)
+        )
+        wire = await server.connection()
+        await wire.send(READY, LISTENING)
+        line = await wire.receive()
+        assert isinstance(line, TextMessage)
+        assert line.text == "a" * 2_000
+        await wire.send(EndedMessage(reason="goodbye"))
+        done = await chatting
+        assert "! the line is too long: 2000 characters are sent, the last 500 are not\n" in done.stderr
+
+
+async def test_a_keyboard_that_cannot_be_read_ends_the_conversation(tmp_path: Path) -> None:
+    """With a sentence and a goodbye, not a traceback and a wait without end."""
+    async with page_server() as server:
+        unreadable = os.open("/proc/self/mem", os.O_RDONLY)
+        process = await asyncio.create_subprocess_exec(
+            *(*ORCH, "chat", "--url", server.url),
+            env=environment(tmp_path),
+            stdin=unreadable,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.close(unreadable)
+        wire = await server.connection()
+        await wire.send(READY, LISTENING)
+        assert isinstance(await wire.receive(), GoodbyeMessage)
+        await wire.send(EndedMessage(reason="goodbye"))
+        _, said = await process.communicate()
+        assert "! standard input cannot be read (Input/output error); the conversation ends\n" in said.decode()
+        assert "Traceback" not in said.decode()
 
 
 async def test_a_line_that_the_old_service_did_not_read_is_sent_again(tmp_path: Path, ends: ExitStack) -> None:
