@@ -6,6 +6,7 @@ beside it, written by `pytest --snapshot-update` (syrupy, which the extra `test`
 `NAME.diverges.jsonl` must diverge; its golden file names the rule and the version.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     if file_path.suffix != ".jsonl" or file_path.name.startswith("."):  # hidden: a lock file of an editor
         return None
-    folders = parent.config.getini("orch_recordings")
+    named = parent.config.getini("orch_recordings")
+    folders = {Path(os.path.abspath(folder)) for folder in named}  # noqa: PTH100 - links stay, as in pytest's own paths
     if not any(folder in folders if folders else folder.match(FOLDER) for folder in file_path.parents):
         return None
     return RecordingFile.from_parent(parent, path=file_path)
@@ -44,12 +46,15 @@ class RecordingFile(pytest.Module):
         module.__file__ = str(self.path)
         return module
 
-    def collect(self) -> Iterator[pytest.Function]:
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Collect as pytest collects a module with one function: with the parameters of the fixtures for all tests."""
         is_syrupy_there = self.config.pluginmanager.hasplugin("syrupy")
         test = _test_of(self.path) if is_syrupy_there else _test_without_syrupy(self.path)
         test.__module__ = self.obj.__name__
         test.__name__ = test.__qualname__ = self.path.stem  # syrupy wants the snapshot's name to contain the test's
-        yield pytest.Function.from_parent(self, name=self.path.stem, callobj=test)
+        test.__test__ = True  # type: ignore[attr-defined]  # its name does not begin with test_
+        setattr(self.obj, self.path.stem, test)
+        return super().collect()
 
 
 def _test_of(path: Path) -> Callable[..., None]:

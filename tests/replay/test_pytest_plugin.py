@@ -179,3 +179,29 @@ def test_a_name_that_cannot_be_is_refused(project: Path, arguments: list[str]) -
     done = orch("import", "call.jsonl", *arguments, env=environment(project))
     assert done.exit_code == 3
     assert done.stderr.startswith("✗ ")
+
+
+def test_the_folder_of_the_recordings_may_be_named_by_a_way_up(project: Path) -> None:
+    """As in a project whose pytest.ini is beside the folder of the tests."""
+    (project / "app").mkdir()
+    (project / "pytest.ini").rename(project / "app" / "pytest.ini")
+    with (project / "app" / "pytest.ini").open("a") as options:
+        options.write("orch_recordings = ../tests/recordings\n")
+    arguments = ("-c", "app/pytest.ini", "--rootdir", ".", "tests")
+    assert run(project, *arguments, "--snapshot-update")[0] == 0
+    code, said = run(project, *arguments)
+    assert (code, "1 passed" in said) == (0, True), said
+
+
+def test_a_recording_is_tested_once_for_each_parameter_of_a_fixture_for_all_tests(project: Path) -> None:
+    """An autouse fixture with parameters, such as a backend; the golden log is one, under its usual name."""
+    (project / "tests" / "conftest.py").write_text(
+        "import pytest\n\n@pytest.fixture(autouse=True, params=['asyncio', 'trio'])\ndef backend(request):\n"
+        "    return request.param\n"
+    )
+    assert run(project, "--snapshot-update")[0] == 0
+    code, said = run(project, "-vv")
+    assert code == 0, said
+    for parameter in ("asyncio", "trio"):
+        assert f"tests/recordings/greeting.jsonl::greeting[{parameter}] PASSED" in said
+    assert [file.name for file in (project / "tests" / "recordings").glob("*.golden")] == ["greeting.golden"]
