@@ -21,8 +21,9 @@ from orchestrator.console.server import Console
 from orchestrator.gateway.access.credentials import Proxies
 from orchestrator.gateway.access.setup import check_of
 from orchestrator.gateway.origin import AllowedNames
+from orchestrator.gateway.tls import tls
 from orchestrator.settings import Settings
-from orchestrator.web_names import is_loopback
+from orchestrator.web_names import is_loopback, url_of
 
 LOOPBACK = "127.0.0.1"
 NICE = 15
@@ -91,9 +92,12 @@ async def _serving(folder: str, host: str, port: int) -> AsyncIterator[str]:
         runner = web.AppRunner(Console(library, guard, names).app(), shutdown_timeout=0.5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, host, port).start()
+        context = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            context = await stack.enter_async_context(tls(settings.tls_cert, settings.tls_key))
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
         name, used, *_ = runner.addresses[0]
-        yield f"http://[{name}]:{used}/" if ":" in name else f"http://{name}:{used}/"
+        yield f"{url_of('https' if context else 'http', name, used)}/"
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from cli.console import _serving
 from cli.terminal import UsageError
 from tests.cli.service import Serve, environment, orch_process
 from tests.console.test_console_access import ISSUER, PUBLIC, token
+from tests.gateway.test_tls import write_certificate
 
 
 @pytest.mark.calls
@@ -72,6 +73,32 @@ async def test_a_service_with_keys_has_a_console_with_keys(tmp_path: Path, keys:
                 assert answer.status == 401
     finally:
         assert service.stop() == 0, service.stderr
+
+
+async def test_with_a_certificate_the_console_speaks_tls(
+    tmp_path: Path, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the tokens of readers would go over the network in clear text. Its own login form works, as without
+    TLS; the form of another page does not.
+    """
+    monkeypatch.setattr("cli.console.os.nice", lambda _: 0)
+    trusted = write_certificate(tmp_path, 1)
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ORCH_TLS_CERT", str(tmp_path / "cert.pem"))
+    monkeypatch.setenv("ORCH_TLS_KEY", str(tmp_path / "key.pem"))
+    async with _serving(str(tmp_path), "127.0.0.1", 0) as url, aiohttp.ClientSession() as http:
+        assert url.startswith("https://127.0.0.1:")
+        for origin, status in ((url.rstrip("/"), 303), ("https://evil.example", 403)):
+            async with http.post(
+                f"{url}login",
+                data={"token": token(("read_sessions",))},
+                headers={"Origin": origin},
+                ssl=trusted,
+                allow_redirects=False,
+            ) as answer:
+                assert answer.status == status, await answer.text()
+                assert ("Secure" in answer.headers.get("Set-Cookie", "")) == (status == 303)
 
 
 KEYED_AGENT = """
