@@ -109,7 +109,7 @@ class Console:
         """Check who asks, and turn errors that a reader can cause into one sentence with a status."""
         if refusal := self._names.refusal(request.headers):
             return _problem(421, refusal)
-        if request.method != "GET" and not (self._names.may_connect(request.headers) or _is_own_tls(request)):
+        if request.method != "GET" and not self._names.may_connect(request):
             return _problem(403, "another page asked for this; only the console's own pages may")
         try:
             if request.path != LOGIN:
@@ -292,11 +292,6 @@ def _query_of(body: Any) -> dict[str, str]:
 
 async def _protect(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(SECURITY_HEADERS)
-
-
-def _is_own_tls(request: web.Request) -> bool:
-    """Whether a page of the console itself asks over TLS; AllowedNames knows the console's origin without TLS."""
-    return request.secure and request.headers.getall("Origin", []) == [f"https://{request.host}"]
 
 
 def _problem(status: int, words: str) -> web.Response:

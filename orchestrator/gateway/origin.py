@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
+from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from orchestrator.web_names import host_name, whole_origin
@@ -45,11 +46,11 @@ class AllowedNames:
             )
         return ""
 
-    def may_connect(self, headers: CIMultiDictProxy[str]) -> bool:
+    def may_connect(self, request: web.Request) -> bool:
         """Whether the Origin is the server's own, another node's, or configured. A request without Origin is allowed:
         it comes from a program, not a browser.
         """
-        named = headers.getall("Origin", [])
+        named = request.headers.getall("Origin", [])
         if not named:
             return True
         try:
@@ -58,7 +59,9 @@ class AllowedNames:
             return False
         if origin in self._origins or origin in self._of_nodes():
             return True
-        return any(origin == f"http://{host}" or origin == f"http://{host}:80" for host in _hosts(headers))
+        port = 443 if request.secure else 80  # whole_origin names it always
+        own = [f"{request.scheme}://{host}" for host in _hosts(request.headers)]
+        return any(origin in (one, f"{one}:{port}") for one in own)
 
     def _knows(self, host: str) -> bool:
         try:

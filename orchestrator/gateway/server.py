@@ -236,7 +236,7 @@ class Gateway:
         )
         if not socket.can_prepare(request):
             return web.Response(status=426, headers={"Upgrade": "websocket"}, text="you may come in, by WebSocket")
-        may_connect = self._names.may_connect(request.headers)
+        may_connect = self._names.may_connect(request)
         if may_connect and not admission.comes_back:
             admission = await self._entrance.reserve(admission)
         dropping: list[WebSocketClient] = []

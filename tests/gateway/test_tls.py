@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from orchestrator.gateway import tls
 from orchestrator.gateway.door import Connections, OwnDoor, SharedDoor, listening
 from orchestrator.gateway.ice_servers import IceServers
+from orchestrator.gateway.origin import AllowedNames
 from orchestrator.runtime.counters import Counters
 from orchestrator.settings import Settings, SettingsError
 from tests.gateway.conftest import Serve
@@ -78,6 +79,38 @@ async def test_a_renewed_certificate_is_read_again(tmp_path: Path, monkeypatch: 
                 continue  # it still has the first one
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
             await ask(first)
+
+
+@pytest.mark.parametrize(
+    ("origin", "may"),
+    [
+        ("https://HERE", True),
+        ("http://HERE", False),
+        ("https://HERE.evil.example", False),
+        ("https://localhost", False),
+    ],
+)
+async def test_over_tls_a_page_of_the_service_comes_from_https(tmp_path: Path, origin: str, may: bool) -> None:
+    """Also where the service listens on all addresses, so that it knows no URL of its own."""
+    trusted = write_certificate(tmp_path, 1)
+    names = AllowedNames(is_private=False)
+    app = web.Application()
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(names.may_connect(request))
+
+    app.router.add_get("/", answer)
+    async with (
+        tls.tls(tmp_path / "cert.pem", tmp_path / "key.pem") as context,
+        listening(app, Connections(1, Counters()), [OwnDoor("127.0.0.1", 0)], context) as (_, port),
+        aiohttp.ClientSession() as http,
+        http.get(
+            f"https://127.0.0.1:{port}/",
+            ssl=trusted,
+            headers={"Origin": origin.replace("HERE", f"127.0.0.1:{port}")},
+        ) as answered,
+    ):
+        assert await answered.json() is may
 
 
 async def test_a_certificate_that_cannot_be_used_is_said(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Pages:
 
     async def login(self, request: web.Request) -> web.Response:
         """Exchange a token, in the form or as Authorization, for a cookie of COOKIE_S. Raises AccessRefused."""
-        if not self._names.may_connect(request.headers):
+        if not self._names.may_connect(request):
             raise AccessRefused("this page may not log in here: wrong Origin", 403)
         shown = read_credentials(request)
         if not shown.bearer:
