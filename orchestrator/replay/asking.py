@@ -12,13 +12,13 @@ from orchestrator.replay.recorded_tools import RecordedTools
 from orchestrator.session.conversation import Line
 
 LATE_MS = 300
-"""Tolerance in milliseconds. An agent's result, or the first sound of an answer, is late if it comes more than this
-time after its recorded time.
+"""Tolerance in milliseconds: how much later than in the recording a result of the agent, or the first sound of an
+answer, may come without being late.
 """
 
 Given = tuple[int, Result]
-"""(time, result of an agent). The time is in microseconds since the question. For ToolReturned, it is the duration of
-the tool call in microseconds.
+"""(microseconds, result of an agent). The microseconds count from the question. For ToolReturned, they are the duration
+of the tool call.
 """
 
 
@@ -33,35 +33,34 @@ class Question:
     """The texts of the answer that came before a takeover. The agent continues the answer after them."""
     language: str
     recorded: tuple[Given, ...] = ()
-    """The results of the recorded question with the same words. Stale results are left out."""
+    """The results of the recorded question with the same words, without stale results. Empty: there are none."""
     silent_us: int = -1
-    """Microseconds from the question until the recording cancelled the question or ended, whichever came first. If
-    `recorded` holds no end of the answer, results that the recording lacks are due 1 microsecond later. If the question
-    is not recorded, or if its answer missed the deadline and never came: 1 less than the usual latency of an answer, so
-    that the results are due at the usual latency.
+    """Microseconds from the recorded question until the recording cancelled this question, or ended. If the question is
+    not recorded, or missed the deadline and got no late answer: the usual latency of an answer, minus 1.
     """
     tools: RecordedTools = field(default_factory=lambda: RecordedTools(()))
     """The tool calls of the recording."""
 
 
 Agent = Callable[[Question], Iterable[Given]]
-"""Answers a question. Returns results in this order: the results of tool calls (ToolReturned); the other facts of the
-agent's work (events/journal.py) and the texts of the answer (AnswerText); last, RagAnswered or ServiceFailed.
+"""A function that answers a question. It returns these results, in this order: ToolReturned for each tool call; the
+other facts of the journal (ToolCalled, ModelResponded) and the texts of the answer (AnswerText); then RagAnswered or
+ServiceFailed, unless the answer never ends.
 """
 
 
 def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: int = LATE_MS) -> Iterator[Given]:
-    """Yield the results of an agent (`given`) with their times in the new run. All times count from the question.
+    """Yield the results of an agent (`given`), each with the time when it comes in the rerun. All times count from the
+    question.
 
-    The n-th result of a kind is due at the time of the n-th recorded result of that kind. If there is no such recorded
-    result, the result is due at the end of the recorded answer or, if this end is not recorded, just after the
-    recording cancelled the question or ended (`question.silent_us`). The time in which the recorded agent waited only
-    for tool calls that today's agent does not make is subtracted from each due time.
+    The n-th text of the answer is due when the n-th recorded text came; the same holds for each other type of result.
+    The end of the answer is due at its recorded end. A result that the recording lacks is due at the recorded end of
+    the answer or, if there is none, 1 microsecond after `question.silent_us`. Results are due earlier if the recorded
+    agent waited for tool calls that today's agent does not make.
 
-    A result comes when it is due, so a fast fake model does not change the timing of the conversation. A result that
-    the agent gives more than `late_ms` milliseconds after its due time comes at the agent's time, so a slow agent does
-    change the timing. A result never comes before the results given earlier. If a result equals the recorded result in
-    time and content, the recorded event itself is yielded.
+    A result comes when it is due, even if the agent is faster. If the agent gives it more than `late_ms` milliseconds
+    later, it comes at the agent's time. Results stay in the order of `given`. A result that has the time and the
+    content of the recorded result is yielded as the recorded event.
     """
     given, recorded, before_us = [*given], question.recorded, 0
     saved_us = _saved_us(given, question)
@@ -87,9 +86,8 @@ def at_the_recorded_pace(given: Iterable[Given], question: Question, late_ms: in
 
 
 def _saved_us(given: list[Given], question: Question) -> Callable[[int], int]:
-    """Return a function: time → how long, before this time, the recorded agent had waited only for tool calls that
-    today's agent does not make. Times count from the question, in microseconds. `given`: the results of today's agent,
-    which include its tool calls.
+    """Return a function: time → how much of the time before it today's agent saves, because it makes fewer tool calls.
+    Times count from the question, in microseconds. `given`: the results of today's agent, with its tool calls.
     """
     left = Counter((one.name, one.arguments) for _, one in given if isinstance(one, ToolCalled))
     calls, made = list[tuple[int, int]](), list[tuple[int, int]]()
@@ -99,12 +97,13 @@ def _saved_us(given: list[Given], question: Question) -> Callable[[int], int]:
             if left[one.name, one.arguments]:
                 left[one.name, one.arguments] -= 1
                 made.append(calls[-1])
+    # a call that today's agent makes too saves no time, nor does another call beside it
     return lambda until_us: _busy_us(calls, until_us) - _busy_us(made, until_us)
 
 
 def _busy_us(calls: list[tuple[int, int]], until_us: int) -> int:
     """Return how long at least one of the calls was running before the time `until_us`. `calls`: (begin, end) of each
-    call. All are in microseconds.
+    call. All times are in microseconds.
     """
     busy_us = over_us = 0
     for begin_us, end_us in sorted(calls):
@@ -115,12 +114,14 @@ def _busy_us(calls: list[tuple[int, int]], until_us: int) -> int:
 
 
 def _kind(result: Result) -> object:
-    """Return the key by which results of two answers match: "end" for an answer's last result, else the type."""
+    """Return the key by which the results of two answers are matched: "end" for the last result, else the type."""
     return "end" if result.is_last else type(result)
 
 
 def same_result(one: Result, other: Result) -> bool:
-    """Whether two results of the answer service have the same type and content. Sources and times are not compared."""
+    """Whether two results of an AnswerQuestion have the same type and content. Ids, times, sources and numbers of
+    tokens are not compared.
+    """
     return type(one) is type(other) and _content(one) == _content(other)
 
 

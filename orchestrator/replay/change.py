@@ -19,8 +19,8 @@ class Change:
     policy: Policy | None = None
     """Replaces the recorded policy; None: the recorded policy stays."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Part of the policy → field → value. The values override fields of `policy` or, if `policy` is None, fields of the
-    recorded policy.
+    """Part of the policy → field → new value. Changes single fields: of `policy`, or of the recorded policy if `policy`
+    is None.
     """
     without: frozenset[str] = frozenset()
     """Event ids of inputs to leave out."""
@@ -38,12 +38,11 @@ class Change:
 
 @dataclass(slots=True)
 class WhatIf:
-    """Outcome of a what-if: the events of the new run, and counts that show how much of the run is not as recorded."""
+    """Outcome of a what-if: the events of the new run, and counts that show how much of the run is not recorded."""
 
     events: list[Event] = field(default_factory=list)
-    """The events of the new run. Inputs that the change leaves out are missing here, but the state counts them, so that
-    later ids are as recorded. With such a change, the state hashes do not follow from `events`, so `events` is no
-    recording.
+    """The events of the new run. If the change leaves inputs out, `events` is no sound log: the state hashes do not
+    follow from the events.
     """
     results: int = 0
     """Number of results of services and playback in the new run."""
@@ -52,6 +51,6 @@ class WhatIf:
     moved: int = 0
     """Number of finals that come at another time than in the recording."""
     unjudged: int = 0
-    """Number of utterances that the new run cuts short or never completes. Their words in the new run cannot be
-    judged, because the recorded final is for the whole utterance.
+    """Number of utterances that the new run ends too early, or never ends. Their words in the new run are uncertain,
+    because the recording has only finals of whole utterances.
     """

@@ -28,8 +28,8 @@ class Comparison:
     moved: int = 0
     """Number of finals that come at another time than in the recording, because the utterance ends at another time."""
     unjudged: int = 0
-    """Number of utterances that the new run cuts short or never completes. Their words in the new run cannot be
-    judged, because the recorded final is for the whole utterance.
+    """Number of utterances that the new run ends too early, or never ends. Their words in the new run are uncertain,
+    because the recording has only finals of whole utterances.
     """
 
     @classmethod
@@ -73,8 +73,8 @@ def changes(found: Sequence[Comparison]) -> dict[str, tuple[int, int]]:
 
 
 def waits(found: Sequence[Comparison]) -> tuple[str, str]:
-    """Return the user's median wait for an answer over all recordings: (in the recorded runs, in the new runs). Each is
-    a number of milliseconds as text, or "none" if there was no answer.
+    """Return the median time that a user waits for an answer: (in all recordings, in all new runs). Each is a number of
+    milliseconds as text, or "none" if there was no answer.
     """
     old = typical_ms([ms for one in found for ms in waits_ms(one.old)])
     new = typical_ms([ms for one in found for ms in waits_ms(one.new)])

@@ -15,13 +15,15 @@ def decisions(events: Iterable[Event]) -> Counter[str]:
 
 
 def changed(old: Counter[str], new: Counter[str]) -> dict[str, tuple[int, int]]:
-    """Decision → (count before, count after), for each decision whose counts differ; the largest decrease first."""
+    """Return decision → (count before, count after). Equal counts are left out. The largest decrease comes first."""
     names = sorted(old | new, key=lambda name: (new[name] - old[name], name))
     return {name: (old[name], new[name]) for name in names if old[name] != new[name]}
 
 
 def waits_ms(events: Iterable[Event]) -> list[int]:
-    """Return the user's wait for each answer, in ms: from the end of speech, or from typed text, to the first audio."""
+    """Return how long the user waited for each answer, in milliseconds: from the end of their speech, or from their
+    typed text, to the first sound.
+    """
     silent_us: dict[str, int] = {}
     waiting: dict[str, int] = {}
     found = []

@@ -15,7 +15,7 @@ from orchestrator.session.state import State
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """The first difference between a recorded step and its replay. `recorded` and `replayed`: the two events that
-    differ; None: that step has no event at this place.
+    differ; None: the recorded or the replayed step ends before this place.
     """
 
     rule: Rule
@@ -31,12 +31,12 @@ class Divergence:
     before: tuple[Event, ...]
     """The previous step of the same session; empty if it is not known."""
     state: State
-    """The state before the step. Exception: if the recorded step has all events of the replayed step and then more,
-    `state` is the state after the replayed step.
+    """The state before the step. If the recorded step equals the replayed step, but has more events at its end: the
+    state after the replayed step.
     """
     after: State | None
-    """The state after the step, as today's reducer decides the step. None: the reducer raised an exception, it ignored
-    the input as a duplicate, or the field `state` already holds the state after the replayed step.
+    """The state after the replayed step. None: today's reducer raised an exception or ignored the input as a duplicate,
+    or `state` is this state already.
     """
     opened_at_us: int
     recorded_by: str
@@ -72,8 +72,7 @@ def differences(left: dict[str, object], right: dict[str, object], path: str = "
 
 def first_difference(recorded: Sequence[Event], replayed: Sequence[Event]) -> tuple[Rule, int]:
     """Return the first difference between two steps: its rule (the kind of difference, such as ORCH1001) and its index
-    in the step, where 0 is the input. The steps must differ. State hashes are compared last: the rule for a different
-    state hash, ORCH1004, means that all else is equal.
+    in the step, where 0 is the input. The steps must differ. The rule ORCH1004 means that only a state hash differs.
     """
     one, other = [_bare(event) for event in recorded], [_bare(event) for event in replayed]
     place = next((i for i, (r, p) in enumerate(zip_longest(one, other)) if r != p), None)
@@ -135,5 +134,5 @@ def _is_stale(step: Sequence[Event]) -> bool:
 
 
 def at(events: Sequence[Event], index: int) -> Event | None:
-    """The event at this index, or None past the end."""
+    """Return the event at this index; None: `events` ends before it."""
     return events[index] if index < len(events) else None

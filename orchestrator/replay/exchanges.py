@@ -31,11 +31,11 @@ class Tool:
 
 @dataclass(slots=True)
 class Exchange:
-    """A turn of the user with the agent's answer, or something that the agent said unasked."""
+    """A turn of the user with the agent's answer, or an announcement of the agent."""
 
     session_id: str
     user: str = ""
-    """The user's words; empty: the agent spoke unasked."""
+    """The user's words; empty: the exchange is an announcement."""
     turn: int = 0
     playback_id: str = ""
     agent: str = ""
@@ -46,13 +46,15 @@ class Exchange:
     """How the playback ended: finished, interrupted or failed; empty: nothing was spoken."""
     turn_outcome: str = ""
     wait_ms: int | None = None
-    """Milliseconds from the end of the user's speech, or from typed words, to the first sound; None: no sound came."""
+    """Milliseconds from the end of the user's speech, or from their typed words, to the first sound of the answer.
+    None: no sound came.
+    """
     failure: str = ""
     """The error of the answer service, or why the policy's fallback was spoken; empty: the answer did not fail."""
     tools: list[Tool] = field(default_factory=list)
     """The tool calls of the agent, in order."""
     texts: dict[int, str] = field(default_factory=dict, repr=False)
-    """Number of a text in the answer → the text. `agent` is all these texts joined."""
+    """Index of a text in the answer → the text. `agent` is all these texts joined."""
 
     @property
     def key(self) -> str:

@@ -1,4 +1,4 @@
-"""Decides when finals come in a what-if: after a FinishUtterance of the new run, with the recorded delay."""
+"""Decides when a final comes in a what-if: as long after a FinishUtterance as in the recording."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,38 +23,38 @@ class Awaited:
     """When the user last stopped speaking before the FinishUtterance."""
     partials: list[SttPartial] = field(default_factory=list)
     is_asked: bool = False
-    """Whether the new run asks for the final at the recorded time. The final then comes as recorded."""
+    """Whether the new run has issued its FinishUtterance at the recorded time. The final then comes as recorded."""
     given: str = ""
-    """The first words of the utterance, if the new run ended the utterance too early. The new run has got these words
-    in a final: a guess from the last partial. Empty: the new run has got no words of the utterance.
+    """The first words of the utterance, if the new run ended the utterance too early and got them as a guessed final.
+    Otherwise empty.
     """
     is_cut: bool = False
     """Whether the new run has ended the utterance while the user still spoke."""
 
 
 class Finals:
-    """The recorded finals of one session. Each final waits until the new run asks for it with FinishUtterance."""
+    """The recorded finals of one session. Each final waits until the new run issues FinishUtterance."""
 
     def __init__(self, log: Sequence[Event]) -> None:
         self.moved = 0
-        """Number of finals that come at another time than in the recording."""
+        """Number of finals of the new run that come at another time than in the recording."""
         self.unjudged = 0
-        """Number of utterances that the new run cuts short or never completes. Their words in the new run cannot be
-        judged, because the recorded final is for the whole utterance.
+        """Number of utterances that the new run ends too early, or never ends. Their words in the new run are
+        uncertain, because the recording has only finals of whole utterances.
         """
         self._waiting = {awaited.final.event_id: awaited for awaited in _paired(log)}
         self._known = frozenset(self._waiting)
 
     def comes_now(self, event: Event, state: State) -> bool:
-        """Return whether a recorded input comes now, at its recorded time. False only for finals, in two cases: the new
-        run got the final at another time; or the utterance goes on in the new run, which did not ask for the final at
-        the recorded time. In the second case, the final waits for a later FinishUtterance.
+        """Return whether a recorded input comes at its recorded time, which is now. False for a final whose words
+        `asked` has yielded, with another time. False also for a final whose utterance goes on in the new run: this
+        final waits until the new run issues FinishUtterance.
         """
         if event.event_id not in self._known:
             return True
         awaited = self._waiting.get(event.event_id)
         if awaited is None:
-            return False  # the new run got this final at another time
+            return False  # `asked` has yielded its words
         is_due = awaited.is_asked or not (state.user_is_speaking or state.armed("endpoint"))
         if is_due:
             del self._waiting[event.event_id]
@@ -62,12 +62,12 @@ class Finals:
 
     def asked(self, at_us: int) -> Iterator[SttFinal]:
         """Yield the final that answers a FinishUtterance of the new run, issued at `at_us`. The final comes after the
-        recogniser's recorded delay. Yields nothing if no utterance has begun, or if the recording asked for the same
-        final at the same time: the recorded final then comes as recorded.
+        recogniser's recorded delay. Yields nothing if no utterance waits for its final, or if the final comes as
+        recorded, because the recording issued the FinishUtterance at the same time.
 
-        The final has the words of all utterances that are over and have not had their final. If no utterance is over,
-        the final is a guess: the words of the last partial. Words of earlier guesses are left out. A final without
-        words is yielded too, so that the new run does not wait for the deadline.
+        The final has the words of all utterances that are over and wait for their final. If none is over, because the
+        user still speaks, the final is a guess: the words of the last partial. Words that the new run has got already
+        are left out, so the final may have no words.
         """
         begun = [one for one in self._waiting.values() if one.began_us <= at_us]
         whole = [one for one in begun if one.spoken_until_us <= at_us or one.asked_us == at_us]
@@ -85,14 +85,13 @@ class Finals:
         yield last.final.replace(at_us=at_us + last.final.at_us - last.asked_us, text=text)
 
     def end(self) -> None:
-        """Count in `unjudged` the utterances whose finals still wait: the new run never completed them. Utterances that
-        the new run ended while the user still spoke (`is_cut`) are counted already.
-        """
+        """Count in `unjudged` the utterances that the new run never ended. Call this when the new run is over."""
+        # `_cut` has counted the others
         self.unjudged += sum(not one.is_cut for one in self._waiting.values())
 
     def _cut(self, one: Awaited, at_us: int) -> SttFinal:
-        """Guess the final of an utterance that the new run ends while the user still speaks. The guess is the words of
-        the last partial, without the words of an earlier guess.
+        """Guess the final of an utterance that the new run ends while the user still speaks: the words of the last
+        partial, without the words of an earlier guess.
         """
         self.unjudged += not one.is_cut
         one.is_cut = True
@@ -100,6 +99,7 @@ class Finals:
         words = known[-1].removeprefix(one.given).strip() if known else ""
         one.given = known[-1] if words else one.given
         after_us = at_us + one.final.at_us - one.asked_us
+        # also if `words` is empty: without a final, the new run would wait for the deadline
         return one.final.replace(at_us=after_us, event_id=f"{one.final.event_id}:{at_us}", text=words)
 
 
@@ -109,8 +109,8 @@ def _rest(one: Awaited) -> str:
 
 @dataclass(slots=True)
 class _Utterance:
-    """An utterance whose STT_FINAL has not been read yet, while the recording is read in order. `until_us`: when the
-    user last stopped speaking before the FinishUtterance.
+    """An utterance of the recording, before `_paired` has read its final. `until_us`: when the user last stopped
+    speaking before the FinishUtterance.
     """
 
     began_us: int = 0
@@ -119,14 +119,14 @@ class _Utterance:
     partials: list[SttPartial] = field(default_factory=list)
 
     def took(self, final: SttFinal, patience_us: int) -> bool:
-        """Whether a final came at most `patience_us` after this utterance's FinishUtterance: it may then be the answer
-        to the FinishUtterance.
+        """Whether a final came soon enough to be the final of this utterance: at most `patience_us` after the
+        FinishUtterance.
         """
         return self.asked_us is not None and final.at_us - self.asked_us <= patience_us
 
 
 def _paired(log: Sequence[Event]) -> Iterator[Awaited]:
-    """Yield each spoken final that came within `deadlines.stt_ms` after a FinishUtterance, with its utterance."""
+    """Yield each final of speech that came within `deadlines.stt_ms` after a FinishUtterance, with its utterance."""
     patience_us = 0
     before, now = _Utterance(), _Utterance()
     for event in log:

@@ -37,7 +37,8 @@ def rehashed(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def upgraded(events: Iterable[Event]) -> Iterator[Event]:
-    """Convert a log of any released format to today's format: state schema, complete policy, recomputed state hashes.
+    """Convert a log of any released format to today's format: complete policy, state schema, recomputed state hashes.
+    For an old session, the reducer still decides as when the session was opened (`RULES_SINCE`).
 
     Raises UnsoundLogError, as `fold_on` does.
     """
@@ -45,15 +46,15 @@ def upgraded(events: Iterable[Event]) -> Iterator[Event]:
 
 
 RULES_SINCE = 7
-"""The first state schema with which decisions changed: the reducer decides differently for sessions of earlier schemas
-(`State.has_rules_of`).
+"""The first state schema that came with changed decisions. For a session of an earlier schema, the reducer decides as
+before the change (`State.has_rules_of`).
 """
 
 
 def _opened_today(event: SessionOpened) -> SessionOpened:
-    """Return SESSION_OPENED with the complete policy and today's state schema. A session opened before RULES_SINCE gets
-    the last schema before RULES_SINCE, so that the reducer decides as when the session was opened. An unreadable event
-    is returned unchanged.
+    """Return SESSION_OPENED with the complete policy and today's state schema. If its schema is lower than RULES_SINCE,
+    it gets the schema just below RULES_SINCE: the reducer then decides as when the session was opened. An unreadable
+    event is returned unchanged.
     """
     policy = Policy.read(event.policy)
     if policy is None or why_unreadable(event):

@@ -19,8 +19,8 @@ _NEVER_SAID = dict.fromkeys(map(ord, "´`~〜〰ʼ"), "'") | dict.fromkeys(
         *(*range(0x202A, 0x202F), *range(0x2066, 0x206A)),
     ]
 )
-"""Characters that are not spoken, for `str.translate` before texts are compared. Tildes, wave dashes, and accents that
-serve as an apostrophe become an apostrophe, which the comparison leaves out. Invisible layout characters are removed.
+"""Characters that are not spoken, as a table for `str.translate`. Invisible layout characters are removed. Tildes, wave
+dashes, and accents that serve as an apostrophe become an apostrophe, which `said` leaves out.
 """
 
 
@@ -46,7 +46,7 @@ class LogFacts:
     guess_text: str = ""
     """Text of the last question asked before a turn (speculation)."""
     answered: tuple[str, str] = ("", "")
-    """(answer, question): the last answer to an outstanding AnswerQuestion so far, and the text of that question."""
+    """(answer, question): the last answer to an outstanding AnswerQuestion, and the text of this question."""
     texts: tuple[str, ...] = ()
     """The texts of the last answer, from ANSWER_TEXT events; empty: the answer came as a whole."""
     outstanding: dict[str, CommandIssued] = field(default_factory=dict)
@@ -125,8 +125,8 @@ def versions_count_up(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
 
 
 def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
-    """Yield violations of I-4: a turn starts only when no turn is open, and ends once; each stage, and each tool call,
-    runs at most once at a time.
+    """Yield violations of I-4: a turn starts only when no turn is open, and ends once. A stage runs at most once at a
+    time, and so does a tool call.
     """
     is_open = book.turn_is_open
     for event in step:
@@ -148,8 +148,7 @@ def turns_follow_each_other(book: LogFacts, step: Sequence[Event]) -> Iterator[s
 
 def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) -> Iterator[str]:
     """Yield violations of I-5: the question of a turn is the user's words, and the turn uses the answer to this
-    question. The question of a speculation may differ from the words in spelling, such as case and punctuation: only
-    the spoken characters are compared (function `said`).
+    question. The question of a speculation may have other punctuation and other capital letters (`said`).
     """
     if not any(isinstance(event, derived.TurnStarted | derived.ProcessingComplete) for event in step):
         return
@@ -174,10 +173,11 @@ def an_answer_is_given_to_its_question(book: LogFacts, step: Sequence[Event]) ->
 
 
 def said(text: str) -> list[str]:
-    """Return the spoken characters of a text, in lower case: letters, combining marks such as accents, numbers, symbols
-    such as + and %, and a minus, point, comma or colon before a digit. Two texts with equal lists have the same words.
-    The reducer's own comparison is not used, because the check must be independent of the reducer.
+    """Return the spoken characters of a text, in lower case. Two texts with equal lists have the same words. Spoken are
+    letters, combining marks such as accents, numbers, symbols such as + and %, and before a digit also a minus, point,
+    comma or colon.
     """
+    # not the reducer's own comparison: the check must be independent of the reducer
     told = normalize("NFD", text.translate(_NEVER_SAID)).translate(_NEVER_SAID)
     plain = "".join(char if _is_raised(char) else normalize("NFKD", char) for char in told)
     folded = normalize("NFD", plain.casefold()).translate(_NEVER_SAID)
@@ -187,7 +187,7 @@ def said(text: str) -> list[str]:
 
 
 def _is_raised(char: str) -> bool:
-    """Whether a character is superscript, subscript or a fraction. It must not become a plain digit: 2² is not 22."""
+    """Whether a character is superscript, subscript or a fraction. `said` must not make 2² equal to 22."""
     return decomposition(char).startswith(("<super>", "<sub>", "<fraction>"))
 
 

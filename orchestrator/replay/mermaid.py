@@ -11,7 +11,7 @@ from orchestrator.session.commands import COMMANDS
 
 LONGEST = 40
 _SHOWN = ("text", "answer", "intent", "setting", "name", "tool", "model", "error", "result")
-"""Names of fields. The arrow of an event shows one field: the first in this list that has a value in the event."""
+"""Names of fields. The arrow of an event shows the first field of this list that has a value in the event."""
 
 
 def mermaid(events: Iterable[Event]) -> Iterator[str]:

@@ -19,7 +19,9 @@ NAMES: Final = (*INPUTS, *DERIVED, *COMMANDS)
 WRITE: Final = "a version (41 or SESSION:41), a time (12.5s), or the k-th of a type or command (STT_FINAL, Speak[2])"
 
 Reached = Callable[[Sequence[Event]], bool]
-"""A function: step → whether the step contains a place or lies after it. Called once for each step, in order."""
+"""A function made from a place: step → whether the step contains the place or comes after it. Called once for each
+step, in order.
+"""
 
 
 class BadPlaceError(ValueError):
@@ -34,8 +36,8 @@ def place(text: str) -> Reached:
     """Parse a place: a version (of the named session, else of the first session), a time since the session opened, or
     the n-th event of a type or command.
 
-    Returns a function that tells whether a step contains the place or lies after it. Raises BadPlaceError if `text` is
-    no place.
+    Returns a function: step → whether the step contains the place or comes after the place. Raises BadPlaceError if
+    `text` is no place.
     """
     if found := _VERSION.fullmatch(text):
         return _version(found["session"], int(found["version"]))
@@ -56,9 +58,9 @@ def session_of(text: str) -> str:
 
 
 def event_at(events: Sequence[Event], text: str) -> Event:
-    """Return the event at a place (`text`). A time means the first input at or after this time.
+    """Return the event at a place. `text`: the place as typed. At a time, returns the first input at or after it.
 
-    Raises BadPlaceError if `text` is no place, and NoSuchEventError if no event is there.
+    Raises BadPlaceError if `text` is no place, and NoSuchEventError if the log has no event at the place.
 
     >>> event_at(log, "12.5s"), event_at(log, "Speak[2]"), event_at(log, "auto_session_1:41")
     """

@@ -1,7 +1,7 @@
 """Simulates results of synthesis and playback that a recording lacks, for answers in one text or in several.
 
-A text whose speech is in the recording gets the same chunks again, with the same word times. The length of any other
-text is guessed from its characters.
+A text that the recording speaks gets the recorded chunks again, with the same word times. The length of the speech of
+any other text is guessed from its characters.
 """
 
 from collections import defaultdict
@@ -29,8 +29,8 @@ Coming = tuple[int, Result]
 
 @dataclass(slots=True)
 class SpeechTiming:
-    """The speech of one text. `chunks`: (length in ms, words that begin in the chunk) for each chunk. The `at_ms` of a
-    word counts from the first sound of this text. `is_whole`: no chunk is missing at the end.
+    """The speech of one text. `chunks`: (length in milliseconds, words that begin in the chunk) for each chunk. The
+    `at_ms` of a word counts from the first sound of this text. `is_whole`: no chunk is missing at the end.
     """
 
     chunks: list[tuple[int, tuple[SpokenWord, ...]]]
@@ -42,8 +42,8 @@ class SpeechTiming:
 
 
 class Speeches:
-    """Timing of the recorded speech: for each text the lengths of its chunks and the times of its words; and the usual
-    time from the command that starts a playback to its first chunk.
+    """Timing of the recorded speech: for each text, the lengths of its chunks and the times of its words. Also holds
+    the usual time until the first chunk of a playback.
     """
 
     def __init__(self, log: Iterable[Event]) -> None:
@@ -52,7 +52,7 @@ class Speeches:
         self._speaks: dict[str, CommandIssued] = {}
         self._texts: dict[tuple[str, int], str] = {}
         self._heard: dict[str, dict[int, SpeechTiming]] = defaultdict(dict)
-        """Command id of a Speak → number of a text → the speech of that text."""
+        """Command id of a Speak → index of a text in the answer → the speech of this text."""
         for event in log:
             if isinstance(event, CommandIssued):
                 self._given(event)
@@ -64,7 +64,7 @@ class Speeches:
 
     @property
     def wait_us(self) -> int:
-        """The median time from a command to its first chunk, in microseconds."""
+        """The median time from the command that starts a playback to the first chunk, in microseconds."""
         return median_low(self._waits_us) if self._waits_us else SPEECH_US
 
     def _given(self, command: CommandIssued) -> None:
@@ -87,7 +87,7 @@ class Speeches:
         _hear(self._heard[event.command_id], event)
 
     def of(self, text: str) -> SpeechTiming:
-        """Return the whole speech of a text. If the recording lacks the speech or its end, the rest is guessed."""
+        """Return the whole speech of a text. If the recording lacks the speech or its end, that part is guessed."""
         known = self._of.get(text.strip(), SpeechTiming([]))
         if known.is_whole:
             return known
@@ -95,15 +95,17 @@ class Speeches:
         return SpeechTiming([*known.chunks, *([(rest_ms, ())] if rest_ms > 0 else [])], is_whole=True)
 
     def _keep(self, text: str, speech: SpeechTiming) -> None:
-        """Keep the speech of a text. If the text was spoken several times, prefer a whole speech, then the longest."""
+        """Keep the speech of a text. If the text was spoken several times, keep the longest whole speech. If no speech
+        is whole, keep the longest.
+        """
         known = self._of.get(text.strip())
         if known is None or (speech.is_whole, speech.length_ms) > (known.is_whole, known.length_ms):
             self._of[text.strip()] = speech
 
 
 def _hear(heard: dict[int, SpeechTiming], chunk: inputs.TtsChunkReady) -> None:
-    """Add a chunk to the speech of its text in `heard`, and mark the speech of earlier texts as whole. `heard`: number
-    of a text in the answer → the speech of that text.
+    """Add a chunk to the speech of its text in `heard`, and mark the speech of earlier texts as whole. `heard`: index
+    of a text in the answer → the speech of this text.
     """
     before = [speech for index, speech in heard.items() if index < chunk.text_index]
     _complete(before)
@@ -118,12 +120,12 @@ def _complete(speeches: Iterable[SpeechTiming]) -> None:
 
 
 class Voice:
-    """Simulates a playback that is not in the recording, or the rest of a recorded playback that goes on differently.
-    The texts of the playback come one by one (`say`), and the playback can be paused.
+    """Simulates one playback, or the rest of a playback that began as recorded. Call `say` for each text, in order. The
+    playback can be paused.
 
     `command`: the Speak or PlayFiller that started the playback. `is_shown`: the session has no media connection, so
-    the answer is shown as text. `chunks`: number of recorded chunks that the new run has received already. `began_us`:
-    the time of the first sound, if this sound came from the recording; else 0.
+    the answer is shown as text. If the playback began as recorded: `chunks` is the number of its recorded chunks that
+    the new run has received, and `began_us` is the time of its first sound; both are 0 otherwise.
     """
 
     def __init__(
@@ -145,8 +147,8 @@ class Voice:
         self._names = {"playback_id": command.target}
 
     def say(self, command: CommandIssued) -> Iterator[Coming]:
-        """Add the text of a Speak or SpeakMore. Yields (time in microseconds since 1970, result) for each result of the
-        text's synthesis and playback. Leaves out chunks that the new run has already received from the recording.
+        """Add the text of a Speak or SpeakMore. Yields the results of the text's synthesis and playback, each as (time
+        in microseconds since 1970, result). Leaves out recorded chunks that the new run has already received.
         """
         text, now_us = str(command.payload["text"]), command.at_us
         if self._is_shown:
@@ -169,7 +171,7 @@ class Voice:
         self.paused_us = now_us
 
     def resume(self, now_us: int) -> None:
-        """Continue after a pause. The rest of the playback comes later by the length of the pause."""
+        """Continue after a pause. The results of later texts come later by the length of the pause."""
         if self.paused_us and self._heard_until_us > self.paused_us:
             self._heard_until_us += now_us - self.paused_us
         self.paused_us = 0
@@ -198,9 +200,9 @@ class Voice:
 
 
 def rest_of_playback(command: CommandIssued, known: list[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
-    """Yield the results of synthesis and playback that the recording lacks for a command, up to the end of its
-    playback. `known`: the recorded results of the command. Both `known` and the yielded results are (microseconds after
-    the command, result).
+    """Yield the results that the recording lacks for a command that starts a playback, up to the end of the playback.
+    `known`: the recorded results of the command. Both `known` and the yielded results are (microseconds after the
+    command, result).
     """
     names = {"playback_id": command.target}
     chunks = [(us, c) for us, c in known if isinstance(c, inputs.TtsChunkReady)]

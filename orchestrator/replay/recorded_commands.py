@@ -11,9 +11,7 @@ from orchestrator.session.commands import PLAYS
 from orchestrator.session.state import State
 
 Asked = tuple[str, ...]
-"""The key of a command: its name and text (or its target, if it has no text), with the turn unless the command is a
-playback or a tool call. Two commands with the same key are similar.
-"""
+"""The key of a command, made by `_asked`. Commands with the same key are similar commands (see the glossary)."""
 
 
 class RecordedCommands:
@@ -31,10 +29,10 @@ class RecordedCommands:
         """The recorded state after the last event given to `note`."""
         self._without = without
         self._ended: set[str] = set()
-        """Ids of the commands whose last result is recorded, even if the what-if leaves out this result."""
+        """Ids of the commands whose last result is recorded. Results that the what-if leaves out count too."""
         self._asked: dict[Asked, list[CommandIssued]] = defaultdict(list)
         self._withdrawn_by: dict[str, Event] = {}
-        """Command id → the input at which the recording cancelled the command."""
+        """Command id → the input whose step cancelled the command in the recording."""
         self._input: Event = log[0]
         """The last input given to `note`."""
         self._ends_us = log[-1].at_us
@@ -58,25 +56,27 @@ class RecordedCommands:
             self._asked[_asked(event)].append(event)
 
     def same(self, command: CommandIssued) -> CommandIssued | None:
-        """Return the recorded command with the same id, time and payload; None: there is none."""
+        """Return the recorded command with the same id, time and payload. None: the recording has no such command."""
         twin = self.issued.get(command.command_id)
         return twin if twin is not None and (twin.at_us, twin.payload) == (command.at_us, command.payload) else None
 
     def alike(self, command: CommandIssued) -> CommandIssued | None:
-        """Return a recorded command that is similar to `command`; None: there is none. Of several, a command with
-        results comes first, then the turn nearest to the turn of `command`.
+        """Return a recorded command that is similar to `command`. Of several, prefers a command with results, then the
+        nearest turn. None: the recording has no similar command.
         """
         alike = self._asked.get(_asked(command), [])
         is_far = [(not self.results[one.command_id], abs(one.turn - command.turn)) for one in alike]
         return alike[is_far.index(min(is_far))] if alike else None
 
     def has_results(self, command: CommandIssued) -> bool:
-        """Whether the recording has results of a command that is similar to `command`."""
+        """Whether the recording has a command that is similar to `command`, with results."""
         twin = self.alike(command)
         return twin is not None and bool(self.results[twin.command_id])
 
     def asked_before(self, command: CommandIssued) -> CommandIssued | None:
-        """Return the recorded question with the same words; of several, the nearest in time. None: there is none."""
+        """Return the recorded question with the same words as the AnswerQuestion `command`. Of several, returns the
+        nearest in time. None: these words were never asked in the recording.
+        """
         if (twin := self.same(command)) is not None:
             return twin
         words = command.payload["text"]
@@ -84,19 +84,19 @@ class RecordedCommands:
         return min(alike, key=lambda one: abs(one.at_us - command.at_us), default=None)
 
     def has_ended(self, twin: CommandIssued) -> bool:
-        """Whether the recording has the last result of a recorded command, even if the what-if leaves this result out.
-        If it is left out, the command never ends in the new run.
+        """Whether the last result of the recorded command `twin` is recorded. A result that the what-if leaves out
+        counts too.
         """
         return twin.command_id in self._ended
 
     def silent_us(self, twin: CommandIssued) -> int:
-        """Return the microseconds from a recorded command until the recording cancelled the command, or ended."""
+        """Return the microseconds from the recorded command `twin` until the recording cancelled it, or ended."""
         by = self._withdrawn_by.get(twin.command_id)
         return (by.at_us if by else self._ends_us) - twin.at_us
 
     def never_came(self, twin: CommandIssued) -> bool:
-        """Whether the answer to the recorded question `twin` never came: the deadline cancelled the question, and the
-        recording has no late end of the answer either.
+        """Whether the recorded question `twin` never got a complete answer: the deadline cancelled the question, and
+        the answer did not come late either.
         """
         by, results = self._withdrawn_by.get(twin.command_id), self.results[twin.command_id]
         is_late = any(result.is_last for _, result in results)

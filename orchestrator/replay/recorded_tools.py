@@ -1,4 +1,4 @@
-"""The tool calls of a recording. In a rerun, today's agent gets the recorded results, if the rerun runs no tools."""
+"""The tool calls of a recording. In a rerun that runs no tools, today's agent gets the recorded results."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class RecordedTools:
         self._calls: list[RecordedCall] = []
         asked: ToolCalled | None = None
         running: dict[tuple[str, str], tuple[int, int]] = {}
-        """(session id, call id) → (index of the call in `_calls`, time when the call began in microseconds). A call of
-        a later turn with the same id replaces the earlier call here.
+        """(session id, call id) → (index of the call in `_calls`, time when the call began in microseconds). A later
+        call with the same id replaces the earlier call here.
         """
         for event in log:
             match event:

@@ -2,7 +2,7 @@
 
 Words of users, services and the agent are replaced letter by letter. Word lengths and word boundaries stay, so that the
 reducer decides the same; docs/replay.md lists the exceptions. Words that the policy looks for (backchannels, closing
-phrases) stay readable, and so do beginnings of backchannels.
+phrases) stay readable. So does the beginning of a backchannel.
 """
 
 import re
@@ -23,30 +23,29 @@ from orchestrator.session.policy import Policy
 
 Redaction = Literal["none", "default", "hash"]
 TEXTS = ("answer", "error", "heard_text", "text")
-"""Fields with the words of users, services and the agent. An `error` is one: it may repeat the user's words."""
+"""Fields with words of users, services and the agent. `error` is in the list because it may repeat the user's words."""
 JSON = ("arguments", "response", "result")
-"""Fields with JSON that the agent exchanges with its tools and its model. They still hold JSON after the redaction."""
+"""Fields with JSON that the agent exchanges with its tools and its model. After the redaction they still hold JSON."""
 _KEPT_OF_A_POLICY = {"intent", "language", "more_words"}
 _OF_JSON = re.compile(
     r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|(?:\w|[^\x00-\x7f])+', re.DOTALL
 )
-"""Matches a string, a number or a literal of JSON. In a text that is not JSON, also matches a word, and a string
-without a closing quote.
+"""Matches a string, a number or a literal of JSON. If the text is not JSON, also matches a word, or a string without a
+closing quote.
 """
 _OF_A_STRING = re.compile(r'\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]|[^\\]+|\\')
 _DIGITS = 16
 """Largest number of digits in a redacted number of JSON."""
 _LITERALS = {"false", "null", "true"}
 _WIDE, _NARROW = ("\u3006", "\u3099"), ("\u17f0", "\u0f71")
-"""Replacement of a word in a writing system without blanks, for wide and for narrow characters: (first character,
-combining mark for each further character). ICU takes such a character with its marks for one word, so the word
-boundaries stay.
+"""Replacement of a word in a writing system without blanks, such as Chinese (wide characters) or Thai (narrow): (first
+character, combining mark for each further character). ICU takes the character with its marks for one word.
 """
 
 
 def redacted(events: Iterable[Event], how: Redaction) -> Iterator[Event]:
-    """Yield the events of a log, redacted. `default`: letters become x or X, digits 0. `hash`: equal words get equal
-    replacements.
+    """Yield the events of a log, redacted, with recomputed state hashes. `default`: letters become x or X, digits 0.
+    `hash`: equal words get equal replacements. `none`: nothing is redacted.
 
     Raises UnsoundLogError if the log is damaged or of a newer orch.
     """
@@ -54,8 +53,8 @@ def redacted(events: Iterable[Event], how: Redaction) -> Iterator[Event]:
 
 
 class Hiding:
-    """Redacts events one by one, in the order of their log. Does not recompute the state hashes, so the recorded hashes
-    do not fit the redacted events; `redacted` recomputes them.
+    """Redacts events one by one, in the order of their log. Keeps the recorded state hashes, which do not fit the
+    redacted events; `redacted` recomputes them.
 
     >>> hide = Hiding("default"); [hide(event) for event in step]
     """
@@ -74,7 +73,9 @@ class Hiding:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Words of a session that stay readable: words that its policy looks for, and the intent of a user's goodbye."""
+    """Words of a session that stay readable: backchannels and beginnings of backchannels, closing phrases, and the
+    intent of a user's goodbye.
+    """
 
     words: frozenset[str] = frozenset()
     phrases: tuple[str, ...] = ()
@@ -102,6 +103,7 @@ def _hide(event: Event, hide: Callable[[str], str], kept: _Kept) -> Event:
     if isinstance(event, CommandIssued) and "text" in event.payload:
         changes["payload"] = event.payload | {"text": hide(str(event.payload["text"]))}
     if isinstance(event, SessionOpened):
+        # with the same `hide` as Speak commands: a greeting and its Speak stay equal
         changes["policy"] = {part: _hide_part(fields, hide) for part, fields in event.policy.items()}
     if isinstance(event, ProviderSwitched):
         changes["reason"] = hide(event.reason)
@@ -115,8 +117,8 @@ def _hide(event: Event, hide: Callable[[str], str], kept: _Kept) -> Event:
 
 
 def _hide_json(text: str, hide: Callable[[str], str]) -> str:
-    """Redact a JSON text: its strings, field names and numbers. Valid JSON stays valid. The text never gets longer;
-    numbers become whole numbers.
+    """Redact the strings, field names and numbers of a JSON text. Valid JSON stays valid. The text never gets longer.
+    Numbers become whole numbers.
     """
 
     def hide_piece(piece: re.Match[str]) -> str:
@@ -139,8 +141,7 @@ def _hide_json(text: str, hide: Callable[[str], str]) -> str:
 
 def _hide_part(fields: Any, hide: Callable[[str], str]) -> Any:
     """Redact the texts in a part of the policy, such as the greeting. `fields`: name → value. `hide`: the function that
-    redacts a text. Speak commands must be redacted with the same function, so that the greeting and its Speak stay
-    equal. A part that is not a mapping, as in a log from another program, is redacted whole.
+    redacts a text. A part that is not a mapping, as in a log from another program, is redacted whole.
     """
     if not isinstance(fields, dict):
         return hide(fields) if isinstance(fields, str) else fields if fields is None else "x"
@@ -169,9 +170,8 @@ def _hide_word(word: str, kept: _Kept, how: Redaction) -> str:
 
 
 def _unlike(kept: _Kept, hidden: str) -> str:
-    """Return the replacement `hidden` of a word. If the replacement happens to be a backchannel, the beginning of a
-    backchannel or a closing phrase, its first character becomes 0: the reducer must not take the replacement for words
-    of the user.
+    """Return `hidden`, the replacement of a word. If the replacement happens to be a backchannel, the beginning of a
+    backchannel or a closing phrase, its first character becomes 0, so that the reducer does not act on it.
     """
     return "0" + hidden[1:] if kept.holds(hidden) else hidden
 
@@ -185,8 +185,8 @@ def _is_wide(character: str) -> bool:
 
 
 def _hidden(word: str, how: Redaction) -> str:
-    """Return a replacement of a word. The replacement has the same length, and characters of the same width, because
-    length and width tell how long the speech of the word takes.
+    """Return a replacement of a word, with the same length and with characters of the same width. The duration of
+    speech is guessed from both.
     """
     digest = blake2b(normal(word).encode()).hexdigest() if how == "hash" else ""
     if is_unspaced(word):
@@ -201,8 +201,8 @@ def _hidden(word: str, how: Redaction) -> str:
 
 
 def _hidden_unspaced(word: str, digest: str) -> str:
-    """Return a replacement for a word of a language that puts no blanks between words, such as Chinese or Thai. With a
-    digest, equal words get equal replacements.
+    """Return a replacement for a word of a language that puts no blanks between words, such as Chinese or Thai.
+    `digest`: a digest of the word, so that equal words get equal replacements; empty: only length and width are kept.
     """
     is_wide = _is_wide(word[0])
     first, mark = _WIDE if is_wide else _NARROW

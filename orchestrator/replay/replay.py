@@ -1,8 +1,7 @@
 """Runs the reducer over a recording's inputs, and compares every derived event and state hash with the recorded one.
 
 Reads the recording once, line by line: memory grows with the number of sessions, not with the number of events.
-Compares derived events as bytes, because the encoding is canonical. Decodes a derived event only if it differs or is
-not compared.
+Compares derived events as bytes, because the encoding is canonical.
 """
 
 import pickle
@@ -28,9 +27,9 @@ from orchestrator.session.state import State, why_unreadable
 REDUCER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Exceptions that a defective reducer, or `evolve` on an edited log, may raise."""
 KEPT_LIVE = 256
-"""Number of sessions whose states are kept as objects. The states of sessions used less recently are stored pickled."""
+"""Number of sessions whose states are kept as objects: the sessions used last. The other states are stored pickled."""
 Listener = Callable[[State, Step], None]
-"""A function of (state before a step, step of today's reducer). It is called for each step that did not diverge."""
+"""A function of (state before a step, replayed step). It is called for each step that does not diverge."""
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ class Session:
         self._live = state
 
     def pack(self) -> None:
-        """Pickle the state to save memory: a file may hold any number of sessions, few of them active at a time."""
+        """Pickle the state and drop the last step, to save memory. A file may hold any number of sessions."""
         self.segments[-1].last_version = self.state.version
         self._packed, self._live, self.last = pickle.dumps(self.state), None, ()
 
@@ -128,7 +127,7 @@ def events_of(recording: Recording) -> list[Event]:
 
 
 def by_newer(header: Header) -> str:
-    """Return the end of an error message about a bad line, if a newer orch wrote the recording; otherwise ""."""
+    """Return the end of an error message about a bad line: that a newer orch wrote the recording. If none did: ""."""
     is_newer = _numbers(header.reducer_version) > _numbers(REDUCER_VERSION)
     return f"; a newer orch, with reducer {one_line(header.reducer_version)[:40]}, wrote it" if is_newer else ""
 
@@ -148,9 +147,9 @@ class Replayer:
     def __init__(self, header: Header, name: str, *, keep_going: bool = False, is_incomplete: bool = False) -> None:
         self.found = Replay(name, header)
         self.listen: Listener | None = None
-        """Called with each step that did not diverge."""
+        """Called with each step that does not diverge."""
         self.look: Callable[[Sequence[Event]], None] | None = None
-        """Called with each recorded step; if the recording has inputs alone, with each replayed step."""
+        """Called with each recorded step or, if the recording has inputs alone, with each replayed step."""
         self._keeps_going = keep_going
         self._is_incomplete = is_incomplete
         self._source: Iterator[bytes] = iter(())
@@ -216,9 +215,9 @@ class Replayer:
             self.look(said)
 
     def _rest_of_step(self, lines: Sequence[bytes] = ()) -> list[Event]:
-        """Return the remaining derived events of the recorded step, up to the next input. `lines`: lines after the
-        step's input that the calling code has already taken from the recording. These lines are decoded before further
-        lines. The line of the next input, and all lines after it, are put back: they are read again as the next step.
+        """Return the remaining derived events of the recorded step, up to the next input. Reads first `lines`, which
+        the calling code has already taken from the recording, and then further lines. Puts back the line of the next
+        input, and the lines of `lines` after it: they are read again with the next step.
         """
         rest: list[Event] = []
         for line in chain(lines, self._lines):
@@ -234,8 +233,8 @@ class Replayer:
         return rest
 
     def _turn_to(self, event: Event) -> Session:
-        """Return the session of an event. If more than KEPT_LIVE sessions are kept as objects, pickle the state of the
-        least recently used session, to save memory.
+        """Return the session of an event, as the most recently used session. If more than KEPT_LIVE states are kept as
+        objects, pickle the state of the least recently used session, to save memory.
         """
         known = self.found.sessions.get(event.session_id)
         session = self._segment(event) if known is None or isinstance(event, SessionResumed) else known
@@ -246,9 +245,8 @@ class Replayer:
         return session
 
     def _segment(self, event: Event) -> Session:
-        """Return the session of an event. Starts a segment (a part of the log that one reducer version wrote) if the
-        session is new, or if another reducer version continues the log with this event. Raises BadRecordingError if a
-        newer orch opened the session.
+        """Return the session of an event. Starts a segment if the session is new, or if another reducer version
+        continues the log with this event. Raises BadRecordingError if a newer orch opened the session.
         """
         sessions = self.found.sessions
         if event.session_id not in sessions:
@@ -269,9 +267,9 @@ class Replayer:
         return session
 
     def _not_compared(self, session: Session, event: Event) -> None:
-        """Handle a recorded event that cannot begin the comparison of a step. If the session has diverged already, fold
-        the event and the rest of its step. Otherwise the event is no input: the last step has more events than today's
-        reducer produces, so record a divergence.
+        """Handle a recorded event at which no comparison of a step begins. After a divergence (`Session.follows`), fold
+        the event and the rest of its step. Otherwise the event is a derived event that the replayed step lacks at its
+        end: record a divergence.
         """
         if session.follows:
             self._fold(session, (event, *self._rest_of_step()))
@@ -281,8 +279,8 @@ class Replayer:
 
     def _repeats(self, session: Session, event: Input) -> None:
         """Handle an input that today's reducer ignores as a duplicate. If the input has the session's next version, the
-        reducer that wrote the log did not ignore it: record a divergence. Otherwise the file repeats an event, which a
-        log never does: raise BadRecordingError.
+        reducer of the recording did not ignore it: record a divergence. Otherwise the file is damaged, because no log
+        repeats an input: raise BadRecordingError.
         """
         if event.version != session.state.version + 1:
             where = f"{self.found.name}, line {self.found.line}"
@@ -301,8 +299,8 @@ class Replayer:
     ) -> None:
         """Record a divergence, and fold the recorded events into the state.
 
-        `is_done`: how many of `recorded` are folded already. `error`: the exception that the reducer raised. `after`:
-        the state after `replayed`; None: the reducer gave no such state.
+        `is_done`: how many events of `recorded` are folded already. `error`: the exception that the reducer raised.
+        `after`: the state after `replayed`. None: the reducer gave no such state, or the session has it already.
         """
         if error or not replayed:
             rule, place = RULES["ORCH1009" if error else "ORCH1007"], 0

@@ -20,7 +20,7 @@ SCHEMA = "orch.replay/1"
 MARKS = {"equal": "✓", "completed": "✓", "diverged": "✗", "broken": "✗", "unreadable": "✗", "interrupted": "⏸"}
 NEAR = 2
 ALSO = 20
-"""Largest number of divergences that are listed, in short, after the first one."""
+"""Largest number of divergences listed after the first divergence, each on one line."""
 
 
 def line(verdict: Verdict) -> str:
@@ -38,7 +38,9 @@ def _time(elapsed_s: float) -> str:
 
 
 def details(verdict: Verdict) -> Iterator[str]:
-    """Yield the details of a verdict: the first divergence in full, other divergences in short, violated invariants."""
+    """Yield the details of a verdict: the first divergence in full, other divergences in short, and the violated
+    invariants.
+    """
     for first in verdict.divergences[:1]:
         yield from divergence_lines(verdict.source, first)
     for other in verdict.divergences[1 : 1 + ALSO]:
@@ -60,10 +62,8 @@ def details(verdict: Verdict) -> Iterator[str]:
 
 def divergence_lines(source: str, found: Divergence) -> Iterator[str]:
     """Yield a divergence in full: place, state, recorded and replayed events, differing fields, commands to type next.
-    The shown state is the state before the step or, if the recorded step has all events of the replayed step and more
-    at its end, the state after the replayed step.
 
-    `source`: the file of the recording, for the `orch replay` command to type next; empty: there is no file, and the
+    `source`: the file of the recording, for the `orch replay` command to type next. Empty: there is no file, and this
     command is left out.
     """
     event = found.recorded_step[0]
@@ -97,7 +97,7 @@ def _title(found: Divergence) -> str:
 
 
 def _around(step: Sequence[Event], event: Event | None) -> str:
-    """Show an event in its step, with its neighbours. Events are numbered from the input (0); ▶ marks the event."""
+    """Format an event with its neighbours in the step. Events are numbered; the input is 0. ▶ marks the event."""
     if not step:
         return "(nothing)"
     place = next((i for i, one in enumerate(step) if one is event), len(step))
@@ -152,7 +152,9 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def states_json(found: Replay) -> dict[str, Any]:
-    """Return each session's final state as JSON; if its last step diverged, also the state under today's reducer."""
+    """Return the final state of each session as JSON. If the last step of a session diverged, the state after the
+    replayed step is added as `replayed`, unless there is no such state (`Divergence.after`).
+    """
     after = {
         one.session_id: one.after
         for one in found.divergences

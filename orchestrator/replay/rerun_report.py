@@ -19,8 +19,8 @@ Kind = Literal["words", "tools", "failed", "outcome", "late", "missing", "new", 
 Pair = tuple[Exchange | None, Exchange | None]
 """(exchange of the recording, matching exchange of the rerun). None: that run has no such exchange."""
 Judge = Callable[[Exchange, Exchange], bool | str]
-"""(recorded exchange, exchange of the rerun) → True if the agent's new words are as good as the recorded ones,
-otherwise False or a reason. Called only if the words differ.
+"""(recorded exchange, exchange of the rerun) → True: the agent's new words are as good as the recorded words; False, or
+the reason as a text: they are not. Called only if the words differ.
 """
 
 
@@ -32,9 +32,9 @@ class Finding:
     message: str
     session_id: str = ""
     turn: int = 0
-    """Number of the turn in the rerun or, if the rerun has no such turn, in the recording."""
+    """Number of the turn in the rerun. If the rerun has no such turn: its number in the recording."""
     user: str = ""
-    """The user's words in the exchange; if there are none, the playback id."""
+    """The user's words in the exchange. For an announcement: the playback id."""
 
 
 @dataclass(slots=True)
@@ -91,7 +91,9 @@ class Rerun:
 
     @property
     def transcript(self) -> str:
-        """The rerun as text, for a golden file: the words of user and agent, and how far an answer was heard."""
+        """The rerun as text, for a golden file: the words of user and agent, the tool calls, and how far an answer was
+        heard.
+        """
         return "".join(f"{line}\n" for one in self.exchanges for line in _lines_of(one))
 
     def check(self) -> None:
@@ -187,8 +189,8 @@ def report_lines(found: Rerun) -> Iterator[str]:
 
 
 def table_lines(found: Sequence[Rerun]) -> Iterator[str]:
-    """Yield a table over several recordings. A recording whose rerun differs has a line with the number of findings of
-    each kind; an unreadable recording has a line with the error. The last line has the totals.
+    """Yield a table over several recordings. A recording with findings has a line with the number of findings of each
+    kind. An unreadable recording has a line with the error. The last line has the totals.
     """
     width = max((len(one.source) for one in found), default=0)
     for one in found:
@@ -211,8 +213,8 @@ def _finding(kind: Kind, message: str, one: Exchange) -> Finding:
 
 
 def paired(old: list[Exchange], new: list[Exchange]) -> Iterator[Pair]:
-    """Pair the exchanges of two runs, in order, if they have the same key (the user's words). An exchange without a
-    partner is paired with None.
+    """Pair the exchanges of two runs that have the same key (the user's words), in order. An exchange without a partner
+    is paired with None.
     """
     matcher = SequenceMatcher(None, [one.key for one in old], [one.key for one in new], autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
@@ -224,8 +226,8 @@ def paired(old: list[Exchange], new: list[Exchange]) -> Iterator[Pair]:
 
 
 def same_words(old: Exchange, new: Exchange) -> bool:
-    """Whether the agent says the same words in two exchanges. If one of the two was interrupted, it suffices that the
-    words of one begin with all words of the other.
+    """Whether the agent says the same words in two exchanges. If one of the answers was interrupted, it suffices that
+    the longer answer begins with the shorter answer.
     """
     before, after = " ".join(old.agent.split()), " ".join(new.agent.split())
     if before == after:
@@ -235,7 +237,7 @@ def same_words(old: Exchange, new: Exchange) -> bool:
 
 
 def _other_tools(old: list[Tool], new: list[Tool]) -> Iterator[str]:
-    """Yield a message for each tool call that only one run makes, and for each call whose result differs."""
+    """Yield a message for each tool call that only one of the two runs makes, and for each call with another result."""
     matcher = SequenceMatcher(None, [one.call for one in old], [one.call for one in new], autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
         if tag != "equal":

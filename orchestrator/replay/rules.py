@@ -1,4 +1,4 @@
-"""Rules ORCH1001…: kinds of difference between a recording and its replay. Numbers never change: scripts use them."""
+"""Rules ORCH1001…: the kinds of difference between a recording and its replay. A rule never gets another number."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -24,9 +24,8 @@ class SimulatedResults:
         self._results = results
 
     def rest(self, command: CommandIssued, known: list[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
-        """Yield simulated results of a command, up to its last result. `known`: the recorded results of the command,
-        which are not simulated again. Both `known` and the yielded results are (microseconds after the command,
-        result).
+        """Yield the results of a command that the recording lacks, up to the last result. `known`: the recorded results
+        of the command. Both `known` and the yielded results are (microseconds after the command, result).
         """
         match command.name:
             case "StartTimer":

@@ -17,9 +17,9 @@ BARGE_IN = "⚡"
 
 
 def timeline(events: Iterable[Event], *, full: bool = False, columns: int = 0) -> Iterator[str]:
-    """Yield a header, then a line for each event, with the event in its lane: the column USER, STT, THINK, TTS or
-    PLAYBACK. Events without a lane are left out. `full`: do not cut texts. `columns`: width of the terminal; 0: no
-    limit.
+    """Yield a header, then a line for each event. The event stands in its lane: one of the columns USER, STT, THINK,
+    TTS and PLAYBACK. Events without a lane are left out. `full`: do not cut texts. `columns`: width of the terminal; 0:
+    no limit.
     """
     width = min(WIDTH, max(NARROWEST, (columns - BEFORE_LANES) // len(LANES) - 2)) if columns else WIDTH
     yield _fit(f"{'time':>10}  {'phase':9}  " + "  ".join(f"{lane:{width}}" for lane in LANES).rstrip(), columns)

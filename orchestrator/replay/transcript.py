@@ -8,7 +8,9 @@ from orchestrator.safe_text import one_line
 
 
 def transcript(events: Iterable[Event]) -> Iterator[str]:
-    """Return a line for each turn of the user and each answer of the agent. Brackets hold the words not heard."""
+    """Return a line for each turn of the user and each answer of the agent. Words that the user did not hear are in
+    brackets.
+    """
     texts: dict[tuple[str, str], dict[int, str]] = {}
     """(session id, playback id) → index → text of the answer. An answer in one text has only index 0."""
     lines: list[str] = []

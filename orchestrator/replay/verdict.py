@@ -21,9 +21,7 @@ _WORST_LAST = (0, 4, 1, 2, 130)
 
 @dataclass(frozen=True, slots=True)
 class SegmentVerdict:
-    """Verdict on a segment: a part of a session's log that one reducer version recorded. `is_equal`: the segment
-    replays without a divergence.
-    """
+    """Verdict on a segment of a session's log. `is_equal`: the segment replays without a divergence."""
 
     session_id: str
     recorded_by: str
@@ -45,12 +43,12 @@ class Verdict:
     state: str = ""
     """Final phase and state hash, if the recording holds one session."""
     parts: list[SegmentVerdict] = field(default_factory=list)
-    """Verdicts on the segments of each session that more than one reducer version recorded."""
+    """Verdicts on the segments of each session that has more than one segment."""
     diverged_sessions: int = 0
     divergences: list[Divergence] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
-    """For an incomplete log: the outstanding commands of sessions that have not ended."""
+    """If the log is incomplete: the outstanding commands of sessions that have not ended."""
     elapsed_s: float = 0.0
 
     @property
@@ -64,8 +62,8 @@ def worst(verdicts: list[Verdict]) -> int:
 
 
 def verdict_of(found: Replay, broken: list[Broken], *, is_interrupted: bool = False) -> Verdict:
-    """Return the verdict on a replay. `broken`: violated invariants. `is_interrupted`: Ctrl-C ended the replay. The
-    outcome is the first that applies: interrupted, diverged, broken; otherwise the replay is equal or completed.
+    """Return the verdict on a replay. `broken`: violated invariants. `is_interrupted`: Ctrl-C ended the replay. Of
+    several outcomes, the first of these counts: interrupted, diverged, broken, equal or completed.
     """
     sessions = [*found.sessions.values()]
     outcome: Outcome = "equal" if found.header.derived else "completed"

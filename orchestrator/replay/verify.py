@@ -26,7 +26,7 @@ class Verified:
 
 
 def verify(header: Header, lines: Iterable[bytes]) -> Verified:
-    """Check a recording line by line. Each bad line becomes a problem; so does a BadRecordingError from `lines`."""
+    """Check a recording line by line. A bad line becomes a problem, and so does a BadRecordingError from `lines`."""
     found, invariants, checksum = Verified(), Invariants(), sha256()
     states: dict[str, State] = {}
 
@@ -57,7 +57,7 @@ def verify(header: Header, lines: Iterable[bytes]) -> Verified:
 
 
 def _readable(lines: Iterable[bytes], problems: list[str]) -> Iterator[bytes]:
-    """Yield the lines. If the file cannot be read to its end, the error becomes a problem, and the lines end there."""
+    """Yield the lines. If the file cannot be read to its end, add the error to `problems` and stop."""
     try:
         yield from lines
     except BadRecordingError as error:
@@ -65,7 +65,7 @@ def _readable(lines: Iterable[bytes], problems: list[str]) -> Iterator[bytes]:
 
 
 def _fold(states: dict[str, State], step: list[Event], found: Verified) -> None:
-    """Fold a step and compare its state hash with the recorded one. Ignores a session after its first problem."""
+    """Fold a step and compare its state hash with the recorded hash. Ignores a session after its first problem here."""
     last = step[-1]
     where = f"{one_line(last.session_id)} version {last.version}"
     state = states.setdefault(last.session_id, State())

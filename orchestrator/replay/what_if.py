@@ -2,13 +2,12 @@
 
 The change is data (change.py), parsed by cli/what_if.py; world.py applies it and runs one session.
 
-Open loop: the user's inputs keep their words and times. If the change is a new policy, a final comes after the new run
-has asked for it, with the recorded delay (finals.py). Results of services are matched by request: the same question, or
-the same text to speak, gets the recorded result after the recorded latency. If the recording lacks a request, its
-results are simulated with the latencies of the recording, and counted. Timers fire when due.
+A what-if is an open loop: the user's inputs keep their words and times. Exception: if the policy is changed, a final
+comes after a FinishUtterance of the new run (finals.py). Requests get the recorded results of similar commands, after
+the recorded latency. If the recording has no similar command, the results are simulated with the latencies of the
+recording, and counted. Timers fire when due.
 
-If an agent is given, it answers every question in place of the recording, and the user's inputs follow its answers
-(users_side.py).
+In a rerun, today's agent answers every question, and the user's inputs follow the answers (users_side.py).
 """
 
 from collections import defaultdict
@@ -21,8 +20,8 @@ from orchestrator.replay.world import WhatIfWorld
 
 
 def what_if(recorded: Iterable[Event], change: Change, agent: Agent | None = None) -> WhatIf:
-    """Run the sessions of a recording once more, each on its own, with a change. `agent` answers all questions; None:
-    the recorded answers are used. Returns the events of the new run, and its counts over all sessions.
+    """Run each session of a recording once more, with a change. `agent` answers all questions; None: the recorded
+    answers are used. Returns the events of the new runs, and counts over all sessions.
 
     Raises UnsoundLogError if the recorded log is damaged or of a newer orch. Raises pydantic's ValidationError if the
     changed policy is invalid.

@@ -1,6 +1,7 @@
 """`orch why`: finds the causes of an event, back to the first input, and proves each cause by a replay without it.
 
-Proof: without the cause, the reducer decides differently; without a neighbouring input, it decides the same.
+Proof: in a replay without the cause, the event is missing or different. In a replay without a neighbouring input, the
+event is the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,8 @@ from orchestrator.session.reducer import reduce
 from orchestrator.session.state import State
 
 NEIGHBOURS = 6
-"""How many of the last inputs before a decision `orch why` tests, besides the causes. The test of an input is a replay
-without the input.
+"""How many of the last inputs before a decision `orch why` tests, besides the causes. A test is a replay without the
+input.
 """
 SCHEMA = "orch.why/1"
 """Name and version of the JSON format. Fields are added, never renamed or given another meaning."""
@@ -35,8 +36,8 @@ NEAR_US = 60_000
 @dataclass(frozen=True, slots=True)
 class Cause:
     """An event in the chain of causes of the explained event. `is_needed`: whether the explained event is missing or
-    different in a replay without this cause. None: the cause is no input, or a replay of the whole log does not
-    produce the explained event either.
+    different in a replay without this cause. None: not tested, because the cause is no input, or because even a replay
+    of the whole log does not produce the explained event.
     """
 
     event: Event
@@ -45,8 +46,8 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A value on which the decision depends. `what`: its name. `was`: the real value. `with_`: the other value that was
-    tried. `then`: the decision with that other value.
+    """A value on which the decision depends. `what`: its name. `was`: the real value. `with_`: another value that was
+    tried. `then`: the decision with this other value.
     """
 
     what: str
@@ -63,12 +64,10 @@ class Why:
     chain: tuple[Cause, ...]
     """The event and its causes, from the event back to the first input."""
     also: tuple[Event, ...]
-    """Other inputs that the decision needs, from shortly before it. Example: the answer is in `chain`, the intent in
-    `also`.
-    """
+    """Other inputs that the decision needs. Example: the answer is in `chain`, and the intent in `also`."""
     beside: Event | None
-    """The last tested input (`NEIGHBOURS`) on which the event does not depend: a replay without the input produces the
-    event too. None: there is none.
+    """The last of the tested inputs (`NEIGHBOURS`) that the event does not need: a replay without the input produces
+    the event too. None: there is no such input.
     """
     conditions: tuple[Condition, ...]
     phase: str
@@ -130,7 +129,7 @@ def why(log: Sequence[Event], version: int) -> Why:
 
 
 def _chain(log: Sequence[Event], event: Event) -> Iterator[Event]:
-    """Yield an event and its causes: the input of its step, the command that this input answers, the input of that
+    """Yield an event and its causes: the input of its step, the command that this input answers, the input of the
     command's step, and so on.
     """
     by_id = {one.event_id: one for one in log}
@@ -156,8 +155,8 @@ class _Run:
         self._texts = {one.command_id: one.payload.get("text") for one in events if isinstance(one, CommandIssued)}
 
     def is_repeated(self, event: Event, new: "_Run") -> bool:
-        """Whether the run `new` has the same event as this run, with the same content, cause and time (`NEAR_US`). The
-        time may differ if the event does not follow from a timer, and `new` has as many such events as this run.
+        """Whether the run `new` has `event` too, with the same content, cause and time (`NEAR_US`). If the event does
+        not follow from a timer, its time may differ, provided that `new` has at least as many such events as this run.
         """
         named, essence = name(event), self._essence(event)
         was_us, is_us = self._times_us(named, essence), new._times_us(named, essence)
@@ -176,9 +175,10 @@ class _Run:
         return *_plain(event), cause and self._identity(cause)
 
     def _identity(self, event: Input) -> tuple[Any, ...]:
-        """Return the key by which an input is found in another run. For a result: its content, because a simulated
-        result has another event id. For any other input: the event id.
+        """Return the key by which an input is found in another run: for a result its content, for any other input its
+        event id.
         """
+        # a simulated result has another event id in another run
         match event:
             case inputs.TtsChunkReady():
                 place = event.index
@@ -197,10 +197,10 @@ def _conditions(before: State, step: Input, event: Event) -> Iterator[Condition]
     """Yield the values in the state `before` on which the explained event depends. `step`: the input from which the
     reducer derived the event.
 
-    Changes one value at a time (a policy field, a flag or a text) or removes one outstanding command, and lets the
-    reducer decide again about `step`. Yields the value if the reducer then does not derive `event`. If `event` is the
-    input itself, yields the value if the reducer derives other events than before. Yields nothing if the reducer does
-    not derive `event` from the unchanged state.
+    Changes one value at a time (a policy field, a flag or a text) or removes one outstanding command. Then lets the
+    reducer decide again about `step`. Yields the value if the reducer no longer derives `event`. If `event` is the
+    input itself, yields the value if the reducer derives other events. Yields nothing if the reducer does not derive
+    `event` from the unchanged state.
     """
     made, named = _decide(before, step), set[str]()
     if made is None or not (isinstance(event, Input) or _is_said(event, made)):
@@ -231,7 +231,9 @@ def _is_said(event: Event, events: Sequence[Event]) -> bool:
 
 
 def _plain(event: Event) -> tuple[Any, ...]:
-    """Return the content of an event, without its cause. The due time of a timer is given relative to the event."""
+    """Return the type and content of an event, for a comparison of two runs. Leaves out SHIFTING fields. The due time
+    of a timer counts from the event. A playback id becomes the kind of playback.
+    """
     said = {field: content for field, content in payload(event).items() if field not in SHIFTING}
     if "due_at_us" in said:
         said["due_at_us"] -= event.at_us
@@ -241,8 +243,8 @@ def _plain(event: Event) -> tuple[Any, ...]:
 
 
 def _kind(playback_id: str) -> str:
-    """Return the kind of a playback: its id without the number at the end, such as "answer" for "answer-3". The number
-    counts turns or inputs, so the same playback may have another number in another run.
+    """Return the kind of a playback: its id without the number at the end, such as "answer" for "answer-3". The same
+    playback may have another number in another run.
     """
     return playback_id.rstrip("-0123456789")
 

@@ -21,7 +21,7 @@ def name(event: Event) -> str:
 
 def payload(event: Event) -> dict[str, Any]:
     """Return the fields of an event that are worth printing. For COMMAND_ISSUED: the payload of the command. For other
-    events: the fields that not all events share, if their values differ from the defaults.
+    events: the fields of this type of event whose values are not the defaults.
     """
     if isinstance(event, CommandIssued):
         return event.payload | ({"retry_of": event.retry_of} if event.retry_of else {})
@@ -37,8 +37,8 @@ def short(event: Event, longest: int = LONGEST) -> str:
 
 
 def value(content: object, longest: int = LONGEST) -> str:
-    """Format a value as JSON. JSON of more than `longest` characters is cut there, and the number of missing characters
-    is added: `…(+12 chars)`. `longest` 0: cut nothing.
+    """Format a value as JSON. After `longest` characters, the text is cut, and the number of missing characters is
+    added: `…(+12 chars)`. `longest` 0: cut nothing.
     """
     text = to_json(content, fallback=str).decode()
     return f"{text[:longest]}…(+{len(text) - longest} chars)" if longest and len(text) > longest else text

@@ -1,4 +1,4 @@
-"""Runs one session of a what-if: recorded or simulated results answer the commands of today's reducer."""
+"""Runs one session of a what-if or rerun: recorded or simulated results answer the commands of today's reducer."""
 
 import heapq
 from collections import Counter
@@ -16,7 +16,7 @@ from orchestrator.replay.playback import Speeches, Voice
 from orchestrator.replay.recorded_commands import RecordedCommands
 from orchestrator.replay.recorded_tools import RecordedTools
 from orchestrator.replay.simulated import SimulatedResults
-from orchestrator.replay.users_side import Floor, UsersSide
+from orchestrator.replay.users_side import Activity, UsersSide
 from orchestrator.session.commands import OUTSTANDING, PLAYS
 from orchestrator.session.conversation import ConversationSoFar
 from orchestrator.session.policy import Policy
@@ -25,15 +25,14 @@ from orchestrator.session.state import State
 
 RECORDED, MATCHED, SIMULATED, LEFT_OUT = range(4)
 """Origin of an input. RECORDED: an input that answers no command, or the recorded result of the same command. MATCHED:
-a recorded result of a similar command, a result of the agent, a final at another time than recorded, or a timer.
-SIMULATED: any other result. LEFT_OUT: a recorded input that the change leaves out. The state only counts a left-out
-input: ids of commands contain the number of inputs, and later commands get their recorded ids.
+a recorded result of a similar command, a result of the agent, a final at another time than recorded, or a timer that is
+not recorded. SIMULATED: any other result. LEFT_OUT: a recorded input that the change leaves out.
 """
 
 
 class WhatIfWorld:
-    """Runs one session of a what-if or rerun. `log`: the recorded events of the session. `found`: collects the new
-    events and the counts (such as the number of simulated results) of all sessions.
+    """Runs one session of a what-if or rerun. `log`: the recorded events of the session. `found`: collects the events
+    of the new run and the counts, such as the number of simulated results. `agent`: today's agent; None: no rerun.
     """
 
     def __init__(self, log: list[Event], change: Change, found: WhatIf, agent: Agent | None) -> None:
@@ -60,23 +59,24 @@ class WhatIfWorld:
         self._voices: dict[str, Voice] = {}
         """Id of a playback → its simulation, for playbacks that do not go as recorded."""
         self._cut_us: dict[str, int] = {}
-        """Command id of a Speak that goes as recorded → the time at which the recording cut off its playback."""
+        """Command id of a Speak that goes as recorded → the time at which the recording cut off its playback, or ended.
+        """
         self._began_us: dict[str, int] = {}
         """Command id of a Speak → the time at which its first sound was played."""
         self._chunks: Counter[str] = Counter()
         self._finals = Finals(log if agent is None and (change.policy or change.settings) else ())
         self._users = UsersSide()
-        self._floor = Floor()
+        self._activity = Activity()
         self._learn()
 
     def _learn(self) -> None:
         """Index the recorded results by command, and queue all other recorded inputs at their recorded times. In a
-        rerun, `UsersSide` gets these other inputs instead of the queue: their times depend on today's agent.
+        rerun, give these other inputs to `UsersSide` instead, which decides their times.
         """
-        floor, step = Floor(), list[Event]()
+        activity, step = Activity(), list[Event]()
         for order, event in enumerate(self._log):
             if isinstance(event, Input):
-                floor.note(self._recorded.state, step)
+                activity.note(self._recorded.state, step)
                 step = []
             step.append(event)
             self._recorded.note(order, event)
@@ -86,7 +86,7 @@ class WhatIfWorld:
                 elif isinstance(event, Result) and event.command_id in self._recorded.issued:
                     continue  # it comes if the new run issues a command that it answers
                 elif self._agent is not None:
-                    self._users.learn(order, self._opened(event), floor)
+                    self._users.learn(order, self._opened(event), activity)
                 else:
                     heapq.heappush(self._queue, (event.at_us, order, self._opened(event), RECORDED))
         self._users.begin()
@@ -126,23 +126,22 @@ class WhatIfWorld:
             self._state = step.state
             self._found.events += step.events
             self._conversation.hear(step.events)
-            self._floor.note(self._state, step.events)
+            self._activity.note(self._state, step.events)
             for command in step.commands:
                 self._carry_out(command)
 
     def _next(self) -> tuple[int, int, Input, int] | None:
-        """Remove and return the next input: (time in microseconds, order among equal times, input, origin). The origin
-        says how the input relates to the recording: RECORDED (unchanged), MATCHED (adapted, such as the result of
-        a similar command) or SIMULATED. None: no input is left.
+        """Remove and return the next input: (time in microseconds, order among equal times, input, origin such as
+        RECORDED). Skips LEFT_OUT inputs. None: no input is left.
         """
         while self._queue and self._queue[0][3] == LEFT_OUT:
             heapq.heappop(self._queue)
-            self._state.inputs += 1
-        due = self._users.due(self._floor, self._state.at_us)
+            self._state.inputs += 1  # ids of commands contain this number: later commands get their recorded ids
+        due = self._users.due(self._activity, self._state.at_us)
         if due is None and not self._queue and self._users:
             due = self._state.at_us, 0  # the user waits for an activity that never begins
         if due is not None and (not self._queue or due < self._queue[0][:2]):
-            return *due, self._users.take(due[0], self._floor), RECORDED
+            return *due, self._users.take(due[0], self._activity), RECORDED
         return heapq.heappop(self._queue) if self._queue else None
 
     def _opened(self, event: Input) -> Input:
@@ -201,9 +200,9 @@ class WhatIfWorld:
             self._leave_the_recording(playback_id, command.at_us)
 
     def _goes_on_after_a_cut(self, at_us: int) -> bool:
-        """Simulate the rest of an answer that the new run still plays, but the recording cut off before the next input
-        (`at_us`). Returns whether there is such an answer. If so, `_run` must choose the next input again, because a
-        simulated result may come first.
+        """Simulate the rest of an answer that the recording cut off before `at_us`, if the new run still plays the
+        answer. `at_us`: the time of the next input. Returns whether results were simulated. `_run` must then choose the
+        next input again, because a simulated result may come first.
         """
         for command_id, cut_us in list(self._cut_us.items()):
             if at_us > cut_us:
@@ -217,7 +216,7 @@ class WhatIfWorld:
     def _comes_too_early(self, at_us: int, event: PlaybackResult) -> bool:
         """Whether a recorded result of a playback belongs to a text that the new run has not issued yet. The end of an
         answer belongs to its last text. If True, simulates the playback from now on, and `_run` must drop the result.
-        If False, notes how far the playback has come, because its rest may be simulated later.
+        If False, notes the result, in case the rest of the playback is simulated later.
         """
         playback, script = self._state.playback, self._scripts.get(event.playback_id)
         is_recorded = script is not None and event.command_id == script[0].command_id
@@ -233,7 +232,7 @@ class WhatIfWorld:
         return False
 
     def _leave_the_recording(self, playback_id: str, now_us: int) -> None:
-        """Simulate a playback from now on: drop its queued results, and queue simulated results for all its texts."""
+        """Simulate a playback from now on: drop the queued results of the playback, and queue simulated results."""
         script = self._scripts[playback_id]
         speak = script[0]
         kept = [e for e in self._queue if not (isinstance(e[2], Result) and e[2].command_id == speak.command_id)]
@@ -263,6 +262,7 @@ class WhatIfWorld:
 
     def _ask(self, command: CommandIssued, agent: Agent) -> None:
         """Ask the agent the question of an AnswerQuestion command, and queue the agent's results."""
+        # `Question.silent_us` is 1 less than the usual latency: lacking results are due 1 microsecond after it
         state, twin = self._state, self._recorded.asked_before(command)
         results = self._recorded.results[twin.command_id] if twin is not None else []
         valid = [(order, result) for order, result in results if result.event_id in self._recorded.counted]
@@ -290,8 +290,8 @@ class WhatIfWorld:
                 self._come(command, after_us, result, MATCHED)
 
     def _alike(self, command: CommandIssued) -> CommandIssued | None:
-        """Find a recorded command that is similar to `command`, and queue its results as results of `command`, with the
-        same latency. Returns the recorded command; None: no recorded command is similar, or `command` starts a timer.
+        """Queue the results of a recorded command that is similar to `command`, as results of `command` with the same
+        latency. Returns the recorded command. None: no recorded command is similar, or `command` starts a timer.
         """
         twin = self._recorded.alike(command)
         if twin is None or command.name == "StartTimer":
@@ -303,17 +303,16 @@ class WhatIfWorld:
 
     def _go_on(self, command: CommandIssued, twin: CommandIssued | None) -> None:
         """Simulate the results that the recording lacks for a command. `twin`: the same or a similar recorded command,
-        whose results are queued already; None: no recorded command is similar. Drops simulated results that are due
-        while `twin` was outstanding in the recording: the recording has all results of this time.
+        whose results are queued already. None: the recording has no such command.
         """
         if twin and self._recorded.has_ended(twin):
-            return
+            return  # if the change leaves out the last result, the command never ends
         known = [result for _, result in self._recorded.results[twin.command_id] if result.cause] if twin else []
         silent_us = self._recorded.silent_us(twin) if twin else -1
         for after_us, result in self._simulated.rest(
             command, [(r.at_us - twin.at_us, r) for r in known] if twin else []
         ):
-            if after_us > silent_us:
+            if after_us > silent_us:  # until then, the recording has all results of `twin`
                 self._come(command, after_us, result, SIMULATED)
 
     def _pause(self, command: CommandIssued) -> None:
@@ -323,10 +322,10 @@ class WhatIfWorld:
         self._hold(command.target, command.at_us)
 
     def _hold(self, playback_id: str, paused_us: int) -> None:
-        """Take the progress and end of a paused playback out of the queue; `_resume` queues them again. RECORDED events
-        stay in the queue, because their times include the pause. Results of synthesis stay, too. `paused_us`: when the
-        pause began.
+        """Take the progress and the end of a paused playback out of the queue. `_resume` queues them again.
+        `paused_us`: when the pause began.
         """
+        # the times of RECORDED results include the pause
         waits = (inputs.PlaybackProgress, inputs.PlaybackDone)
         held = [
             e for e in self._queue if isinstance(e[2], waits) and e[3] != RECORDED and e[2].playback_id == playback_id
@@ -347,8 +346,8 @@ class WhatIfWorld:
         heapq.heappush(self._queue, (result.at_us, order, named, RECORDED))
 
     def _id_of(self, result: Result, order: int) -> str:
-        """Return an event id for a recorded result: at its first use the recorded id, later a new id. The reducer would
-        drop a second input with the same id as a duplicate.
+        """Return an event id for a recorded result: the recorded id at the first use of the result, a new id at each
+        further use. The reducer would ignore a second input with the same id as a duplicate.
         """
         is_new = result.event_id not in self._taken
         self._taken.add(result.event_id)
