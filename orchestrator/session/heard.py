@@ -56,12 +56,14 @@ def left_ms(playback: Playback, now_us: int) -> int | None:
     return None if playback.total_ms is None else length_ms(playback, guessed_ms) - heard_ms(playback, now_us)
 
 
-def heard_text(playback: Playback, position_ms: int) -> str:
+def heard_text(playback: Playback, position_ms: int, *, in_utf16: bool = False) -> str:
     """Return the words of a playback that end at or before `position_ms`. If the client shows the answer as text, all
     its words count as heard.
 
     If the synthesiser does not report when words begin, each word gets an equal share of the audio. Until synthesis is
     complete, the length of the audio is then a guess, and the last word never counts as heard.
+
+    `in_utf16`: see `phrases.spans`.
     """
     whole_ms = max(playback.audio_ms, guessed_ms(playback.text) if playback.total_ms is None else playback.total_ms)
     if playback.is_shown:
@@ -75,13 +77,13 @@ def heard_text(playback: Playback, position_ms: int) -> str:
         heard = [word for (at_ms, word), end_ms in said if at_ms < position_ms and end_ms <= position_ms]
         return _joined(heard, playback.text)[:HEARD_CHARS].rstrip()
     if playback.begins_ms:
-        return _heard_of_texts(playback, position_ms)
-    words = spans(playback.text)
+        return _heard_of_texts(playback, position_ms, in_utf16)
+    words = spans(playback.text, in_utf16=in_utf16)
     count = min(len(words) * position_ms // whole_ms, len(words) - (playback.total_ms is None))
     return " ".join(playback.text[: words[count - 1][1]].split()) if count > 0 else ""
 
 
-def _heard_of_texts(playback: Playback, position_ms: int) -> str:
+def _heard_of_texts(playback: Playback, position_ms: int, in_utf16: bool) -> str:
     """Return the heard words of an answer that came in texts, if the synthesiser does not report when words begin.
     Within a text, each word gets an equal share of the audio of that text.
     """
@@ -91,7 +93,7 @@ def _heard_of_texts(playback: Playback, position_ms: int) -> str:
     is_complete = bool(later_ms) or playback.total_ms is not None
     longest_ms = playback.total_ms or max(playback.audio_ms, begin_ms + guessed_ms(text))
     end_ms = later_ms[0] if later_ms else longest_ms
-    words = spans(text)
+    words = spans(text, in_utf16=in_utf16)
     share = len(words) * (position_ms - begin_ms) // max(1, end_ms - begin_ms)
     count = min(share, len(words) - (not is_complete))
     before = playback.ends_at[index - 1] if index else 0

@@ -130,24 +130,31 @@ def are_alike(one: str, other: str) -> bool:
     return one == other or (bool(spoken := normal(one)) and spoken == normal(other))
 
 
-def spans(text: str) -> list[tuple[int, int]]:
+def spans(text: str, *, in_utf16: bool = False) -> list[tuple[int, int]]:
     """Return the start and end index of each word of a text. Blanks separate words; in scripts without blanks, the
     dictionaries of ICU divide the text. Punctuation belongs to the word before it.
+
+    `in_utf16`: the indices count UTF-16 units within scripts without blanks, as they did before state schema 7. They
+    are then too high after an emoji or another character beyond U+FFFF.
     """
     if text.isascii():
         return [word.span() for word in _BETWEEN_BLANKS.finditer(text)]
     found: list[tuple[int, int]] = []
     for piece in _BETWEEN_BLANKS.finditer(text):
-        found += _cut(piece[0], piece.start()) if _UNSPACED.search(piece[0]) else [piece.span()]
+        found += _cut(piece[0], piece.start(), in_utf16) if _UNSPACED.search(piece[0]) else [piece.span()]
     return found
 
 
-def _cut(piece: str, offset: int) -> list[tuple[int, int]]:
+def _cut(piece: str, offset: int, in_utf16: bool) -> list[tuple[int, int]]:
     from icu4py.breakers import WordBreaker  # imported here: it takes 15 ms, and few texts need it
 
     found: list[tuple[int, int]] = []
     encodable = piece.encode(errors="replace").decode()
-    for start, end in WordBreaker(encodable, "en").segments():
+    segments = WordBreaker(encodable, "en").segments()  # indices of UTF-16 units
+    if not in_utf16:
+        index_of = [at for at, char in enumerate(piece) for _ in range(1 + (char > "\uffff"))] + [len(piece)]
+        segments = ((index_of[start], index_of[end]) for start, end in segments)
+    for start, end in segments:
         if found and not any(map(str.isalnum, piece[start:end])):
             found[-1] = (found[-1][0], offset + end)
         else:

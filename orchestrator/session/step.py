@@ -141,12 +141,15 @@ class StepBuilder:
         playback = self.state.playback
         if playback is None:
             return
-        heard = playback.audio_ms if outcome == "finished" else heard_ms(playback, self.state.at_us)
+        heard, text = playback.audio_ms, playback.text
+        if outcome != "finished":
+            heard = heard_ms(playback, self.state.at_us)
+            text = heard_text(playback, heard, in_utf16=not self.state.has_rules_of(7))
         self.say(
             AnswerEnded,
             chunks=playback.chunks,
             heard_ms=heard,
-            heard_text=playback.text if outcome == "finished" else heard_text(playback, heard),
+            heard_text=text,
             outcome=outcome,
             playback_id=playback.playback_id,
         )

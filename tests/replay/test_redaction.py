@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
@@ -35,6 +35,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, 
 
 @pytest.mark.parametrize("how", ["default", "hash"])
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8))
+@example({"\U00010000\U00020000\x85": None})
 def test_redacted_json_is_json(how: Redaction, value: Any) -> None:
     """No longer than before, with the same shape; nothing is left of strings, names of fields and numbers."""
     text = to_json(value).decode()

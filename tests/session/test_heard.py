@@ -107,6 +107,18 @@ def test_a_chinese_answer_has_time_to_be_spoken() -> None:
         assert due_ms(call, "playback_deadline") == 5_000 + guess("请" * 100) + 3_000
 
 
+def test_an_emoji_beside_chinese_takes_one_place() -> None:
+    """Also in texts. Sessions of an earlier schema keep the words that they recorded."""
+    for schema, heard in ((7, "好👍"), (6, "好")):
+        call = Conversation().input(SessionOpened, policy=Policy().recorded(), state_schema=schema).connects()
+        call.input(HandlerAttached, handler_id="fastrtc_1").says("hello").answers("好👍好吗")
+        call.input(TtsChunkReady, index=0, duration_ms=900).input(TtsComplete, chunks=1, duration_ms=900)
+        call.at(2_000).input(PlaybackStarted).at(2_400).input(BargeIn, playback_id="answer-1", position_ms=400)
+        assert heard_of(call) == (400, heard)
+    one = in_texts("好👍好吗", begins_ms=(0,), audio_ms=900, total_ms=900)
+    assert [heard_text(one, 400, in_utf16=old) for old in (False, True)] == ["好👍", "好"]
+
+
 def test_the_speech_of_wide_text_takes_longer() -> None:
     """A character of Chinese, Japanese or Korean is a syllable: the share that was heard, until the length is known."""
     assert guessed_ms("我们开门。") == 1_000

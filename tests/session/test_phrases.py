@@ -1,5 +1,7 @@
 """Shows how words compare, and what counts as a phrase of listening, in each language that brings its own."""
 
+from itertools import pairwise
+
 import pytest
 from pydantic import ValidationError
 
@@ -83,6 +85,15 @@ def test_words_are_found_where_no_blanks_divide_them() -> None:
     assert spans("ok请等一下") == [(0, 2), (2, 3), (3, 4), (4, 6)]
     assert begins_with("ok请等一下", "ok")
     assert count_words("请等一下\ud800") == 3
+
+
+@pytest.mark.parametrize("text", ["好👍好吗。", "สวัสดี👍ครับ", "你好😀 world 世界", "𠀀𠀀 b\x85c 𠀀"])
+def test_words_follow_each_other_also_beside_emoji(text: str) -> None:
+    """The breaker of ICU counts an emoji twice, and so did the words of sessions before state schema 7."""
+    found = spans(text)
+    assert "".join(text[start:end] for start, end in found) == "".join(text.split())
+    assert all(end <= start for (_, end), (start, _) in pairwise(found))
+    assert spans(text, in_utf16=True) != found
 
 
 @pytest.mark.parametrize(
