@@ -104,8 +104,8 @@ def _origin(url: str, meant: str) -> str:
 
 
 def hosts(value: Any) -> tuple[str, ...]:
-    """Names under which clients reach the service."""
-    found = words(value)
+    """Names under which clients reach the service. An IPv6 address may stand in brackets."""
+    found = tuple(f"[{one}]" if one.count(":") > 1 and "[" not in one else one for one in words(value))
     for one in found:
         try:
             host_name(one)

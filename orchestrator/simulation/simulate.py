@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from random import Random
+from typing import Any
 
 from events import derived
 from events.codec import encode
@@ -198,13 +199,17 @@ def _last_words(world: World, user: User) -> Iterator[str]:
 
 
 def _limit_us(policy: Policy) -> int:
-    """Time limit for each stage of the simulation; longer than every wait of a session under this policy."""
-    waits_ms: tuple[int, ...] = (
-        policy.goodbye.after_ms,
-        policy.away.after_ms * (policy.away.prompts + 1),
-        *policy.deadlines.model_dump().values(),
+    """Time limit for each stage of the simulation; longer than all waits of a session under this policy together."""
+    repetitions = 1 + policy.away.prompts + policy.tools.calls
+    return LEAST_LIMIT_US + 1_000 * repetitions * _waits_ms(policy.model_dump())
+
+
+def _waits_ms(rules: dict[str, Any]) -> int:
+    """The sum of all waits of a policy."""
+    return sum(
+        _waits_ms(value) if isinstance(value, dict) else value if name.endswith("_ms") else 0
+        for name, value in rules.items()
     )
-    return LEAST_LIMIT_US + sum(waits_ms) * 1_000
 
 
 def _rest(world: World) -> None:

@@ -1,5 +1,7 @@
 """Settings that are wrong are named, with what they may be; and the names in headers are read strictly."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -34,11 +36,12 @@ def test_lists_of_names_are_read_whole() -> None:
     settings = Settings.from_environment(
         {
             "ORCH_ALLOWED_ORIGINS": "https://A.example, http://b.example:80",
-            "ORCH_ALLOWED_HOSTS": "A.example b.example:8080",
+            "ORCH_ALLOWED_HOSTS": "A.example b.example:8080 [FD00::1]:80 fd00::2",
         }
     )
     assert settings.allowed_origins == ("https://a.example:443", "http://b.example:80")
-    assert settings.allowed_hosts == ("a.example", "b.example")
+    assert settings.allowed_hosts == ("a.example", "b.example", "fd00::1", "fd00::2")
+    assert replace(settings).allowed_hosts == settings.allowed_hosts
 
 
 @given(st.one_of(st.text(), st.from_regex(r"\A(https?:)?//[\[\]@:/?#a-z0-9.%\\ -]*\Z")))

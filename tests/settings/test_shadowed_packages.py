@@ -19,7 +19,7 @@ def run(folder: Path, path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={"PYTHONPATH": str(path)}, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["events.py", "cli.py", "projections.py", "events", "cli", "projections"])
+@pytest.mark.parametrize("name", ["events.py", "cli.py", "projections.py", "events", "projections"])
 def test_a_module_or_package_that_hides_ours_is_named(name: str, tmp_path: Path) -> None:
     """Beside the user's program, where Python looks first."""
     mine = tmp_path / name
@@ -37,11 +37,23 @@ def test_a_module_or_package_that_hides_ours_is_named(name: str, tmp_path: Path)
     assert f"rename that {'file' if mine.suffix else 'folder'}" in said
 
 
-@pytest.mark.parametrize("how", ["a folder without a module", "through a link", "from a zip file"])
+@pytest.mark.parametrize(
+    "how", ["a folder without a module", "cli", "through a link", "through links", "from a zip file"]
+)
 def test_our_own_packages_are_taken_wherever_they_are(how: str, tmp_path: Path) -> None:
-    """A folder of the user's that is no package hides nothing."""
+    """A folder of the user's that is no package hides nothing, and a package `cli` nothing that is needed."""
     path = ROOT
-    if how == "a folder without a module":
+    if how == "cli":
+        (tmp_path / "cli").mkdir()
+        (tmp_path / "cli" / "__init__.py").write_text("mine = True\n")
+    elif how == "through links":
+        path = tmp_path / "linked"
+        for package in ("events", "orchestrator", "projections", "cli"):
+            for file in (ROOT / package).rglob("*.py"):
+                link = path / file.relative_to(ROOT)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file)
+    elif how == "a folder without a module":
         (tmp_path / "events").mkdir()
     elif how == "through a link":
         path = tmp_path / "linked"

@@ -271,7 +271,7 @@ SLOW = {
     "a long way back": {"deadlines": {"reconnect_ms": 400_000}},
     "patience": {"away": {"after_ms": 300_000, "prompts": 5, "text": "Are you still there?"}},
     "a slow answer": {"deadlines": {"answer_ms": 500_000, "tts_ms": 500_000, "intent_ms": 500_000}},
-    "a slow tool": {"tools": {"limit_ms": 500_000}},
+    "a slow tool": {"tools": {"limit_ms": 1_800_000}},
 }
 """Policies that wait longer than the simulation waits under the default policy."""
 
