@@ -135,6 +135,10 @@ class Inbox:
         """
         return event.producer == self._producer
 
+    def note_end(self, session_id: str) -> None:
+        """Record that a session has ended: its events are not appended again after Redis has lost writes."""
+        self._accepted.note_end(session_id)
+
     def _put(self, event: Input) -> int:
         shard = self._keys.shard_of(event.session_id)
         self._queues[shard].append(encode(event))

@@ -363,6 +363,7 @@ class Shard(Owned):
         if step.state.task is None and not step.state.outstanding(*OF_THE_TURN):
             live.cancel_task()  # a turn, a speculation or an announcement would keep the current task
         if step.state.phase == "ENDED":
+            self._inbox.note_end(live.session_id)
             self.sessions.pop(live.session_id, None)
             for task in live.closing:
                 self._ending.add(task)

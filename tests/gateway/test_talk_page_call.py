@@ -7,6 +7,7 @@ from array import array
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -119,8 +120,9 @@ async def answered(page: Chromium, wire: Wire) -> AsyncIterator[Agent]:
 
 async def settled(page: Chromium, wire: Wire) -> None:
     """Returns when the page has dealt with everything that was sent so far."""
-    await wire.send(LogMessage(line="settled"))
-    await page.wait_for("orch.log.at(-1) === 'settled'")
+    line = f"settled {uuid4()}"  # a line of its own: that of an earlier call would be the last line already
+    await wire.send(LogMessage(line=line))
+    await page.wait_for(f"orch.log.at(-1) === '{line}'")
 
 
 async def test_the_agent_is_heard_and_hears(page: Chromium, server: PageServer) -> None:

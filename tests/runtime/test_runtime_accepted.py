@@ -151,6 +151,17 @@ async def test_a_connection_that_broke_loses_nothing() -> None:
     assert accepted.lost == {}
 
 
+async def test_words_of_a_purged_session_do_not_come_back() -> None:
+    """Redis knows nothing of it any more, as if it had lost it; this node knows that it ended."""
+    accepted, second = await on(Master()), Master("second", "second")
+    accepted.note(0, [b"100-0", b"100-1"], [line("purged", "auto_session_2"), line("going on")])
+    accepted.note_end("auto_session_2")
+    second.has(KEYS.inbox(0), b"250-0", "of another")
+    with pytest.raises(SecondLifeError):
+        await accepted.compare(second.exchange)
+    assert accepted.lost == {0: [line("going on")]}
+
+
 @pytest.mark.parametrize(
     ("silent_s", "again"), [(0.0, ["recent", "newest"]), (TOO_LATE_S - 1, ["recent", "newest"]), (TOO_LATE_S + 1, [])]
 )

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ async def test_a_server_that_cannot_start_is_tried_again(
         kill(tmp_path)
         await soon(lambda: caplog.text.count("the disk is full") >= 2)
         monkeypatch.setattr(embedded, "find_server", lambda: good)
+        await runs_again(url)
+    nothing_left(tmp_path)
+
+
+async def test_a_server_that_has_died_all_night_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backoff has a limit, after however many attempts."""
+    monkeypatch.setattr(embedded, "MOST_PAUSE_S", 0.05)
+    keeper = EmbeddedRedis(tmp_path)
+    async with keeper as url:
+        keeper._restarts, keeper._started_s = 5_000, time.monotonic()
+        kill(tmp_path)
         await runs_again(url)
     nothing_left(tmp_path)
 

@@ -224,7 +224,7 @@ class EmbeddedRedis:
         temporary files.
         """
         is_lost = False
-        while True:
+        while not self._stopping:  # a cancellation alone may be lost: on Python 3.11, wait_for can swallow it
             await asyncio.sleep(LOOK_S)
             try:
                 if self._is_gone() and await self._ping() == "silent":  # it answers if only the lock file was removed
@@ -247,10 +247,12 @@ class EmbeddedRedis:
         if self._process is not None:
             status = f" with exit status {await self._process.wait()}"
         self._restarts = self._restarts + 1 if time.monotonic() < self._started_s + STEADY_S else 0
-        wait_s = min(MOST_PAUSE_S, LOOK_S * 2**self._restarts) if self._restarts else 0.0
+        wait_s = min(MOST_PAUSE_S, LOOK_S * 2 ** min(self._restarts, 10)) if self._restarts else 0.0
         died = "the Redis server in %s (process %d) has died%s, and is started again in %g s"
         logger.error(died, self._dir, process, status, wait_s)
         await asyncio.sleep(wait_s)
+        if self._stopping:
+            return
         try:
             with contextlib.suppress(OSError):  # the folder of the socket is there again, and Redis makes the socket
                 self._socket.restore()

@@ -30,9 +30,9 @@ SESSIONS_REMEMBERED = 1_000
 """How many sessions are remembered: the sessions with the latest steps. They take some 20 MB at most."""
 LOSS_S = 10.0
 """Redis may lose what it acknowledged in the last seconds before it fails: about two, or more after a failover."""
-TOO_LATE_S = 600.0
-"""Nothing is appended again on mere suspicion if Redis acknowledged the last entry more than this many seconds ago: it
-was stored long since, or its session is over, and the reducer remembers only the latest event ids.
+TOO_LATE_S = 60.0
+"""Nothing is appended again on mere suspicion if Redis acknowledged the last entry more than this many seconds ago: the
+reducer remembers only the latest event ids of a session, and might take an older entry for a new one.
 """
 OVER_S = 60.0
 """A session that ended is forgotten after this many seconds on the same server: longer than Redis takes to store it."""
@@ -72,6 +72,8 @@ class Accepted:
         self._now_s = now_s
         self._last: defaultdict[int, deque[_Entry]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._servers: dict[int, str] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        """Ids of the sessions that ended at this node, the latest last."""
         self.lost: dict[int, list[bytes]] = {}
         """Shard → lines to append again, before any newer line."""
 
@@ -93,6 +95,14 @@ class Accepted:
         lost = self.lost.get(shard)
         if lost and lines[: len(lost)] == lost:
             del self.lost[shard]
+
+    def note_end(self, session_id: str) -> None:
+        """Record that a session has ended: its entries have no effect any more, also if Redis has lost it or it was
+        purged.
+        """
+        self._ended[session_id] = None
+        if len(self._ended) > SESSIONS_REMEMBERED:
+            self._ended.popitem(last=False)
 
     async def compare(self, exchange: Exchange) -> None:
         """Check, on a new connection, that Redis still has the remembered entries. If it has lost entries, or may have
@@ -158,7 +168,7 @@ class Accepted:
         known = [("EXISTS", self._keys.state(one)) for one in sessions]
         replies = await exchange([*live, *known]) if sessions else []
         about = zip(sessions, replies[: len(sessions)], replies[len(sessions) :], strict=True)
-        ended = {session_id for session_id, is_live, is_known in about if (is_live, is_known) == (0, 1)}
+        ended = {one for one, is_live, is_known in about if not is_live and (is_known or one in self._ended)}
         return {entry for entry, session_id in session_of.items() if session_id in ended}
 
     def _lose(self, shard: int, last_id: str, suspected: set[_Entry]) -> bool:
