@@ -92,6 +92,8 @@ def test_the_likeness_is_half_the_words_shared_and_half_the_words_sorted(content
         ("I'd like to speak to a human, please.", "call you back"),
         ("How much is a cappuccino?", "three euros"),
         ("Could I reserve a table for six tomorrow evening?", "you can book a table"),
+        ("What can I order?", "We serve breakfast"),
+        ("Is the cafe open?", "open every day"),
     ],
 )
 def test_questions_are_answered_from_the_content(content: Content, text: str, said: str) -> None:
