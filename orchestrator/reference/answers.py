@@ -15,15 +15,14 @@ DONT_KNOW = (
 )
 
 _WORD = re.compile(r"\w+")
-_CLAUSE_END = re.compile(r"[,;:.!?]")
 _MAX_WORDS = 32
 _CANDIDATES = 4
 # Stop words: they occur in most questions. If they were searched for, a stop word alone would match any section.
 _SILENT = """
     a about actually all am an and any are at be been but by can could did do does for from get give go had has have he
     her here him his how i if in is it its just know like make may me might mmm my need no not of oh okay on or our
-    please say she should so t tell than that the their them there these they thing this to too um uh us very want was
-    we well were what when where which who why will with won would yes you your
+    please say she should so tell than that the their them there these they thing this to too um uh us very want was we
+    well were what when where which who why will with would yes you your
 """
 _SILENT_WORDS = frozenset(_SILENT.split())
 
@@ -39,6 +38,9 @@ class FolderAnswers:
         self._sections = content.sections
         self._index = _build_index(content.sections)
         self._sections_of = {intent.name: self._sections_for(intent) for intent in content.intents}
+        self._heeds_not = frozenset(intent.name for intent in content.intents if intent.heeds_not)
+        self._opposite = frozenset(int(at) for name in self._heeds_not for at in self._sections_of[name])
+        """Sections that must not be found for a negated text, unless its intent is theirs: they do the opposite."""
         self._words_of = {one.name: frozenset(_WORD.findall(" ".join(one.examples))) for one in content.intents}
 
     async def answer(self, request: Request) -> Answer:
@@ -52,17 +54,22 @@ class FolderAnswers:
         intent = self.intents.match(text)
         if intent.intent in self._direct:
             return Answer(self._direct[intent.intent])
-        section = self._asked_like(text, intent) or self._search(text) or self._usual(text, intent)
+        spoken = self.intents.normalize(text)
+        withheld = self._opposite if is_negated(spoken) else frozenset[int]()
+        section = self._asked_like(spoken, intent, withheld)
+        if not (withheld and intent.intent in self._heeds_not):  # "I can't come" is no search for "come"
+            section = section or self._search(spoken, withheld)
+        section = section or self._usual(spoken, intent)
         if section is None:
             return Answer(DONT_KNOW)
         return Answer(section.spoken, (f"{section.source}#{section.heading}",))
 
-    def _asked_like(self, text: str, intent: Intent) -> Section | None:
+    def _asked_like(self, spoken: str, intent: Intent, withheld: frozenset[int]) -> Section | None:
         """The section with this question as heading or example. Finds "where are you", which is all stop words."""
-        match = self._questions.match(text)
-        if not match.intent.isdecimal():
+        match = self._questions.match(spoken)
+        if not match.intent.isdecimal() or (at := int(match.intent)) in withheld:
             return None
-        at, words = int(match.intent), _telling_words(text)
+        words = _telling_words(spoken)
         is_surer = match.confidence_permille >= intent.confidence_permille
         if not (is_surer or match.intent in self._sections_of.get(intent.intent, ())):
             return None
@@ -70,23 +77,23 @@ class FolderAnswers:
         is_about_it = not words or any(self._has(at, word) for word in words)
         return self._sections[at] if is_about_it else None
 
-    def _usual(self, text: str, intent: Intent) -> Section | None:
+    def _usual(self, spoken: str, intent: Intent) -> Section | None:
         """The section that answers most examples of the intent, if the text has a word of them."""
-        sections, words = self._sections_of.get(intent.intent), _telling_words(text)
+        sections, words = self._sections_of.get(intent.intent), _telling_words(spoken)
         known = self._words_of.get(intent.intent, frozenset())
         if not sections or (words and not known & {word.strip('"') for word in words}):
             return None
         return self._sections[int(sections.most_common(1)[0][0])]
 
     def _sections_for(self, intent: IntentExamples) -> Counter[str]:
-        """Which sections answer an intent's examples, and how many of them."""
+        """Which sections answer an intent's examples, and how many of them. An intent that heeds "not" has one."""
         matches = (self._questions.match(example).intent for example in intent.examples)
-        return Counter(at for at in matches if at.isdecimal())
+        counted = Counter(at for at in matches if at.isdecimal())
+        return Counter(dict(counted.most_common(1))) if intent.heeds_not else counted
 
-    def _search(self, text: str) -> Section | None:
-        """The section that has most words of the text; negated clauses do not count ("don't cancel")."""
-        clauses = _CLAUSE_END.split(text, maxsplit=_MAX_WORDS)
-        quoted = _telling_words(" ".join(one for one in clauses if not is_negated(self.intents.normalize(one))))
+    def _search(self, spoken: str, withheld: frozenset[int]) -> Section | None:
+        """The section that has most words of the text."""
+        quoted = _telling_words(spoken)
         if not quoted:
             return None
         rows = self._index.execute(
@@ -95,7 +102,7 @@ class FolderAnswers:
         )
         for rowid in [int(row[0]) for row in rows]:
             # One shared word in a long question is chance: more than half of its words must match.
-            if 2 * sum(self._has(rowid, word) for word in quoted) > len(quoted):
+            if rowid not in withheld and 2 * sum(self._has(rowid, word) for word in quoted) > len(quoted):
                 return self._sections[rowid]
         return None
 
@@ -104,9 +111,9 @@ class FolderAnswers:
         return found.fetchone() is not None
 
 
-def _telling_words(text: str) -> list[str]:
-    """The words of a text that are no stop words, each once, quoted for the search."""
-    words = dict.fromkeys(word for word in _WORD.findall(text.lower()) if word not in _SILENT_WORDS)
+def _telling_words(spoken: str) -> list[str]:
+    """The words of a normalized text that are no stop words, each once, quoted for the search."""
+    words = dict.fromkeys(word for word in _WORD.findall(spoken) if word not in _SILENT_WORDS)
     return [f'"{word}"' for word in [*words][:_MAX_WORDS]]
 
 

@@ -34,12 +34,14 @@ class IntentExamples:
     """An intent, the phrases that mean it, and its direct answer ("" where the knowledge has the answer).
 
     `is_whole`: a phrase counts only if the user says hardly anything else, and all of it.
+    `heeds_not`: a phrase counts only if it and the text both say "not", or neither does. Other intents ignore "not".
     """
 
     name: str
     examples: tuple[str, ...]
     answer: str = ""
     is_whole: bool = False
+    heeds_not: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,15 @@ def _intent(path: Path, name: str, entry: Any) -> IntentExamples:
     answer = entry.get("answer", "")
     if not examples or not isinstance(answer, str):
         raise ServiceError(f"{path}: intent {name!r} needs at least one example, and its answer must be text")
-    if not isinstance(is_whole := entry.get("whole", False), bool):
-        raise ServiceError(f"{path}: intent {name!r}: `whole` must be true or false, not {is_whole!r}")
-    return IntentExamples(name, examples, speakable(answer), is_whole)
+    is_whole, heeds_not = (_boolean(path, name, entry, key) for key in ("whole", "heeds_not"))
+    return IntentExamples(name, examples, speakable(answer), is_whole, heeds_not)
+
+
+def _boolean(path: Path, name: str, entry: Mapping[Any, Any], key: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise ServiceError(f"{path}: intent {name!r}: `{key}` must be true or false, not {value!r}")
+    return value
 
 
 def _strings(path: Path, where: str, value: Any) -> tuple[str, ...]:

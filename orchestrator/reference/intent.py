@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import itemgetter
 
 from rapidfuzz import fuzz, process
 
@@ -23,15 +24,12 @@ _SHORT_FORMS = (
     (re.compile(r"'ll\b"), " will"),
     (re.compile(r"\bgood bye\b"), "goodbye"),
 )
-_NEGATED_QUESTION = re.compile(
-    r"^((?:why )?(?:are|is|was|were|do|does|did|can|could|will|would|should|have|has))"
-    r"(?: not( (?:i|you|he|she|it|we|they|there)\b)|( (?:i|you|he|she|it|we|they|there)) not\b)"
-)
-"""It asks the same without "not": "are you not open", "isn't there parking"."""
+_NEGATION = re.compile(r"\bnot\b(?! (?:i|you|he|she|it|we|they|there)\b)")
+"""Does not match "can't I cancel", which asks the same as "can I cancel"."""
 _MAX_CHARACTERS = 300
 _THRESHOLD_PERMILLE = 700
 _WHOLE_PERCENT = 85
-"""Least value of both ratios for an intent that must be all that is said."""
+"""Least value of both ratios for an intent with `whole: true`."""
 _REMEMBERED = 64
 
 
@@ -40,9 +38,10 @@ class _Example:
 
     def __init__(self, text: str, intent: IntentExamples) -> None:
         self.text = text
-        self.negated, self.affirmed = is_negated(text), _affirmed(text)
-        self.sorted_words = _sorted_words(self.affirmed)
         self.intent = intent
+        self.is_negated = is_negated(text)
+        self.affirmed = _affirmed(text)
+        self.sorted_words = _sorted_words(self.affirmed)
 
 
 class PhraseIntents:
@@ -52,9 +51,8 @@ class PhraseIntents:
         self._fillers = frozenset(fillers)
         examples = [_Example(self.normalize(text), intent) for intent in intents for text in intent.examples]
         self._exact = {one.text: one.intent.name for one in reversed(examples)}  # the first of equals wins
-        self._examples = {negated: [one for one in examples if one.negated == negated] for negated in (False, True)}
-        """Is negated → examples. "I will be able to come" shares all but one word with its opposite."""
-        self._texts = {negated: [one.affirmed for one in ones] for negated, ones in self._examples.items()}
+        self._whole = [one for one in examples if one.intent.is_whole]
+        self._partial = [one for one in examples if not one.intent.is_whole]
         # A turn asks twice: for its intent, and for its answer.
         self._match_normalized = lru_cache(_REMEMBERED)(self._match_normalized_once)
 
@@ -68,47 +66,50 @@ class PhraseIntents:
     def _match_normalized_once(self, spoken: str) -> Intent:
         if spoken in self._exact:
             return Intent(self._exact[spoken], 1000)
-        likeliest, permille = self._likeliest(spoken) if spoken else (UNKNOWN, 0)
+        found = (
+            self._likeliest(spoken, self._partial),
+            self._likeliest(spoken, self._whole, least=_WHOLE_PERCENT),
+        )
+        permille, likeliest = max(found, key=itemgetter(0))
         return Intent(likeliest if permille >= _THRESHOLD_PERMILLE else UNKNOWN, permille)
 
-    def _likeliest(self, spoken: str) -> tuple[str, int]:
-        """Permille: half for sharing words (so that a part of a phrase counts), half for not saying more than that. A
-        negated text is compared with negated examples only, another text with the others.
+    def _likeliest(self, spoken: str, examples: list[_Example], least: int = 0) -> tuple[int, str]:
+        """Permille: half for sharing words (so that a part of a phrase counts), half for not saying more than that.
+        Both halves must reach `least` percent.
         """
         likeliest, best = UNKNOWN, 0.0
         negated, affirmed = is_negated(spoken), _affirmed(spoken)
         spoken_sorted = _sorted_words(affirmed)
-        shared = process.extract(affirmed, self._texts[negated], scorer=fuzz.token_set_ratio, limit=None)
+        shared = process.extract(
+            affirmed, [one.affirmed for one in examples], scorer=fuzz.token_set_ratio, score_cutoff=least, limit=None
+        )
         for _, share, at in shared:
             if share + 100 <= best:  # sorted: no later one can win any more
                 break
-            example = self._examples[negated][at]
+            example = examples[at]
             # The ratio of sorted words is the token sort ratio, without sorting them again for each example.
-            ratio = fuzz.ratio(spoken_sorted, example.sorted_words, score_cutoff=max(0.0, best - share))
-            counts = not example.intent.is_whole or min(share, ratio) >= _WHOLE_PERCENT
-            if counts and share + ratio > best:
+            ratio = fuzz.ratio(spoken_sorted, example.sorted_words, score_cutoff=max(least, best - share))
+            counts = example.is_negated == negated or not example.intent.heeds_not
+            if counts and ratio >= least and share + ratio > best:
                 likeliest, best = example.intent.name, share + ratio
-        return likeliest, round(5 * best)
+        return round(5 * best), likeliest
 
     def normalize(self, text: str) -> str:
-        """Lower case, short forms in full, no punctuation, no fillers (unless there is nothing else), no negated
-        questions.
-        """
+        """Lower case, short forms in full, no punctuation, no fillers (unless there is nothing else)."""
         spoken = text[:_MAX_CHARACTERS].lower().replace("’", "'")
         for short, full in _SHORT_FORMS:
             spoken = short.sub(full, spoken)
         words = _WORD.findall(spoken)
-        text = " ".join([word for word in words if word not in self._fillers] or words)
-        return _NEGATED_QUESTION.sub(r"\1\2\3", text)
+        return " ".join([word for word in words if word not in self._fillers] or words)
 
 
 def is_negated(normalized: str) -> bool:
-    """Whether a normalized text says "not"."""
-    return "not" in normalized.split()
+    """Whether a normalized text says "not", other than in a question such as "can't I cancel"."""
+    return bool(_NEGATION.search(normalized))
 
 
 def _affirmed(normalized: str) -> str:
-    """The text without "not", which likeness leaves out: only texts that both have it, or neither, are compared."""
+    """The text without "not". Likeness ignores the word; `heeds_not` decides whether it matters."""
     return " ".join(word for word in normalized.split() if word != "not")
 
 
