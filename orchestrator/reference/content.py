@@ -33,7 +33,7 @@ _MARKUP = (
 class IntentExamples:
     """An intent, the phrases that mean it, and its direct answer ("" where the knowledge has the answer).
 
-    `is_whole`: a phrase counts only if the user says hardly anything else, and all of it.
+    `is_whole`: a phrase counts only if the user says hardly anything else but thanks, and all of it.
     `heeds_not`: a phrase counts only if it and the text both say "not", or neither does. Other intents ignore "not".
     """
 

@@ -26,10 +26,14 @@ _SHORT_FORMS = (
 )
 _NEGATION = re.compile(r"\bnot\b(?! (?:i|you|he|she|it|we|they|there)\b)")
 """Does not match "can't I cancel", which asks the same as "can I cancel"."""
+_COURTESY = re.compile(
+    r"^(?:great|perfect|wonderful|all ?right)\b|\byou too\b"
+    r"|\b(?:(?:no|many) )?(?:thanks|thank you)(?:(?: so| very)? much| a lot)?(?: for (?:your help|everything))?\b"
+)
 _MAX_CHARACTERS = 300
 _THRESHOLD_PERMILLE = 700
 _WHOLE_PERCENT = 85
-"""Least value of both ratios for an intent with `whole: true`."""
+"""Least value of both ratios for an intent with `whole: true`. Words of courtesy are not compared."""
 _REMEMBERED = 64
 
 
@@ -66,9 +70,10 @@ class PhraseIntents:
     def _match_normalized_once(self, spoken: str) -> Intent:
         if spoken in self._exact:
             return Intent(self._exact[spoken], 1000)
+        plain = " ".join(_COURTESY.sub("", spoken).split())
         found = (
             self._likeliest(spoken, self._partial),
-            self._likeliest(spoken, self._whole, least=_WHOLE_PERCENT),
+            self._likeliest(plain or spoken, self._whole, least=_WHOLE_PERCENT),
         )
         permille, likeliest = max(found, key=itemgetter(0))
         return Intent(likeliest if permille >= _THRESHOLD_PERMILLE else UNKNOWN, permille)

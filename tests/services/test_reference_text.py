@@ -208,6 +208,8 @@ def test_a_negated_question_asks_the_same_and_a_negated_statement_does_not(
     "text",
     """
     Tomorrow|tonight|later|tomorrow please|soon|you|I have to go to the toilet|I have to go by bus|a nice day
+    tomorrow, thanks|thank you|thanks so much|no thanks|you too|great|thanks, that's all|No, that's all, thank you
+    thanks, I want to book a table
     on a nice day|see you at eight with four people|I want a table for two tomorrow, see you then
     """.strip()
     .replace("\n", "|")
@@ -223,6 +225,9 @@ def test_a_farewell_is_one_only_if_it_is_all_that_is_said(content: Content, text
     """
     see you tomorrow|Okay, see you tomorrow then.|bye|Bye-bye!|Good bye|I have to go|I have to go now|I have to go, bye
     Thanks, goodbye.|thank you, bye|Thank you very much, goodbye!|No, that's all, thanks, bye|No, that's all. Goodbye.
+    thanks, have a nice day|thank you, have a nice day|thanks, bye bye|thanks so much, goodbye|that's all, bye
+    I have to go now, thank you|have a nice weekend|have a great day|Great, thanks, bye|Thanks for your help, goodbye
+    You too, bye|No, thank you, bye|Great, bye|have a good day
     Goodbye, have a nice day|bye, see you tomorrow|have a nice evening|All right, bye|good night
     """.strip()
     .replace("\n", "|")
