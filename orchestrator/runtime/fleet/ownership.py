@@ -309,7 +309,7 @@ class Ownership:
     async def _take(self, wanted: list[Ownable], servers: Servers) -> int:
         """Acquire and start these shards and ingresses, first those with live sessions. Returns the number of acquired
         leases. `servers`: key → run id of its Redis server. The run id is stored with each lease: if it changes later,
-        Redis was restarted. What is on a master that has not told its run id is left for the next time.
+        Redis was restarted. Leaves out a lease on a master that has not told its run id.
         """
         wanted = [what for what in wanted if servers(what.lease)]
         got = await leases.acquire(self._redis, wanted, self._lease_ms, self._members.address, self._members.node)
