@@ -192,8 +192,8 @@ def _day(text: str) -> tuple[int, int]:
 
 
 def _cursor(text: str, sort: Sort) -> tuple[tuple[int, ...], str]:
-    """Parse a cursor into the numbers and the key that `Wanted.place` returned. Raises BadQueryError if the text is not
-    a cursor of this order.
+    """Parse a cursor of a page of sessions (`after=CURSOR`). Returns the sort key of the session after which the page
+    begins: numbers, and the key of the session. Raises BadQueryError if the text is not a cursor of this order.
     """
     if not text:
         return (), ""

@@ -23,7 +23,9 @@ class Awaited:
     """When the user last stopped speaking before the FinishUtterance."""
     partials: list[SttPartial] = field(default_factory=list)
     is_asked: bool = False
-    """Whether the new run has issued its FinishUtterance at the recorded time. The final then comes as recorded."""
+    """Whether the new run has asked for this final (FinishUtterance) at exactly the recorded time. The final then comes
+    as recorded.
+    """
     given: str = ""
     """The first words of the utterance, if the new run ended the utterance too early and got them as a guessed final.
     Otherwise empty.
@@ -126,7 +128,9 @@ class _Utterance:
 
 
 def _paired(log: Sequence[Event]) -> Iterator[Awaited]:
-    """Yield each final of speech that came within `deadlines.stt_ms` after a FinishUtterance, with its utterance."""
+    """Yield each spoken (not typed) final that came within `deadlines.stt_ms` after a FinishUtterance, with what the
+    recording says about its utterance.
+    """
     patience_us = 0
     before, now = _Utterance(), _Utterance()
     for event in log:

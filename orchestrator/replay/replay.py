@@ -267,9 +267,9 @@ class Replayer:
         return session
 
     def _not_compared(self, session: Session, event: Event) -> None:
-        """Handle a recorded event at which no comparison of a step begins. After a divergence (`Session.follows`), fold
-        the event and the rest of its step. Otherwise the event is a derived event that the replayed step lacks at its
-        end: record a divergence.
+        """Handle a recorded event that is not the input of a step to be compared. After a divergence
+        (`Session.follows`), fold the event and the rest of its step. Otherwise the recorded step is longer than the
+        replayed step: record a divergence.
         """
         if session.follows:
             self._fold(session, (event, *self._rest_of_step()))

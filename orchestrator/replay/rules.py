@@ -6,7 +6,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A kind of difference: what it means, what usually causes it, and what to do about it."""
+    """A kind of difference between a recording and its replay: its meaning, its usual causes, and what to do."""
 
     id: str
     name: str

@@ -15,7 +15,7 @@ def transcript(events: Iterable[Event]) -> Iterator[str]:
     """(session id, playback id) → index → text of the answer. An answer in one text has only index 0."""
     lines: list[str] = []
     began: dict[str, int] = {}
-    """Session id → index in `lines` of the line of its last turn."""
+    """Session id → index in `lines` of the user's words that began the latest turn."""
     for event in events:
         session_id = event.session_id
         match event:

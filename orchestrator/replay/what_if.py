@@ -2,10 +2,10 @@
 
 The change is data (change.py), parsed by cli/what_if.py; world.py applies it and runs one session.
 
-A what-if is an open loop: the user's inputs keep their words and times. Exception: if the policy is changed, a final
-comes after a FinishUtterance of the new run (finals.py). Requests get the recorded results of similar commands, after
-the recorded latency. If the recording has no similar command, the results are simulated with the latencies of the
-recording, and counted. Timers fire when due.
+A what-if is an open loop: the user's inputs keep their words and times. Under a changed policy, the end of an utterance
+may be noticed at another time; its final then comes after that time (finals.py). Requests get the recorded results of
+similar commands, after the recorded latency. If the recording has no similar command, the results are simulated with
+the latencies of the recording, and counted. Timers fire when due.
 
 In a rerun, today's agent answers every question, and the user's inputs follow the answers (users_side.py).
 """

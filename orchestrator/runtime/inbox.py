@@ -35,8 +35,8 @@ CLOSE_S = 2.0
 STALL_S = 1.0
 """After this many seconds without an acknowledgement, an inbox counts as stalled, and clients get a warning."""
 MOST_QUEUED = 20_000
-"""Queue limit in events, some 10 MB: twenty sessions fill it in half a minute. At the limit, clients are disconnected
-and reconnect later.
+"""Limit of the events that wait in this process while Redis takes none, some 10 MB: twenty sessions reach it in half a
+minute. At the limit, clients are disconnected and reconnect later.
 """
 
 

@@ -195,8 +195,9 @@ class LiveSession:
 
     @property
     def connecting(self) -> Handler | None:
-        """The handler that is being connected, while answers wait for it; else None. If only the client is connected,
-        answers wait at most CALL_FOLLOWS_S: then `connecting` becomes None, and they are shown as text.
+        """The handler whose media connection is being made, while answers wait for it; else None.
+
+        Answers wait at most CALL_FOLLOWS_S. After that time, `connecting` becomes None, and answers are shown as text.
         """
         return self._connecting
 
@@ -233,7 +234,7 @@ class LiveSession:
                     await self._connections.wait()
 
     def task(self) -> CurrentTask:
-        """Return the current task; make a new one if there is none."""
+        """Return the group of the stages that run now (`CurrentTask`); make an empty group if there is none."""
         if self.current_task is None:
             self.current_task = CurrentTask(self.session_id, self.state.epoch)
         return self.current_task

@@ -259,7 +259,9 @@ class Policy(_Part):
 
 @cache
 def _added(policy: type[BaseModel]) -> tuple[tuple[str, str, Any], ...]:
-    """Return (part, field, value of its `AsBefore`) for each policy field that has an `AsBefore`."""
+    """Return (part, field, value) for each policy field that was added later with a mark (`AsBefore`). A recording
+    without the field gets this value.
+    """
     found = []
     for part, info in policy.model_fields.items():
         assert info.annotation is not None, "a policy consists of parts"

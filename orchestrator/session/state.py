@@ -338,9 +338,8 @@ class State:
         return is_candidate and bool(last.spoken) and are_alike(last.spoken, final.text.strip())
 
     def _may_be_of_the_next(self, last: Utterance, final: SttFinal) -> bool:
-        """Whether a final may be of a newer utterance than `last`. This is so only while the session waits for a final
-        (timer `stt_deadline`). In addition, the final must begin with the current partial, or the VAD must have heard
-        no speech since `last`.
+        """Whether a final may be of a newer utterance than `last`. False unless the session waits for such a final
+        (timer `stt_deadline`). If the VAD has heard speech since `last`, the final must begin with the current partial.
         """
         if self.timer("stt_deadline") is None:
             return False

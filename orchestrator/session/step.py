@@ -117,7 +117,9 @@ class StepBuilder:
         self.commands.append(issued)
 
     def reject(self, reason: str) -> None:
-        """Add EVENT_REJECTED with the reason. The input stays in the log, and the state keeps the input's changes."""
+        """Add EVENT_REJECTED with the reason. The input stays in the log: what it changed before this call, such as its
+        sequence number, stays changed.
+        """
         self.say(EventRejected, reason=reason)
 
     def arm(self, timer: str, delay_ms: int) -> None:

@@ -143,8 +143,8 @@ class ToolCalls:
         return call.result
 
     def cancel(self, call_id: str) -> None:
-        """Cancel a call if it is running and the answer function has declared the call `cancellable` (`Request.once`).
-        Any other running call runs to its end, although nobody waits for its result.
+        """Cancel a call if it is running and was declared `cancellable` when the answer function made it by
+        `Request.once`. Any other running call runs to its end, although nobody waits for its result.
         """
         if (running := self._running.get(call_id)) is not None and running[0].is_cancellable:
             running[1].cancel()

@@ -175,7 +175,9 @@ class Renewal:
             signing.cancel()
 
     async def _sign(self, twin: Membership, held: Sequence[Lease]) -> None:
-        """Send a sign of life, unless the node drains. A failure is only logged."""
+        """Tell Redis that this node is alive and holds these leases, unless the node drains. A failure is only logged.
+        `twin`: the members table of this thread, with the name and address of this node.
+        """
         if not self.is_member:
             return
         twin.node, twin.address = self._members.node, self._members.address
