@@ -142,10 +142,14 @@ POLICIES = st.builds(
 )
 
 
+AWAY = Policy.model_validate({"away": {"text": "Are you there?", "prompts": 1}})
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(order=ORDERS, policy=POLICIES, phase=st.sampled_from(PHASES))
 @example(order=[("final", 1), ("closes", 0), ("final", 0)], policy=Policy(), phase="SPEAKING")
 @example(order=[("silence", 0), ("fitting", 1), ("final by another", 0)], policy=Policy(), phase="INTERRUPT")
+@example(order=[("attaches", 0), ("final", 0), ("speech", 0)], policy=AWAY, phase="LISTENING")
 def test_no_order_of_events_breaks_a_conversation(order: list, policy: Policy, phase: Any) -> None:
     """After each input the laws hold; left alone it comes to rest; its recording replays to the same."""
     call = Conversation.in_phase(phase, policy=policy)
@@ -215,19 +219,26 @@ def laws_of_a_state(call: Conversation) -> None:
     assert state.phase != "ENDED" or not state.pending
 
 
+def waits_for_a_speaker(call: Conversation) -> bool:
+    """Whether the session listens to a user who is speaking, and only the limit of their silence is armed."""
+    timers = [timer.target for timer in call.state.outstanding("StartTimer")]
+    return call.state.phase == "LISTENING" and call.state.user_is_speaking and timers == ["away"]
+
+
 def comes_to_rest(call: Conversation) -> None:
     """Nothing more happens but time: every timer fires when it is due, every tool call has its limit, and the
-    conversation is never stuck.
+    conversation is never stuck. While a user speaks, `away` starts anew each time.
     """
     while call.state.outstanding("RunTool"):
         call.returns(error="it took longer than 10 s")
     for _ in range(40):
         timers = call.state.outstanding("StartTimer")
-        if not timers:
+        if not timers or waits_for_a_speaker(call):
             break
         call.fires(min(timers, key=lambda timer: timer.payload["due_at_us"]).target)
     assert call.state.phase in ("NEW", "LISTENING", "ENDED")
-    assert all(c.payload.get("speculation") for c in call.state.pending.values()), "it waits for nothing"
+    waits = [c for c in call.state.pending.values() if not c.payload.get("speculation")]
+    assert not waits or waits_for_a_speaker(call), "it waits for nothing"
 
 
 def laws_of_a_log(call: Conversation) -> None:

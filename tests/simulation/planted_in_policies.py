@@ -177,7 +177,7 @@ def the_limit_is_ignored(patch: Patch) -> None:
 
 def everything_was_heard(patch: Patch) -> None:
     """An interrupted answer is told whole."""
-    patch.setattr(step, "heard_text", lambda playback, position_ms: playback.text)
+    patch.setattr(step, "heard_text", lambda playback, position_ms, **_: playback.text)
 
 
 def progress_is_not_looked_at(patch: Patch) -> None:
