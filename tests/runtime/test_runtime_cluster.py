@@ -15,12 +15,13 @@ from redis.exceptions import ClusterDownError, MovedError, RedisError, SlotNotCo
 from events.codec import encode
 from events.envelope import Event
 from events.inputs import SessionOpened, SessionResumed, SttFinal, SttPartial
+from orchestrator.runtime.fleet.exchange import run_ids
 from orchestrator.runtime.history.archiver import archive, purge
 from orchestrator.runtime.live_session import LiveSession
 from orchestrator.runtime.node import Node, RedisSetupError
 from orchestrator.runtime.redis import room
 from orchestrator.runtime.redis.cluster import ClusterWire, master, plain
-from orchestrator.runtime.redis.connection import connect, run_all, run_ids
+from orchestrator.runtime.redis.connection import connect, run_all
 from orchestrator.runtime.redis.keys import INGRESSES, Keys
 from orchestrator.runtime.redis.logs import feed_ends, follow, list_sessions, read_lines
 from orchestrator.runtime.redis.wire import RedisTimeoutError
@@ -265,7 +266,7 @@ async def _in_a_context(redis: Redis) -> None:
         lambda redis: redis.pipeline().get("key").execute(),
         lambda redis: anext(redis.scan_iter()),
         lambda redis: run_all(redis, [("GET", "key")]),
-        lambda redis: run_ids(redis),
+        lambda redis: run_ids(redis, 2_000),
         _in_a_context,
     ],
     ids=["command", "that blocks", "to nodes", "pipeline", "scan", "run_all", "run_ids", "context"],
@@ -285,7 +286,7 @@ async def test_a_slot_without_a_master_is_an_error_of_redis(cluster: Cluster, mo
     redis = connect(cluster.url)
     assert isinstance(redis, RedisCluster)
     await redis.ping()
-    of = await run_ids(cast("Redis", redis))
+    of = await run_ids(cast("Redis", redis), 2_000)
     assert of("key")
     monkeypatch.setattr(type(redis.nodes_manager), "get_node_from_slot", not_covered)
     for send in (redis.get("key"), redis.exists("key")):

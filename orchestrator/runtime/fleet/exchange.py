@@ -37,7 +37,10 @@ async def run_all(redis: Redis, calls: list[tuple[Any, ...]], lease_ms: int) -> 
 
 
 async def run_ids(redis: Redis, lease_ms: int) -> Callable[[str], str]:
-    """Read the run ids of all servers (connection.run_ids); empty for a late master. Raises RedisError."""
+    """Read the run ids of all servers. Returns a function: key → run id of the key's server; empty for a late master.
+    Raises RedisError.
+    """
     if not isinstance(redis, RedisCluster):
-        return await connection.run_ids(redis)
+        server = await connection.run_id(redis, "")
+        return lambda _: server
     return await cluster.run_ids(redis, within_s=limit_s(lease_ms))

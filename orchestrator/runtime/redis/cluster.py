@@ -179,9 +179,9 @@ async def run_id(redis: RedisCluster, node: ClusterNode) -> str:
     return str((await redis.info("server", target_nodes=node))["run_id"])
 
 
-async def run_ids(redis: RedisCluster, within_s: float | None = None) -> Callable[[str], str]:
+async def run_ids(redis: RedisCluster, within_s: float) -> Callable[[str], str]:
     """Read the run ids of all masters. Returns a function: key → run id of the key's master; empty if that master does
-    not answer (within `within_s` seconds if given). Raises ClusterDownError if the slot table cannot be read.
+    not answer within `within_s` seconds. Raises ClusterDownError if the slot table cannot be read.
     """
 
     async def ask(node: ClusterNode) -> str:

@@ -183,13 +183,3 @@ async def run_id(redis: "Redis", key: str) -> str:
     if isinstance(redis, RedisCluster):
         return await cluster.run_id(redis, await cluster.master(redis, key))
     return str((await redis.info("server"))["run_id"])
-
-
-async def run_ids(redis: "Redis") -> Callable[[str], str]:
-    """Read the run ids of all servers. Returns a function: key → run id of the key's server; empty if that server does
-    not answer. Raises RedisError.
-    """
-    if isinstance(redis, RedisCluster):
-        return await cluster.run_ids(redis)
-    server = await run_id(redis, "")
-    return lambda _: server
